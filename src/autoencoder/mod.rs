@@ -1,0 +1,1 @@
+//! E and D: a complete code of an image.

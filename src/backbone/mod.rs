@@ -1,0 +1,1 @@
+//! Networks to ask, each a chain of named layers.

@@ -1,0 +1,1 @@
+//! Figures: image grids, curves, diagrams; PNG and SVG from one drawing.

@@ -1,0 +1,1 @@
+//! Invertible layers and the two networks: t and e.

@@ -1,0 +1,78 @@
+//! Files that are whole or not there, and where the project keeps what it makes.
+
+use crate::{Error, Result};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Writes `bytes` to `path` so that a reader sees the old file or the new one, never a part:
+/// a temporary file in the same folder, flushed to disk, then renamed. Missing folders are made.
+///
+/// # Errors
+/// [`Error::Io`] with the path; the file that was there before is then untouched.
+pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
+    write_atomic_with(path, |file| file.write_all(bytes))
+}
+
+/// As [`write_atomic`], for content that is written in pieces.
+pub fn write_atomic_with(
+    path: impl AsRef<Path>,
+    write: impl FnOnce(&mut std::io::BufWriter<&std::fs::File>) -> std::io::Result<()>,
+) -> Result<()> {
+    let path = path.as_ref();
+    let folder = match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    };
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    let temporary = tempfile::Builder::new()
+        .prefix(".")
+        .suffix(".tmp")
+        .tempfile_in(folder)
+        .map_err(|e| Error::io(folder, e).with_hint("is the folder writable?"))?;
+    let attempt = || -> std::io::Result<()> {
+        let mut buffer = std::io::BufWriter::new(temporary.as_file());
+        write(&mut buffer)?;
+        buffer.flush()?;
+        drop(buffer);
+        temporary.as_file().sync_all()
+    };
+    attempt().map_err(|e| Error::io(path, e))?;
+    // A temporary file is private by default; what we keep has the usual permissions.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::Permissions::from_mode(0o644);
+        let _ = temporary.as_file().set_permissions(mode);
+    }
+    temporary
+        .persist(path)
+        .map_err(|e| Error::io(path, e.error))?;
+    Ok(())
+}
+
+/// The project's cache: `INVARIANCES_CACHE`, else `invariances` in the user's cache folder
+/// (`XDG_CACHE_HOME`, `~/.cache`, on macOS `~/Library/Caches`).
+///
+/// # Errors
+/// [`Error::Invalid`] where neither that variable nor a home folder is set.
+pub fn cache_dir() -> Result<PathBuf> {
+    let set = |name: &str| {
+        std::env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
+    if let Some(dir) = set("INVARIANCES_CACHE") {
+        return std::path::absolute(&dir).map_err(|e| Error::io(dir, e));
+    }
+    if let Some(dir) = set("XDG_CACHE_HOME") {
+        return Ok(dir.join("invariances"));
+    }
+    let home = set("HOME").ok_or_else(|| {
+        Error::invalid("no cache folder: neither INVARIANCES_CACHE nor HOME is set; set INVARIANCES_CACHE to a folder")
+    })?;
+    Ok(if cfg!(target_os = "macos") {
+        home.join("Library/Caches/invariances")
+    } else {
+        home.join(".cache/invariances")
+    })
+}

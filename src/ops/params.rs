@@ -1,0 +1,348 @@
+use super::Rng;
+use crate::{Error, Result};
+use candle_core::{DType, Device, Shape, Tensor, Var};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How a parameter starts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// The same number everywhere.
+    Const(f64),
+    /// Normal with this standard deviation.
+    Normal(f64),
+    /// Uniform in ±bound.
+    Uniform(f64),
+    /// PyTorch's default for linear and convolutional weights: uniform in ±1/√fan_in.
+    FanIn,
+    /// He et al. 2015 for leaky ReLU of slope 0.2 and the like: normal with standard deviation √(2/fan_in).
+    He,
+}
+
+/// The parameters of a network, by name, with a seeded start.
+///
+/// It stands in for candle's `VarMap` and `VarBuilder`, whose initialisers cannot be seeded and whose
+/// builder does not survive a notebook cell. A parameter's start depends on the seed and its name alone,
+/// not on the order in which a network asks for its parameters. Cloning shares the parameters.
+///
+/// ```
+/// use invariances::ops::{Init, Params};
+/// let params = Params::new(0);
+/// let w = params.root().pp("fc").get((10, 4), "weight", Init::FanIn)?;
+/// assert_eq!(params.names(), ["fc.weight"]);
+/// # Ok::<(), invariances::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Params {
+    seed: u64,
+    dtype: DType,
+    device: Device,
+    entries: Arc<Mutex<BTreeMap<String, Entry>>>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    var: Var,
+    trained: bool,
+}
+
+impl std::fmt::Debug for Params {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "Params({} tensors, {} numbers)",
+            self.names().len(),
+            self.count()
+        )
+    }
+}
+
+/// A place in a network's tree of names: `scope.pp("conv1")` is where `conv1.weight` lives.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    params: Params,
+    prefix: String,
+}
+
+impl Params {
+    /// No parameters yet; those made from it are f32 on the CPU.
+    pub fn new(seed: u64) -> Self {
+        Self::with(seed, DType::F32, &Device::Cpu)
+    }
+
+    /// No parameters yet, for a number type and a device.
+    pub fn with(seed: u64, dtype: DType, device: &Device) -> Self {
+        Self {
+            seed,
+            dtype,
+            device: device.clone(),
+            entries: Arc::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
+        // The map is whole between two statements, so a panic elsewhere while it was held harms nothing.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The root of the tree of names.
+    pub fn root(&self) -> Scope {
+        Scope {
+            params: self.clone(),
+            prefix: String::new(),
+        }
+    }
+
+    /// Where the parameters are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The number type of the parameters.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// All names, parameters and buffers, sorted.
+    pub fn names(&self) -> Vec<String> {
+        self.lock().keys().cloned().collect()
+    }
+
+    /// The parameters that training changes (not the buffers), by name.
+    pub fn trained(&self) -> Vec<(String, Var)> {
+        let entries = self.lock();
+        let trained = entries.iter().filter(|(_, e)| e.trained);
+        trained.map(|(n, e)| (n.clone(), e.var.clone())).collect()
+    }
+
+    /// A parameter or buffer.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an unknown name.
+    pub fn var(&self, name: &str) -> Result<Var> {
+        let entries = self.lock();
+        let entry = entries.get(name);
+        entry.map(|e| e.var.clone()).ok_or_else(|| {
+            let known: Vec<_> = entries.keys().take(8).cloned().collect();
+            Error::invalid(format!(
+                "no parameter {name:?}; there are {} ({} …)",
+                entries.len(),
+                known.join(", ")
+            ))
+        })
+    }
+
+    /// How many numbers training changes.
+    pub fn count(&self) -> usize {
+        let entries = self.lock();
+        let trained = entries.values().filter(|e| e.trained);
+        trained.map(|e| e.var.elem_count()).sum()
+    }
+
+    /// All parameters and buffers as tensors that share their memory.
+    pub fn tensors(&self) -> HashMap<String, Tensor> {
+        let entries = self.lock();
+        entries
+            .iter()
+            .map(|(n, e)| (n.clone(), e.var.as_tensor().clone()))
+            .collect()
+    }
+
+    /// Takes every value from `tensors`, by name, converted to this number type and device.
+    /// All or nothing: names and shapes are compared before the first value changes.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with every missing, unexpected and misshapen name.
+    pub fn set_all(&self, tensors: &HashMap<String, Tensor>) -> Result<()> {
+        let entries = self.lock();
+        let mut faults = Vec::new();
+        for (name, entry) in entries.iter() {
+            match tensors.get(name) {
+                None => faults.push(format!("missing {name} {:?}", entry.var.dims())),
+                Some(t) if t.dims() != entry.var.dims() => {
+                    faults.push(format!(
+                        "{name} has shape {:?}, expected {:?}",
+                        t.dims(),
+                        entry.var.dims()
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        let mut unexpected: Vec<_> = tensors
+            .keys()
+            .filter(|n| !entries.contains_key(*n))
+            .collect();
+        unexpected.sort();
+        faults.extend(unexpected.iter().map(|n| format!("unexpected {n}")));
+        if !faults.is_empty() {
+            let more = faults.len().saturating_sub(20);
+            faults.truncate(20);
+            let tail = if more > 0 {
+                format!("\n  … and {more} more")
+            } else {
+                String::new()
+            };
+            return Err(Error::invalid(format!(
+                "these weights are of another network:\n  {}{tail}",
+                faults.join("\n  ")
+            )));
+        }
+        for (name, entry) in entries.iter() {
+            let value = tensors[name]
+                .to_dtype(self.dtype)?
+                .to_device(&self.device)?;
+            // A copy: a value that shares memory with this very variable cannot be set.
+            entry.var.set(&value.copy()?)?;
+        }
+        Ok(())
+    }
+
+    /// Reads every value from a safetensors file.
+    ///
+    /// # Errors
+    /// [`Error::Content`] where the file is not safetensors or of another network.
+    pub fn load(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
+            .map_err(|e| Error::content(path, format!("not a safetensors file: {e}")))?;
+        self.set_all(&tensors)
+            .map_err(|e| Error::content(path, e.to_string()))
+    }
+
+    /// Writes every value to a safetensors file, whole or not at all.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.save_as(path, self.dtype, &HashMap::new())
+    }
+
+    /// As [`Params::save`], in another number type (f16 halves a file) and with text metadata.
+    pub fn save_as(
+        &self,
+        path: impl AsRef<Path>,
+        dtype: DType,
+        metadata: &HashMap<String, String>,
+    ) -> Result<()> {
+        let mut tensors = Vec::new();
+        for (name, tensor) in self.tensors() {
+            tensors.push((name, tensor.to_device(&Device::Cpu)?.to_dtype(dtype)?));
+        }
+        tensors.sort_by(|a, b| a.0.cmp(&b.0));
+        let path = path.as_ref();
+        let metadata = (!metadata.is_empty()).then(|| metadata.clone());
+        let bytes = safetensors::serialize(tensors, metadata)
+            .map_err(|e| Error::content(path, format!("cannot be written as safetensors: {e}")))?;
+        super::files::write_atomic(path, &bytes)
+    }
+}
+
+impl Scope {
+    /// The place `name` below this one.
+    pub fn pp(&self, name: impl std::fmt::Display) -> Scope {
+        Scope {
+            params: self.params.clone(),
+            prefix: self.path(&name.to_string()),
+        }
+    }
+
+    fn path(&self, name: &str) -> String {
+        if self.prefix.is_empty() {
+            name.into()
+        } else {
+            format!("{}.{name}", self.prefix)
+        }
+    }
+
+    /// The parameters that this is a place in.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// Where the parameters are.
+    pub fn device(&self) -> &Device {
+        &self.params.device
+    }
+
+    /// The number type of the parameters.
+    pub fn dtype(&self) -> DType {
+        self.params.dtype
+    }
+
+    /// The parameter `name` here: the one that exists, or a new one started by `init`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where it exists with another shape.
+    pub fn get(&self, shape: impl Into<Shape>, name: &str, init: Init) -> Result<Var> {
+        self.entry(shape.into(), name, init, true)
+    }
+
+    /// As [`Scope::get`] for what is kept and saved but not trained: a permutation, a running mean, a flag.
+    pub fn buffer(&self, shape: impl Into<Shape>, name: &str, init: Init) -> Result<Var> {
+        self.entry(shape.into(), name, init, false)
+    }
+
+    /// A buffer with given values where none of that name exists yet.
+    pub fn buffer_from(&self, value: &Tensor, name: &str) -> Result<Var> {
+        let var = self.buffer(value.shape().clone(), name, Init::Const(f64::NAN))?;
+        // NaN marks a fresh buffer: one that was there before keeps its values.
+        let first = var
+            .flatten_all()?
+            .get(0)?
+            .to_dtype(DType::F64)?
+            .to_scalar::<f64>()?;
+        if first.is_nan() {
+            var.set(
+                &value
+                    .to_dtype(self.dtype())?
+                    .to_device(self.device())?
+                    .copy()?,
+            )?;
+        }
+        Ok(var)
+    }
+
+    fn entry(&self, shape: Shape, name: &str, init: Init, trained: bool) -> Result<Var> {
+        let path = self.path(name);
+        let mut entries = self.params.lock();
+        if let Some(entry) = entries.get(&path) {
+            if entry.var.shape() != &shape {
+                return Err(Error::invalid(format!(
+                    "parameter {path} exists with shape {:?}, asked for {:?}",
+                    entry.var.dims(),
+                    shape.dims()
+                )));
+            }
+            return Ok(entry.var.clone());
+        }
+        let count = shape.elem_count();
+        let fan_in = (count / shape.dims().first().copied().unwrap_or(1).max(1)).max(1) as f64;
+        let mut rng = Rng::named(self.params.seed, &path);
+        let mut draw = |init: Init| -> Vec<f32> {
+            let uniform = |rng: &mut Rng, b: f64| {
+                (0..count).map(|_| rng.range(-b as f32, b as f32)).collect()
+            };
+            let normal =
+                |rng: &mut Rng, s: f64| (0..count).map(|_| rng.normal_f32() * s as f32).collect();
+            match init {
+                Init::Const(c) => vec![c as f32; count],
+                Init::Normal(s) => normal(&mut rng, s),
+                Init::Uniform(b) => uniform(&mut rng, b),
+                Init::FanIn => uniform(&mut rng, fan_in.sqrt().recip()),
+                Init::He => normal(&mut rng, (2.0 / fan_in).sqrt()),
+            }
+        };
+        let value = Tensor::from_vec(draw(init), shape, &Device::Cpu)?;
+        let var = Var::from_tensor(
+            &value
+                .to_dtype(self.params.dtype)?
+                .to_device(&self.params.device)?,
+        )?;
+        let entry = Entry {
+            var: var.clone(),
+            trained,
+        };
+        entries.insert(path, entry);
+        Ok(var)
+    }
+}

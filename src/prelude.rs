@@ -1,0 +1,9 @@
+//! Everything a notebook cell names: `use invariances::prelude::*;`.
+//!
+//! No `Result`, `Error` or other name of std comes out of here: a glob that hides them breaks the code
+//! that the notebook kernel generates around a cell.
+
+pub use crate::ops::{Init, Params, Rng, Scope};
+pub use candle_core::{DType, Device, Tensor, Var};
+pub use candle_nn::Module;
+pub use polars::frame::DataFrame;
