@@ -282,16 +282,11 @@ impl Scope {
         self.entry(shape.into(), name, init, false)
     }
 
-    /// A buffer with given values where none of that name exists yet.
+    /// A buffer that starts with the values of `value`; one that exists keeps its own.
     pub fn buffer_from(&self, value: &Tensor, name: &str) -> Result<Var> {
-        let var = self.buffer(value.shape().clone(), name, Init::Const(f64::NAN))?;
-        // NaN marks a fresh buffer: one that was there before keeps its values.
-        let first = var
-            .flatten_all()?
-            .get(0)?
-            .to_dtype(DType::F64)?
-            .to_scalar::<f64>()?;
-        if first.is_nan() {
+        let fresh = !self.params.lock().contains_key(&self.path(name));
+        let var = self.buffer(value.shape().clone(), name, Init::Const(0.0))?;
+        if fresh {
             var.set(
                 &value
                     .to_dtype(self.dtype())?

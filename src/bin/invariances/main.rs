@@ -1,1 +1,51 @@
-fn main() {}
+//! The `invariances` command.
+
+mod doctor;
+mod kernel;
+mod lab;
+mod retrain;
+mod run;
+mod setup;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Ask a vision network what it has learned, and what it has learned to ignore.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Set up what is missing, execute notebooks, write figures, claims and an index page
+    Run(run::Arguments),
+    /// Open JupyterLab on the notebooks
+    Lab(lab::Arguments),
+    /// Say what is present, missing or outdated, and how to mend it
+    Doctor(doctor::Arguments),
+    /// Train the networks that ship with the project, again and in full
+    Retrain(retrain::Arguments),
+    /// The Jupyter kernel "Rust (invariances)"; Jupyter starts it
+    #[command(hide = true)]
+    Kernel(kernel::Arguments),
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Run(a) => run::main(a),
+        Command::Lab(a) => lab::main(a),
+        Command::Doctor(a) => doctor::main(a),
+        Command::Retrain(a) => retrain::main(a),
+        Command::Kernel(a) => kernel::main(a),
+    };
+    match done {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("invariances: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
