@@ -8,7 +8,7 @@ pub enum Error {
     #[error("{0}")]
     Invalid(String),
     /// A file that cannot be read or written.
-    #[error("{}: {source}{}", path.display(), hint(.hint))]
+    #[error("{}: {source}{}", path.display(), advice(.hint))]
     Io {
         path: PathBuf,
         source: std::io::Error,
@@ -31,7 +31,7 @@ pub enum Error {
     Drawing(String),
 }
 
-fn hint(hint: &str) -> String {
+fn advice(hint: &str) -> String {
     if hint.is_empty() {
         String::new()
     } else {
