@@ -5,7 +5,7 @@
 
 pub use crate::data::{Batch, Digits, Factor, Factors, ImageColumns, ImageTable, Split};
 pub use crate::flow::{Cinn, CinnConfig, Condition, Conditioning, Flow, FlowActivation};
-pub use crate::loss::{Nll, nll};
+pub use crate::loss::{Nll, nll, nll_parts};
 pub use crate::ops::{Init, Params, Rng, Scope};
 pub use candle_core::{DType, Device, Tensor, Var};
 pub use candle_nn::Module;
