@@ -3,6 +3,11 @@
 //! No `Result`, `Error` or other name of std comes out of here: a glob that hides them breaks the code
 //! that the notebook kernel generates around a cell.
 
+pub use crate::figure::{
+    Bars, Chart, Colour, Figure, Histogram, ImageGrid, Overview, Panel, Table,
+};
+pub use crate::metric::{Estimate, bootstrap_mean};
+pub use crate::notebook::{Claim, ClaimBuilder, Claims, Expected, Lab, Progress, Scale};
 pub use crate::ops::{Init, Params, Rng, Scope};
 pub use candle_core::{DType, Device, Tensor, Var};
 pub use candle_nn::Module;

@@ -1,1 +1,5 @@
 //! What is measured.
+
+mod estimate;
+
+pub use estimate::{Estimate, bootstrap_mean};
