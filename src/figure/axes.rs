@@ -12,6 +12,8 @@ pub(super) struct Axis {
     pub log: bool,
     pub label: Option<String>,
     pub ticks: Vec<(f64, String)>,
+    /// How many lines of text stand at the axis beside its numbers' one.
+    pub more_lines: usize,
 }
 
 impl Axis {
@@ -63,6 +65,7 @@ impl Axis {
             } else {
                 ticks(low, high)
             },
+            more_lines: 0,
         }
     }
 
@@ -132,8 +135,9 @@ impl Axes {
         if !legend.is_empty() {
             let (mut x, mut y) = (MARGIN, top + SMALL * 0.85);
             for (label, colour, key) in legend {
-                let wide = 24.0 + font::width(Face::Regular, SMALL, label) + 14.0;
-                if x > MARGIN && x + wide > width - MARGIN + 14.0 {
+                let indent = if *key == Key::Square { 15.0 } else { 23.0 };
+                let wide = indent + font::width(Face::Regular, SMALL, label) + 15.0;
+                if x > MARGIN && x + wide > width - MARGIN + 15.0 {
                     (x, y) = (MARGIN, y + SMALL * 1.5);
                 }
                 let middle = y - SMALL * 0.36;
@@ -148,16 +152,11 @@ impl Axes {
                         );
                     }
                     Key::Square => {
-                        canvas.rounded(
-                            [x + 7.0, middle - 5.0, 10.0, 10.0],
-                            2.0,
-                            Some(*colour),
-                            None,
-                        );
+                        canvas.rounded([x, middle - 5.0, 10.0, 10.0], 2.0, Some(*colour), None);
                     }
                 }
                 canvas.text(
-                    [x + 23.0, y],
+                    [x + indent, y],
                     Anchor::Start,
                     Face::Regular,
                     SMALL,
@@ -174,7 +173,8 @@ impl Axes {
         } else {
             0.0
         };
-        let bottom = (height - MARGIN - labelled - SMALL - 6.0).floor();
+        let lines = (1.0 + 1.2 * x.more_lines as f64) * SMALL;
+        let bottom = (height - MARGIN - labelled - lines - 6.0).floor();
         let plot = [
             left,
             top,
@@ -247,29 +247,29 @@ impl Axes {
             .clip(on.then_some([l - 1.0, t - 1.0, w + 2.0, h + 2.0]));
     }
 
-    /// A dashed line across the plot at a value, named at its right end.
-    pub fn reference(&mut self, value: f64, label: &str) {
+    /// A dashed line across the plot at a value; the legend names it.
+    pub fn reference(&mut self, value: f64, colour: Colour) {
         let [left, top, width, height] = self.plot;
         let y = self.at(self.x.low, value)[1].round() + 0.5;
-        if y < top || y > top + height + 1.0 {
-            return;
+        if y >= top && y <= top + height + 1.0 {
+            let line = vec![[left, y], [left + width, y]];
+            self.canvas.dashed(line, colour, 1.2, [4.0, 3.0]);
         }
-        let line = vec![[left, y], [left + width, y]];
-        self.canvas.dashed(line, Colour::INK, 1.0, [4.0, 3.0]);
-        let wide = font::width(Face::Regular, SMALL, label);
-        let above = y - SMALL - 4.0 > top;
-        let base = if above { y - 4.0 } else { y + SMALL + 2.0 };
-        let backing = [
-            left + width - wide - 4.0,
-            base - SMALL * 0.85,
-            wide + 4.0,
-            SMALL * 1.1,
-        ];
-        self.canvas
-            .rounded(backing, 2.0, Some(Colour::WHITE.with_alpha(0.75)), None);
-        let at = [left + width - 2.0, base];
-        self.canvas
-            .text(at, Anchor::End, Face::Regular, SMALL, Colour::INK, label);
+    }
+}
+
+/// The legend's entries of reference lines.
+pub(super) fn references(references: &[(f64, String)]) -> Vec<(String, Colour, Key)> {
+    let entry = |(i, (_, label)): (usize, &(f64, String))| {
+        (label.clone(), reference_colour(i), Key::Dashed)
+    };
+    references.iter().enumerate().map(entry).collect()
+}
+
+pub(super) fn reference_colour(index: usize) -> Colour {
+    match index {
+        0 => Colour::INK,
+        n => Colour::palette(n + 2),
     }
 }
 

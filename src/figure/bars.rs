@@ -1,7 +1,7 @@
-use super::axes::{Axes, Axis, Key};
+use super::axes::{self, Axes, Axis, Key};
 use super::canvas::Anchor;
 use super::chart::{check_range, check_size};
-use super::font::Face;
+use super::font::{self, Face};
 use super::style::{Colour, SMALL};
 use super::{Figure, texts};
 use crate::metric::Estimate;
@@ -106,10 +106,24 @@ impl Bars {
             .flat_map(|(_, v)| v)
             .flat_map(|e| [e.low, e.mean, e.high]);
         let ends = ends.chain(self.references.iter().map(|r| r.0)).chain([0.0]);
-        let y = Axis::over(ends, self.y_range, false, 0.12, self.y_label.clone());
+        let mut y = Axis::over(ends, self.y_range, false, 0.05, self.y_label.clone());
+        // Room for the numbers above the bars.
+        y.high += 0.09 * (y.high - y.low);
         let groups = self.groups.len() as f64;
+        let room = (self.size.0 - 75.0) / groups - 4.0;
+        let names: Vec<Vec<String>> = self
+            .groups
+            .iter()
+            .map(|label| font::wrap(Face::Regular, SMALL, label, room))
+            .collect();
         let x = Axis {
             high: groups,
+            more_lines: names
+                .iter()
+                .map(Vec::len)
+                .max()
+                .unwrap_or(1)
+                .saturating_sub(1),
             ..Axis::default()
         };
         let legend: Vec<(String, Colour, Key)> = self
@@ -119,6 +133,7 @@ impl Bars {
             .filter(|(_, (label, _))| !label.is_empty())
             .map(|(i, (label, _))| (label.clone(), Colour::palette(i), Key::Square))
             .collect();
+        let legend = [legend, axes::references(&self.references)].concat();
         let mut axes = Axes::new(self.size, &self.title, &legend, x, y);
         let [left, top, width, height] = axes.plot;
         let bottom = top + height;
@@ -166,8 +181,8 @@ impl Bars {
             }
         }
         axes.inside(false);
-        for (value, label) in &self.references {
-            axes.reference(*value, label);
+        for (i, (value, _)) in self.references.iter().enumerate() {
+            axes.reference(*value, axes::reference_colour(i));
         }
         for (at, text) in &numbers {
             axes.canvas.text(
@@ -179,10 +194,9 @@ impl Bars {
                 text,
             );
         }
-        for (g, label) in self.groups.iter().enumerate() {
+        for (g, lines) in names.iter().enumerate() {
             let middle = left + (g as f64 + 0.5) * slot;
-            let lines = super::font::wrap(Face::Regular, SMALL, label, slot - 4.0);
-            for (i, line) in lines.iter().take(2).enumerate() {
+            for (i, line) in lines.iter().enumerate() {
                 let at = [middle, bottom + SMALL + 5.0 + i as f64 * SMALL * 1.2];
                 axes.canvas
                     .text(at, Anchor::Middle, Face::Regular, SMALL, Colour::INK, line);

@@ -1,4 +1,4 @@
-use super::axes::{Axes, Axis, Key};
+use super::axes::{self, Axes, Axis, Key};
 use super::style::Colour;
 use super::{Figure, numbers};
 use crate::{Error, Result};
@@ -225,6 +225,7 @@ impl Chart {
             .filter(|(_, l)| !l.label.is_empty())
             .map(|(i, l)| (l.label.clone(), Colour::palette(i), Key::Line))
             .collect();
+        let legend = [legend, axes::references(&self.references)].concat();
         let mut axes = Axes::new(self.size, &self.title, &legend, x, y);
         axes.inside(true);
         for (i, line) in self.lines.iter().enumerate() {
@@ -247,18 +248,19 @@ impl Chart {
             } else {
                 self.trace(&mut axes, &line.x, &line.y, colour, 2.0);
             }
-            if line.markers {
-                for run in runs(&line.x, &line.y, self) {
-                    for j in run {
-                        let at = axes.at(line.x[j], line.y[j]);
-                        axes.canvas.circle(at, 3.0, colour);
-                    }
+        }
+        axes.inside(false);
+        for (i, line) in self.lines.iter().enumerate().filter(|(_, l)| l.markers) {
+            for j in runs(&line.x, &line.y, self).into_iter().flatten() {
+                let seen = |s: f64| (0.0..=1.0).contains(&s);
+                if seen(axes.x.share(line.x[j])) && seen(axes.y.share(line.y[j])) {
+                    let at = axes.at(line.x[j], line.y[j]);
+                    axes.canvas.circle(at, 3.0, Colour::palette(i));
                 }
             }
         }
-        axes.inside(false);
-        for (value, label) in &self.references {
-            axes.reference(*value, label);
+        for (i, (value, _)) in self.references.iter().enumerate() {
+            axes.reference(*value, axes::reference_colour(i));
         }
         axes.close(true);
         Figure::new(axes.canvas, &self.title)
@@ -315,11 +317,12 @@ fn runs(x: &[f64], y: &[f64], chart: &Chart) -> Vec<std::ops::Range<usize>> {
     found
 }
 
-/// The mean over the last `window` values that are numbers.
+/// The mean over the `window` values around each one, of those that are numbers.
 fn moving_mean(values: &[f64], window: usize) -> Vec<f64> {
     (0..values.len())
         .map(|i| {
-            let part = &values[(i + 1).saturating_sub(window)..=i];
+            let half = window / 2;
+            let part = &values[i.saturating_sub(half)..(i + half + 1).min(values.len())];
             let good: Vec<f64> = part.iter().copied().filter(|v| v.is_finite()).collect();
             good.iter().sum::<f64>() / good.len() as f64
         })

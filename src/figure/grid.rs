@@ -174,12 +174,17 @@ impl ImageGrid {
         let slack = if by_group { GROUP } else { gap } - 3.0;
 
         // A label that is wider than its column takes two lines, or a smaller size.
-        let headings: Vec<(Vec<String>, f64)> = self
+        let mut headings: Vec<(Vec<String>, f64)> = self
             .column_labels
             .iter()
             .zip(label_spans)
             .map(|(label, (from, to))| heading(label, (to - from + slack).max(12.0)))
             .collect();
+        let smallest = headings.iter().map(|(_, size)| *size).fold(LABEL, f64::min);
+        if smallest >= 0.8 * LABEL {
+            // A little smaller all of them: one alone would look like a mistake.
+            headings.iter_mut().for_each(|(_, size)| *size = smallest);
+        }
         let heading_lines = headings.iter().map(|(l, _)| l.len()).max().unwrap_or(0);
 
         let notes = self.notes_below();

@@ -234,7 +234,8 @@ impl Overview {
             (
                 LOWER - 6.0,
                 &[
-                    (Regular, "t is trained so that "),
+                    (Italic, "t"),
+                    (Regular, " is trained so that "),
                     (Italic, "v"),
                     (Regular, " ~ "),
                     (Italic, "N"),
@@ -272,7 +273,7 @@ impl Overview {
     fn image(&self, c: &mut Canvas, [x, y]: [f64; 2], side: f64) {
         match &self.input {
             Some(pixels) => picture(c, [x, y], side, pixels),
-            None => placeholder(c, [x, y], side, "x"),
+            None => placeholder(c, [x, y], side),
         }
     }
 
@@ -292,7 +293,7 @@ impl Overview {
             ];
             match self.samples.get(i) {
                 Some(pixels) => picture(c, at, 32.0, pixels),
-                None => placeholder(c, at, 32.0, "x̃"),
+                None => placeholder(c, at, 32.0),
             }
         }
         symbol(
@@ -453,20 +454,8 @@ fn picture(c: &mut Canvas, [x, y]: [f64; 2], side: f64, pixels: &Arc<Pixels>) {
     );
 }
 
-fn placeholder(c: &mut Canvas, [x, y]: [f64; 2], side: f64, name: &str) {
+fn placeholder(c: &mut Canvas, [x, y]: [f64; 2], side: f64) {
     let area = [x - side / 2.0, y - side / 2.0, side, side];
-    c.rounded(
-        area,
-        3.0,
-        Some(Colour::WHITE),
-        Some((Colour::rgb(0xb5, 0xbb, 0xc2), 1.0)),
-    );
-    let size = side * 0.4;
-    c.runs(
-        [x, y + size * 0.33],
-        Anchor::Middle,
-        size,
-        Colour::GREY,
-        &[(Italic, name)],
-    );
+    let edge = Colour::rgb(0xb5, 0xbb, 0xc2);
+    c.rounded(area, 3.0, Some(Colour::WHITE), Some((edge, 1.0)));
 }

@@ -1,8 +1,11 @@
 use super::Figure;
 use super::canvas::{Anchor, Canvas};
 use super::font::Face;
-use super::style::{Colour, MARGIN, TITLE};
+use super::style::{Colour, MARGIN};
 use crate::{Error, Result};
+
+/// The size of the title above all.
+const LARGE: f64 = 16.0;
 
 /// Several figures in one, since a cell shows one.
 ///
@@ -66,14 +69,14 @@ impl Panel {
             }
         });
         let top = if self.title.is_some() {
-            MARGIN + TITLE + 4.0
+            MARGIN + LARGE
         } else {
             0.0
         };
         let mut canvas = Canvas::new(width, height + top);
         if let Some(title) = &self.title {
-            let at = [MARGIN, MARGIN + TITLE * 0.8];
-            canvas.text(at, Anchor::Start, Face::Bold, TITLE, Colour::INK, title);
+            let at = [MARGIN, MARGIN + LARGE * 0.8];
+            canvas.text(at, Anchor::Start, Face::Bold, LARGE, Colour::INK, title);
         }
         let (mut x, mut y) = (0.0, top);
         for figure in &self.figures {
