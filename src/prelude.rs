@@ -3,6 +3,7 @@
 //! No `Result`, `Error` or other name of std comes out of here: a glob that hides them breaks the code
 //! that the notebook kernel generates around a cell.
 
+pub use crate::data::{Batch, Digits, Factor, Factors, ImageColumns, ImageTable, Split};
 pub use crate::figure::{
     Bars, Chart, Colour, Figure, Histogram, ImageGrid, Overview, Panel, Table,
 };

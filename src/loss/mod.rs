@@ -1,1 +1,5 @@
 //! What is minimised.
+
+mod vae;
+
+pub use vae::{VaeLoss, vae_loss};

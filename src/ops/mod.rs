@@ -1,8 +1,12 @@
 //! What candle lacks or does slowly: operations with gradients, a seeded generator, parameters by name.
 
+mod conv;
 pub mod files;
 mod params;
+mod pool;
 mod rng;
 
+pub use conv::{Activation, Conv2d, ConvConfig, Linear, conv_transpose2d, conv2d};
 pub use params::{Init, Params, Scope};
+pub use pool::{PoolConfig, avg_pool2d, max_pool2d};
 pub use rng::Rng;

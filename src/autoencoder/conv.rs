@@ -1,0 +1,229 @@
+use super::{Autoencoder, Posterior};
+use crate::ops::{Activation, Conv2d, ConvConfig, Init, Linear, Scope};
+use crate::{Error, Result};
+use candle_core::{Tensor, Var};
+use serde::{Deserialize, Serialize};
+
+/// What a [`ConvVae`] is made of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConvVaeConfig {
+    /// Side of the square images in pixels: a multiple of 8.
+    pub size: usize,
+    /// Length of the code z̄.
+    pub code: usize,
+    /// Channels at a half, a quarter and an eighth of the size.
+    pub widths: [usize; 3],
+    /// Residual blocks of E at those sizes.
+    pub encoder_blocks: [usize; 3],
+    /// Residual blocks of D at those sizes.
+    pub decoder_blocks: [usize; 3],
+    /// Channels of D at full size.
+    pub last_width: usize,
+}
+
+impl Default for ConvVaeConfig {
+    fn default() -> Self {
+        Self {
+            size: 32,
+            code: 48,
+            widths: [32, 64, 128],
+            encoder_blocks: [1, 1, 1],
+            decoder_blocks: [1, 2, 2],
+            last_width: 16,
+        }
+    }
+}
+
+/// A small residual convolutional VAE: E halves the image three times by strided convolutions,
+/// D doubles it by transposed ones, with residual blocks between.
+///
+/// There is no normalisation: each residual block starts as the identity (its second convolution is zero), which
+/// trains as surely and costs nothing. The scale of the likelihood is the learned parameter `gamma`
+/// (Dai & Wipf 2019; the paper's VAE loss has the same scalar).
+///
+/// ```
+/// use invariances::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig};
+/// use invariances::candle_core::Device;
+/// use invariances::ops::{Params, Rng};
+/// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
+/// let x = Rng::new(0).uniform(-1., 1., (2, 3, 32, 32), &Device::Cpu)?;
+/// assert_eq!(vae.encode(&x)?.mode().dims(), [2, 48]);
+/// assert_eq!(vae.reconstruct(&x)?.dims(), x.dims());
+/// # Ok::<(), invariances::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ConvVae {
+    config: ConvVaeConfig,
+    down: Vec<Stage>,
+    to_code: Linear,
+    from_code: Linear,
+    up: Vec<Stage>,
+    last: Conv2d,
+    gamma: Var,
+}
+
+/// A change of resolution and the residual blocks at one of its ends.
+#[derive(Clone, Debug)]
+struct Stage {
+    resample: Conv2d,
+    blocks: Vec<Residual>,
+}
+
+#[derive(Clone, Debug)]
+struct Residual {
+    first: Conv2d,
+    second: Conv2d,
+}
+
+const LEAKY: Activation = Activation::Leaky(0.2);
+
+impl Residual {
+    fn new(width: usize, at: &Scope) -> Result<Self> {
+        let config = |activation| ConvConfig {
+            stride: 1,
+            padding: 1,
+            activation,
+        };
+        Ok(Self {
+            first: Conv2d::new(width, width, 3, config(LEAKY), Init::He, &at.pp("conv1"))?,
+            second: Conv2d::new(
+                width,
+                width,
+                3,
+                config(Activation::None),
+                Init::Const(0.0),
+                &at.pp("conv2"),
+            )?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        Ok((x + self.second.forward(&self.first.forward(x)?)?)?)
+    }
+}
+
+fn residuals(count: usize, width: usize, at: &Scope) -> Result<Vec<Residual>> {
+    (0..count)
+        .map(|n| Residual::new(width, &at.pp(n)))
+        .collect()
+}
+
+impl ConvVae {
+    /// The network with its parameters at `at`: new ones, or those that are there.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a size that is no multiple of 8 or a width or code of zero.
+    pub fn new(config: &ConvVaeConfig, at: &Scope) -> Result<Self> {
+        let ConvVaeConfig {
+            size, code, widths, ..
+        } = *config;
+        if size == 0 || size % 8 != 0 || code == 0 || widths.contains(&0) || config.last_width == 0
+        {
+            return Err(Error::invalid(format!(
+                "a ConvVae needs a size that is a multiple of 8 and widths and a code of at least 1, found {config:?}"
+            )));
+        }
+        let halve = ConvConfig {
+            stride: 2,
+            padding: 1,
+            activation: LEAKY,
+        };
+        let (e, d) = (at.pp("encoder"), at.pp("decoder"));
+        let (mut down, mut up) = (Vec::new(), Vec::new());
+        for n in 0..3 {
+            let inputs = if n == 0 { 3 } else { widths[n - 1] };
+            let at = e.pp(n);
+            down.push(Stage {
+                resample: Conv2d::new(inputs, widths[n], 4, halve, Init::He, &at.pp("down"))?,
+                blocks: residuals(config.encoder_blocks[n], widths[n], &at.pp("block"))?,
+            });
+            let outputs = if n == 0 {
+                config.last_width
+            } else {
+                widths[n - 1]
+            };
+            let at = d.pp(n);
+            up.push(Stage {
+                blocks: residuals(config.decoder_blocks[n], widths[n], &at.pp("block"))?,
+                resample: Conv2d::transposed(widths[n], outputs, 4, halve, &at.pp("up"))?,
+            });
+        }
+        let smallest = widths[2] * (size / 8) * (size / 8);
+        let same = ConvConfig {
+            stride: 1,
+            padding: 1,
+            activation: Activation::None,
+        };
+        Ok(Self {
+            config: config.clone(),
+            down,
+            to_code: Linear::new(smallest, 2 * code, Init::FanIn, &e.pp("code"))?,
+            from_code: Linear::new(code, smallest, Init::He, &d.pp("code"))?,
+            up,
+            last: Conv2d::new(config.last_width, 3, 3, same, Init::FanIn, &d.pp("last"))?,
+            gamma: at.get(1, "gamma", Init::Const(-2.0))?,
+        })
+    }
+
+    /// What it is made of.
+    pub fn config(&self) -> &ConvVaeConfig {
+        &self.config
+    }
+
+    /// γ, the learned logarithm of the likelihood's variance.
+    pub fn gamma(&self) -> Tensor {
+        self.gamma.as_tensor().clone()
+    }
+}
+
+impl Autoencoder for ConvVae {
+    fn code(&self) -> usize {
+        self.config.code
+    }
+
+    fn encode(&self, x: &Tensor) -> Result<Posterior> {
+        let size = self.config.size;
+        match x.dims() {
+            &[_, 3, h, w] if h == size && w == size => {}
+            other => {
+                return Err(Error::invalid(format!(
+                    "this E takes images (batch, 3, {size}, {size}), found {other:?}: resize them first"
+                )));
+            }
+        }
+        let mut h = x.clone();
+        for stage in &self.down {
+            h = stage.resample.forward(&h)?;
+            for block in &stage.blocks {
+                h = block.forward(&h)?;
+            }
+        }
+        let h = self.to_code.forward(&h.flatten_from(1)?)?;
+        let code = self.config.code;
+        Posterior::new(&h.narrow(1, 0, code)?, &h.narrow(1, code, code)?)
+    }
+
+    fn decode(&self, code: &Tensor) -> Result<Tensor> {
+        match code.dims() {
+            &[_, n] if n == self.config.code => {}
+            other => {
+                return Err(Error::invalid(format!(
+                    "this D takes codes (batch, {}), found {other:?}",
+                    self.config.code
+                )));
+            }
+        }
+        let side = self.config.size / 8;
+        let mut h =
+            self.from_code
+                .forward(code)?
+                .reshape(((), self.config.widths[2], side, side))?;
+        for stage in self.up.iter().rev() {
+            for block in &stage.blocks {
+                h = block.forward(&h)?;
+            }
+            h = stage.resample.forward(&h)?;
+        }
+        self.last.forward(&h)
+    }
+}

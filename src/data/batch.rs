@@ -1,0 +1,208 @@
+use crate::{Error, Result};
+use candle_core::Tensor;
+use polars::prelude::{Column, DataFrame};
+
+/// The disjoint parts of a data set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Split {
+    /// What networks are trained on.
+    Train,
+    /// What decisions during training are made on.
+    Validation,
+    /// What is reported.
+    Test,
+}
+
+impl Split {
+    /// The split's name: `train`, `validation` or `test`.
+    pub fn name(self) -> String {
+        match self {
+            Self::Train => "train",
+            Self::Validation => "validation",
+            Self::Test => "test",
+        }
+        .into()
+    }
+}
+
+/// What a pair of images can have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Factor {
+    /// Which digit it is.
+    Digit,
+    /// How far it leans.
+    Slant,
+    /// How far it is turned.
+    Rotation,
+    /// The pen's width.
+    Thickness,
+    /// The digit's size.
+    Scale,
+    /// Its width over its height.
+    Aspect,
+    /// Its place.
+    Shift,
+    /// The ink's colour.
+    Foreground,
+    /// The paper's colour.
+    Background,
+}
+
+impl Factor {
+    /// The columns of [`Factors`] that hold it.
+    pub fn columns(self) -> Vec<String> {
+        let rgb = |name: &str| ["r", "g", "b"].map(|c| format!("{name}_{c}")).to_vec();
+        match self {
+            Self::Digit => vec!["digit".into()],
+            Self::Slant => vec!["slant".into()],
+            Self::Rotation => vec!["rotation".into()],
+            Self::Thickness => vec!["thickness".into()],
+            Self::Scale => vec!["scale".into()],
+            Self::Aspect => vec!["aspect".into()],
+            Self::Shift => vec!["shift_x".into(), "shift_y".into()],
+            Self::Foreground => rgb("foreground"),
+            Self::Background => rgb("background"),
+        }
+    }
+}
+
+/// Images with their labels and with what is known about them.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// (n, 3, height, width), f32 in [−1, 1].
+    pub images: Tensor,
+    /// (n,), u32.
+    pub labels: Tensor,
+    /// The known factors, a row per image.
+    pub factors: Factors,
+}
+
+impl Batch {
+    /// The number of images.
+    pub fn len(&self) -> usize {
+        self.images.dims().first().copied().unwrap_or(0)
+    }
+
+    /// Whether there is no image.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The known factors of some images: named columns of one length.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Factors {
+    columns: Vec<(String, Values)>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Values {
+    Whole(Vec<u32>),
+    Real(Vec<f32>),
+}
+
+impl Values {
+    fn len(&self) -> usize {
+        match self {
+            Self::Whole(v) => v.len(),
+            Self::Real(v) => v.len(),
+        }
+    }
+}
+
+impl Factors {
+    /// No columns yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds or replaces a column of whole numbers, such as a class.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] unless it has the length of the others.
+    pub fn with_whole(&self, name: &str, values: Vec<u32>) -> Result<Self> {
+        self.with(name, Values::Whole(values))
+    }
+
+    /// Adds or replaces a column of real numbers.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] unless it has the length of the others.
+    pub fn with_real(&self, name: &str, values: Vec<f32>) -> Result<Self> {
+        self.with(name, Values::Real(values))
+    }
+
+    fn with(&self, name: &str, values: Values) -> Result<Self> {
+        let mut columns = self.columns.clone();
+        columns.retain(|(n, _)| n != name);
+        if let Some((first, other)) = columns.first()
+            && other.len() != values.len()
+        {
+            return Err(Error::invalid(format!(
+                "factor {name:?} has {} values, {first:?} has {}: one per image is expected",
+                values.len(),
+                other.len()
+            )));
+        }
+        columns.push((name.into(), values));
+        Ok(Self { columns })
+    }
+
+    /// The number of images.
+    pub fn len(&self) -> usize {
+        self.columns.first().map_or(0, |(_, v)| v.len())
+    }
+
+    /// Whether there is no image.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The names of the columns.
+    pub fn names(&self) -> Vec<String> {
+        self.columns.iter().map(|(n, _)| n.clone()).collect()
+    }
+
+    /// A column's values.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a name that is not there, with those that are.
+    pub fn column(&self, name: &str) -> Result<Vec<f32>> {
+        let found = self.columns.iter().find(|(n, _)| n == name);
+        match found {
+            Some((_, Values::Real(v))) => Ok(v.clone()),
+            Some((_, Values::Whole(v))) => Ok(v.iter().map(|&x| x as f32).collect()),
+            None => Err(Error::invalid(format!(
+                "no factor {name:?} is known here; known are: {}",
+                self.names().join(", ")
+            ))),
+        }
+    }
+
+    /// The ink's colour of each image, red, green and blue in [0, 1]; empty where it is not known.
+    pub fn foreground(&self) -> Vec<[f32; 3]> {
+        self.colour(Factor::Foreground)
+    }
+
+    /// The paper's colour of each image, red, green and blue in [0, 1]; empty where it is not known.
+    pub fn background(&self) -> Vec<[f32; 3]> {
+        self.colour(Factor::Background)
+    }
+
+    fn colour(&self, factor: Factor) -> Vec<[f32; 3]> {
+        let columns: Result<Vec<_>> = factor.columns().iter().map(|n| self.column(n)).collect();
+        match columns.as_deref() {
+            Ok([r, g, b]) => (0..r.len()).map(|i| [r[i], g[i], b[i]]).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The factors as a polars frame, a row per image.
+    pub fn frame(&self) -> Result<DataFrame> {
+        let columns = self.columns.iter().map(|(name, values)| match values {
+            Values::Whole(v) => Column::new(name.into(), v.as_slice()),
+            Values::Real(v) => Column::new(name.into(), v.as_slice()),
+        });
+        Ok(DataFrame::new(self.len(), columns.collect())?)
+    }
+}

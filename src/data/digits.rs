@@ -1,0 +1,474 @@
+use super::strokes::{self, Hand};
+use super::{Batch, Factor, Factors, ImageColumns, ImageTable, Split};
+use crate::ops::Rng;
+use crate::{Error, Result};
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Digits in colour, the data of the paper's Figure 4 ("ColorMNIST"): a written digit whose ink and
+/// paper have random colours, so that a classifier of digits has every reason to forget them.
+///
+/// Either drawn ([`Digits::strokes`]: endless, nothing to download, every factor known) or taken from a table
+/// of grey images such as MNIST ([`Digits::mnist`]).
+///
+/// **Colours**: ink and paper are uniform in the RGB cube, independent of the digit, drawn again until
+/// their Euclidean distance in [0, 1]³ is at least [`Digits::CONTRAST`]; nothing else ties one to the other.
+///
+/// ```
+/// use invariances::prelude::*;
+/// let digits = Digits::strokes(32, 0)?;
+/// let batch = digits.batch(Split::Train, 0, 4)?;
+/// assert_eq!(batch.images.dims(), [4, 3, 32, 32]);
+/// assert_eq!(batch.factors.frame()?.height(), 4);
+/// # Ok::<(), invariances::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Digits {
+    size: usize,
+    seed: u64,
+    /// `None`: drawn.
+    glyphs: Option<Arc<Glyphs>>,
+}
+
+/// Grey digits from a table.
+#[derive(Debug)]
+struct Glyphs {
+    side: usize,
+    /// `side`² numbers each, 0 paper to 255 ink.
+    pixels: Vec<u8>,
+    labels: Vec<u8>,
+    /// Row numbers by split, shuffled.
+    splits: [Vec<u32>; 3],
+    hash: String,
+}
+
+/// Everything that decides one image but the details of its shape, which come from `rng`.
+struct Sample {
+    digit: usize,
+    /// Drawn: how.
+    hand: Hand,
+    /// From a table: its row.
+    row: usize,
+    foreground: [f32; 3],
+    background: [f32; 3],
+    rng: Rng,
+}
+
+/// Counts the changes to what is drawn: networks trained on one revision are not those of another.
+const REVISION: u32 = 1;
+
+impl Digits {
+    /// The least Euclidean distance between ink and paper in [0, 1]³.
+    pub const CONTRAST: f32 = 0.4;
+
+    /// Digits drawn by strokes, `size`×`size` pixels, without end.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] unless `size` is 16 to 128.
+    pub fn strokes(size: usize, seed: u64) -> Result<Self> {
+        check_size(size)?;
+        Ok(Self {
+            size,
+            seed,
+            glyphs: None,
+        })
+    }
+
+    /// Digits of a parquet table in the form of the hub's `ylecun/mnist` (`image` {bytes, path}, `label`),
+    /// light on dark, coloured as the drawn ones are. A glyph takes up 28/32 of the image, as MNIST's does in 32 pixels
+    /// with a border of 2, resized where that is not its own size.
+    ///
+    /// The rows are shuffled and parted by a fixed hash of their number: 8/10 train, 1/10 validation, 1/10 test.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] unless `size` is 16 to 128; [`Error::Io`] and [`Error::Content`] where the file is missing, is no such table, or has
+    /// images that are not square, of several sizes or beyond 256 pixels, or labels beyond 9.
+    pub fn mnist(path: impl AsRef<Path>, size: usize, seed: u64) -> Result<Self> {
+        check_size(size)?;
+        let path = path.as_ref();
+        let table = ImageTable::open(path, &ImageColumns::default())?;
+        let labels = table.labels();
+        if let Some(row) = labels.iter().position(|&l| l > 9) {
+            return Err(Error::content(
+                path,
+                format!(
+                    "row {row} has label {}, expected a digit 0 to 9",
+                    labels[row]
+                ),
+            ));
+        }
+        let images: Result<Vec<_>> = (0..table.len())
+            .into_par_iter()
+            .map(|row| table.grey(row))
+            .collect();
+        let images = images?;
+        let side = images.first().map_or(0, |(width, _, _)| *width);
+        let mut pixels = Vec::with_capacity(images.len() * side * side);
+        for (row, (width, height, image)) in images.iter().enumerate() {
+            if (*width, *height) != (side, side) || side > 256 {
+                return Err(Error::content(
+                    path,
+                    format!(
+                        "row {row} is an image of {width}×{height} pixels, expected square images of one size up to 256, like MNIST's 28×28"
+                    ),
+                ));
+            }
+            pixels.extend_from_slice(image);
+        }
+        let mut splits = [Vec::new(), Vec::new(), Vec::new()];
+        let mut order: Vec<(u64, u32)> = (0..labels.len() as u32)
+            .map(|row| (scramble(u64::from(row)), row))
+            .collect();
+        order.sort_unstable();
+        for (hash, row) in order {
+            let part = match hash % 10 {
+                0 => Split::Test,
+                1 => Split::Validation,
+                _ => Split::Train,
+            };
+            splits[part as usize].push(row);
+        }
+        let glyphs = Glyphs {
+            side,
+            pixels,
+            labels: labels.iter().map(|&l| l as u8).collect(),
+            splits,
+            hash: table.hash(),
+        };
+        Ok(Self {
+            size,
+            seed,
+            glyphs: Some(Arc::new(glyphs)),
+        })
+    }
+
+    /// Height and width of the images.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// What decides the data, for keys of what is trained on it: settings, seed, the file's content.
+    pub fn id(&self) -> String {
+        let source = match &self.glyphs {
+            None => "strokes".into(),
+            Some(glyphs) => format!("table-{}", glyphs.hash),
+        };
+        format!(
+            "digits-{REVISION}-{source}-size{}-seed{}",
+            self.size, self.seed
+        )
+    }
+
+    /// The number of distinct shapes in a split; `None` for drawn digits, which never end.
+    /// From a table, sample `i` beyond it is shape `i % len` in new colours.
+    pub fn len(&self, split: Split) -> Option<u64> {
+        let glyphs = self.glyphs.as_ref()?;
+        Some(glyphs.splits[split as usize].len() as u64)
+    }
+
+    /// Whether a split has no sample; never for drawn digits.
+    pub fn is_empty(&self, split: Split) -> bool {
+        self.len(split) == Some(0)
+    }
+
+    /// The samples `start` … `start + count − 1` of a split.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no sample, more than memory holds, or an empty split.
+    pub fn batch(&self, split: Split, start: u64, count: usize) -> Result<Batch> {
+        self.take(split, &indices(start, count)?)
+    }
+
+    /// The samples of a split with these indices, in this order.
+    ///
+    /// # Errors
+    /// As [`Digits::batch`].
+    pub fn take(&self, split: Split, indices: &[u64]) -> Result<Batch> {
+        self.check(split)?;
+        let stream = format!("digits/{}", split.name());
+        self.render(indices.len(), |k| self.sample(&stream, split, indices[k]))
+    }
+
+    /// `count` pairs of images, row by row alike in `factor` and otherwise independent, for networks that learn
+    /// what a concept is by what such pairs share. They are other images than those of [`Digits::batch`].
+    ///
+    /// # Errors
+    /// As [`Digits::batch`]; also where the factor is not known, as for a table's slant.
+    pub fn pairs(
+        &self,
+        split: Split,
+        start: u64,
+        count: usize,
+        factor: Factor,
+    ) -> Result<(Batch, Batch)> {
+        self.check(split)?;
+        let colour_or_class = matches!(
+            factor,
+            Factor::Digit | Factor::Foreground | Factor::Background
+        );
+        if self.glyphs.is_some() && !colour_or_class {
+            return Err(Error::invalid(format!(
+                "pairs that share {factor:?} need drawn digits (Digits::strokes): in a table only Digit, Foreground and Background are known"
+            )));
+        }
+        let indices = indices(start, count)?;
+        let stream = |side: &str| format!("digits/pairs/{}/{side}", split.name());
+        let (first, second) = (stream("first"), stream("second"));
+        let a = self.render(count, |k| self.sample(&first, split, indices[k]))?;
+        let b = self.render(count, |k| {
+            let a = self.sample(&first, split, indices[k]);
+            let mut b = self.sample(&second, split, indices[k]);
+            self.share(split, factor, &a, &mut b);
+            b
+        })?;
+        Ok((a, b))
+    }
+
+    fn check(&self, split: Split) -> Result<()> {
+        if self.is_empty(split) {
+            return Err(Error::invalid(format!(
+                "the table has no image in its {} part: it needs more rows",
+                split.name()
+            )));
+        }
+        Ok(())
+    }
+
+    fn sample(&self, stream: &str, split: Split, index: u64) -> Sample {
+        let mut rng = Rng::at(self.seed, stream, index);
+        let mut digit = rng.below(10);
+        let hand = Hand::draw(&mut rng);
+        let mut row = 0;
+        if let Some(glyphs) = &self.glyphs {
+            let rows = &glyphs.splits[split as usize];
+            row = rows[(index % rows.len() as u64) as usize] as usize;
+            digit = usize::from(glyphs.labels[row]);
+        }
+        let foreground = colour(&mut rng);
+        let background = colour_beside(foreground, &mut rng);
+        Sample {
+            digit,
+            hand,
+            row,
+            foreground,
+            background,
+            rng,
+        }
+    }
+
+    /// Gives `b` the factor of `a`.
+    fn share(&self, split: Split, factor: Factor, a: &Sample, b: &mut Sample) {
+        if let Some(glyphs) = &self.glyphs {
+            // Both are in the order of the table so far: the second shape is drawn at random.
+            let rows = &glyphs.splits[split as usize];
+            let alike: Vec<u32> = match factor {
+                Factor::Digit => {
+                    let of_digit = rows.iter().copied();
+                    of_digit
+                        .filter(|&r| usize::from(glyphs.labels[r as usize]) == a.digit)
+                        .collect()
+                }
+                _ => rows.clone(),
+            };
+            b.row = alike[b.rng.below(alike.len())] as usize;
+            b.digit = usize::from(glyphs.labels[b.row]);
+        }
+        match factor {
+            Factor::Digit => b.digit = a.digit,
+            Factor::Slant => b.hand.slant = a.hand.slant,
+            Factor::Rotation => b.hand.rotation = a.hand.rotation,
+            Factor::Thickness => b.hand.thickness = a.hand.thickness,
+            Factor::Scale => b.hand.scale = a.hand.scale,
+            Factor::Aspect => b.hand.aspect = a.hand.aspect,
+            Factor::Shift => b.hand.shift = a.hand.shift,
+            Factor::Foreground => {
+                b.foreground = a.foreground;
+                b.background = colour_beside(a.foreground, &mut b.rng);
+            }
+            Factor::Background => {
+                b.background = a.background;
+                b.foreground = colour_beside(a.background, &mut b.rng);
+            }
+        }
+    }
+
+    fn render(&self, count: usize, sample: impl Fn(usize) -> Sample + Sync) -> Result<Batch> {
+        if count == 0 {
+            return Err(Error::invalid("expected at least one sample, found 0"));
+        }
+        let area = self.size * self.size;
+        let mut pixels: Vec<f32> = Vec::new();
+        let wanted = count.checked_mul(3 * area);
+        if wanted.is_none_or(|n| pixels.try_reserve_exact(n).is_err()) {
+            return Err(Error::invalid(format!(
+                "{count} images of {0}×{0} pixels are more than memory holds: ask for fewer at a time",
+                self.size
+            )));
+        }
+        pixels.resize(count * 3 * area, 0.0);
+        let resize = self
+            .glyphs
+            .as_ref()
+            .map(|glyphs| Resize::new(glyphs.side, self.size * 28 / 32));
+        let samples: Vec<Sample> = pixels
+            .par_chunks_mut(3 * area)
+            .enumerate()
+            .map_init(
+                || vec![0.0; area],
+                |ink, (k, pixels)| {
+                    let mut sample = sample(k);
+                    match (&self.glyphs, &resize) {
+                        (Some(glyphs), Some(resize)) => {
+                            let n = glyphs.side * glyphs.side;
+                            let glyph = &glyphs.pixels[sample.row * n..][..n];
+                            resize.centred(glyph, self.size, ink);
+                        }
+                        _ => {
+                            let (hand, rng) = (&sample.hand, &mut sample.rng);
+                            strokes::draw(sample.digit, hand, rng, self.size, ink);
+                        }
+                    }
+                    for (c, plane) in pixels.chunks_mut(area).enumerate() {
+                        let paper = 2.0 * sample.background[c] - 1.0;
+                        let change = 2.0 * (sample.foreground[c] - sample.background[c]);
+                        for (pixel, ink) in plane.iter_mut().zip(&*ink) {
+                            *pixel = (paper + change * ink).clamp(-1.0, 1.0);
+                        }
+                    }
+                    sample
+                },
+            )
+            .collect();
+        let labels: Vec<u32> = samples.iter().map(|s| s.digit as u32).collect();
+        Ok(Batch {
+            images: Tensor::from_vec(pixels, (count, 3, self.size, self.size), &Device::Cpu)?,
+            labels: Tensor::from_vec(labels, count, &Device::Cpu)?,
+            factors: self.factors(&samples)?,
+        })
+    }
+
+    fn factors(&self, samples: &[Sample]) -> Result<Factors> {
+        let whole = |f: &dyn Fn(&Sample) -> usize| samples.iter().map(|s| f(s) as u32).collect();
+        let real = |f: &dyn Fn(&Sample) -> f32| samples.iter().map(f).collect();
+        let mut factors = Factors::new().with_whole("digit", whole(&|s| s.digit))?;
+        if self.glyphs.is_some() {
+            factors = factors.with_whole("row", whole(&|s| s.row))?;
+        } else {
+            factors = factors
+                .with_whole("style", whole(&|s| s.hand.style_of(s.digit)))?
+                .with_real("slant", real(&|s| s.hand.slant))?
+                .with_real("rotation", real(&|s| s.hand.rotation))?
+                .with_real("thickness", real(&|s| s.hand.thickness))?
+                .with_real("scale", real(&|s| s.hand.scale))?
+                .with_real("aspect", real(&|s| s.hand.aspect))?
+                .with_real("shift_x", real(&|s| s.hand.shift[0]))?
+                .with_real("shift_y", real(&|s| s.hand.shift[1]))?
+                .with_real("elastic", real(&|s| s.hand.elastic))?;
+        }
+        for (c, name) in Factor::Foreground.columns().iter().enumerate() {
+            factors = factors.with_real(name, real(&|s| s.foreground[c]))?;
+        }
+        for (c, name) in Factor::Background.columns().iter().enumerate() {
+            factors = factors.with_real(name, real(&|s| s.background[c]))?;
+        }
+        Ok(factors)
+    }
+}
+
+fn check_size(size: usize) -> Result<()> {
+    if (16..=128).contains(&size) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "digits can have 16 to 128 pixels a side, found {size}"
+    )))
+}
+
+fn indices(start: u64, count: usize) -> Result<Vec<u64>> {
+    // Far beyond memory for images; keeps the list of indices itself within reason.
+    const MOST: usize = 1 << 28;
+    match start.checked_add(count as u64) {
+        Some(end) if count <= MOST => Ok((start..end).collect()),
+        _ => Err(Error::invalid(format!(
+            "cannot take {count} samples from index {start}: ask for at most {MOST} at a time, below index 2^64"
+        ))),
+    }
+}
+
+fn colour(rng: &mut Rng) -> [f32; 3] {
+    [rng.f32(), rng.f32(), rng.f32()]
+}
+
+/// A colour that can be told from `other`.
+fn colour_beside(other: [f32; 3], rng: &mut Rng) -> [f32; 3] {
+    // From any point of the cube at least 73 % of it is far enough: the loop ends soon.
+    loop {
+        let colour = colour(rng);
+        let square = |k: usize| (colour[k] - other[k]) * (colour[k] - other[k]);
+        if square(0) + square(1) + square(2) >= Digits::CONTRAST * Digits::CONTRAST {
+            return colour;
+        }
+    }
+}
+
+/// The finaliser of SplitMix64: a fixed hash of a row's number, so that the parts of a table never change.
+fn scramble(row: u64) -> u64 {
+    let mut z = row.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}
+
+/// Separable resizing by a triangle filter, as wide as the coarser of both grids.
+struct Resize {
+    from: usize,
+    to: usize,
+    /// For each output: the first input and the weights from there on.
+    taps: Vec<(usize, Vec<f32>)>,
+}
+
+impl Resize {
+    fn new(from: usize, to: usize) -> Self {
+        let ratio = from as f32 / to as f32;
+        let reach = ratio.max(1.0);
+        let taps = (0..to).map(|i| {
+            let centre = (i as f32 + 0.5) * ratio;
+            let first = (centre - reach).max(0.0) as usize;
+            let last = ((centre + reach) as usize + 1).min(from);
+            let mut weights: Vec<f32> = (first..last)
+                .map(|j| (1.0 - ((j as f32 + 0.5 - centre) / reach).abs()).max(0.0))
+                .collect();
+            let sum: f32 = weights.iter().sum();
+            weights.iter_mut().for_each(|w| *w /= sum);
+            (first, weights)
+        });
+        Self {
+            from,
+            to,
+            taps: taps.collect(),
+        }
+    }
+
+    /// The glyph resized, in the middle of `size`×`size` numbers, 0 to 1.
+    fn centred(&self, glyph: &[u8], size: usize, ink: &mut [f32]) {
+        ink.fill(0.0);
+        let border = (size - self.to) / 2;
+        let mut line = vec![0.0f32; self.from];
+        for (y, (first, weights)) in self.taps.iter().enumerate() {
+            line.fill(0.0);
+            for (j, weight) in weights.iter().enumerate() {
+                let row = &glyph[(first + j) * self.from..][..self.from];
+                for (sum, &value) in line.iter_mut().zip(row) {
+                    *sum += weight * f32::from(value) / 255.0;
+                }
+            }
+            let out = &mut ink[(border + y) * size + border..][..self.to];
+            for (value, (first, weights)) in out.iter_mut().zip(&self.taps) {
+                let inputs = &line[*first..];
+                *value = weights.iter().zip(inputs).map(|(w, v)| w * v).sum();
+            }
+        }
+    }
+}
