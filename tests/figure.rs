@@ -261,6 +261,9 @@ fn what_cannot_be_drawn_is_refused() -> Result<()> {
         "found 0 values",
     );
     refused(Panel::row([]).figure(), "at least one figure");
+    refused(Figure::plot("", 0, 5, |_| Ok(())), "found 0 × 5");
+    let failed = Figure::plot("", 5, 5, |_| Err("no luck".into())).unwrap_err();
+    assert_eq!(failed.to_string(), "drawing failed: no luck");
     refused(line().figure()?.png(0.0), "scale");
     refused(line().figure()?.png(f64::NAN), "scale");
     refused(line().figure()?.save("x.pdf"), ".png or .svg");
