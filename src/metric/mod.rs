@@ -1,1 +1,5 @@
 //! What is measured.
+
+mod image;
+
+pub use image::{agreement, psnr};
