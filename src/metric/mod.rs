@@ -1,1 +1,5 @@
 //! What is measured.
+
+mod colour;
+
+pub use colour::measure_colours;
