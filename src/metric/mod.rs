@@ -3,3 +3,6 @@
 mod image;
 
 pub use image::{agreement, psnr};
+mod colour;
+
+pub use colour::measure_colours;
