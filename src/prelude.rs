@@ -4,6 +4,8 @@
 //! that the notebook kernel generates around a cell.
 
 pub use crate::data::{Batch, Digits, Factor, Factors, ImageColumns, ImageTable, Split};
+pub use crate::flow::{Cinn, CinnConfig, Condition, Conditioning, Flow, FlowActivation};
+pub use crate::loss::{Nll, nll};
 pub use crate::ops::{Init, Params, Rng, Scope};
 pub use candle_core::{DType, Device, Tensor, Var};
 pub use candle_nn::Module;

@@ -1,6 +1,7 @@
 //! What candle lacks or does slowly: operations with gradients, a seeded generator, parameters by name.
 
 mod conv;
+mod dense;
 pub mod files;
 mod memory;
 mod params;
@@ -9,6 +10,7 @@ mod rng;
 
 pub use conv::{Activation, Conv2d, ConvConfig, Linear, conv_transpose2d, conv2d};
 pub use memory::keep_freed_memory;
+pub use dense::{dense, leaky_relu};
 pub use params::{Init, Params, Scope};
 pub use pool::{PoolConfig, avg_pool2d, max_pool2d};
 pub use rng::Rng;
