@@ -6,6 +6,11 @@
 pub use crate::data::{Batch, Digits, Factor, Factors, ImageColumns, ImageTable, Split};
 pub use crate::flow::{Cinn, CinnConfig, Condition, Conditioning, Flow, FlowActivation};
 pub use crate::loss::{Nll, nll};
+pub use crate::figure::{
+    Bars, Chart, Colour, Figure, Histogram, ImageGrid, Overview, Panel, Table,
+};
+pub use crate::metric::{Estimate, bootstrap_mean};
+pub use crate::notebook::{Claim, ClaimBuilder, Claims, Expected, Lab, Progress, Scale};
 pub use crate::ops::{Init, Params, Rng, Scope};
 pub use candle_core::{DType, Device, Tensor, Var};
 pub use candle_nn::Module;

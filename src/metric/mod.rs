@@ -6,3 +6,6 @@ pub use image::{agreement, psnr};
 mod colour;
 
 pub use colour::measure_colours;
+mod estimate;
+
+pub use estimate::{Estimate, bootstrap_mean};
