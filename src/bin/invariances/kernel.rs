@@ -205,7 +205,7 @@ fn prepare(work: &Path, cache: &Path) -> Result<Value> {
         "kept": kept,
         "added": cache.join("added"),
         "environment": environment,
-        "short_panics": std::env::var_os("RUST_BACKTRACE").is_none_or(|v| v != "full"),
+        "full_panics": std::env::var_os("RUST_BACKTRACE").is_some_and(|v| v == "full"),
     });
     let write = |name: &str, content: &str| {
         let path = work.join(name);

@@ -429,6 +429,7 @@ impl Kernel {
             &read(&project.join("Cargo.lock"))?,
             &self.settings["features"].to_string(),
             self.setting("cargo_version"),
+            &NAMED.join(" "),
         ];
         self.kept(&key, || {
             let mut command = self.real("cargo");
@@ -526,10 +527,16 @@ impl Kernel {
         if check {
             command.current_dir(&folder);
         } else {
-            // A copy with our addition at its end: the lines of evcxr keep their numbers.
             let copy = self.work.join("cell");
-            let mut source = read(&folder.join("src/lib.rs"))?;
-            source.push_str(&self.addition(ours.and(std::fs::read_to_string(&notice).ok())));
+            let said = match ours {
+                Some(_) => std::fs::read_to_string(&notice).unwrap_or_default(),
+                None => String::new(),
+            };
+            let source = self.instrumented(&read(&folder.join("src/lib.rs"))?, &said);
+            let support = self.support()?;
+            command
+                .arg("--extern")
+                .arg(format!("invariances_kernel={}", support.display()));
             std::fs::create_dir_all(copy.join("src"))
                 .and_then(|()| std::fs::write(copy.join("src/lib.rs"), source))
                 .map_err(|e| format!("{}: {e}", copy.display()))?;
@@ -566,6 +573,7 @@ impl Kernel {
             if ours.is_some() {
                 let _ = std::fs::remove_file(notice);
             }
+            let _ = std::fs::write(self.work.join("started"), "");
             let library = out.join(format!(
                 "{}ctx{}",
                 std::env::consts::DLL_PREFIX,
@@ -579,30 +587,85 @@ impl Kernel {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// What runs when a cell is loaded: evcxr asks for a backtrace with every panic, of which some sixty frames
-    /// are not the user's; the message with its place says more. And the notice that the kernel has, once.
-    fn addition(&self, notice: Option<String>) -> String {
-        let mut body = String::new();
-        if self.settings["short_panics"] == true {
-            // Only the first cell of a process does so, while it has no other threads.
-            body += "if std::env::var_os(\"RUST_BACKTRACE\").is_some_and(|v| v == \"1\") \
-                     { unsafe { std::env::set_var(\"RUST_BACKTRACE\", \"0\") } } ";
+    /// The source of a cell as evcxr wrote it, calling `cell.rs` where it is loaded, panics or meets an error.
+    /// Every line keeps its number.
+    fn instrumented(&self, source: &str, notice: &str) -> String {
+        let panicked = "println!(\"EVCXR_PANIC_NOTIFICATION\");";
+        let mut source = source.replace(
+            panicked,
+            &format!("invariances_kernel::panicked(); {panicked}"),
+        );
+        // In evcxr's conversion of errors: eprintln!(FORMAT, error); println!(…USER_ERROR_OCCURRED);
+        if let Some(end) = source.find("evcxr_internal_runtime::USER_ERROR_OCCURRED);")
+            && let Some(start) = source[..end].rfind("eprintln!(")
+            && let Some(length) = source[start..end].find(", error);")
+        {
+            let format = &source[start + "eprintln!(".len()..start + length];
+            let call = format!(
+                "invariances_kernel::report(\"error\", &format!(concat!(\"error: \", {format}), error));"
+            );
+            source.replace_range(start..start + length + ", error);".len(), &call);
         }
-        if let Some(text) = notice {
-            body += &format!("eprintln!(\"{{}}\", {text:?}); ");
-        }
-        if body.is_empty() {
-            return body;
-        }
+        let new_process = if self.work.join("started").exists() {
+            "invariances: a new process runs this cell; the variables of earlier cells are lost."
+        } else {
+            ""
+        };
         let section = if cfg!(target_vendor = "apple") {
             "__DATA,__mod_init_func"
         } else {
             ".init_array"
         };
-        format!(
-            "\n#[used] #[unsafe(link_section = \"{section}\")] \
-             static INVARIANCES_KERNEL: extern \"C\" fn() = {{ extern \"C\" fn loaded() {{ {body} }} loaded }};\n"
-        )
+        source
+            + &format!(
+                "\n#[used] #[unsafe(link_section = \"{section}\")] \
+                 static INVARIANCES_KERNEL: extern \"C\" fn() = {{ extern \"C\" fn loaded() {{ \
+                 invariances_kernel::loaded({notice:?}, {new_process:?}, {:?}, {}) }} loaded }};\n",
+                self.work.join("cell/src/lib.rs"),
+                self.settings["full_panics"],
+            )
+    }
+
+    /// The library of `cell.rs`, compiled once for each version of rustc.
+    fn support(&self) -> Result<PathBuf> {
+        let source = include_str!("cell.rs");
+        let key = format!("{}{source}", self.setting("rustc_version"));
+        let name = format!("cell-{}", &blake3::hash(key.as_bytes()).to_hex()[..16]);
+        let folder = Path::new(self.setting("kept")).join(name);
+        let library = format!(
+            "{}invariances_kernel{}",
+            std::env::consts::DLL_PREFIX,
+            std::env::consts::DLL_SUFFIX
+        );
+        let path = folder.join(&library);
+        if path.is_file() {
+            return Ok(path);
+        }
+        let part = folder.with_extension(format!("{}.tmp", std::process::id()));
+        let text = part.join("cell.rs");
+        let failed = |e: std::io::Error| format!("{}: {e}", part.display());
+        std::fs::create_dir_all(&part)
+            .and_then(|()| std::fs::write(&text, source))
+            .map_err(failed)?;
+        let mut command = Command::new(self.setting("rustc"));
+        command
+            .args(["--crate-name", "invariances_kernel", "--edition=2024"])
+            .args([
+                "--crate-type",
+                "dylib",
+                "-Cprefer-dynamic",
+                "-Crpath",
+                "-Copt-level=1",
+            ])
+            .arg("--out-dir")
+            .arg(&part)
+            .arg(text);
+        stdout(&mut command)?;
+        // Another kernel may have been quicker.
+        if std::fs::rename(&part, &folder).is_err() {
+            let _ = std::fs::remove_dir_all(&part);
+        }
+        Ok(path)
     }
 }
 
