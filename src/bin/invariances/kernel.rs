@@ -220,7 +220,7 @@ fn prepare(work: &Path, cache: &Path) -> Result<Value> {
 }
 
 /// What to say where a source of the library is newer than the library: cells would use what is no longer written there.
-fn edited_since(release: &Path) -> Option<String> {
+pub fn edited_since(release: &Path) -> Option<String> {
     let modified = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified()).ok();
     let library = release.join(format!("libinvariances{}", std::env::consts::DLL_SUFFIX));
     let built: SystemTime = modified(&library)?;
