@@ -18,7 +18,13 @@ impl Samples {
     ///
     /// # Errors
     /// [`Error::Invalid`] where t or D takes another shape, or none are asked for.
-    pub fn draw(t: &Cinn, autoencoder: &impl Autoencoder, z: &Tensor, per_image: usize, rng: &mut Rng) -> Result<Self> {
+    pub fn draw(
+        t: &Cinn,
+        autoencoder: &impl Autoencoder,
+        z: &Tensor,
+        per_image: usize,
+        rng: &mut Rng,
+    ) -> Result<Self> {
         if per_image == 0 {
             return Err(Error::invalid("0 samples per image: ask for at least one"));
         }
@@ -47,14 +53,20 @@ impl Samples {
 
     /// For each original the share of its samples to which `network` gives the class `labels` (u32, one per original).
     pub fn keep_class(&self, network: &Chain, labels: &Tensor) -> Result<Vec<f64>> {
-        let repeated = labels.unsqueeze(1)?.repeat((1, self.per_image))?.flatten_all()?;
+        let repeated = labels
+            .unsqueeze(1)?
+            .repeat((1, self.per_image))?
+            .flatten_all()?;
         let mut kept = Vec::new();
         for start in (0..self.images.dims()[0]).step_by(256) {
             let count = 256.min(self.images.dims()[0] - start);
             let classes = network.classify(&self.images.narrow(0, start, count)?)?;
             kept.extend(agreement(&classes, &repeated.narrow(0, start, count)?)?);
         }
-        Ok(kept.chunks(self.per_image).map(|c| c.iter().sum::<f64>() / c.len() as f64).collect())
+        Ok(kept
+            .chunks(self.per_image)
+            .map(|c| c.iter().sum::<f64>() / c.len() as f64)
+            .collect())
     }
 }
 
@@ -66,7 +78,11 @@ impl Samples {
 ///
 /// # Errors
 /// [`Error::Invalid`] where the shapes do not fit or there are fewer than two samples or originals.
-pub fn free_share(of_samples: &Tensor, of_originals: &Tensor, per_image: usize) -> Result<Vec<f64>> {
+pub fn free_share(
+    of_samples: &Tensor,
+    of_originals: &Tensor,
+    per_image: usize,
+) -> Result<Vec<f64>> {
     let (batch, parts) = match (of_samples.dims(), of_originals.dims()) {
         (&[n, c], &[b, d]) if c == d && b >= 2 && per_image >= 2 && n == b * per_image => (b, c),
         (s, o) => {
@@ -75,10 +91,19 @@ pub fn free_share(of_samples: &Tensor, of_originals: &Tensor, per_image: usize) 
             )));
         }
     };
-    let within = of_samples.reshape((batch, per_image, parts))?.var(1)?.sum(1)?;
-    let total = of_originals.var(0)?.sum_all()?.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()?;
+    let within = of_samples
+        .reshape((batch, per_image, parts))?
+        .var(1)?
+        .sum(1)?;
+    let total = of_originals
+        .var(0)?
+        .sum_all()?
+        .to_dtype(candle_core::DType::F64)?
+        .to_scalar::<f64>()?;
     if total <= 0.0 || !total.is_finite() {
-        return Err(Error::invalid("the factor does not vary over the originals: no share of its variance can be stated"));
+        return Err(Error::invalid(
+            "the factor does not vary over the originals: no share of its variance can be stated",
+        ));
     }
     let within = within.to_dtype(candle_core::DType::F64)?.to_vec1::<f64>()?;
     Ok(within.into_iter().map(|w| w / total).collect())

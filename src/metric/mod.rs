@@ -1,11 +1,9 @@
 //! What is measured.
 
+mod colour;
+mod estimate;
 mod image;
 
-pub use image::{agreement, psnr};
-mod colour;
-
 pub use colour::measure_colours;
-mod estimate;
-
 pub use estimate::{Estimate, bootstrap_mean};
+pub use image::{agreement, psnr};

@@ -9,8 +9,8 @@ mod pool;
 mod rng;
 
 pub use conv::{Activation, Conv2d, ConvConfig, Linear, conv_transpose2d, conv2d};
-pub use memory::keep_freed_memory;
 pub use dense::{dense, leaky_relu};
+pub use memory::keep_freed_memory;
 pub use params::{Init, Params, Scope};
 pub use pool::{PoolConfig, avg_pool2d, max_pool2d};
 pub use rng::Rng;
