@@ -1,6 +1,7 @@
 use crate::autoencoder::{Autoencoder, Posterior};
 use crate::backbone::Chain;
 use crate::data::{Digits, Split};
+use crate::flow::Cinn;
 use crate::ops::Rng;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
@@ -80,6 +81,21 @@ impl Codes {
         let chosen = Tensor::new(chosen, &Device::Cpu)?.to_device(self.z.device())?;
         let code = self.posterior.select(&chosen)?.sample(rng)?;
         Ok((code, self.z.index_select(&chosen, 0)?))
+    }
+
+    /// v = t(z̄ | z) of every image, z̄ drawn from its posterior: (count, code), without a graph.
+    pub fn invariances(&self, t: &Cinn, rng: &mut Rng) -> Result<Tensor> {
+        let (t, code) = (t.detached(), self.sample(rng)?);
+        let mut v = Vec::new();
+        for start in (0..self.len()).step_by(512) {
+            let count = 512.min(self.len() - start);
+            let (part, _) = t.forward(
+                &code.narrow(0, start, count)?,
+                &self.z.narrow(0, start, count)?,
+            )?;
+            v.push(part);
+        }
+        Ok(Tensor::cat(&v, 0)?)
     }
 
     /// The same codes with the representations of other images: a control in which z says nothing about z̄.

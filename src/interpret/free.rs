@@ -51,6 +51,23 @@ impl Samples {
         self.per_image
     }
 
+    /// Rows for a grid: for each original its image from each of `before` (each (batch, 3, h, w)), then its samples.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where the shapes differ.
+    pub fn rows(&self, before: &[Tensor]) -> Result<Tensor> {
+        let (n, c, h, w) = self.images.dims4()?;
+        let mut parts = Vec::new();
+        for images in before {
+            parts.push(images.unsqueeze(1)?);
+        }
+        parts.push(
+            self.images
+                .reshape((n / self.per_image, self.per_image, c, h, w))?,
+        );
+        Ok(Tensor::cat(&parts, 1)?.flatten(0, 1)?)
+    }
+
     /// For each original the share of its samples to which `network` gives the class `labels` (u32, one per original).
     pub fn keep_class(&self, network: &Chain, labels: &Tensor) -> Result<Vec<f64>> {
         let repeated = labels
