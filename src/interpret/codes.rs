@@ -15,6 +15,7 @@ pub struct Codes {
     posterior: Posterior,
     z: Tensor,
     labels: Tensor,
+    id: String,
 }
 
 impl Codes {
@@ -43,11 +44,31 @@ impl Codes {
             z.push(network.encode(&images, layer)?.flatten_from(1)?.detach());
             labels.push(batch.labels);
         }
-        Ok(Self {
+        Self {
             posterior: Posterior::new(&Tensor::cat(&mean, 0)?, &Tensor::cat(&logvar, 0)?)?,
             z: Tensor::cat(&z, 0)?,
             labels: Tensor::cat(&labels, 0)?,
-        })
+            id: String::new(),
+        }
+        .identified("")
+    }
+
+    /// Names the content: what is trained on these codes is kept under it.
+    fn identified(mut self, how: &str) -> Result<Self> {
+        let mut hash = blake3::Hasher::new();
+        hash.update(how.as_bytes());
+        for tensor in [&self.posterior.mode(), &self.posterior.logvar(), &self.z] {
+            let mut bytes = Vec::new();
+            tensor.write_bytes(&mut bytes)?;
+            hash.update(&bytes);
+        }
+        self.id = hash.finalize().to_hex().to_string();
+        Ok(self)
+    }
+
+    /// What tells these codes from others: a hash of the posteriors and of z.
+    pub fn id(&self) -> String {
+        self.id.clone()
     }
 
     /// How many images there are.
@@ -102,9 +123,10 @@ impl Codes {
     pub fn shuffled(&self, seed: u64) -> Result<Self> {
         let order = Rng::named(seed, "shuffled z").permutation(self.len());
         let order = Tensor::new(order, &Device::Cpu)?.to_device(self.z.device())?;
-        Ok(Self {
+        Self {
             z: self.z.index_select(&order, 0)?,
             ..self.clone()
-        })
+        }
+        .identified("shuffled")
     }
 }
