@@ -149,6 +149,11 @@ impl Digits {
         self.size
     }
 
+    /// Whether the digits are drawn ([`Digits::strokes`]), so that every factor is known and they never end.
+    pub fn is_procedural(&self) -> bool {
+        self.glyphs.is_none()
+    }
+
     /// What decides the data, for keys of what is trained on it: settings, seed, the file's content.
     pub fn id(&self) -> String {
         let source = match &self.glyphs {

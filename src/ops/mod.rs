@@ -1,12 +1,16 @@
 //! What candle lacks or does slowly: operations with gradients, a seeded generator, parameters by name.
 
 mod conv;
+mod dense;
 pub mod files;
+mod memory;
 mod params;
 mod pool;
 mod rng;
 
 pub use conv::{Activation, Conv2d, ConvConfig, Linear, conv_transpose2d, conv2d};
+pub use dense::{dense, leaky_relu};
+pub use memory::keep_freed_memory;
 pub use params::{Init, Params, Scope};
 pub use pool::{PoolConfig, avg_pool2d, max_pool2d};
 pub use rng::Rng;

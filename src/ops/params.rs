@@ -269,6 +269,11 @@ impl Scope {
         self.params.dtype
     }
 
+    /// The generator of this seed that belongs to the place `name` here, for a start that no [`Init`] describes.
+    pub fn rng(&self, name: &str) -> Rng {
+        Rng::named(self.params.seed, &self.path(name))
+    }
+
     /// The parameter `name` here: the one that exists, or a new one started by `init`.
     ///
     /// # Errors

@@ -1,0 +1,193 @@
+use super::coupling::{dense_parameters, detached};
+use super::{ActNorm, check_finite};
+use crate::ops::{Activation, Init, Scope, dense, leaky_relu};
+use crate::{Error, Result};
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+/// The slope of the leaky ReLU between the layers of an embedder.
+const SLOPE: f64 = 0.2;
+
+/// What t is conditioned on: the shape of z.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Condition {
+    /// A vector of so many numbers: z is (batch, numbers).
+    Vector(usize),
+    /// A square map: z is (batch, channels, size, size), halved `down` times by strided convolutions.
+    Map {
+        channels: usize,
+        size: usize,
+        down: usize,
+    },
+}
+
+/// Brings z to the size of the code, in which every coupling sees it.
+///
+/// A vector goes through `depth` − 1 dense layers (1×1 convolutions in the authors' network) whose
+/// widths go linearly from the input's to the code's, with ActNorm and LeakyReLU(0.2) between; a map
+/// through `down` strided 4×4 convolutions of 64·2ⁱ channels, at most 1024, with ActNorm and
+/// LeakyReLU(0.2), and a dense layer over all that is left.
+#[derive(Clone, Debug)]
+pub struct Embedder {
+    condition: Condition,
+    code: usize,
+    /// Strided convolutions, for a map.
+    convolutions: Vec<(Tensor, ActNorm)>,
+    /// Dense layers; all but the last are followed by a norm.
+    dense: Vec<(Tensor, Tensor)>,
+    norms: Vec<ActNorm>,
+}
+
+impl Embedder {
+    /// For this z and code. `depth` counts the widths of the vector's chain, both ends included.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an empty z, a map too small to be halved `down` times, or `depth` < 2.
+    pub fn new(condition: Condition, code: usize, depth: usize, scope: &Scope) -> Result<Self> {
+        let mut embedder = Self {
+            condition,
+            code,
+            convolutions: Vec::new(),
+            dense: Vec::new(),
+            norms: Vec::new(),
+        };
+        match condition {
+            Condition::Vector(dims) => {
+                if dims == 0 || depth < 2 {
+                    return Err(Error::invalid(format!(
+                        "an embedder needs a z of at least 1 number and a conditioning depth of at least 2 (both ends), found {dims} and {depth}"
+                    )));
+                }
+                let widths = widths(dims, code, depth);
+                let net = scope.pp("net");
+                for (i, pair) in widths.windows(2).enumerate() {
+                    // The authors' chain: convolution, norm, nonlinearity, each with a number.
+                    let layer = dense_parameters(pair[0], pair[1], &[1, 1], &net.pp(3 * i))?;
+                    embedder.dense.push(layer);
+                    if i + 2 < widths.len() {
+                        embedder
+                            .norms
+                            .push(ActNorm::new(pair[1], &net.pp(3 * i + 1))?);
+                    }
+                }
+            }
+            Condition::Map {
+                channels,
+                size,
+                down,
+            } => {
+                let left = size.checked_shr(down as u32).unwrap_or(0);
+                if channels == 0 || left == 0 {
+                    return Err(Error::invalid(format!(
+                        "a map of {channels} channels and {size}×{size} cannot be halved {down} times; use a smaller `down`"
+                    )));
+                }
+                let mut inputs = channels;
+                for i in 0..down {
+                    let outputs = 64 << i.min(4);
+                    let layer = scope.pp("feature_layers").pp(i).pp("sub_layers");
+                    let weight = layer
+                        .pp(0)
+                        .get((outputs, inputs, 4, 4), "weight", Init::FanIn)?;
+                    let norm = ActNorm::new(outputs, &layer.pp(1))?;
+                    embedder
+                        .convolutions
+                        .push((weight.as_tensor().clone(), norm));
+                    inputs = outputs;
+                }
+                let last = scope.pp("dense_encode").pp("sub_layers").pp(0);
+                embedder
+                    .dense
+                    .push(dense_parameters(inputs, code, &[left, left], &last)?);
+            }
+        }
+        Ok(embedder)
+    }
+
+    /// The same network, sharing its parameters, whose results keep no graph.
+    pub(crate) fn detached(&self) -> Self {
+        let convolutions = self.convolutions.iter();
+        Self {
+            condition: self.condition,
+            code: self.code,
+            convolutions: convolutions
+                .map(|(w, n)| (w.detach(), n.detached()))
+                .collect(),
+            dense: detached(&self.dense),
+            norms: self.norms.iter().map(ActNorm::detached).collect(),
+        }
+    }
+
+    /// The embedding (batch, code) of z.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where z has another shape than the [`Condition`] says, or holds NaN or infinity.
+    pub fn forward(&self, z: &Tensor) -> Result<Tensor> {
+        self.run(z, false)
+    }
+
+    /// Starts every ActNorm that has not started yet from this batch; see [`ActNorm::initialize`].
+    pub(crate) fn initialize(&self, z: &Tensor) -> Result<()> {
+        self.run(z, true).map(|_| ())
+    }
+
+    pub(crate) fn norms(&self) -> impl Iterator<Item = &ActNorm> {
+        self.convolutions.iter().map(|(_, n)| n).chain(&self.norms)
+    }
+
+    fn run(&self, z: &Tensor, start: bool) -> Result<Tensor> {
+        self.check(z)?;
+        let normalized = |norm: &ActNorm, h: Tensor| -> Result<Tensor> {
+            if start {
+                norm.initialize(&h)?;
+            }
+            leaky_relu(&norm.normalize(&h)?, SLOPE)
+        };
+        let mut h = z.clone();
+        for (weight, norm) in &self.convolutions {
+            h = normalized(norm, h.conv2d(weight, 1, 2, 1, 1)?)?;
+        }
+        h = h.flatten_from(1)?;
+        for (i, (weight, bias)) in self.dense.iter().enumerate() {
+            let product = dense(&h, &weight.flatten_from(1)?, bias, Activation::None)?;
+            h = match self.norms.get(i) {
+                Some(norm) => normalized(norm, product)?,
+                None => product,
+            };
+        }
+        Ok(h)
+    }
+
+    fn check(&self, z: &Tensor) -> Result<()> {
+        let (fits, expected) = match self.condition {
+            Condition::Vector(dims) => (
+                matches!(z.dims(), [_, d] if *d == dims),
+                format!("(batch, {dims})"),
+            ),
+            Condition::Map { channels, size, .. } => (
+                matches!(z.dims(), [_, c, h, w] if *c == channels && *h == size && *w == size),
+                format!("(batch, {channels}, {size}, {size})"),
+            ),
+        };
+        if !fits {
+            return Err(Error::invalid(format!(
+                "z must be {expected} for the condition {:?}, found {:?}",
+                self.condition,
+                z.dims()
+            )));
+        }
+        check_finite(z, "z")
+    }
+}
+
+/// `depth` whole numbers that go linearly from `from` to `to`, truncated, computed in the order of
+/// numpy's `linspace`, which decided the widths of the published checkpoints.
+fn widths(from: usize, to: usize, depth: usize) -> Vec<usize> {
+    let step = (to as f64 - from as f64) / (depth - 1) as f64;
+    let mut widths: Vec<usize> = (0..depth)
+        .map(|i| (i as f64 * step + from as f64) as usize)
+        .collect();
+    widths[depth - 1] = to;
+    widths
+}

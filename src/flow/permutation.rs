@@ -1,0 +1,56 @@
+use super::{Flow, rows};
+use crate::Result;
+use crate::ops::Scope;
+use candle_core::{DType, Tensor};
+
+/// A fixed random order of the code's numbers, so that every coupling sees other halves.
+///
+/// Buffers `forward_shuffle_idx` and `backward_shuffle_idx`, both (code,): whole numbers, kept in the
+/// number type of all parameters (f32 holds them exactly up to 2²⁴).
+#[derive(Clone, Debug)]
+pub struct Permutation {
+    code: usize,
+    forward: Tensor,
+    backward: Tensor,
+}
+
+impl Permutation {
+    /// An order drawn from the seed and name of the scope; a checkpoint replaces it.
+    ///
+    /// # Errors
+    /// [`crate::Error::Invalid`] where buffers of these names exist with another shape.
+    pub fn new(code: usize, scope: &Scope) -> Result<Self> {
+        let forward = scope.rng("forward_shuffle_idx").permutation(code);
+        let mut backward = vec![0u32; code];
+        for (i, &j) in forward.iter().enumerate() {
+            backward[j as usize] = i as u32;
+        }
+        let buffer = |order: Vec<u32>, name: &str| -> Result<Tensor> {
+            let order = Tensor::from_vec(order, code, scope.device())?;
+            Ok(scope.buffer_from(&order, name)?.as_detached_tensor())
+        };
+        Ok(Self {
+            code,
+            forward: buffer(forward, "forward_shuffle_idx")?,
+            backward: buffer(backward, "backward_shuffle_idx")?,
+        })
+    }
+
+    fn ordered(&self, x: &Tensor, order: &Tensor) -> Result<Tensor> {
+        rows(x, self.code, "the code")?;
+        // Read at each use: the buffer changes when a checkpoint is loaded.
+        Ok(x.contiguous()?
+            .index_select(&order.to_dtype(DType::U32)?, 1)?)
+    }
+}
+
+impl Flow for Permutation {
+    fn forward(&self, x: &Tensor, _: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
+        let logdet = Tensor::zeros(x.dim(0)?, x.dtype(), x.device())?;
+        Ok((self.ordered(x, &self.forward)?, logdet))
+    }
+
+    fn inverse(&self, v: &Tensor, _: Option<&Tensor>) -> Result<Tensor> {
+        self.ordered(v, &self.backward)
+    }
+}

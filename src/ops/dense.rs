@@ -1,0 +1,362 @@
+//! Nonlinearities in one pass over memory, and the dense layer that ends with one.
+
+use super::Activation;
+use crate::{Error, Result};
+use candle_core::backend::BackendStorage;
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor, WithDType, bail,
+};
+use gemm::Parallelism;
+use rayon::prelude::*;
+
+/// From this many numbers on, threads pay for themselves in an element-wise pass.
+const PARALLEL: usize = 1 << 17;
+
+/// The number types that the kernels here know.
+pub(crate) trait Real: WithDType {
+    fn tanh(self) -> Self;
+    fn exp(self) -> Self;
+}
+
+impl Real for f32 {
+    fn tanh(self) -> Self {
+        f32::tanh(self)
+    }
+    fn exp(self) -> Self {
+        f32::exp(self)
+    }
+}
+
+impl Real for f64 {
+    fn tanh(self) -> Self {
+        f64::tanh(self)
+    }
+    fn exp(self) -> Self {
+        f64::exp(self)
+    }
+}
+
+/// Whether the CPU kernels here serve this tensor; elsewhere candle's own operations are composed.
+pub(crate) fn has_kernel(x: &Tensor) -> bool {
+    x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64)
+}
+
+/// A contiguous tensor's numbers. The callers make their arguments contiguous first.
+pub(crate) fn numbers<'a, T: WithDType>(
+    storage: &'a CpuStorage,
+    layout: &Layout,
+) -> candle_core::Result<&'a [T]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&T::cpu_storage_as_slice(storage)?[start..end]),
+        None => bail!("this kernel needs a contiguous tensor, found strides {layout:?}"),
+    }
+}
+
+fn map<T: Real>(x: &[T], f: impl Fn(T) -> T + Sync) -> Vec<T> {
+    if x.len() < PARALLEL {
+        x.iter().map(|&x| f(x)).collect()
+    } else {
+        let mut y = vec![T::zero(); x.len()];
+        let chunk = x.len().div_ceil(rayon::current_num_threads()).max(1);
+        let pairs = y.par_chunks_mut(chunk).zip(x.par_chunks(chunk));
+        pairs.for_each(|(y, x)| y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x)));
+        y
+    }
+}
+
+fn map2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
+    if a.len() < PARALLEL {
+        a.iter().zip(b).map(|(&a, &b)| f(a, b)).collect()
+    } else {
+        let mut y = vec![T::zero(); a.len()];
+        let chunk = a.len().div_ceil(rayon::current_num_threads()).max(1);
+        let parts = (
+            y.par_chunks_mut(chunk),
+            a.par_chunks(chunk),
+            b.par_chunks(chunk),
+        );
+        parts.into_par_iter().for_each(|(y, a, b)| {
+            let pairs = a.iter().zip(b);
+            y.iter_mut()
+                .zip(pairs)
+                .for_each(|(y, (&a, &b))| *y = f(a, b));
+        });
+        y
+    }
+}
+
+struct LeakyRelu(f64);
+
+impl LeakyRelu {
+    fn kernel<T: Real>(&self, x: &[T]) -> Vec<T> {
+        let slope = T::from_f64(self.0);
+        map(x, |x| if x > T::zero() { x } else { slope * x })
+    }
+}
+
+impl CustomOp1 for LeakyRelu {
+    fn name(&self) -> &'static str {
+        "leaky_relu"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let y = match x {
+            CpuStorage::F32(_) => CpuStorage::F32(self.kernel(numbers(x, l)?)),
+            CpuStorage::F64(_) => CpuStorage::F64(self.kernel(numbers(x, l)?)),
+            other => bail!("leaky_relu has no kernel for {:?}", other.dtype()),
+        };
+        Ok((y, l.shape().clone()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        // The sign of the argument is all that the slope depends on.
+        let op = Slope(Activation::Leaky(self.0));
+        Ok(Some(x.apply_op2_no_bwd(&grad.contiguous()?, &op)?))
+    }
+}
+
+/// grad · activation′, the derivative taken from the activation's *result*.
+struct Slope(Activation);
+
+impl Slope {
+    fn kernel<T: Real>(&self, y: &[T], grad: &[T]) -> Vec<T> {
+        match self.0 {
+            Activation::None => grad.to_vec(),
+            Activation::Leaky(slope) => {
+                let slope = T::from_f64(slope);
+                // The factor is chosen, then multiplied: that is what the compiler vectorises.
+                map2(y, grad, |y, g| {
+                    g * if y > T::zero() { T::one() } else { slope }
+                })
+            }
+        }
+    }
+}
+
+impl CustomOp2 for Slope {
+    fn name(&self) -> &'static str {
+        "activation_gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        y: &CpuStorage,
+        l: &Layout,
+        grad: &CpuStorage,
+        lg: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let out = match y {
+            CpuStorage::F32(_) => CpuStorage::F32(self.kernel(numbers(y, l)?, numbers(grad, lg)?)),
+            CpuStorage::F64(_) => CpuStorage::F64(self.kernel(numbers(y, l)?, numbers(grad, lg)?)),
+            other => bail!("activation_gradient has no kernel for {:?}", other.dtype()),
+        };
+        Ok((out, l.shape().clone()))
+    }
+}
+
+/// Sum over the first dimension of (rows, width), row by row.
+struct ColumnSum;
+
+impl ColumnSum {
+    fn kernel<T: Real>(x: &[T], width: usize) -> Vec<T> {
+        let mut sum = vec![T::zero(); width];
+        for row in x.chunks_exact(width.max(1)) {
+            sum.iter_mut().zip(row).for_each(|(s, &x)| *s += x);
+        }
+        sum
+    }
+}
+
+impl CustomOp1 for ColumnSum {
+    fn name(&self) -> &'static str {
+        "column_sum"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (_, width) = l.shape().dims2()?;
+        let sum = match x {
+            CpuStorage::F32(_) => CpuStorage::F32(Self::kernel(numbers(x, l)?, width)),
+            CpuStorage::F64(_) => CpuStorage::F64(Self::kernel(numbers(x, l)?, width)),
+            other => bail!("column_sum has no kernel for {:?}", other.dtype()),
+        };
+        Ok((sum, width.into()))
+    }
+}
+
+struct Dense(Activation);
+
+impl Dense {
+    fn kernel<T: Real>(&self, x: &[T], weight: &[T], bias: &[T], inputs: usize) -> Vec<T> {
+        let outputs = bias.len();
+        let batch = x.len() / inputs.max(1);
+        let mut y = vec![T::zero(); batch * outputs];
+        let threads = candle_core::utils::get_num_threads();
+        let parallelism = match threads {
+            0 | 1 => Parallelism::None,
+            n => Parallelism::Rayon(n),
+        };
+        let (rows, columns) = (outputs as isize, inputs as isize);
+        // Safety: y is (batch, outputs), x (batch, inputs), weight (outputs, inputs), each dense in
+        // memory (checked by `numbers` and `dense`), and the strides say so, the weight transposed.
+        unsafe {
+            gemm::gemm(
+                batch,
+                outputs,
+                inputs,
+                y.as_mut_ptr(),
+                1,
+                rows,
+                false,
+                x.as_ptr(),
+                1,
+                columns,
+                weight.as_ptr(),
+                columns,
+                1,
+                T::zero(),
+                T::one(),
+                false,
+                false,
+                false,
+                parallelism,
+            );
+        }
+        let finish = |row: &mut [T]| match self.0 {
+            Activation::None => row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b),
+            Activation::Leaky(slope) => {
+                let slope = T::from_f64(slope);
+                row.iter_mut().zip(bias).for_each(|(y, &b)| {
+                    let z = *y + b;
+                    *y = z * if z > T::zero() { T::one() } else { slope };
+                });
+            }
+        };
+        if y.len() < PARALLEL {
+            y.chunks_mut(outputs.max(1)).for_each(finish);
+        } else {
+            y.par_chunks_mut(outputs.max(1)).for_each(finish);
+        }
+        y
+    }
+}
+
+impl CustomOp3 for Dense {
+    fn name(&self) -> &'static str {
+        "dense"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (batch, inputs) = lx.shape().dims2()?;
+        let (outputs, _) = lw.shape().dims2()?;
+        let y = match x {
+            CpuStorage::F32(_) => {
+                let (x, w, b) = (numbers(x, lx)?, numbers(w, lw)?, numbers(b, lb)?);
+                CpuStorage::F32(self.kernel(x, w, b, inputs))
+            }
+            CpuStorage::F64(_) => {
+                let (x, w, b) = (numbers(x, lx)?, numbers(w, lw)?, numbers(b, lb)?);
+                CpuStorage::F64(self.kernel(x, w, b, inputs))
+            }
+            other => bail!("dense has no kernel for {:?}", other.dtype()),
+        };
+        Ok((y, (batch, outputs).into()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _: &Tensor,
+        y: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let grad = match self.0 {
+            Activation::None => grad,
+            other => y.apply_op2_no_bwd(&grad, &Slope(other))?,
+        };
+        // The data at a network's entrance need no gradient.
+        let to_x = if x.track_op() {
+            Some(grad.matmul(w)?)
+        } else {
+            None
+        };
+        let to_w = grad.t()?.matmul(x)?;
+        let to_b = grad.apply_op1_no_bwd(&ColumnSum)?;
+        Ok((to_x, Some(to_w), Some(to_b)))
+    }
+}
+
+/// x where x > 0, else slope·x, for a tensor of any shape; one pass forward and one backward.
+///
+/// # Errors
+/// [`Error::Invalid`] for a negative slope, from whose result the sign of x could not be told.
+pub fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
+    check_slope(slope)?;
+    if has_kernel(x) {
+        return Ok(x.contiguous()?.apply_op1(LeakyRelu(slope))?);
+    }
+    Ok((x.relu()? - (x.neg()?.relu()? * slope)?)?)
+}
+
+fn check_slope(slope: f64) -> Result<()> {
+    if slope >= 0.0 && slope.is_finite() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "a leaky ReLU's slope must be 0 or more, found {slope}"
+    )))
+}
+
+/// A dense layer with its nonlinearity: activation(x·weightᵀ + bias).
+///
+/// `x` is (batch, inputs), `weight` (outputs, inputs) as PyTorch keeps it, `bias` (outputs,); the
+/// result is (batch, outputs). On the CPU the bias and the activation share one pass over the
+/// product, and the gradient one more; on other devices candle's operations are composed.
+///
+/// ```
+/// use invariances::{candle_core::{Device, Tensor}, ops::{Activation, dense}};
+/// let x = Tensor::new(&[[1f32, -2.0]], &Device::Cpu)?;
+/// let weight = Tensor::new(&[[1f32, 1.0], [2.0, 0.0]], &Device::Cpu)?;
+/// let bias = Tensor::new(&[0f32, 0.5], &Device::Cpu)?;
+/// let y = dense(&x, &weight, &bias, Activation::Leaky(0.1))?;
+/// assert_eq!(y.to_vec2::<f32>()?, [[-0.1, 2.5]]);
+/// # Ok::<(), invariances::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Invalid`] where the shapes do not fit each other.
+pub fn dense(x: &Tensor, weight: &Tensor, bias: &Tensor, activation: Activation) -> Result<Tensor> {
+    let fits = match (x.dims(), weight.dims(), bias.dims()) {
+        ([_, inputs], [outputs, columns], [biases]) => inputs == columns && outputs == biases,
+        _ => false,
+    };
+    if !fits {
+        return Err(Error::invalid(format!(
+            "a dense layer needs x (batch, inputs), weight (outputs, inputs) and bias (outputs,), found {:?}, {:?} and {:?}",
+            x.dims(),
+            weight.dims(),
+            bias.dims()
+        )));
+    }
+    if let Activation::Leaky(slope) = activation {
+        check_slope(slope)?;
+    }
+    if has_kernel(x) {
+        let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+        return Ok(x.apply_op3(&weight, &bias.contiguous()?, Dense(activation))?);
+    }
+    let y = x.matmul(&weight.t()?)?.broadcast_add(bias)?;
+    match activation {
+        Activation::None => Ok(y),
+        Activation::Leaky(slope) => leaky_relu(&y, slope),
+    }
+}
