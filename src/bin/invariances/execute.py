@@ -35,6 +35,7 @@ except ImportError as error:
     say("broken", message=str(error))
     sys.exit(1)
 
+REPORT = "application/vnd.invariances.error"
 DISPLAY_NAME = "Rust (invariances)"
 
 
@@ -45,25 +46,43 @@ def first_line(source):
     return (code or lines or [""])[0]
 
 
-def blamed_line(source, traceback):
-    """The line that the kernel's message points to, where it names one, else the first."""
-    found = re.search(r"command_\w*:(\d+):\d+", traceback)
+def blamed_line(source, message):
+    """The number and text of the line that a message points to; of the first line where it names none."""
     lines = source.splitlines()
-    if found and 0 < int(found.group(1)) <= len(lines):
-        return int(found.group(1)), lines[int(found.group(1)) - 1].strip()
-    line = first_line(source)
-    return next((i for i, text in enumerate(lines, 1) if text.strip() == line), 1), line
+    message = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", message)
+    # The compiler's messages quote lines of the cell with their numbers.
+    for quoted in re.finditer(r"^ *(\d+) │ (.*)$", message, re.MULTILINE):
+        number = int(quoted.group(1))
+        if 0 < number <= len(lines) and lines[number - 1].strip() == quoted.group(2).strip():
+            return number, lines[number - 1].strip()
+    # A panic is told with its line; `?` can only have failed where it stands.
+    told = re.search(r"^ *in: (.*)$", message, re.MULTILINE)
+    for found in (
+        [i for i, line in enumerate(lines, 1) if told and line.strip() == told.group(1).strip()],
+        [i for i, line in enumerate(lines, 1) if message.startswith("error: ") and "?" in line],
+        [i for i, line in enumerate(lines, 1) if line.strip() == first_line(source)],
+    ):
+        if len(found) == 1:
+            return found[0], lines[found[0] - 1].strip()
+    return 1, first_line(source)
 
 
 class Client(NotebookClient):
     """Says what a cell prints when it prints it, not when the cell has ended."""
+
+    # What our kernel reports as a panic or an error behind `?`, which evcxr takes for a success.
+    reported = None
 
     def process_message(self, msg, cell, cell_index):
         kind, content = msg["msg_type"], msg["content"]
         if kind == "stream":
             say("output", text=content.get("text", ""))
         elif kind in ("display_data", "execute_result"):
-            say("display", types=sorted(content.get("data", {})))
+            data = content.get("data", {})
+            if REPORT in data:
+                self.reported = str(data.get("text/plain", data[REPORT]))
+            else:
+                say("display", types=sorted(data))
         return super().process_message(msg, cell, cell_index)
 
 
@@ -129,7 +148,12 @@ async def execute(path, kernel):
             notebook.metadata["language_info"] = info["content"]["language_info"]
         say("kernel", seconds=time.monotonic() - START)
         for index, cell in enumerate(notebook.cells):
+            client.reported = None
             await client.async_execute_cell(cell, index, execution_count=client.code_cells_executed + 1)
+            if client.reported and "raises-exception" not in cell.metadata.get("tags", []):
+                number, line = blamed_line(cell.source, client.reported)
+                say("failed", number=numbers[index], line_number=number, line=line, message=client.reported)
+                break
         await manager.shutdown_kernel()
     except CellExecutionError as error:
         index = current["index"]

@@ -251,7 +251,8 @@ pub fn execute(
 
 /// Lines that Python's libraries write about themselves.
 fn is_chatter(line: &str) -> bool {
-    line.contains("frozen_modules")
+    line == "No configuration file found, use the default configuration"
+        || line.contains("frozen_modules")
         || line.contains("PYDEVD_DISABLE_FILE_VALIDATION")
         || line.contains("Debugger warning")
 }

@@ -135,7 +135,10 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
         println!("✗ {error}");
     }
     for failure in &failures {
-        println!("✗ {}", failure.lines().next().unwrap_or(failure));
+        // Where, and the first line of what; the rest is above.
+        for line in failure.lines().take(2) {
+            println!("✗ {line}");
+        }
     }
     println!(
         "{} claims, {} of them hold. Open {}",

@@ -117,6 +117,9 @@ pub fn ready(offline: bool) -> Result<Ready> {
     };
     let kernels = kernels(&cache, &project);
     kernel::write_kernelspec(&kernels)?;
+    // IPython wants its folder to be there.
+    let ipython = cache.join("jupyter/ipython");
+    std::fs::create_dir_all(&ipython).map_err(|e| Error::io(&ipython, e))?;
     // For whoever starts that environment's Jupyter by hand; not in an environment of the user's own.
     if python.starts_with(&cache)
         && let Some(prefix) = python.parent().and_then(Path::parent)
