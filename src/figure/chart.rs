@@ -224,8 +224,9 @@ impl Chart {
             ys.collect()
         };
         let ys = ys.into_iter().chain(self.references.iter().map(|r| r.0));
+        let pad = if self.smooth > 1 { 0.12 } else { 0.06 };
         let x = Axis::over(xs, self.x_range, self.log_x, 0.0, self.x_label.clone());
-        let y = Axis::over(ys, self.y_range, self.log_y, 0.06, self.y_label.clone());
+        let y = Axis::over(ys, self.y_range, self.log_y, pad, self.y_label.clone());
         let legend: Vec<(String, Colour, Key)> = self
             .lines
             .iter()
