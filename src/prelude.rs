@@ -19,6 +19,7 @@ pub use crate::train::{
     Adam, Card, Decay, DigitsNetwork, DigitsNetworks, Slot, Step, Store, TrainConfig, Trained,
     Trainer,
 };
+pub use crate::{candle_core, candle_nn, candle_transformers, hf_hub, plotters, polars};
 pub use candle_core::{DType, Device, Tensor, Var};
 pub use candle_nn::Module;
 pub use polars::frame::DataFrame;

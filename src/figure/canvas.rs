@@ -169,14 +169,7 @@ impl Canvas {
         let mut left = x - anchored(anchor, widths.iter().sum());
         for ((face, text), width) in runs.iter().zip(widths) {
             if !text.is_empty() {
-                self.push(Shape::Text {
-                    at: [left, y],
-                    text: text.to_string(),
-                    face: *face,
-                    size,
-                    colour,
-                    upwards: false,
-                });
+                self.line_of_text([left, y], *face, size, colour, text, false);
             }
             left += width;
         }
@@ -185,13 +178,27 @@ impl Canvas {
     /// A line of text from bottom to top, centred on `y`; its baseline is at `x`.
     pub fn text_upwards(&mut self, [x, y]: [f64; 2], size: f64, colour: Colour, text: &str) {
         let face = Face::Regular;
+        let at = [x, y + font::width(face, size, text) / 2.0];
+        self.line_of_text(at, face, size, colour, text, true);
+    }
+
+    /// A line of text whose baseline begins at `at`.
+    pub fn line_of_text(
+        &mut self,
+        at: [f64; 2],
+        face: Face,
+        size: f64,
+        colour: Colour,
+        text: &str,
+        upwards: bool,
+    ) {
         self.push(Shape::Text {
-            at: [x, y + font::width(face, size, text) / 2.0],
+            at,
             text: text.into(),
             face,
             size,
             colour,
-            upwards: true,
+            upwards,
         });
     }
 

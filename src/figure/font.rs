@@ -11,6 +11,13 @@ pub(crate) enum Face {
     Italic,
 }
 
+/// The files, in the order of [`Face`].
+const FILES: [&[u8]; 3] = [
+    include_bytes!("../../data/fonts/Inter-Regular.otf"),
+    include_bytes!("../../data/fonts/Inter-SemiBold.otf"),
+    include_bytes!("../../data/fonts/Inter-Italic.otf"),
+];
+
 impl Face {
     fn font(self) -> &'static FontRef<'static> {
         static FONTS: OnceLock<[FontRef<'static>; 3]> = OnceLock::new();
@@ -18,11 +25,7 @@ impl Face {
             let load = |bytes: &'static [u8]| {
                 FontRef::try_from_slice(bytes).expect("the embedded font is a font")
             };
-            [
-                load(include_bytes!("../../data/fonts/Inter-Regular.otf")),
-                load(include_bytes!("../../data/fonts/Inter-SemiBold.otf")),
-                load(include_bytes!("../../data/fonts/Inter-Italic.otf")),
-            ]
+            FILES.map(load)
         });
         &fonts[self as usize]
     }
@@ -164,15 +167,9 @@ pub(crate) fn register_with_plotters() {
     use plotters::style::{FontStyle, register_font};
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
-        let regular: &'static [u8] = include_bytes!("../../data/fonts/Inter-Regular.otf");
-        let bold: &'static [u8] = include_bytes!("../../data/fonts/Inter-SemiBold.otf");
-        let italic: &'static [u8] = include_bytes!("../../data/fonts/Inter-Italic.otf");
+        let styles = [FontStyle::Normal, FontStyle::Bold, FontStyle::Italic];
         for family in ["sans-serif", "Inter"] {
-            for (style, bytes) in [
-                (FontStyle::Normal, regular),
-                (FontStyle::Bold, bold),
-                (FontStyle::Italic, italic),
-            ] {
+            for (style, bytes) in styles.into_iter().zip(FILES) {
                 // It refuses only bytes that are not a font; these are.
                 let _ = register_font(family, style, bytes);
             }

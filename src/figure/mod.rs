@@ -13,6 +13,7 @@ mod histogram;
 mod html;
 mod overview;
 mod panel;
+mod plot;
 mod png;
 mod raster;
 mod style;
@@ -26,6 +27,7 @@ pub use histogram::Histogram;
 pub(crate) use html::show;
 pub use overview::Overview;
 pub use panel::Panel;
+pub use plot::Plot;
 pub use style::Colour;
 pub(crate) use svg::escape;
 pub use table::Table;
@@ -63,7 +65,7 @@ impl Figure {
     fn new(canvas: Canvas, title: &str) -> Result<Self> {
         font::register_with_plotters();
         let longest = canvas.width.max(canvas.height) * SCALE;
-        if !(longest <= LONGEST) {
+        if longest.is_nan() || longest > LONGEST {
             return Err(Error::invalid(format!(
                 "a figure may have at most {LONGEST} pixels a side, this one would have {longest}: \
                  show fewer images, or smaller ones"
@@ -106,7 +108,7 @@ impl Figure {
     /// [`Error::Invalid`] for a scale that gives no pixels or too many.
     pub fn png(&self, scale: f64) -> Result<Vec<u8>> {
         let longest = self.canvas.width.max(self.canvas.height) * scale;
-        if !(scale >= 0.1 && longest <= LONGEST) {
+        if scale.is_nan() || scale < 0.1 || longest > LONGEST {
             return Err(Error::invalid(format!(
                 "a PNG's scale must be at least 0.1 and give at most {LONGEST} pixels a side, found {scale} \
                  for a figure of {} × {}",

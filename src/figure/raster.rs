@@ -269,13 +269,13 @@ fn edge(area: &mut [f32], stride: usize, width: usize, height: usize, p: Point, 
         let per = dy / (xb - xa);
         let mut before = 0.0; // the area so far, right of the edge
         let end = xb.ceil() as usize;
-        for x in start..end {
+        for (x, area) in row.iter_mut().enumerate().take(end).skip(start) {
             let (l, r) = (xa.max(x as f64), xb.min(x as f64 + 1.0));
             // Within this column the edge sweeps (r − l) of its run; what it has swept before fills all of it.
             let swept = (r - l) * per;
             let middle = (l + r) / 2.0 - x as f64;
             let here = (l - xa) * per + swept * (1.0 - middle);
-            row[x] += (here - before) as f32;
+            *area += (here - before) as f32;
             before = here;
         }
         row[end.min(width + 1)] += (dy - before) as f32;

@@ -299,9 +299,10 @@ impl Cinn {
             return Ok(());
         }
         self.check(code, "the code")?;
+        // Everything is looked at before the first layer starts: a refused batch leaves no half-started network.
+        check_batch(code, z)?;
         self.net.embedder.initialize(&z.detach())?;
         let embedding = self.frozen.embedder.forward(&z.detach())?;
-        check_batch(code, &embedding)?;
         let mut h = code.detach();
         let conditions = self.frozen.conditions(&embedding)?;
         for ((block, frozen), c) in self

@@ -1,6 +1,7 @@
 use crate::autoencoder::{Autoencoder, Posterior};
 use crate::backbone::Chain;
 use crate::data::{Digits, Split};
+use crate::flow::Cinn;
 use crate::ops::Rng;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
@@ -14,6 +15,7 @@ pub struct Codes {
     posterior: Posterior,
     z: Tensor,
     labels: Tensor,
+    id: String,
 }
 
 impl Codes {
@@ -42,11 +44,31 @@ impl Codes {
             z.push(network.encode(&images, layer)?.flatten_from(1)?.detach());
             labels.push(batch.labels);
         }
-        Ok(Self {
+        Self {
             posterior: Posterior::new(&Tensor::cat(&mean, 0)?, &Tensor::cat(&logvar, 0)?)?,
             z: Tensor::cat(&z, 0)?,
             labels: Tensor::cat(&labels, 0)?,
-        })
+            id: String::new(),
+        }
+        .identified("")
+    }
+
+    /// Names the content: what is trained on these codes is kept under it.
+    fn identified(mut self, how: &str) -> Result<Self> {
+        let mut hash = blake3::Hasher::new();
+        hash.update(how.as_bytes());
+        for tensor in [&self.posterior.mode(), &self.posterior.logvar(), &self.z] {
+            let mut bytes = Vec::new();
+            tensor.write_bytes(&mut bytes)?;
+            hash.update(&bytes);
+        }
+        self.id = hash.finalize().to_hex().to_string();
+        Ok(self)
+    }
+
+    /// What tells these codes from others: a hash of the posteriors and of z.
+    pub fn id(&self) -> String {
+        self.id.clone()
     }
 
     /// How many images there are.
@@ -82,13 +104,29 @@ impl Codes {
         Ok((code, self.z.index_select(&chosen, 0)?))
     }
 
+    /// v = t(z̄ | z) of every image, z̄ drawn from its posterior: (count, code), without a graph.
+    pub fn invariances(&self, t: &Cinn, rng: &mut Rng) -> Result<Tensor> {
+        let (t, code) = (t.detached(), self.sample(rng)?);
+        let mut v = Vec::new();
+        for start in (0..self.len()).step_by(512) {
+            let count = 512.min(self.len() - start);
+            let (part, _) = t.forward(
+                &code.narrow(0, start, count)?,
+                &self.z.narrow(0, start, count)?,
+            )?;
+            v.push(part);
+        }
+        Ok(Tensor::cat(&v, 0)?)
+    }
+
     /// The same codes with the representations of other images: a control in which z says nothing about z̄.
     pub fn shuffled(&self, seed: u64) -> Result<Self> {
         let order = Rng::named(seed, "shuffled z").permutation(self.len());
         let order = Tensor::new(order, &Device::Cpu)?.to_device(self.z.device())?;
-        Ok(Self {
+        Self {
             z: self.z.index_select(&order, 0)?,
             ..self.clone()
-        })
+        }
+        .identified("shuffled")
     }
 }

@@ -51,8 +51,48 @@ impl Samples {
         self.per_image
     }
 
+    /// Rows for a grid: for each original its image from each of `before` (each (batch, 3, h, w)), then its samples.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where the shapes differ.
+    pub fn rows(&self, before: &[Tensor]) -> Result<Tensor> {
+        let (n, c, h, w) = self.images.dims4()?;
+        let mut parts = Vec::new();
+        for images in before {
+            parts.push(images.unsqueeze(1)?);
+        }
+        parts.push(
+            self.images
+                .reshape((n / self.per_image, self.per_image, c, h, w))?,
+        );
+        Ok(Tensor::cat(&parts, 1)?.flatten(0, 1)?)
+    }
+
+    /// Where in [`Samples::rows`] with `before` images ahead of each row's samples `network` names another class than
+    /// `labels` (u32, one per original).
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where the labels are not as many as the originals.
+    pub fn misread(&self, network: &Chain, labels: &Tensor, before: usize) -> Result<Vec<usize>> {
+        let kept = self.kept(network, labels)?;
+        let place = |n: usize| {
+            (n / self.per_image) * (before + self.per_image) + before + n % self.per_image
+        };
+        let wrong = kept.iter().enumerate().filter(|(_, k)| **k == 0.0);
+        Ok(wrong.map(|(n, _)| place(n)).collect())
+    }
+
     /// For each original the share of its samples to which `network` gives the class `labels` (u32, one per original).
     pub fn keep_class(&self, network: &Chain, labels: &Tensor) -> Result<Vec<f64>> {
+        let kept = self.kept(network, labels)?;
+        Ok(kept
+            .chunks(self.per_image)
+            .map(|c| c.iter().sum::<f64>() / c.len() as f64)
+            .collect())
+    }
+
+    /// For each sample 1 where `network` gives it the class of its original.
+    fn kept(&self, network: &Chain, labels: &Tensor) -> Result<Vec<f64>> {
         let repeated = labels
             .unsqueeze(1)?
             .repeat((1, self.per_image))?
@@ -63,10 +103,7 @@ impl Samples {
             let classes = network.classify(&self.images.narrow(0, start, count)?)?;
             kept.extend(agreement(&classes, &repeated.narrow(0, start, count)?)?);
         }
-        Ok(kept
-            .chunks(self.per_image)
-            .map(|c| c.iter().sum::<f64>() / c.len() as f64)
-            .collect())
+        Ok(kept)
     }
 }
 

@@ -3,5 +3,5 @@
 mod flow;
 mod vae;
 
-pub use flow::{Nll, nll};
+pub use flow::{Nll, nll, nll_parts};
 pub use vae::{VaeLoss, vae_loss};

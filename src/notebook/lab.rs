@@ -1,7 +1,10 @@
 use super::{Claim, ClaimBuilder, Claims, Scale};
+use crate::data::Digits;
 use crate::figure::{Figure, escape, show};
 use crate::metric::Estimate;
 use crate::ops::files::cache_dir;
+use crate::ops::keep_freed_memory;
+use crate::train::Store;
 use crate::{Error, Result};
 use candle_core::Device;
 use std::fmt;
@@ -16,6 +19,7 @@ use std::path::{Path, PathBuf};
 /// | `INVARIANCES_SEED` | every random number | 0 |
 /// | `INVARIANCES_OUT` | where figures and claims go | `out` in the project's folder |
 /// | `INVARIANCES_CACHE` | where trained networks and downloads are kept | the user's cache folder |
+/// | `INVARIANCES_MNIST` | the parquet file of real digits | none |
 /// | `INVARIANCES_OFFLINE` | 1: nothing is downloaded | 0 |
 #[derive(Clone, Debug)]
 pub struct Lab {
@@ -65,7 +69,7 @@ impl Lab {
             None => project_folder()?.join("out"),
         };
         let out = std::path::absolute(&out).map_err(|e| Error::io(&out, e))?;
-        keep_memory();
+        keep_freed_memory();
         Ok(Self {
             notebook: notebook.into(),
             scale,
@@ -136,6 +140,31 @@ impl Lab {
         self.offline
     }
 
+    /// The trained networks in the cache.
+    pub fn store(&self) -> Store {
+        Store::open(self.cache.join("trained"))
+    }
+
+    /// The digits of the scale, `size` pixels wide: procedural ones at smoke and quick; at real and paper those of
+    /// MNIST, from the parquet file of the hub's `ylecun/mnist` that `INVARIANCES_MNIST` names.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the scale needs a file and none is named; else as [`Digits::mnist`].
+    pub fn digits(&self, size: usize) -> Result<Digits> {
+        match self.scale {
+            Scale::Smoke | Scale::Quick => Digits::strokes(size, 0),
+            Scale::Real | Scale::Paper => {
+                let path = setting("INVARIANCES_MNIST")?.ok_or_else(|| {
+                    Error::invalid(format!(
+                        "scale {} reads real digits: download a parquet file of the hub's dataset ylecun/mnist and set INVARIANCES_MNIST to its path",
+                        self.scale
+                    ))
+                })?;
+                Digits::mnist(path, size, 0)
+            }
+        }
+    }
+
     /// Keeps a figure as `figures/<notebook>-<name>.png` and `.svg` in the output folder, with the
     /// notebook, the scale, the seed and the version in its metadata, and gives it back: as a
     /// cell's last expression (`lab.figure("samples", &figure)?`) it shows itself.
@@ -192,7 +221,8 @@ impl fmt::Display for Lab {
             self.notebook,
             self.scale,
             self.seed,
-            self.out.display()
+            // The folder's name alone: a notebook that is handed on should not tell whose machine it ran on.
+            Path::new(self.out.file_name().unwrap_or_default()).display()
         )
     }
 }
@@ -238,20 +268,4 @@ fn device() -> Result<Device> {
         return Ok(Device::metal_if_available(0)?);
     }
     Ok(Device::Cpu)
-}
-
-/// Keeps freed memory in the process. glibc otherwise gives every large tensor's memory back to the
-/// system and takes it anew, page by page, in the next step.
-fn keep_memory() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
-        static ONCE: std::sync::Once = std::sync::Once::new();
-        const GIB: libc::c_int = 1 << 30;
-        // SAFETY: mallopt only sets numbers of the allocator, under its own lock.
-        ONCE.call_once(|| unsafe {
-            libc::mallopt(libc::M_MMAP_THRESHOLD, GIB);
-            libc::mallopt(libc::M_TRIM_THRESHOLD, GIB);
-            libc::mallopt(libc::M_TOP_PAD, 64 << 20);
-        });
-    }
 }

@@ -55,7 +55,7 @@ impl DigitsNetwork {
         };
         match self {
             Self::Autoencoder => TrainConfig {
-                steps: 20_000,
+                steps: 14_000,
                 batch: 32,
                 learning_rate: 1e-3,
                 clip: None,

@@ -1,0 +1,100 @@
+//! Reference values that the authors' networks gave, and the rule by which their weights were filled.
+
+use invariances::candle_core::{DType, Device, Tensor, safetensors};
+use invariances::ops::Params;
+use invariances::{Error, Result};
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+/// The numbers that a name stands for: FNV-1a of the name, splitmix64 of the index, uniform in [−1, 1).
+fn numbers(name: &str, count: usize) -> impl Iterator<Item = f64> {
+    let mut h = 0xcbf2_9ce4_8422_2325u64;
+    for byte in name.bytes() {
+        h = (h ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    }
+    (0..count as u64).map(move |i| {
+        let mut x = h.wrapping_add((i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        x = (x ^ x >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        x = (x ^ x >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+        x ^= x >> 31;
+        (x >> 40) as f64 / (1u64 << 24) as f64 * 2.0 - 1.0
+    })
+}
+
+/// The weight of this name and shape by the rule.
+pub fn weight(name: &str, dims: &[usize]) -> Result<Tensor> {
+    let count: usize = dims.iter().product();
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let fan_in = if dims.len() > 1 {
+        dims[1..].iter().product()
+    } else {
+        count
+    };
+    let (offset, factor) = match last {
+        "running_var" => (1.0, 0.5),
+        "running_mean" | "bias" | "loc" | "beta" => (0.0, 0.1),
+        "scale" | "gamma" => (1.0, 0.1),
+        "weight" if dims.len() == 1 => (1.0, 0.1),
+        _ => (0.0, (3.0 / fan_in as f64).sqrt()),
+    };
+    let values: Vec<f32> = numbers(name, count)
+        .map(|u| (offset + u * factor) as f32)
+        .collect();
+    Ok(Tensor::from_vec(values, dims, &Device::Cpu)?)
+}
+
+/// Sets every parameter by the rule; buffers that `stored` has are taken from it, `initialized` is 1.
+pub fn fill(params: &Params, stored: &HashMap<String, Tensor>) -> Result<()> {
+    let mut values = HashMap::new();
+    for (name, tensor) in params.tensors() {
+        let value = match stored.get(&name) {
+            Some(value) => value.clone(),
+            None if name.ends_with("initialized") => tensor.ones_like()?,
+            None => weight(&name, tensor.dims())?,
+        };
+        values.insert(name, value);
+    }
+    params.set_all(&values)
+}
+
+fn path(file: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/reference")
+        .join(file)
+}
+
+/// The tensors of a reference file.
+pub fn reference(name: &str) -> Result<HashMap<String, Tensor>> {
+    let path = path(&format!("{name}.safetensors"));
+    let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+    Ok(safetensors::load_buffer(&bytes, &Device::Cpu)?)
+}
+
+/// The names and shapes of a reference network's state dict, sorted.
+pub fn state_dict(manifest: &str, name: &str) -> Result<Vec<(String, Vec<usize>)>> {
+    let path = path(manifest);
+    let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+    let json: serde_json::Value =
+        serde_json::from_str(&text).map_err(|e| Error::content(&path, e.to_string()))?;
+    let shapes = json[name]["state_dict"].clone();
+    let shapes: HashMap<String, Vec<usize>> =
+        serde_json::from_value(shapes).map_err(|e| Error::content(&path, e.to_string()))?;
+    let mut shapes: Vec<_> = shapes.into_iter().collect();
+    shapes.sort();
+    Ok(shapes)
+}
+
+/// Asserts |actual − expected| ≤ tolerance·(1 + |expected|) for every number.
+pub fn assert_close(what: &str, actual: &Tensor, expected: &Tensor, tolerance: f64) -> Result<()> {
+    let flat =
+        |t: &Tensor| -> Result<Vec<f64>> { Ok(t.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?) };
+    let (a, e) = (flat(actual)?, flat(expected)?);
+    assert_eq!(a.len(), e.len(), "{what}: {actual:?} against {expected:?}");
+    for (i, (a, e)) in a.iter().zip(&e).enumerate() {
+        assert!(
+            (a - e).abs() <= tolerance * (1.0 + e.abs()),
+            "{what}: element {i} is {a}, expected {e}"
+        );
+    }
+    Ok(())
+}
