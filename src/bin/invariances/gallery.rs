@@ -398,7 +398,13 @@ fn list(h: &mut String, claims: &[&Claim]) {
             let _ = write!(h, " <small>{unit}</small>");
         }
         if let (Some(low), Some(high)) = (claim.low, claim.high) {
-            let _ = write!(h, " <small>[{}, {}]</small>", number(low), number(high));
+            let like = claim.value.unwrap_or(low);
+            let _ = write!(
+                h,
+                " <small>[{}, {}]</small>",
+                written(low, like),
+                written(high, like)
+            );
         }
         h.push_str("</span>");
         if !claim.expected.is_empty() {
@@ -413,11 +419,20 @@ fn list(h: &mut String, claims: &[&Claim]) {
     h.push_str("</ul>\n");
 }
 
-/// A number with three or four digits that matter.
+/// A number with the digits that matter: three or four.
 fn number(x: f64) -> String {
-    let size = x.abs();
-    if x == 0.0 || ((1000.0..1e7).contains(&size) && x.fract() == 0.0) {
-        format!("{x:.0}")
+    written(x, x)
+}
+
+/// `x` with as many digits as `like` has: the ends of an interval as the value between them.
+fn written(x: f64, like: f64) -> String {
+    let size = like.abs();
+    if like == 0.0 || ((1000.0..1e7).contains(&size) && like.fract() == 0.0) {
+        if x.fract() == 0.0 {
+            format!("{x:.0}")
+        } else {
+            format!("{x:.3}")
+        }
     } else if !(1e-3..1e5).contains(&size) {
         format!("{x:.2e}")
     } else if size >= 100.0 {

@@ -190,12 +190,12 @@ fn stem(notebook: &Path) -> String {
 
 /// The notebooks that are meant, in the order they are named.
 fn choose(folder: &Path, names: &[String], all: bool) -> Result<Vec<PathBuf>> {
-    let mut there: Vec<PathBuf> = std::fs::read_dir(folder)
-        .map_err(|e| Error::io(folder, e).with_hint("the project's notebooks"))?
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|e| e == "ipynb"))
-        .collect();
+    let mut there: Vec<PathBuf> = match std::fs::read_dir(folder) {
+        Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(e) => return Err(Error::io(folder, e)),
+    };
+    there.retain(|path| path.extension().is_some_and(|e| e == "ipynb"));
     there.sort();
     if all {
         return Ok(there);
