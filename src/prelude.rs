@@ -3,10 +3,23 @@
 //! No `Result`, `Error` or other name of std comes out of here: a glob that hides them breaks the code
 //! that the notebook kernel generates around a cell.
 
+pub use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig, Posterior};
+pub use crate::backbone::{Chain, plain_small, squeezenet_small};
 pub use crate::data::{Batch, Digits, Factor, Factors, ImageColumns, ImageTable, Split};
+pub use crate::figure::{
+    Bars, Chart, Colour, Figure, Histogram, ImageGrid, Overview, Panel, Table,
+};
 pub use crate::flow::{Cinn, CinnConfig, Condition, Conditioning, Flow, FlowActivation};
-pub use crate::loss::{Nll, nll, nll_parts};
+pub use crate::interpret::{Codes, Probe, Samples, chance, free_share};
+pub use crate::loss::{Nll, VaeLoss, nll, nll_parts, vae_loss};
+pub use crate::metric::{Estimate, agreement, bootstrap_mean, measure_colours, psnr};
+pub use crate::notebook::{Claim, ClaimBuilder, Claims, Expected, Lab, Progress, Scale};
 pub use crate::ops::{Init, Params, Rng, Scope};
+pub use crate::train::{
+    Adam, Card, Decay, DigitsNetwork, DigitsNetworks, Slot, Step, Store, TrainConfig, Trained,
+    Trainer,
+};
+pub use crate::{candle_core, candle_nn, candle_transformers, hf_hub, plotters, polars};
 pub use candle_core::{DType, Device, Tensor, Var};
 pub use candle_nn::Module;
 pub use polars::frame::DataFrame;

@@ -28,7 +28,7 @@ impl Default for ConvVaeConfig {
             code: 48,
             widths: [32, 64, 128],
             encoder_blocks: [1, 1, 1],
-            decoder_blocks: [1, 2, 2],
+            decoder_blocks: [1, 1, 1],
             last_width: 16,
         }
     }

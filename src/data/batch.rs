@@ -87,6 +87,26 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// The first image of each class, in the order of the classes: images (classes, 3, height, width) and labels.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an empty batch.
+    pub fn one_of_each(&self) -> Result<(Tensor, Tensor)> {
+        let mut first = std::collections::BTreeMap::new();
+        for (row, label) in self.labels.to_vec1::<u32>()?.into_iter().enumerate() {
+            first.entry(label).or_insert(row as u32);
+        }
+        if first.is_empty() {
+            return Err(Error::invalid("one image of each class of an empty batch"));
+        }
+        let rows: Vec<u32> = first.into_values().collect();
+        let rows = Tensor::new(rows, self.images.device())?;
+        Ok((
+            self.images.index_select(&rows, 0)?,
+            self.labels.index_select(&rows, 0)?,
+        ))
+    }
 }
 
 /// The known factors of some images: named columns of one length.

@@ -41,6 +41,8 @@ struct Glyphs {
     labels: Vec<u8>,
     /// Row numbers by split, shuffled.
     splits: [Vec<u32>; 3],
+    /// The same by split and digit.
+    alike: [[Vec<u32>; 10]; 3],
     hash: String,
 }
 
@@ -99,25 +101,9 @@ impl Digits {
                 ),
             ));
         }
-        let images: Result<Vec<_>> = (0..table.len())
-            .into_par_iter()
-            .map(|row| table.grey(row))
-            .collect();
-        let images = images?;
-        let side = images.first().map_or(0, |(width, _, _)| *width);
-        let mut pixels = Vec::with_capacity(images.len() * side * side);
-        for (row, (width, height, image)) in images.iter().enumerate() {
-            if (*width, *height) != (side, side) || side > 256 {
-                return Err(Error::content(
-                    path,
-                    format!(
-                        "row {row} is an image of {width}×{height} pixels, expected square images of one size up to 256, like MNIST's 28×28"
-                    ),
-                ));
-            }
-            pixels.extend_from_slice(image);
-        }
-        let mut splits = [Vec::new(), Vec::new(), Vec::new()];
+        let (side, pixels) = grey_squares(&table, path)?;
+        let mut splits: [Vec<u32>; 3] = Default::default();
+        let mut alike: [[Vec<u32>; 10]; 3] = Default::default();
         let mut order: Vec<(u64, u32)> = (0..labels.len() as u32)
             .map(|row| (scramble(u64::from(row)), row))
             .collect();
@@ -129,12 +115,14 @@ impl Digits {
                 _ => Split::Train,
             };
             splits[part as usize].push(row);
+            alike[part as usize][labels[row as usize] as usize].push(row);
         }
         let glyphs = Glyphs {
             side,
             pixels,
             labels: labels.iter().map(|&l| l as u8).collect(),
             splits,
+            alike,
             hash: table.hash(),
         };
         Ok(Self {
@@ -147,6 +135,11 @@ impl Digits {
     /// Height and width of the images.
     pub fn size(&self) -> usize {
         self.size
+    }
+
+    /// Whether the digits are drawn ([`Digits::strokes`]), so that every factor is known and they never end.
+    pub fn is_procedural(&self) -> bool {
+        self.glyphs.is_none()
     }
 
     /// What decides the data, for keys of what is trained on it: settings, seed, the file's content.
@@ -262,15 +255,9 @@ impl Digits {
     fn share(&self, split: Split, factor: Factor, a: &Sample, b: &mut Sample) {
         if let Some(glyphs) = &self.glyphs {
             // Both are in the order of the table so far: the second shape is drawn at random.
-            let rows = &glyphs.splits[split as usize];
-            let alike: Vec<u32> = match factor {
-                Factor::Digit => {
-                    let of_digit = rows.iter().copied();
-                    of_digit
-                        .filter(|&r| usize::from(glyphs.labels[r as usize]) == a.digit)
-                        .collect()
-                }
-                _ => rows.clone(),
+            let alike = match factor {
+                Factor::Digit => &glyphs.alike[split as usize][a.digit],
+                _ => &glyphs.splits[split as usize],
             };
             b.row = alike[b.rng.below(alike.len())] as usize;
             b.digit = usize::from(glyphs.labels[b.row]);
@@ -375,6 +362,50 @@ impl Digits {
         }
         Ok(factors)
     }
+}
+
+/// The longest side of a table's digits.
+const LARGEST: u32 = 256;
+
+/// Every image of a table in grey, one after the other, and their common side.
+fn grey_squares(table: &ImageTable, path: &Path) -> Result<(usize, Vec<u8>)> {
+    if table.is_empty() {
+        return Err(Error::content(path, "the table has no rows"));
+    }
+    let (side, _, _) = table.grey(0, LARGEST)?;
+    let area = side * side;
+    let mut pixels: Vec<u8> = Vec::new();
+    let wanted = table.len().checked_mul(area);
+    if wanted.is_none_or(|n| pixels.try_reserve_exact(n).is_err()) {
+        return Err(Error::content(
+            path,
+            format!(
+                "{} images of {side}×{side} pixels are more than memory holds",
+                table.len()
+            ),
+        ));
+    }
+    pixels.resize(table.len() * area, 0);
+    let rows: Vec<Result<()>> = pixels
+        .par_chunks_mut(area)
+        .enumerate()
+        .map(|(row, pixels)| {
+            let (width, height, image) = table.grey(row, LARGEST)?;
+            if (width, height) != (side, side) {
+                return Err(Error::content(
+                    path,
+                    format!(
+                        "row {row} is an image of {width}×{height} pixels, expected square images of one size up to {LARGEST}, like MNIST's 28×28"
+                    ),
+                ));
+            }
+            pixels.copy_from_slice(&image);
+            Ok(())
+        })
+        .collect();
+    // Of several bad rows the first is named, whichever was met first.
+    rows.into_iter().collect::<Result<()>>()?;
+    Ok((side, pixels))
 }
 
 fn check_size(size: usize) -> Result<()> {

@@ -182,7 +182,7 @@ impl ImageTable {
     /// # Errors
     /// [`Error::Invalid`] for a row that is not there, [`Error::Content`] where it holds no PNG or JPEG image of at most 4096 pixels a side.
     pub fn image(&self, row: usize) -> Result<Tensor> {
-        let image = self.decode(row)?.into_rgb8();
+        let image = self.decode(row, LONGEST)?.into_rgb8();
         let (width, height) = (image.width() as usize, image.height() as usize);
         let raw = image.as_raw();
         let area = width * height;
@@ -198,8 +198,9 @@ impl ImageTable {
     /// # Errors
     /// As [`ImageTable::image`], and [`Error::Content`] where sizes differ.
     pub fn images(&self, rows: &[usize]) -> Result<Tensor> {
-        let images: Result<Vec<Tensor>> = rows.par_iter().map(|&row| self.image(row)).collect();
-        let images = images?;
+        let images: Vec<Result<Tensor>> = rows.par_iter().map(|&row| self.image(row)).collect();
+        // Of several bad rows the first is named, whichever was met first.
+        let images = images.into_iter().collect::<Result<Vec<_>>>()?;
         let Some(first) = images.first() else {
             return Err(Error::invalid("expected at least one row, found none"));
         };
@@ -215,9 +216,9 @@ impl ImageTable {
         Ok(Tensor::stack(&images, 0)?)
     }
 
-    /// Width, height and grey values of one image.
-    pub(super) fn grey(&self, row: usize) -> Result<(usize, usize, Vec<u8>)> {
-        let image = self.decode(row)?.into_luma8();
+    /// Width, height and grey values of one image of at most `longest` pixels a side.
+    pub(super) fn grey(&self, row: usize, longest: u32) -> Result<(usize, usize, Vec<u8>)> {
+        let image = self.decode(row, longest)?.into_luma8();
         Ok((
             image.width() as usize,
             image.height() as usize,
@@ -229,7 +230,7 @@ impl ImageTable {
         Error::content(&self.path, what)
     }
 
-    fn decode(&self, row: usize) -> Result<image::DynamicImage> {
+    fn decode(&self, row: usize, longest: u32) -> Result<image::DynamicImage> {
         if row >= self.len() {
             return Err(Error::invalid(format!(
                 "no row {row}: the table has {} rows, counted from 0",
@@ -240,8 +241,8 @@ impl ImageTable {
             return Err(self.wrong(format!("row {row} has no image")));
         };
         let mut limits = image::Limits::default();
-        limits.max_image_width = Some(LONGEST);
-        limits.max_image_height = Some(LONGEST);
+        limits.max_image_width = Some(longest);
+        limits.max_image_height = Some(longest);
         let mut reader = ImageReader::new(Cursor::new(bytes));
         reader.limits(limits);
         let reader = reader
@@ -249,7 +250,7 @@ impl ImageTable {
             .map_err(|e| self.wrong(format!("row {row}: {e}")))?;
         reader.decode().map_err(|e| {
             self.wrong(format!(
-                "row {row} is not an image that can be read, expected PNG or JPEG of at most {LONGEST} pixels a side: {e}"
+                "row {row} is not an image that can be read, expected PNG or JPEG of at most {longest} pixels a side: {e}"
             ))
         })
     }
@@ -278,8 +279,8 @@ fn read_parquet(bytes: Vec<u8>) -> std::result::Result<DataFrame, String> {
         let length = bytes.len();
         let mut reader = ParquetReader::new(Cursor::new(bytes));
         let rows = reader.num_rows().map_err(|e| e.to_string())?;
-        // Memory is set aside by this number; an image takes many bytes.
-        if rows > length {
+        // Memory is set aside by this number. An image takes many bytes, but equal ones may be kept once.
+        if rows > length.max(1 << 20) {
             return Err(format!("{rows} rows promised in {length} bytes"));
         }
         reader.finish().map_err(|e| e.to_string())
@@ -287,7 +288,7 @@ fn read_parquet(bytes: Vec<u8>) -> std::result::Result<DataFrame, String> {
     match attempt {
         Ok(Ok(frame)) => Ok(frame),
         Ok(Err(what)) => Err(format!("a damaged parquet file: {what}")),
-        Err(_) => Err("a damaged parquet file: reading it failed midway".into()),
+        Err(_) => Err("a parquet file that is damaged or holds types that cannot be read".into()),
     }
 }
 

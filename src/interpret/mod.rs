@@ -1,1 +1,9 @@
-//! The paper's questions as functions.
+//! The paper's questions as functions: what a layer leaves free, and whether v is what it must be.
+
+mod codes;
+mod free;
+mod probe;
+
+pub use codes::Codes;
+pub use free::{Samples, free_share};
+pub use probe::{Probe, chance};

@@ -1,1 +1,18 @@
-//! One trainer for every network.
+//! One trainer for every network here: Adam in one pass, schedules, a log that is a frame,
+//! and checkpoints that survive a kill.
+
+mod adam;
+mod checkpoint;
+mod config;
+mod digits;
+mod log;
+pub mod pretrained;
+mod progress;
+mod store;
+mod trainer;
+
+pub use adam::Adam;
+pub use config::{Decay, TrainConfig};
+pub use digits::{DigitsNetwork, DigitsNetworks};
+pub use store::{Card, Slot, Store};
+pub use trainer::{Step, Trained, Trainer};

@@ -1,9 +1,322 @@
+//! `invariances doctor`: what is there, what is missing or outdated, and the command that mends it.
+
+use crate::environment::Environment;
+use crate::kernel;
+use crate::setup::{self, EVCXR, KERNEL, Python};
 use invariances::Result;
-use std::process::ExitCode;
+use invariances::ops::files::cache_dir;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 
 #[derive(clap::Args)]
 pub struct Arguments {}
 
+const SET_UP: &str = "cargo run --release -- setup";
+
+enum State {
+    Ok,
+    /// Not there, and the project works without it.
+    Optional,
+    /// Not there; `run` and `lab` put it there by themselves.
+    Missing,
+    Outdated,
+}
+
+struct Line {
+    what: &'static str,
+    state: State,
+    found: String,
+    mend: String,
+}
+
 pub fn main(_: Arguments) -> Result<ExitCode> {
-    Ok(ExitCode::SUCCESS)
+    let cache = cache_dir()?;
+    let project = setup::project()?;
+    let mut lines = vec![rust(), cargo()];
+    lines.extend(python(&cache, &project));
+    lines.push(match kernel::evcxr() {
+        Ok(path) => ok("evcxr_jupyter", format!("{EVCXR}, {}", path.display())),
+        Err(_) => line(
+            "evcxr_jupyter",
+            State::Missing,
+            format!("{EVCXR} is wanted"),
+            SET_UP,
+        ),
+    });
+    lines.push(kernelspec(&cache, &project));
+    lines.push(library());
+    lines.push(rust_src());
+    lines.push(linker());
+    lines.push(scale());
+    lines.push(ok("project", project.display().to_string()));
+    let size = size(&cache) as f64 / (1u64 << 20) as f64;
+    lines.push(ok("cache", format!("{}, {size:.0} MiB", cache.display())));
+
+    let mut good = true;
+    for Line {
+        what,
+        state,
+        found,
+        mend,
+    } in &lines
+    {
+        let word = match state {
+            State::Ok => "ok",
+            State::Optional => "optional",
+            State::Missing => "missing",
+            State::Outdated => "outdated",
+        };
+        good &= matches!(state, State::Ok | State::Optional);
+        println!("{what:<15} {word:<9} {found}");
+        if !mend.is_empty() {
+            println!("{:<25} mend: {mend}", "");
+        }
+    }
+    Ok(if good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn line(
+    what: &'static str,
+    state: State,
+    found: impl Into<String>,
+    mend: impl Into<String>,
+) -> Line {
+    Line {
+        what,
+        state,
+        found: found.into(),
+        mend: mend.into(),
+    }
+}
+
+fn ok(what: &'static str, found: String) -> Line {
+    line(what, State::Ok, found, "")
+}
+
+fn output(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).output().ok()?;
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn rust() -> Line {
+    let needed = env!("CARGO_PKG_RUST_VERSION");
+    let Some(text) = output("rustc", &["--version"]) else {
+        return line(
+            "Rust",
+            State::Missing,
+            "no rustc on PATH",
+            "install Rust: https://rustup.rs",
+        );
+    };
+    let number = |text: &str| -> Option<(u32, u32)> {
+        let mut parts = text.split(['.', ' ', '-']);
+        Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+    };
+    match (text.strip_prefix("rustc ").and_then(number), number(needed)) {
+        (Some(found), Some(wanted)) if found < wanted => line(
+            "Rust",
+            State::Outdated,
+            format!("{text}, {needed} is needed"),
+            "rustup update stable",
+        ),
+        _ => ok("Rust", text),
+    }
+}
+
+fn cargo() -> Line {
+    match output("cargo", &["--version"]) {
+        Some(text) => ok("cargo", text),
+        None => line(
+            "cargo",
+            State::Missing,
+            "no cargo on PATH",
+            "install Rust: https://rustup.rs",
+        ),
+    }
+}
+
+fn python(cache: &Path, project: &Path) -> Vec<Line> {
+    let environment = match Environment::read(&project.join("environment.yml")) {
+        Ok(environment) => environment,
+        Err(error) => {
+            return vec![line(
+                "Python",
+                State::Missing,
+                error.to_string(),
+                "git checkout environment.yml",
+            )];
+        }
+    };
+    let wanted = environment.requirements().join(", ");
+    match setup::find_python(cache, &environment) {
+        Ok(Python::Ready(python)) => vec![
+            ok("Python", python.display().to_string()),
+            ok("JupyterLab", wanted),
+        ],
+        Ok(Python::Base {
+            program,
+            version: (a, b),
+        }) => {
+            let older = std::fs::read_dir(cache).into_iter().flatten().flatten();
+            let older = older
+                .filter(|e| e.file_name().to_string_lossy().starts_with("python-"))
+                .count()
+                > 0;
+            let state = if older {
+                State::Outdated
+            } else {
+                State::Missing
+            };
+            vec![
+                ok("Python", format!("{a}.{b}, {}", program.display())),
+                line("JupyterLab", state, format!("{wanted} wanted"), SET_UP),
+            ]
+        }
+        Err(error) => vec![line("Python", State::Missing, error.to_string(), "")],
+    }
+}
+
+fn kernelspec(cache: &Path, project: &Path) -> Line {
+    let what = "kernel";
+    let file = setup::kernels(cache, project)
+        .join(KERNEL)
+        .join("kernel.json");
+    let text = std::fs::read_to_string(&file).unwrap_or_default();
+    let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let program = json["argv"][0].as_str().map(PathBuf::from);
+    match (
+        program,
+        std::env::current_exe().and_then(|p| p.canonicalize()),
+    ) {
+        (None, _) => line(
+            what,
+            State::Missing,
+            "Rust (invariances) is not registered",
+            SET_UP,
+        ),
+        (Some(program), Ok(this)) if program != this => line(
+            what,
+            State::Outdated,
+            format!("its command is {}", program.display()),
+            SET_UP,
+        ),
+        _ => ok(what, format!("Rust (invariances), {}", file.display())),
+    }
+}
+
+fn library() -> Line {
+    let what = "library";
+    let mend = "cargo build --release";
+    let Some(release) = std::env::current_exe()
+        .ok()
+        .and_then(|p| p.parent().map(Path::to_owned))
+    else {
+        return line(
+            what,
+            State::Missing,
+            "this command does not know where it is",
+            mend,
+        );
+    };
+    let library = release.join(format!(
+        "{}invariances{}",
+        std::env::consts::DLL_PREFIX,
+        std::env::consts::DLL_SUFFIX
+    ));
+    if !library.is_file() {
+        return line(
+            what,
+            State::Missing,
+            format!("no {}", library.display()),
+            mend,
+        );
+    }
+    match kernel::edited_since(&release) {
+        Some(notice) => line(
+            what,
+            State::Outdated,
+            notice
+                .lines()
+                .next()
+                .unwrap_or("")
+                .trim_start_matches("invariances: "),
+            mend,
+        ),
+        None => ok(what, library.display().to_string()),
+    }
+}
+
+fn rust_src() -> Line {
+    let there = output("rustc", &["--print", "sysroot"]).is_some_and(|s| {
+        Path::new(&s)
+            .join("lib/rustlib/src/rust/library/core/Cargo.toml")
+            .is_file()
+    });
+    match there {
+        true => ok("rust-src", "there".into()),
+        false => line(
+            "rust-src",
+            State::Optional,
+            "not there: completion in cells does not know std",
+            "rustup component add rust-src",
+        ),
+    }
+}
+
+fn linker() -> Line {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = ["mold", "ld.lld"].iter().find_map(|name| {
+        std::env::split_paths(&path)
+            .map(|d| d.join(name))
+            .find(|p| p.is_file())
+    });
+    match found {
+        Some(linker) => ok("fast linker", linker.display().to_string()),
+        None if cfg!(target_os = "macos") => ok("fast linker", "the system's".into()),
+        None => line(
+            "fast linker",
+            State::Optional,
+            "neither mold nor lld",
+            "Debian, Ubuntu: apt install mold",
+        ),
+    }
+}
+
+fn scale() -> Line {
+    match std::env::var("INVARIANCES_SCALE")
+        .ok()
+        .filter(|v| !v.is_empty())
+    {
+        None => ok("scale", "quick (INVARIANCES_SCALE is not set)".into()),
+        Some(scale) if crate::run::SCALES.contains(&scale.as_str()) => {
+            ok("scale", format!("{scale} (INVARIANCES_SCALE)"))
+        }
+        Some(scale) => line(
+            "scale",
+            State::Outdated,
+            format!(
+                "INVARIANCES_SCALE is `{scale}`, expected one of {}",
+                crate::run::SCALES.join(", ")
+            ),
+            "unset INVARIANCES_SCALE",
+        ),
+    }
+}
+
+fn size(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.file_type() {
+            Ok(kind) if kind.is_dir() => size(&entry.path()),
+            Ok(kind) if kind.is_file() => entry.metadata().map_or(0, |m| m.len()),
+            _ => 0,
+        })
+        .sum()
 }

@@ -1,6 +1,10 @@
 //! The `invariances` command.
 
 mod doctor;
+mod environment;
+mod execute;
+mod gallery;
+mod interrupt;
 mod kernel;
 mod lab;
 mod retrain;
@@ -26,6 +30,8 @@ enum Command {
     Lab(lab::Arguments),
     /// Say what is present, missing or outdated, and how to mend it
     Doctor(doctor::Arguments),
+    /// Set up what notebooks need, and no more
+    Setup(setup::Arguments),
     /// Train the networks that ship with the project, again and in full
     Retrain(retrain::Arguments),
     /// The Jupyter kernel "Rust (invariances)"; Jupyter starts it
@@ -38,6 +44,7 @@ fn main() -> ExitCode {
         Command::Run(a) => run::main(a),
         Command::Lab(a) => lab::main(a),
         Command::Doctor(a) => doctor::main(a),
+        Command::Setup(a) => setup::main(a),
         Command::Retrain(a) => retrain::main(a),
         Command::Kernel(a) => kernel::main(a),
     };

@@ -1,9 +1,267 @@
-use invariances::Result;
+//! `invariances run`: from a clone to executed notebooks, figures, claims and a page that shows them.
+
+use crate::execute::{Outcome, execute};
+use crate::gallery::{self, Record};
+use crate::interrupt;
+use crate::setup::{self, duration};
+use invariances::{Error, Result, VERSION};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+pub const SCALES: [&str; 4] = ["smoke", "quick", "real", "paper"];
+/// What `run` executes where nothing is named.
+const DEFAULT: [&str; 2] = ["00", "01"];
 
 #[derive(clap::Args)]
-pub struct Arguments {}
+pub struct Arguments {
+    /// Notebooks: a number (01), a name (01_invariances) or a path; 00 and 01 if none is named
+    notebooks: Vec<String>,
+    /// Every notebook of the project
+    #[arg(long, conflicts_with = "notebooks")]
+    all: bool,
+    /// Sizes, steps and sources: smoke, quick, real or paper [default: INVARIANCES_SCALE, or quick]
+    #[arg(long)]
+    scale: Option<String>,
+    /// Where notebooks, figures, claims and index.html go [default: INVARIANCES_OUT, or out/ in the project]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Download nothing
+    #[arg(long)]
+    offline: bool,
+}
 
-pub fn main(_: Arguments) -> Result<ExitCode> {
-    Ok(ExitCode::SUCCESS)
+pub fn main(arguments: Arguments) -> Result<ExitCode> {
+    let began = Instant::now();
+    let variable = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+    let offline = arguments.offline || variable("INVARIANCES_OFFLINE").is_some_and(|v| v != "0");
+    // Everything that can be wrong in the call, before anything is set up or written.
+    let scale = scale(arguments.scale, variable("INVARIANCES_SCALE"))?;
+    let seed = seed(variable("INVARIANCES_SEED"))?;
+    let project = setup::project()?;
+    let notebooks = choose(
+        &project.join("notebooks"),
+        &arguments.notebooks,
+        arguments.all,
+    )?;
+    let out = arguments
+        .out
+        .or_else(|| variable("INVARIANCES_OUT").map(PathBuf::from))
+        .unwrap_or_else(|| project.join("out"));
+    let out = std::path::absolute(&out).map_err(|e| Error::io(&out, e))?;
+    writable(&out)?;
+
+    interrupt::listen();
+    println!(
+        "invariances {VERSION} · scale {scale} · seed {seed} · into {}",
+        out.display()
+    );
+    if cfg!(debug_assertions) {
+        println!(
+            "note: this is a dev build, and tensors in it are slow; use `cargo run --release -- run`"
+        );
+    }
+    let ready = match setup::ready(offline) {
+        Err(_) if interrupt::asked() => {
+            println!("Interrupted during the set-up; the next run goes on from there.");
+            return Ok(ExitCode::from(130));
+        }
+        done => done?,
+    };
+    println!("Set-up: all there ({}).", duration(began.elapsed()));
+
+    let settings: Vec<(&str, OsString)> = vec![
+        ("INVARIANCES_OUT", out.clone().into()),
+        ("INVARIANCES_SCALE", scale.clone().into()),
+        ("INVARIANCES_SEED", seed.to_string().into()),
+        (
+            "INVARIANCES_OFFLINE",
+            if offline { "1" } else { "0" }.into(),
+        ),
+    ];
+    let mut records = gallery::read_records(&out)?;
+    let mut failures = Vec::new();
+    let mut interrupted = false;
+    for notebook in &notebooks {
+        let name = stem(notebook);
+        println!("\n{name}");
+        gallery::remove(&out, &name)?;
+        records.retain(|r| r.notebook != name);
+        let executed = out.join(format!("{name}.ipynb"));
+        let outcome = match execute(&ready, notebook, &executed, &settings) {
+            Ok(outcome) => outcome,
+            Err(error) => Outcome {
+                cells: 0,
+                ran: 0,
+                seconds: 0.0,
+                error: Some(error.to_string()),
+                interrupted: false,
+            },
+        };
+        if outcome.interrupted {
+            interrupted = true;
+            println!("  interrupted; nothing of this notebook is kept");
+            gallery::remove(&out, &name)?;
+            break;
+        }
+        let time = duration(Duration::from_secs_f64(outcome.seconds));
+        match &outcome.error {
+            None => println!("  ✓ {} of {} cells in {time}", outcome.ran, outcome.cells),
+            Some(error) => {
+                println!(
+                    "  ✗ {} of {} cells ran, in {time}",
+                    outcome.ran, outcome.cells
+                );
+                failures.push(format!("{name}: {error}"));
+            }
+        }
+        records.push(Record {
+            title: gallery::title(notebook).unwrap_or_else(|| name.clone()),
+            notebook: name,
+            scale: scale.clone(),
+            seed,
+            version: VERSION.into(),
+            seconds: outcome.seconds,
+            cells: outcome.cells,
+            ran: outcome.ran,
+            error: outcome.error,
+        });
+    }
+    records.sort_by(|a, b| a.notebook.cmp(&b.notebook));
+    let claims = gallery::write(&out, &records)?;
+    println!();
+    for error in &claims.errors {
+        println!("✗ {error}");
+    }
+    for failure in &failures {
+        // Where, and the first line of what; the rest is above.
+        for line in failure.lines().take(2) {
+            println!("✗ {line}");
+        }
+    }
+    println!(
+        "{} claims, {} of them hold. Open {}",
+        claims.number,
+        claims.hold,
+        out.join("index.html").display()
+    );
+    println!("{}.", duration(began.elapsed()));
+    Ok(if interrupted {
+        ExitCode::from(130)
+    } else if failures.is_empty() && claims.errors.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn scale(option: Option<String>, variable: Option<String>) -> Result<String> {
+    let (scale, from) = match (option, variable) {
+        (Some(scale), _) => (scale, "--scale"),
+        (None, Some(scale)) => (scale, "INVARIANCES_SCALE"),
+        (None, None) => return Ok("quick".into()),
+    };
+    if SCALES.contains(&scale.as_str()) {
+        return Ok(scale);
+    }
+    Err(Error::invalid(format!(
+        "{from}: expected one of {}, found `{scale}`",
+        SCALES.join(", ")
+    )))
+}
+
+fn seed(variable: Option<String>) -> Result<u64> {
+    let Some(text) = variable else { return Ok(0) };
+    text.parse().map_err(|_| {
+        Error::invalid(format!(
+            "INVARIANCES_SEED: expected a whole number from 0, found `{text}`"
+        ))
+    })
+}
+
+fn stem(notebook: &Path) -> String {
+    notebook
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// The notebooks that are meant, in the order they are named.
+fn choose(folder: &Path, names: &[String], all: bool) -> Result<Vec<PathBuf>> {
+    let mut there: Vec<PathBuf> = match std::fs::read_dir(folder) {
+        Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        Err(e) => return Err(Error::io(folder, e)),
+    };
+    there.retain(|path| path.extension().is_some_and(|e| e == "ipynb"));
+    there.sort();
+    if all {
+        return Ok(there);
+    }
+    let default = DEFAULT.map(str::to_owned);
+    let names = if names.is_empty() {
+        &default[..]
+    } else {
+        names
+    };
+    let mut chosen: Vec<PathBuf> = Vec::new();
+    for name in names {
+        let path = find(&there, name)?;
+        if chosen.contains(&path) {
+            continue;
+        }
+        if let Some(other) = chosen.iter().find(|c| stem(c) == stem(&path)) {
+            return Err(Error::invalid(format!(
+                "{} and {} would be written to the same file; run them into different folders (--out)",
+                other.display(),
+                path.display()
+            )));
+        }
+        chosen.push(path);
+    }
+    Ok(chosen)
+}
+
+fn find(there: &[PathBuf], name: &str) -> Result<PathBuf> {
+    if let Some(path) = there.iter().find(|p| stem(p) == name) {
+        return Ok(path.clone());
+    }
+    if let Ok(number) = name.parse::<u32>() {
+        let numbered = |p: &&PathBuf| {
+            let name = stem(p);
+            name.split('_').next().and_then(|n| n.parse::<u32>().ok()) == Some(number)
+        };
+        if let Some(path) = there.iter().find(numbered) {
+            return Ok(path.clone());
+        }
+    }
+    let path = Path::new(name);
+    if path.extension().is_some_and(|e| e == "ipynb") && path.is_file() {
+        return path.canonicalize().map_err(|e| Error::io(path, e));
+    }
+    if let Some(path) = there
+        .iter()
+        .find(|p| p.file_name() == Some(path.as_os_str()))
+    {
+        return Ok(path.clone());
+    }
+    let known: Vec<String> = there.iter().map(|p| stem(p)).collect();
+    let known = if known.is_empty() {
+        "there are none in notebooks/".into()
+    } else {
+        known.join(", ")
+    };
+    Err(Error::invalid(format!(
+        "no notebook `{name}`: expected a number, a name or the path of an .ipynb file; the project's are: {known}"
+    )))
+}
+
+/// Sees that the output folder can be written, before anything is done for nothing.
+fn writable(out: &Path) -> Result<()> {
+    let advice = "the output folder; choose another one with --out";
+    std::fs::create_dir_all(out).map_err(|e| Error::io(out, e).with_hint(advice))?;
+    tempfile::tempfile_in(out).map_err(|e| Error::io(out, e).with_hint(advice))?;
+    Ok(())
 }

@@ -1,0 +1,381 @@
+//! One notebook, executed by nbclient in the project's Python, with its progress on the terminal.
+
+use crate::interrupt;
+use crate::setup::{KERNEL, Ready, duration};
+use invariances::ops::files::write_atomic;
+use invariances::{Error, Result};
+use serde::Deserialize;
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+const PROGRAM: &str = include_str!("execute.py");
+/// A larger notebook is slow to open and cannot be shown by code hosts.
+const LARGE: usize = 1 << 20;
+
+/// What `execute.py` says, one line each.
+#[derive(Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Event {
+    Broken {
+        message: String,
+    },
+    Start {
+        cells: usize,
+    },
+    Kernel {
+        seconds: f64,
+    },
+    NoKernel {
+        message: String,
+    },
+    Cell {
+        number: usize,
+        line: String,
+    },
+    Output {
+        text: String,
+    },
+    Display {
+        types: Vec<String>,
+    },
+    Done {
+        seconds: f64,
+    },
+    Failed {
+        number: usize,
+        line_number: usize,
+        line: String,
+        message: String,
+    },
+    Notebook {
+        content: String,
+    },
+}
+
+enum Heard {
+    Event(Event),
+    /// A line of the kernel's own standard error.
+    Said(String),
+    /// A line of the script's that is no event: it went wrong.
+    Noise(String),
+}
+
+/// How an execution ended.
+pub struct Outcome {
+    /// Code cells in the notebook, and how many of them ran.
+    pub cells: usize,
+    pub ran: usize,
+    pub seconds: f64,
+    pub error: Option<String>,
+    pub interrupted: bool,
+}
+
+/// Executes `notebook` with the variables `settings` set, and writes what came of it to `target`,
+/// whole, even where a cell failed. After an interrupt nothing is written.
+///
+/// # Errors
+/// Python cannot be started, or the executed notebook not written. A failing cell is an [`Outcome`].
+pub fn execute(
+    ready: &Ready,
+    notebook: &Path,
+    target: &Path,
+    settings: &[(&str, OsString)],
+) -> Result<Outcome> {
+    let began = Instant::now();
+    let folder = notebook.parent().unwrap_or(Path::new("."));
+    let mut command = ready.python();
+    command
+        .args(["-c", PROGRAM])
+        .arg(notebook)
+        .arg(KERNEL)
+        .current_dir(folder)
+        .envs(settings.iter().map(|(name, value)| (*name, value)))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // Ctrl-C is for us: we tell it by closing its standard input, and it ends the kernel.
+        .process_group(0);
+    let mut child = command.spawn().map_err(|e| Error::io(&ready.python, e))?;
+    let mut lifeline = child.stdin.take();
+    let (hear, heard) = channel();
+    if let Some(stdout) = child.stdout.take() {
+        let hear = hear.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let item = match serde_json::from_str(&line) {
+                    Ok(event) => Heard::Event(event),
+                    Err(_) => Heard::Noise(line),
+                };
+                if hear.send(item).is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    if let Some(stderr) = child.stderr.take() {
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                if hear.send(Heard::Said(line)).is_err() {
+                    break;
+                }
+            }
+        });
+    }
+
+    let mut page = Page::default();
+    let mut outcome = Outcome {
+        cells: 0,
+        ran: 0,
+        seconds: 0.0,
+        error: None,
+        interrupted: false,
+    };
+    let mut content = None;
+    let mut said: Vec<String> = Vec::new();
+    let mut deadline = None;
+    loop {
+        if interrupt::asked() && lifeline.take().is_some() {
+            outcome.interrupted = true;
+            deadline = Some(Instant::now() + Duration::from_secs(15));
+        }
+        if deadline.is_some_and(|d| Instant::now() > d) {
+            let _ = child.kill();
+        }
+        match heard.recv_timeout(Duration::from_millis(200)) {
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                // A kernel's leftover process may hold standard error open for ever.
+                if let Ok(Some(_)) = child.try_wait()
+                    && heard.recv_timeout(Duration::from_millis(200)).is_err()
+                {
+                    break;
+                }
+            }
+            Ok(Heard::Said(line)) | Ok(Heard::Noise(line)) => {
+                // Python's own words about our interrupt are of no use to anybody.
+                if !outcome.interrupted && !is_chatter(&line) {
+                    page.line(&line);
+                    said.push(line);
+                }
+            }
+            Ok(Heard::Event(event)) => match event {
+                Event::Start { cells } => {
+                    outcome.cells = cells;
+                    page.cells = cells;
+                }
+                Event::Kernel { seconds } => {
+                    page.line(&format!("kernel ready ({})", time(seconds)))
+                }
+                Event::Cell { number, line } => page.cell(number, &line),
+                Event::Output { text } => page.output(&text),
+                Event::Display { types } => page.display(&types),
+                Event::Done { seconds } => page.done(seconds, &mut outcome.ran),
+                Event::Failed {
+                    number,
+                    line_number,
+                    line,
+                    message,
+                } => {
+                    // `done` was said: nbclient counts a cell as executed before it looks at its reply.
+                    outcome.ran = number.saturating_sub(1);
+                    let cells = outcome.cells;
+                    page.failed(
+                        &format!("cell {number} of {cells} failed, line {line_number}: {line}"),
+                        &message,
+                    );
+                    outcome.error = Some(format!(
+                        "cell {number} of {cells}, line {line_number}: {line}\n{}",
+                        plain(&message).trim()
+                    ));
+                }
+                Event::NoKernel { message } => {
+                    let message =
+                        format!("the kernel did not start: {message}\n{}", said.join("\n"));
+                    page.failed("no kernel", &message);
+                    outcome.error = Some(message);
+                }
+                Event::Broken { message } => {
+                    outcome.error = Some(format!(
+                        "{}: {message}; its environment is not whole, remove {} and run again",
+                        ready.python.display(),
+                        ready
+                            .python
+                            .parent()
+                            .and_then(Path::parent)
+                            .unwrap_or(&ready.python)
+                            .display()
+                    ));
+                }
+                Event::Notebook { content: text } => content = Some(text),
+            },
+        }
+    }
+    let status = child.wait().map_err(|e| Error::io(&ready.python, e))?;
+    outcome.seconds = began.elapsed().as_secs_f64();
+    page.end();
+    if outcome.interrupted {
+        return Ok(outcome);
+    }
+    match content {
+        Some(text) => {
+            if text.len() > LARGE {
+                println!(
+                    "  warning: {} has {:.1} MiB; keep an executed notebook under 1 MiB, with smaller figures",
+                    target.display(),
+                    text.len() as f64 / LARGE as f64
+                );
+            }
+            write_atomic(target, text.as_bytes())?;
+        }
+        None if outcome.error.is_none() => {
+            outcome.error = Some(format!(
+                "the program that executes notebooks ended ({status}):\n{}",
+                said.join("\n")
+            ));
+        }
+        None => {}
+    }
+    if outcome.error.is_none() && outcome.ran < outcome.cells {
+        outcome.error = Some(format!(
+            "only {} of {} cells ran",
+            outcome.ran, outcome.cells
+        ));
+    }
+    Ok(outcome)
+}
+
+/// Lines that Python's libraries write about themselves.
+fn is_chatter(line: &str) -> bool {
+    line == "No configuration file found, use the default configuration"
+        || line.contains("frozen_modules")
+        || line.contains("PYDEVD_DISABLE_FILE_VALIDATION")
+        || line.contains("Debugger warning")
+}
+
+/// Progress on the terminal: a line for each cell, what it prints beneath it.
+#[derive(Default)]
+struct Page {
+    cells: usize,
+    /// The current cell's line has no end yet.
+    open: bool,
+    /// Of the current cell's output, what has no line end yet.
+    rest: String,
+    shows: Vec<&'static str>,
+    in_cell: bool,
+}
+
+impl Page {
+    fn close(&mut self) {
+        if std::mem::take(&mut self.open) {
+            println!();
+        }
+    }
+
+    fn line(&mut self, text: &str) {
+        self.close();
+        println!("          {text}");
+    }
+
+    fn cell(&mut self, number: usize, line: &str) {
+        self.end();
+        let width = self.cells.to_string().len();
+        let short: String = line.chars().take(72).collect();
+        let more = if short.len() < line.len() { "…" } else { "" };
+        print!("  [{number:>width$}/{}] {short}{more}", self.cells);
+        let _ = std::io::stdout().flush();
+        self.open = true;
+        self.in_cell = true;
+    }
+
+    fn output(&mut self, text: &str) {
+        self.rest.push_str(text);
+        while let Some(at) = self.rest.find('\n') {
+            let line: String = self.rest.drain(..=at).collect();
+            self.printed(&line);
+        }
+    }
+
+    fn printed(&mut self, line: &str) {
+        // Of a line that rewrites itself, the last state.
+        let line = line.trim_end().rsplit('\r').next().unwrap_or("");
+        if !line.is_empty() {
+            self.close();
+            println!("        │ {line}");
+        }
+    }
+
+    fn display(&mut self, types: &[String]) {
+        for (mime, name) in [
+            ("image/png", "figure"),
+            ("image/svg+xml", "figure"),
+            ("text/html", "table or page"),
+        ] {
+            if types.iter().any(|t| t == mime) {
+                self.shows.push(name);
+                break;
+            }
+        }
+    }
+
+    fn done(&mut self, seconds: f64, ran: &mut usize) {
+        let rest = std::mem::take(&mut self.rest);
+        self.printed(&rest);
+        let shows = std::mem::take(&mut self.shows);
+        let shows = shows
+            .first()
+            .map_or(String::new(), |name| format!(", {name}"));
+        let text = format!("({}{shows})", time(seconds));
+        if std::mem::take(&mut self.open) {
+            println!("  {text}");
+        } else {
+            println!("          {text}");
+        }
+        self.in_cell = false;
+        *ran += 1;
+    }
+
+    fn failed(&mut self, head: &str, message: &str) {
+        self.end();
+        let colour = std::io::stdout().is_terminal();
+        let message = if colour {
+            message.to_owned()
+        } else {
+            plain(message)
+        };
+        println!("  ✗ {head}");
+        for line in message.trim().lines() {
+            println!("    {line}");
+        }
+    }
+
+    fn end(&mut self) {
+        let rest = std::mem::take(&mut self.rest);
+        if self.in_cell {
+            self.printed(&rest);
+        }
+        self.close();
+    }
+}
+
+fn time(seconds: f64) -> String {
+    duration(Duration::from_secs_f64(seconds.max(0.0)))
+}
+
+/// Text without a terminal's colours.
+pub fn plain(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("\x1b[") {
+        out.push_str(before);
+        rest = match after.find(|c: char| c.is_ascii_alphabetic()) {
+            Some(end) => &after[end + 1..],
+            None => "",
+        };
+    }
+    out + rest
+}

@@ -1,0 +1,231 @@
+//! One drawing: a list of shapes that becomes PNG pixels or SVG elements.
+
+use super::font::{self, Face};
+use super::style::Colour;
+use std::sync::Arc;
+
+/// A picture's pixels: 8-bit RGB, row by row.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Pixels {
+    pub width: usize,
+    pub height: usize,
+    pub rgb: Vec<u8>,
+}
+
+/// Where a text's `x` lies in it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Anchor {
+    Start,
+    Middle,
+    End,
+}
+
+/// What is drawn; lengths in logical pixels (1/96 inch), y downwards.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Shape {
+    Fill {
+        points: Vec<[f64; 2]>,
+        colour: Colour,
+    },
+    Stroke {
+        points: Vec<[f64; 2]>,
+        colour: Colour,
+        width: f64,
+        dash: Option<[f64; 2]>,
+    },
+    Rect {
+        area: [f64; 4],
+        radius: f64,
+        fill: Option<Colour>,
+        stroke: Option<(Colour, f64)>,
+    },
+    Text {
+        at: [f64; 2],
+        text: String,
+        face: Face,
+        size: f64,
+        colour: Colour,
+        /// Read from bottom to top.
+        upwards: bool,
+    },
+    Image {
+        area: [f64; 4],
+        pixels: Arc<Pixels>,
+    },
+}
+
+/// A shape, drawn only inside `clip` (left, top, width, height) where that is given.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Item {
+    pub shape: Shape,
+    pub clip: Option<[f64; 4]>,
+}
+
+/// The list of shapes, on white.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Canvas {
+    pub width: f64,
+    pub height: f64,
+    pub items: Vec<Item>,
+    clip: Option<[f64; 4]>,
+}
+
+impl Canvas {
+    pub fn new(width: f64, height: f64) -> Self {
+        Self {
+            width: width.ceil(),
+            height: height.ceil(),
+            ..Self::default()
+        }
+    }
+
+    /// What follows is drawn only inside this area, until `None`.
+    pub fn clip(&mut self, area: Option<[f64; 4]>) {
+        self.clip = area;
+    }
+
+    pub fn push(&mut self, shape: Shape) {
+        let clip = self.clip;
+        self.items.push(Item { shape, clip });
+    }
+
+    pub fn fill(&mut self, points: Vec<[f64; 2]>, colour: Colour) {
+        self.push(Shape::Fill { points, colour });
+    }
+
+    pub fn stroke(&mut self, points: Vec<[f64; 2]>, colour: Colour, width: f64) {
+        self.push(Shape::Stroke {
+            points,
+            colour,
+            width,
+            dash: None,
+        });
+    }
+
+    pub fn dashed(&mut self, points: Vec<[f64; 2]>, colour: Colour, width: f64, dash: [f64; 2]) {
+        self.push(Shape::Stroke {
+            points,
+            colour,
+            width,
+            dash: Some(dash),
+        });
+    }
+
+    pub fn rect(&mut self, area: [f64; 4], colour: Colour) {
+        self.push(Shape::Rect {
+            area,
+            radius: 0.0,
+            fill: Some(colour),
+            stroke: None,
+        });
+    }
+
+    pub fn rounded(
+        &mut self,
+        area: [f64; 4],
+        radius: f64,
+        fill: Option<Colour>,
+        stroke: Option<(Colour, f64)>,
+    ) {
+        self.push(Shape::Rect {
+            area,
+            radius,
+            fill,
+            stroke,
+        });
+    }
+
+    pub fn circle(&mut self, [x, y]: [f64; 2], r: f64, colour: Colour) {
+        self.rounded([x - r, y - r, 2.0 * r, 2.0 * r], r, Some(colour), None);
+    }
+
+    pub fn image(&mut self, area: [f64; 4], pixels: Arc<Pixels>) {
+        self.push(Shape::Image { area, pixels });
+    }
+
+    /// A line of text whose baseline is at `y`.
+    pub fn text(
+        &mut self,
+        [x, y]: [f64; 2],
+        anchor: Anchor,
+        face: Face,
+        size: f64,
+        colour: Colour,
+        text: &str,
+    ) {
+        self.runs([x, y], anchor, size, colour, &[(face, text)]);
+    }
+
+    /// A line of text in several faces.
+    pub fn runs(
+        &mut self,
+        [x, y]: [f64; 2],
+        anchor: Anchor,
+        size: f64,
+        colour: Colour,
+        runs: &[(Face, &str)],
+    ) {
+        let widths: Vec<f64> = runs.iter().map(|(f, t)| font::width(*f, size, t)).collect();
+        let mut left = x - anchored(anchor, widths.iter().sum());
+        for ((face, text), width) in runs.iter().zip(widths) {
+            if !text.is_empty() {
+                self.line_of_text([left, y], *face, size, colour, text, false);
+            }
+            left += width;
+        }
+    }
+
+    /// A line of text from bottom to top, centred on `y`; its baseline is at `x`.
+    pub fn text_upwards(&mut self, [x, y]: [f64; 2], size: f64, colour: Colour, text: &str) {
+        let face = Face::Regular;
+        let at = [x, y + font::width(face, size, text) / 2.0];
+        self.line_of_text(at, face, size, colour, text, true);
+    }
+
+    /// A line of text whose baseline begins at `at`.
+    pub fn line_of_text(
+        &mut self,
+        at: [f64; 2],
+        face: Face,
+        size: f64,
+        colour: Colour,
+        text: &str,
+        upwards: bool,
+    ) {
+        self.push(Shape::Text {
+            at,
+            text: text.into(),
+            face,
+            size,
+            colour,
+            upwards,
+        });
+    }
+
+    /// Draws another canvas with its corner at (`dx`, `dy`).
+    pub fn place(&mut self, other: &Canvas, dx: f64, dy: f64) {
+        let moved = |a: [f64; 4]| [a[0] + dx, a[1] + dy, a[2], a[3]];
+        for item in &other.items {
+            let mut item = item.clone();
+            item.clip = item.clip.map(moved);
+            match &mut item.shape {
+                Shape::Fill { points, .. } | Shape::Stroke { points, .. } => {
+                    for p in points {
+                        *p = [p[0] + dx, p[1] + dy];
+                    }
+                }
+                Shape::Rect { area, .. } | Shape::Image { area, .. } => *area = moved(*area),
+                Shape::Text { at, .. } => *at = [at[0] + dx, at[1] + dy],
+            }
+            self.items.push(item);
+        }
+    }
+}
+
+fn anchored(anchor: Anchor, width: f64) -> f64 {
+    match anchor {
+        Anchor::Start => 0.0,
+        Anchor::Middle => width / 2.0,
+        Anchor::End => width,
+    }
+}

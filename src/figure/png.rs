@@ -1,0 +1,34 @@
+//! PNG files with text in them.
+
+use super::canvas::Pixels;
+use crate::{Error, Result};
+
+/// Encodes pixels; `density` is in pixels per inch, `texts` are keywords (ASCII) and what they say.
+pub(crate) fn encode(
+    pixels: &Pixels,
+    density: Option<f64>,
+    texts: &[(&str, &str)],
+) -> Result<Vec<u8>> {
+    let failed = |e: png::EncodingError| Error::Drawing(format!("PNG: {e}"));
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, pixels.width as u32, pixels.height as u32);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    encoder.set_compression(png::Compression::Balanced);
+    if let Some(density) = density {
+        let per_metre = (density / 0.0254).round() as u32;
+        encoder.set_pixel_dims(Some(png::PixelDimensions {
+            xppu: per_metre,
+            yppu: per_metre,
+            unit: png::Unit::Meter,
+        }));
+    }
+    for (keyword, text) in texts {
+        let (keyword, text) = (keyword.to_string(), text.to_string());
+        encoder.add_itxt_chunk(keyword, text).map_err(failed)?;
+    }
+    let mut writer = encoder.write_header().map_err(failed)?;
+    writer.write_image_data(&pixels.rgb).map_err(failed)?;
+    writer.finish().map_err(failed)?;
+    Ok(bytes)
+}

@@ -1,0 +1,67 @@
+//! One look for every figure.
+
+/// A colour: red, green, blue, and how opaque it is from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Colour {
+    pub red: u8,
+    pub green: u8,
+    pub blue: u8,
+    pub alpha: f32,
+}
+
+impl Colour {
+    /// An opaque colour.
+    pub const fn rgb(red: u8, green: u8, blue: u8) -> Self {
+        Self {
+            red,
+            green,
+            blue,
+            alpha: 1.0,
+        }
+    }
+
+    /// The same colour, more or less opaque.
+    pub const fn with_alpha(self, alpha: f32) -> Self {
+        Self { alpha, ..self }
+    }
+
+    /// The palette of Okabe and Ito, which people with colour-blindness tell apart too, in the order
+    /// in which a chart uses it; it begins again after seven.
+    pub fn palette(index: usize) -> Self {
+        const COLOURS: [Colour; 7] = [
+            Colour::BLUE,
+            Colour::VERMILLION,
+            Colour::GREEN,
+            Colour::PURPLE,
+            Colour::ORANGE,
+            Colour::SKY,
+            Colour::rgb(0x55, 0x5b, 0x63),
+        ];
+        COLOURS[index % COLOURS.len()]
+    }
+
+    pub const BLUE: Self = Self::rgb(0x00, 0x72, 0xb2);
+    pub const VERMILLION: Self = Self::rgb(0xd5, 0x5e, 0x00);
+    pub const GREEN: Self = Self::rgb(0x00, 0x9e, 0x73);
+    pub const PURPLE: Self = Self::rgb(0xcc, 0x79, 0xa7);
+    pub const ORANGE: Self = Self::rgb(0xe6, 0x9f, 0x00);
+    pub const SKY: Self = Self::rgb(0x56, 0xb4, 0xe9);
+    /// Text.
+    pub const INK: Self = Self::rgb(0x1f, 0x23, 0x28);
+    /// Text of second rank: labels, captions.
+    pub const GREY: Self = Self::rgb(0x59, 0x60, 0x68);
+    /// Lines of a chart's grid.
+    pub const GRID: Self = Self::rgb(0xe4, 0xe7, 0xea);
+    pub const WHITE: Self = Self::rgb(0xff, 0xff, 0xff);
+}
+
+/// The space around a figure's content.
+pub(crate) const MARGIN: f64 = 12.0;
+/// The size of a figure's title.
+pub(crate) const TITLE: f64 = 14.0;
+/// The size of labels.
+pub(crate) const LABEL: f64 = 11.5;
+/// The size of captions and of the numbers at an axis.
+pub(crate) const SMALL: f64 = 10.5;
+/// From line to line, as a multiple of the size.
+pub(crate) const LEADING: f64 = 1.35;

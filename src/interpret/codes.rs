@@ -1,0 +1,132 @@
+use crate::autoencoder::{Autoencoder, Posterior};
+use crate::backbone::Chain;
+use crate::data::{Digits, Split};
+use crate::flow::Cinn;
+use crate::ops::Rng;
+use crate::{Error, Result};
+use candle_core::{Device, Tensor};
+
+/// What t is trained on: for each image the distribution of its code z̄ and its representation z.
+///
+/// E and the network under study are frozen, so both are computed once; each step draws codes anew
+/// from the posterior, as the paper does.
+#[derive(Clone, Debug)]
+pub struct Codes {
+    posterior: Posterior,
+    z: Tensor,
+    labels: Tensor,
+    id: String,
+}
+
+impl Codes {
+    /// E and Φ of the first `count` images of a split; z is the output of `layer`, flattened to (count, n).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an unknown layer or no images.
+    pub fn of(
+        autoencoder: &impl Autoencoder,
+        network: &Chain,
+        layer: &str,
+        digits: &Digits,
+        split: Split,
+        count: usize,
+    ) -> Result<Self> {
+        if count == 0 {
+            return Err(Error::invalid("codes of 0 images: ask for at least one"));
+        }
+        let (mut mean, mut logvar, mut z, mut labels) = (vec![], vec![], vec![], vec![]);
+        for start in (0..count).step_by(128) {
+            let batch = digits.batch(split, start as u64, 128.min(count - start))?;
+            let images = batch.images.detach();
+            let posterior = autoencoder.encode(&images)?;
+            mean.push(posterior.mode().detach());
+            logvar.push(posterior.logvar().detach());
+            z.push(network.encode(&images, layer)?.flatten_from(1)?.detach());
+            labels.push(batch.labels);
+        }
+        Self {
+            posterior: Posterior::new(&Tensor::cat(&mean, 0)?, &Tensor::cat(&logvar, 0)?)?,
+            z: Tensor::cat(&z, 0)?,
+            labels: Tensor::cat(&labels, 0)?,
+            id: String::new(),
+        }
+        .identified("")
+    }
+
+    /// Names the content: what is trained on these codes is kept under it.
+    fn identified(mut self, how: &str) -> Result<Self> {
+        let mut hash = blake3::Hasher::new();
+        hash.update(how.as_bytes());
+        for tensor in [&self.posterior.mode(), &self.posterior.logvar(), &self.z] {
+            let mut bytes = Vec::new();
+            tensor.write_bytes(&mut bytes)?;
+            hash.update(&bytes);
+        }
+        self.id = hash.finalize().to_hex().to_string();
+        Ok(self)
+    }
+
+    /// What tells these codes from others: a hash of the posteriors and of z.
+    pub fn id(&self) -> String {
+        self.id.clone()
+    }
+
+    /// How many images there are.
+    pub fn len(&self) -> usize {
+        self.z.dims().first().copied().unwrap_or(0)
+    }
+
+    /// Whether there are none; never so for codes made by [`Codes::of`].
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The representations z, (count, n).
+    pub fn z(&self) -> Tensor {
+        self.z.clone()
+    }
+
+    /// The classes, u32 (count,).
+    pub fn labels(&self) -> Tensor {
+        self.labels.clone()
+    }
+
+    /// A code z̄ for every image, drawn from its posterior, (count, code).
+    pub fn sample(&self, rng: &mut Rng) -> Result<Tensor> {
+        self.posterior.sample(rng)
+    }
+
+    /// z̄, drawn from the posterior, and z of `count` images chosen at random.
+    pub fn draw(&self, count: usize, rng: &mut Rng) -> Result<(Tensor, Tensor)> {
+        let chosen: Vec<u32> = (0..count).map(|_| rng.below(self.len()) as u32).collect();
+        let chosen = Tensor::new(chosen, &Device::Cpu)?.to_device(self.z.device())?;
+        let code = self.posterior.select(&chosen)?.sample(rng)?;
+        Ok((code, self.z.index_select(&chosen, 0)?))
+    }
+
+    /// v = t(z̄ | z) of every image, z̄ drawn from its posterior: (count, code), without a graph.
+    pub fn invariances(&self, t: &Cinn, rng: &mut Rng) -> Result<Tensor> {
+        let (t, code) = (t.detached(), self.sample(rng)?);
+        let mut v = Vec::new();
+        for start in (0..self.len()).step_by(512) {
+            let count = 512.min(self.len() - start);
+            let (part, _) = t.forward(
+                &code.narrow(0, start, count)?,
+                &self.z.narrow(0, start, count)?,
+            )?;
+            v.push(part);
+        }
+        Ok(Tensor::cat(&v, 0)?)
+    }
+
+    /// The same codes with the representations of other images: a control in which z says nothing about z̄.
+    pub fn shuffled(&self, seed: u64) -> Result<Self> {
+        let order = Rng::named(seed, "shuffled z").permutation(self.len());
+        let order = Tensor::new(order, &Device::Cpu)?.to_device(self.z.device())?;
+        Self {
+            z: self.z.index_select(&order, 0)?,
+            ..self.clone()
+        }
+        .identified("shuffled")
+    }
+}

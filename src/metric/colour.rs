@@ -1,0 +1,124 @@
+use crate::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
+
+/// The share of an image's pixels that surely are ink: the thinnest digit has more than that at its full colour.
+const CORE: f32 = 0.01;
+
+/// The colours of ink and paper that an image shows, for samples whose factors nobody knows.
+///
+/// `images`: (n, 3, height, width) in [−1, 1]; what lies outside is clamped. Returns foreground and background, (n, 3) each, f32 in [0, 1], on the images' device.
+///
+/// The rule, for each image alone:
+/// - **Background**: the median, channel by channel, of a frame along the border, 1/16 of the shorter side wide (at least a pixel).
+///   A stroke that touches the border does not move it.
+/// - **Foreground**: let D be the Euclidean distance in RGB from the background that 1 % of the pixels reach. The foreground is the
+///   mean of all pixels weighted by (d − 0.9 D) / 0.1 D clamped to [0, 1], d being the pixel's distance. Edges, which mix
+///   both colours, have less than 0.9 D and do not count; a few outliers cannot raise D.
+///
+/// An image of one colour alone has that colour as both. In a blurred image strokes that are thinner than the blur nowhere have
+/// their full colour: the foreground is then nearer to the background than the ink was.
+///
+/// ```
+/// use invariances::{metric::measure_colours, prelude::*};
+/// let batch = Digits::strokes(32, 0)?.batch(Split::Test, 0, 8)?;
+/// let (foreground, background) = measure_colours(&batch.images)?;
+/// let known = batch.factors.foreground()[0][0];
+/// assert!((foreground.to_vec2::<f32>()?[0][0] - known).abs() < 0.05);
+/// assert_eq!(background.dims(), [8, 3]);
+/// # Ok::<(), invariances::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Invalid`] for another shape, no pixels, or an image with a value that is not a finite number.
+pub fn measure_colours(images: &Tensor) -> Result<(Tensor, Tensor)> {
+    let (count, height, width) = match images.dims() {
+        &[n, 3, h, w] if n * h * w > 0 => (n, h, w),
+        other => {
+            return Err(Error::invalid(format!(
+                "expected images of shape (n, 3, height, width), none of them 0, found {other:?}"
+            )));
+        }
+    };
+    let device = images.device();
+    let mut values = images
+        .to_device(&Device::Cpu)?
+        .to_dtype(DType::F32)?
+        .flatten_all()?
+        .to_vec1::<f32>()?;
+    let area = height * width;
+    let colours: Result<Vec<_>> = values
+        .par_chunks_mut(3 * area)
+        .enumerate()
+        .map(|(n, image)| {
+            if let Some(value) = image.iter().find(|v| !v.is_finite()) {
+                return Err(Error::invalid(format!(
+                    "image {n} has {value} for a pixel: its colours cannot be measured"
+                )));
+            }
+            // A decoder may leave the range, by little or by powers of ten.
+            for value in image.iter_mut() {
+                *value = value.clamp(-1.0, 1.0);
+            }
+            Ok(colours_of(image, height, width))
+        })
+        .collect();
+    let (foreground, background): (Vec<_>, Vec<_>) = colours?.into_iter().unzip();
+    let tensor = |colours: Vec<[f32; 3]>| {
+        let shares: Vec<f32> = colours.iter().flatten().map(|c| share(*c)).collect();
+        Ok::<_, Error>(Tensor::from_vec(shares, (count, 3), device)?)
+    };
+    Ok((tensor(foreground)?, tensor(background)?))
+}
+
+/// From [−1, 1] to [0, 1].
+fn share(value: f32) -> f32 {
+    (0.5 * value + 0.5).clamp(0.0, 1.0)
+}
+
+/// Foreground and background of one image, in the image's numbers.
+fn colours_of(image: &[f32], height: usize, width: usize) -> ([f32; 3], [f32; 3]) {
+    let area = height * width;
+    let planes = [
+        &image[..area],
+        &image[area..2 * area],
+        &image[2 * area..3 * area],
+    ];
+
+    let frame = (height.min(width) / 16).max(1);
+    let on_frame = |i: usize| {
+        let (y, x) = (i / width, i % width);
+        y.min(height - 1 - y) < frame || x.min(width - 1 - x) < frame
+    };
+    let background = planes.map(|plane| {
+        let mut border: Vec<f32> = (0..area)
+            .filter(|&i| on_frame(i))
+            .map(|i| plane[i])
+            .collect();
+        let middle = border.len() / 2;
+        *border.select_nth_unstable_by(middle, f32::total_cmp).1
+    });
+
+    let distances: Vec<f32> = (0..area)
+        .map(|i| {
+            let square = |c: usize| (planes[c][i] - background[c]) * (planes[c][i] - background[c]);
+            (square(0) + square(1) + square(2)).sqrt()
+        })
+        .collect();
+    let core = ((area as f32 * CORE) as usize).clamp(1, area);
+    let mut sorted = distances.clone();
+    let far = *sorted.select_nth_unstable_by(area - core, f32::total_cmp).1;
+    if far <= 0.0 {
+        return (background, background);
+    }
+    let mut sum = [0.0f64; 3];
+    let mut total = 0.0f64;
+    for (i, distance) in distances.iter().enumerate() {
+        let weight = f64::from(((distance / far - 0.9) / 0.1).clamp(0.0, 1.0));
+        total += weight;
+        for c in 0..3 {
+            sum[c] += weight * f64::from(planes[c][i]);
+        }
+    }
+    (sum.map(|s| (s / total) as f32), background)
+}

@@ -1,0 +1,87 @@
+use crate::ops::Rng;
+use std::fmt;
+
+/// A mean and the 95 % interval in which it would lie for other images of the same kind.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    pub mean: f64,
+    pub low: f64,
+    pub high: f64,
+    /// How many values it rests on.
+    pub n: usize,
+}
+
+impl Estimate {
+    /// A number without an interval.
+    pub fn exact(value: f64) -> Self {
+        Self {
+            mean: value,
+            low: value,
+            high: value,
+            n: 1,
+        }
+    }
+}
+
+impl From<f64> for Estimate {
+    fn from(value: f64) -> Self {
+        Self::exact(value)
+    }
+}
+
+impl From<f32> for Estimate {
+    fn from(value: f32) -> Self {
+        Self::exact(value.into())
+    }
+}
+
+impl From<&Estimate> for Estimate {
+    fn from(estimate: &Estimate) -> Self {
+        *estimate
+    }
+}
+
+impl fmt::Display for Estimate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.n < 2 {
+            return write!(f, "{:.3}", self.mean);
+        }
+        write!(f, "{:.3} [{:.3}, {:.3}]", self.mean, self.low, self.high)
+    }
+}
+
+/// The mean of values, one for each image (not for each sample of an image: those are not
+/// independent), with its 95 % percentile interval from 2000 seeded bootstrap resamples.
+/// Without values, or with one that is not a number, all is NaN.
+///
+/// ```
+/// use invariances::metric::bootstrap_mean;
+/// let kept: Vec<f64> = (0..100).map(|i| f64::from(i % 10 != 0)).collect();
+/// let e = bootstrap_mean(&kept, 0);
+/// assert!((e.mean - 0.9).abs() < 1e-12 && e.low > 0.8 && e.high < 0.97);
+/// assert_eq!(e, bootstrap_mean(&kept, 0));
+/// ```
+pub fn bootstrap_mean(values: &[f64], seed: u64) -> Estimate {
+    const RESAMPLES: usize = 2000;
+    let n = values.len();
+    let mean = values.iter().sum::<f64>() / n as f64;
+    if !mean.is_finite() {
+        return Estimate {
+            mean: f64::NAN,
+            low: f64::NAN,
+            high: f64::NAN,
+            n,
+        };
+    }
+    let mut rng = Rng::named(seed, "bootstrap");
+    let mut means: Vec<f64> = (0..RESAMPLES)
+        .map(|_| (0..n).map(|_| values[rng.below(n)]).sum::<f64>() / n as f64)
+        .collect();
+    means.sort_by(f64::total_cmp);
+    Estimate {
+        mean,
+        low: means[RESAMPLES * 25 / 1000],
+        high: means[RESAMPLES * 975 / 1000 - 1],
+        n,
+    }
+}

@@ -1,0 +1,356 @@
+use super::lab::check_name;
+use super::{Lab, Scale};
+use crate::figure::{escape, show};
+use crate::metric::Estimate;
+use crate::ops::files::write_atomic;
+use crate::{Error, Result};
+use serde_json::{Value, json};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+/// What was expected of a claim's value before it was measured.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Expected {
+    /// At least this.
+    AtLeast(f64),
+    /// At most this.
+    AtMost(f64),
+    /// From the first to the second.
+    Between(f64, f64),
+    /// More than something else that was measured: its name and its value.
+    Above(String, f64),
+    /// Less than something else that was measured: its name and its value.
+    Below(String, f64),
+    /// Nothing: the value is reported, and holds if it is a number.
+    Reported,
+}
+
+impl Expected {
+    /// Whether a value is as expected; one that is not a number never is.
+    pub fn holds(&self, value: f64) -> bool {
+        match self {
+            Self::AtLeast(least) => value >= *least,
+            Self::AtMost(most) => value <= *most,
+            Self::Between(low, high) => value >= *low && value <= *high,
+            Self::Above(_, other) => value > *other,
+            Self::Below(_, other) => value < *other,
+            Self::Reported => value.is_finite(),
+        }
+    }
+}
+
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtLeast(v) => write!(f, "≥ {}", short(*v)),
+            Self::AtMost(v) => write!(f, "≤ {}", short(*v)),
+            Self::Between(a, b) => write!(f, "{} to {}", short(*a), short(*b)),
+            Self::Above(name, v) => write!(f, "> {name} ({})", short(*v)),
+            Self::Below(name, v) => write!(f, "< {name} ({})", short(*v)),
+            Self::Reported => write!(f, "reported"),
+        }
+    }
+}
+
+/// A statement that a notebook makes, with the number that carries it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claim {
+    pub notebook: String,
+    pub name: String,
+    pub statement: String,
+    /// The name of the figure that shows it, as given to [`Lab::figure`].
+    pub figure: Option<String>,
+    pub value: f64,
+    pub unit: String,
+    /// The interval of its uncertainty.
+    pub interval: Option<(f64, f64)>,
+    pub expected: Expected,
+    pub scale: Scale,
+    pub seed: u64,
+    pub version: String,
+}
+
+impl Claim {
+    /// Whether the value is as expected.
+    pub fn holds(&self) -> bool {
+        self.expected.holds(self.value)
+    }
+
+    /// The object that is kept in `claims/<notebook>.json`.
+    fn json(&self) -> Value {
+        // JSON has no NaN and no infinity: they are null, and `expected` says what was found instead.
+        let number = |v: f64| if v.is_finite() { json!(v) } else { Value::Null };
+        let mut expected = self.expected.to_string();
+        if !self.value.is_finite() {
+            expected.push_str(&format!("; the value is not a number ({})", self.value));
+        }
+        json!({
+            "notebook": self.notebook,
+            "name": self.name,
+            "statement": self.statement,
+            "figure": self.figure.as_ref().map(|f| format!("{}-{f}", self.notebook)),
+            "value": number(self.value),
+            "unit": self.unit,
+            "low": self.interval.map_or(Value::Null, |i| number(i.0)),
+            "high": self.interval.map_or(Value::Null, |i| number(i.1)),
+            "expected": expected,
+            "holds": self.holds(),
+            "scale": self.scale.name(),
+            "seed": self.seed,
+            "version": self.version,
+        })
+    }
+
+    /// Shows the claim in a notebook. The kernel calls it for a cell's last expression.
+    pub fn evcxr_display(&self) {
+        Claims::new([self]).evcxr_display();
+    }
+
+    fn measured(&self) -> String {
+        let unit = if self.unit.is_empty() {
+            String::new()
+        } else {
+            format!(" {}", self.unit)
+        };
+        match self.interval {
+            Some((low, high)) => format!(
+                "{} [{}, {}]{unit}",
+                short(self.value),
+                short(low),
+                short(high)
+            ),
+            None => format!("{}{unit}", short(self.value)),
+        }
+    }
+
+    /// At smoke scale nothing was trained: a number there says only that the code runs.
+    fn verdict(&self) -> &'static str {
+        match (self.scale, self.holds()) {
+            (Scale::Smoke, _) => "smoke: not meaningful",
+            (_, true) => "✓",
+            (_, false) => "✗",
+        }
+    }
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (measured, verdict) = (self.measured(), self.verdict());
+        write!(
+            f,
+            "{verdict} {}: {measured}, expected {}",
+            self.statement, self.expected
+        )
+    }
+}
+
+/// Claims of one cell, shown as one table, since a cell has one display.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Claims(Vec<Claim>);
+
+impl Claims {
+    /// These claims, in this order.
+    pub fn new<'a>(claims: impl IntoIterator<Item = &'a Claim>) -> Self {
+        Self(claims.into_iter().cloned().collect())
+    }
+
+    /// Whether all of them hold.
+    pub fn hold(&self) -> bool {
+        self.0.iter().all(Claim::holds)
+    }
+
+    /// Each of them.
+    pub fn list(&self) -> Vec<Claim> {
+        self.0.clone()
+    }
+
+    /// The table as HTML.
+    pub fn html(&self) -> String {
+        let left = " style=\"text-align:left\"";
+        let mut html = format!(
+            "<table><thead><tr><th{left}>claim</th><th{left}>measured</th><th{left}>expected</th><th></th></tr></thead><tbody>"
+        );
+        for claim in &self.0 {
+            let colour = match (claim.scale, claim.holds()) {
+                (Scale::Smoke, _) => "#59606a",
+                (_, true) => "#00794f",
+                (_, false) => "#b34700",
+            };
+            html.push_str(&format!(
+                "<tr><td{left}>{}</td><td{left}><b>{}</b></td><td{left}>{}</td>\
+                 <td style=\"text-align:left;color:{colour}\"><b>{}</b></td></tr>",
+                escape(&claim.statement),
+                escape(&claim.measured()),
+                escape(&claim.expected.to_string()),
+                claim.verdict()
+            ));
+        }
+        html.push_str("</tbody></table>");
+        html
+    }
+
+    /// Shows the claims in a notebook. The kernel calls it for a cell's last expression.
+    pub fn evcxr_display(&self) {
+        show(Ok(self.html()));
+    }
+}
+
+impl fmt::Display for Claims {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|claim| writeln!(f, "{claim}"))
+    }
+}
+
+/// A claim being made; [`ClaimBuilder::state`] keeps it.
+#[derive(Clone, Debug)]
+pub struct ClaimBuilder {
+    claim: Claim,
+    file: PathBuf,
+}
+
+impl ClaimBuilder {
+    pub(super) fn new(lab: &Lab, name: &str, value: Estimate) -> Self {
+        let interval = (value.n > 1).then_some((value.low, value.high));
+        Self {
+            claim: Claim {
+                notebook: lab.notebook().into(),
+                name: name.into(),
+                statement: name.replace(['-', '_'], " "),
+                figure: None,
+                value: value.mean,
+                unit: String::new(),
+                interval,
+                expected: Expected::Reported,
+                scale: lab.scale(),
+                seed: lab.seed(),
+                version: crate::VERSION.into(),
+            },
+            file: lab
+                .out()
+                .join("claims")
+                .join(format!("{}.json", lab.notebook())),
+        }
+    }
+
+    /// The sentence that a reader sees; the name in words otherwise.
+    pub fn statement(mut self, statement: &str) -> Self {
+        self.claim.statement = statement.into();
+        self
+    }
+
+    /// The figure that shows it, by the name given to [`Lab::figure`].
+    pub fn figure(mut self, name: &str) -> Self {
+        self.claim.figure = Some(name.into());
+        self
+    }
+
+    /// What the value is counted in; nothing for a share.
+    pub fn unit(mut self, unit: &str) -> Self {
+        self.claim.unit = unit.into();
+        self
+    }
+
+    /// The interval of its uncertainty, for a value that is no [`Estimate`].
+    pub fn interval(mut self, low: f64, high: f64) -> Self {
+        self.claim.interval = Some((low, high));
+        self
+    }
+
+    /// What was expected.
+    pub fn expect(mut self, expected: Expected) -> Self {
+        self.claim.expected = expected;
+        self
+    }
+
+    /// At least this was expected.
+    pub fn at_least(self, value: f64) -> Self {
+        self.expect(Expected::AtLeast(value))
+    }
+
+    /// At most this was expected.
+    pub fn at_most(self, value: f64) -> Self {
+        self.expect(Expected::AtMost(value))
+    }
+
+    /// A value in this range was expected.
+    pub fn between(self, low: f64, high: f64) -> Self {
+        self.expect(Expected::Between(low, high))
+    }
+
+    /// More than another measured value was expected.
+    pub fn above(self, name: &str, value: impl Into<Estimate>) -> Self {
+        self.expect(Expected::Above(name.into(), value.into().mean))
+    }
+
+    /// Less than another measured value was expected.
+    pub fn below(self, name: &str, value: impl Into<Estimate>) -> Self {
+        self.expect(Expected::Below(name.into(), value.into().mean))
+    }
+
+    /// Keeps the claim in `claims/<notebook>.json` in the output folder, in the place of one of the same
+    /// name if there is one, and gives it back: as a cell's last expression it shows itself.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a name that is not letters, digits, `_` and `-`; [`Error::Content`] where
+    /// the file is there and holds no claims; [`Error::Io`] where it cannot be read or written.
+    pub fn state(&self) -> Result<Claim> {
+        check_name("a claim", &self.claim.name)?;
+        if let Some(figure) = &self.claim.figure {
+            check_name("a claim's figure", figure)?;
+        }
+        // One at a time, or one of two claims that are stated at once is lost.
+        static WRITING: Mutex<()> = Mutex::new(());
+        let _writing = WRITING
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut claims = self.read()?;
+        let entry = self.claim.json();
+        match claims.iter_mut().find(|c| c["name"] == entry["name"]) {
+            Some(old) => *old = entry,
+            None => claims.push(entry),
+        }
+        let mut text = format!("{:#}", Value::Array(claims));
+        text.push('\n');
+        write_atomic(&self.file, text.as_bytes())?;
+        Ok(self.claim.clone())
+    }
+
+    fn read(&self) -> Result<Vec<Value>> {
+        let text = match std::fs::read(&self.file) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(Error::io(&self.file, e)),
+        };
+        let claims: Vec<Value> = serde_json::from_slice(&text).map_err(|e| {
+            Error::content(
+                &self.file,
+                format!("is not a list of claims ({e}): move or delete it"),
+            )
+        })?;
+        match claims.iter().find(|c| !c["name"].is_string()) {
+            Some(_) => Err(Error::content(
+                &self.file,
+                "holds an entry without a name: move or delete it",
+            )),
+            None => Ok(claims),
+        }
+    }
+}
+
+/// Three digits that count.
+fn short(v: f64) -> String {
+    let text = match v.abs() {
+        a if !a.is_finite() => return v.to_string(),
+        0.0 => "0".into(),
+        a if !(1e-3..1e6).contains(&a) => format!("{v:.2e}"),
+        a if a < 10.0 => trimmed(format!("{v:.3}")),
+        a if a < 1000.0 => trimmed(format!("{v:.1}")),
+        _ => format!("{v:.0}"),
+    };
+    text.replacen('-', "−", usize::from(text.starts_with('-')))
+}
+
+fn trimmed(text: String) -> String {
+    text.trim_end_matches('0').trim_end_matches('.').into()
+}

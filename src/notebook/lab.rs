@@ -1,0 +1,271 @@
+use super::{Claim, ClaimBuilder, Claims, Scale};
+use crate::data::Digits;
+use crate::figure::{Figure, escape, show};
+use crate::metric::Estimate;
+use crate::ops::files::cache_dir;
+use crate::ops::keep_freed_memory;
+use crate::train::Store;
+use crate::{Error, Result};
+use candle_core::Device;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// A notebook's settings, and where what it makes is kept. Every notebook begins with
+/// `let lab = Lab::open("01_invariances")?;`.
+///
+/// | variable | what it sets | otherwise |
+/// | --- | --- | --- |
+/// | `INVARIANCES_SCALE` | sizes, steps, sources: smoke, quick, real, paper | quick |
+/// | `INVARIANCES_SEED` | every random number | 0 |
+/// | `INVARIANCES_OUT` | where figures and claims go | `out` in the project's folder |
+/// | `INVARIANCES_CACHE` | where trained networks and downloads are kept | the user's cache folder |
+/// | `INVARIANCES_MNIST` | the parquet file of real digits | none |
+/// | `INVARIANCES_OFFLINE` | 1: nothing is downloaded | 0 |
+#[derive(Clone, Debug)]
+pub struct Lab {
+    notebook: String,
+    scale: Scale,
+    seed: u64,
+    device: Device,
+    out: PathBuf,
+    cache: PathBuf,
+    offline: bool,
+}
+
+impl Lab {
+    /// Reads the settings for a notebook, whose name becomes part of its files' names.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a name with other characters than letters, digits, `_` and `-`, or for a
+    /// setting that cannot be used.
+    pub fn open(notebook: &str) -> Result<Self> {
+        check_name("a notebook", notebook)?;
+        let scale = match setting("INVARIANCES_SCALE")? {
+            None => Scale::default(),
+            Some(text) => text
+                .parse()
+                .map_err(|e| Error::invalid(format!("INVARIANCES_SCALE: {e}")))?,
+        };
+        let seed = match setting("INVARIANCES_SEED")? {
+            None => 0,
+            Some(text) => text.trim().parse().map_err(|_| {
+                Error::invalid(format!(
+                    "INVARIANCES_SEED must be a whole number from 0 to {}, found “{text}”",
+                    u64::MAX
+                ))
+            })?,
+        };
+        let offline = match setting("INVARIANCES_OFFLINE")?.as_deref() {
+            None | Some("0" | "false" | "no") => false,
+            Some("1" | "true" | "yes") => true,
+            Some(text) => {
+                return Err(Error::invalid(format!(
+                    "INVARIANCES_OFFLINE must be 0 or 1, found “{text}”"
+                )));
+            }
+        };
+        let out = match std::env::var_os("INVARIANCES_OUT").filter(|v| !v.is_empty()) {
+            Some(folder) => PathBuf::from(folder),
+            None => project_folder()?.join("out"),
+        };
+        let out = std::path::absolute(&out).map_err(|e| Error::io(&out, e))?;
+        keep_freed_memory();
+        Ok(Self {
+            notebook: notebook.into(),
+            scale,
+            seed,
+            device: device()?,
+            out,
+            cache: cache_dir()?,
+            offline,
+        })
+    }
+
+    /// The same settings at another scale.
+    pub fn with_scale(&self, scale: Scale) -> Self {
+        Self {
+            scale,
+            ..self.clone()
+        }
+    }
+
+    /// The same settings with another seed.
+    pub fn with_seed(&self, seed: u64) -> Self {
+        Self {
+            seed,
+            ..self.clone()
+        }
+    }
+
+    /// The same settings with another output folder.
+    pub fn with_out(&self, out: impl Into<PathBuf>) -> Self {
+        Self {
+            out: out.into(),
+            ..self.clone()
+        }
+    }
+
+    /// The notebook's name.
+    pub fn notebook(&self) -> &str {
+        &self.notebook
+    }
+
+    /// What decides sizes, steps and sources.
+    pub fn scale(&self) -> Scale {
+        self.scale
+    }
+
+    /// The seed of every random number.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Where tensors live: the CPU, or a GPU where the crate was built for one and there is one.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The folder of figures and claims.
+    pub fn out(&self) -> &Path {
+        &self.out
+    }
+
+    /// The folder of trained networks and downloads.
+    pub fn cache(&self) -> &Path {
+        &self.cache
+    }
+
+    /// Whether nothing may be downloaded.
+    pub fn offline(&self) -> bool {
+        self.offline
+    }
+
+    /// The trained networks in the cache.
+    pub fn store(&self) -> Store {
+        Store::open(self.cache.join("trained"))
+    }
+
+    /// The digits of the scale, `size` pixels wide: procedural ones at smoke and quick; at real and paper those of
+    /// MNIST, from the parquet file of the hub's `ylecun/mnist` that `INVARIANCES_MNIST` names.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the scale needs a file and none is named; else as [`Digits::mnist`].
+    pub fn digits(&self, size: usize) -> Result<Digits> {
+        match self.scale {
+            Scale::Smoke | Scale::Quick => Digits::strokes(size, 0),
+            Scale::Real | Scale::Paper => {
+                let path = setting("INVARIANCES_MNIST")?.ok_or_else(|| {
+                    Error::invalid(format!(
+                        "scale {} reads real digits: download a parquet file of the hub's dataset ylecun/mnist and set INVARIANCES_MNIST to its path",
+                        self.scale
+                    ))
+                })?;
+                Digits::mnist(path, size, 0)
+            }
+        }
+    }
+
+    /// Keeps a figure as `figures/<notebook>-<name>.png` and `.svg` in the output folder, with the
+    /// notebook, the scale, the seed and the version in its metadata, and gives it back: as a
+    /// cell's last expression (`lab.figure("samples", &figure)?`) it shows itself.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a name that cannot be a file's, [`Error::Io`] where a file cannot be written.
+    pub fn figure(&self, name: &str, figure: &Figure) -> Result<Figure> {
+        check_name("a figure", name)?;
+        let figure = figure
+            .note("notebook", &self.notebook)
+            .note("scale", self.scale)
+            .note("seed", self.seed)
+            .note("version", crate::VERSION);
+        let stem = format!("{}-{name}", self.notebook);
+        for ending in ["png", "svg"] {
+            figure.save(self.out.join("figures").join(format!("{stem}.{ending}")))?;
+        }
+        Ok(figure)
+    }
+
+    /// Begins a claim: `lab.claim("samples-keep-class", kept).statement("…").at_least(0.9).state()?`.
+    /// Its value is a number or an [`Estimate`] with its interval.
+    pub fn claim(&self, name: &str, value: impl Into<Estimate>) -> ClaimBuilder {
+        ClaimBuilder::new(self, name, value.into())
+    }
+
+    /// Several claims of one cell, shown as one table.
+    pub fn claims<'a>(&self, claims: impl IntoIterator<Item = &'a Claim>) -> Claims {
+        Claims::new(claims)
+    }
+
+    /// Shows the settings in a notebook. The kernel calls it for a cell's last expression.
+    pub fn evcxr_display(&self) {
+        show(Ok(format!("<code>{}</code>", escape(&self.to_string()))));
+    }
+}
+
+impl fmt::Display for Lab {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let device = match &self.device {
+            Device::Cpu => {
+                let threads = candle_core::utils::get_num_threads();
+                format!(
+                    "CPU, {threads} thread{}",
+                    if threads == 1 { "" } else { "s" }
+                )
+            }
+            Device::Cuda(_) => "CUDA".into(),
+            Device::Metal(_) => "Metal".into(),
+        };
+        write!(
+            f,
+            "{}: scale {}, seed {}, {device}, output in {}",
+            self.notebook,
+            self.scale,
+            self.seed,
+            // The folder's name alone: a notebook that is handed on should not tell whose machine it ran on.
+            Path::new(self.out.file_name().unwrap_or_default()).display()
+        )
+    }
+}
+
+/// A name that is safe as part of a file's.
+pub(super) fn check_name(what: &str, name: &str) -> Result<()> {
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if name.is_empty() || name.len() > 80 || !name.chars().all(good) {
+        return Err(Error::invalid(format!(
+            "the name of {what} is made of at most 80 letters, digits, _ and -, found “{name}”"
+        )));
+    }
+    Ok(())
+}
+
+fn setting(name: &str) -> Result<Option<String>> {
+    match std::env::var(name) {
+        Ok(text) if text.trim().is_empty() => Ok(None),
+        Ok(text) => Ok(Some(text)),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(text)) => Err(Error::invalid(format!(
+            "{name} must be plain text, found {}",
+            text.display()
+        ))),
+    }
+}
+
+/// The folder that holds `notebooks/`, seen from the folder in which the kernel works.
+fn project_folder() -> Result<PathBuf> {
+    let here = std::env::current_dir().map_err(|e| Error::io(".", e))?;
+    let inside = here
+        .ancestors()
+        .find(|f| f.ends_with("notebooks"))
+        .and_then(Path::parent);
+    Ok(inside.unwrap_or(&here).to_path_buf())
+}
+
+fn device() -> Result<Device> {
+    if cfg!(feature = "cuda") {
+        return Ok(Device::cuda_if_available(0)?);
+    }
+    if cfg!(feature = "metal") {
+        return Ok(Device::metal_if_available(0)?);
+    }
+    Ok(Device::Cpu)
+}

@@ -1,0 +1,388 @@
+use crate::{Error, Result};
+use candle_core::backprop::GradStore;
+use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Storage, Tensor, Var};
+use rayon::prelude::*;
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+/// Numbers that one thread takes at a time: four arrays of it fit a core's cache.
+const CHUNK: usize = 1 << 14;
+
+/// Adam (Kingma, Ba 2015, [arXiv 1412.6980](https://arxiv.org/abs/1412.6980)) with PyTorch's bias
+/// correction, and optionally decoupled weight decay (AdamW, [arXiv 1711.05101](https://arxiv.org/abs/1711.05101))
+/// and clipping of the gradient's norm.
+///
+/// On the CPU a step is one pass over parameter, gradient and both moments, on all threads and without
+/// temporaries; the result does not depend on the number of threads. A parameter without a gradient is left
+/// as it is, and so are its moments.
+///
+/// ```
+/// use invariances::{candle_core::{Device, Var}, train::Adam};
+/// let x = Var::new(&[3f32], &Device::Cpu)?;
+/// let mut adam = Adam::new(vec![("x".into(), x.clone())])?;
+/// for _ in 0..300 {
+///     let loss = x.sqr()?.sum_all()?;
+///     adam.step(&loss.backward()?, 0.1)?;
+/// }
+/// assert!(x.to_vec1::<f32>()?[0].abs() < 1e-2);
+/// # Ok::<(), invariances::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Adam {
+    betas: (f64, f64),
+    eps: f64,
+    weight_decay: f64,
+    clip: Option<f64>,
+    parameters: Vec<Parameter>,
+    count: usize,
+}
+
+#[derive(Debug)]
+struct Parameter {
+    name: String,
+    var: Var,
+    /// Steps in which this parameter had a gradient.
+    steps: u64,
+    moments: Moments,
+}
+
+/// Running means of the gradient and of its square.
+#[derive(Debug)]
+enum Moments {
+    F32(Vec<f32>, Vec<f32>),
+    F64(Vec<f64>, Vec<f64>),
+    /// On another device, or of another number type.
+    Other(Tensor, Tensor),
+}
+
+impl Adam {
+    /// An optimiser of these parameters, with betas (0.5, 0.9) as the paper, ε = 1e-8, no decay, no clipping.
+    /// [`Params::trained`](crate::ops::Params::trained) gives a network's parameters.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a variable of whole numbers.
+    pub fn new(parameters: Vec<(String, Var)>) -> Result<Self> {
+        let mut count = 0;
+        let parameters: Result<Vec<_>> = parameters
+            .into_iter()
+            .map(|(name, var)| {
+                let n = var.elem_count();
+                count += n;
+                let moments = match (var.dtype(), var.device()) {
+                    (DType::F32, Device::Cpu) => Moments::F32(vec![0.0; n], vec![0.0; n]),
+                    (DType::F64, Device::Cpu) => Moments::F64(vec![0.0; n], vec![0.0; n]),
+                    (d, _) if d.is_float() => {
+                        let zeros = var.as_detached_tensor().zeros_like()?;
+                        Moments::Other(zeros.clone(), zeros)
+                    }
+                    (d, _) => {
+                        return Err(Error::invalid(format!(
+                            "parameter {name} is of type {d:?}; only floating point numbers can be trained"
+                        )));
+                    }
+                };
+                Ok(Parameter {
+                    name,
+                    var,
+                    steps: 0,
+                    moments,
+                })
+            })
+            .collect();
+        Ok(Self {
+            betas: (0.5, 0.9),
+            eps: 1e-8,
+            weight_decay: 0.0,
+            clip: None,
+            parameters: parameters?,
+            count,
+        })
+    }
+
+    /// Sets how fast the means of the gradient and of its square forget; both in [0, 1).
+    pub fn betas(mut self, first: f64, second: f64) -> Self {
+        self.betas = (first, second);
+        self
+    }
+
+    /// Sets what is added to the root of the mean square.
+    pub fn eps(mut self, eps: f64) -> Self {
+        self.eps = eps;
+        self
+    }
+
+    /// Sets the decoupled weight decay: each step multiplies a parameter by 1 − learning rate × this.
+    pub fn weight_decay(mut self, weight_decay: f64) -> Self {
+        self.weight_decay = weight_decay;
+        self
+    }
+
+    /// Sets the largest norm of all gradients together; longer ones are shortened to it.
+    pub fn clip(mut self, norm: Option<f64>) -> Self {
+        self.clip = norm;
+        self
+    }
+
+    /// The names of the parameters that no step has changed yet, since they never had a gradient.
+    pub fn without_gradient(&self) -> Vec<String> {
+        let without = self.parameters.iter().filter(|p| p.steps == 0);
+        without.map(|p| p.name.clone()).collect()
+    }
+
+    /// Changes every parameter by its gradient.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] where clipping finds a norm that is not a finite number; no parameter has changed then.
+    pub fn step(&mut self, grads: &GradStore, learning_rate: f64) -> Result<()> {
+        let gradients: Vec<Option<Tensor>> = self
+            .parameters
+            .iter()
+            .map(|p| {
+                let grad = grads.get(p.var.as_tensor());
+                grad.map(|g| Ok(g.detach().contiguous()?)).transpose()
+            })
+            .collect::<Result<_>>()?;
+        let scale = match self.clip {
+            None => 1.0,
+            Some(most) => {
+                let norm = norm(&gradients)?;
+                if !norm.is_finite() {
+                    return Err(Error::Diverged(format!(
+                        "the norm of the gradient is {norm}"
+                    )));
+                }
+                // The small number as in PyTorch's clip_grad_norm_.
+                (most / (norm + 1e-6)).min(1.0)
+            }
+        };
+        let (betas, eps, decay) = (self.betas, self.eps, self.weight_decay);
+        let update = |(p, g): (&mut Parameter, &Option<Tensor>)| -> Result<()> {
+            let Some(g) = g else { return Ok(()) };
+            p.steps += 1;
+            let t = p.steps as f64;
+            let rule = Rule {
+                scale,
+                beta1: betas.0,
+                beta2: betas.1,
+                keep: 1.0 - learning_rate * decay,
+                step: learning_rate / (1.0 - betas.0.powf(t)),
+                root: (1.0 - betas.1.powf(t)).sqrt().recip(),
+                eps,
+            };
+            p.update(g, rule)
+        };
+        if self.count < CHUNK {
+            let mut pairs = self.parameters.iter_mut().zip(&gradients);
+            pairs.try_for_each(update)
+        } else {
+            let pairs = self.parameters.par_iter_mut().zip(&gradients);
+            pairs.try_for_each(update)
+        }
+    }
+
+    /// The moments and step counts as tensors, by `adam.m/NAME`, `adam.v/NAME` and `adam.steps`, for a checkpoint.
+    pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
+        let mut state = Vec::new();
+        for p in &self.parameters {
+            let shape = p.var.shape();
+            let (m, v) = match &p.moments {
+                Moments::F32(m, v) => (
+                    Tensor::from_slice(m, shape, &Device::Cpu)?,
+                    Tensor::from_slice(v, shape, &Device::Cpu)?,
+                ),
+                Moments::F64(m, v) => (
+                    Tensor::from_slice(m, shape, &Device::Cpu)?,
+                    Tensor::from_slice(v, shape, &Device::Cpu)?,
+                ),
+                Moments::Other(m, v) => (m.to_device(&Device::Cpu)?, v.to_device(&Device::Cpu)?),
+            };
+            state.push((format!("adam.m/{}", p.name), m));
+            state.push((format!("adam.v/{}", p.name), v));
+        }
+        let steps: Vec<i64> = self.parameters.iter().map(|p| p.steps as i64).collect();
+        if !steps.is_empty() {
+            state.push(("adam.steps".into(), Tensor::new(steps, &Device::Cpu)?));
+        }
+        Ok(state)
+    }
+
+    /// Takes up what [`Adam::state`] gave.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where a tensor is missing or has another shape; nothing has changed then.
+    pub fn set_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
+        let find = |name: &str, dims: &[usize]| {
+            let tensor = state
+                .get(name)
+                .ok_or_else(|| Error::invalid(format!("the optimiser's state lacks {name}")))?;
+            if tensor.dims() != dims {
+                return Err(Error::invalid(format!(
+                    "{name} of the optimiser's state has shape {:?}, expected {dims:?}",
+                    tensor.dims()
+                )));
+            }
+            Ok(tensor)
+        };
+        if self.parameters.is_empty() {
+            return Ok(());
+        }
+        let steps = find("adam.steps", &[self.parameters.len()])?.to_vec1::<i64>()?;
+        let mut restored = Vec::new();
+        for p in &self.parameters {
+            let of = |which: &str| find(&format!("adam.{which}/{}", p.name), p.var.dims());
+            let (m, v) = (of("m")?, of("v")?);
+            restored.push(match p.moments {
+                Moments::F32(..) => {
+                    Moments::F32(m.flatten_all()?.to_vec1()?, v.flatten_all()?.to_vec1()?)
+                }
+                Moments::F64(..) => {
+                    Moments::F64(m.flatten_all()?.to_vec1()?, v.flatten_all()?.to_vec1()?)
+                }
+                Moments::Other(..) => {
+                    Moments::Other(m.to_device(p.var.device())?, v.to_device(p.var.device())?)
+                }
+            });
+        }
+        for ((p, moments), steps) in self.parameters.iter_mut().zip(restored).zip(steps) {
+            p.moments = moments;
+            p.steps = steps.max(0) as u64;
+        }
+        Ok(())
+    }
+}
+
+/// One step's constants.
+#[derive(Clone, Copy)]
+struct Rule {
+    /// What the gradient is multiplied by, below 1 where it is clipped.
+    scale: f64,
+    beta1: f64,
+    beta2: f64,
+    keep: f64,
+    /// Learning rate over the first moment's bias correction.
+    step: f64,
+    /// One over the root of the second moment's bias correction.
+    root: f64,
+    eps: f64,
+}
+
+impl Parameter {
+    fn update(&mut self, grad: &Tensor, rule: Rule) -> Result<()> {
+        if let Moments::Other(m, v) = &mut self.moments {
+            let grad = grad.affine(rule.scale, 0.0)?;
+            *m = (m.affine(rule.beta1, 0.0)? + grad.affine(1.0 - rule.beta1, 0.0)?)?;
+            *v = (v.affine(rule.beta2, 0.0)? + grad.sqr()?.affine(1.0 - rule.beta2, 0.0)?)?;
+            let denominator = v.sqrt()?.affine(rule.root, rule.eps)?;
+            let change = m.div(&denominator)?.affine(rule.step, 0.0)?;
+            let kept = self.var.as_detached_tensor().affine(rule.keep, 0.0)?;
+            self.var.set(&(kept - change)?)?;
+            return Ok(());
+        }
+        let pass = Pass {
+            moments: RefCell::new(&mut self.moments),
+            rule,
+        };
+        Ok(self.var.inplace_op2(grad, &pass)?)
+    }
+}
+
+/// The step as candle's in-place operation, by which a variable's numbers can be changed where they are.
+struct Pass<'a> {
+    moments: RefCell<&'a mut Moments>,
+    rule: Rule,
+}
+
+macro_rules! pass {
+    ($name:ident, $t:ty) => {
+        fn $name(p: &mut [$t], g: &[$t], m: &mut [$t], v: &mut [$t], rule: Rule) {
+            let chunk = |p: &mut [$t], g: &[$t], m: &mut [$t], v: &mut [$t]| {
+                let scale = rule.scale as $t;
+                let (beta1, new1) = (rule.beta1 as $t, (1.0 - rule.beta1) as $t);
+                let (beta2, new2) = (rule.beta2 as $t, (1.0 - rule.beta2) as $t);
+                let (keep, step) = (rule.keep as $t, rule.step as $t);
+                let (root, eps) = (rule.root as $t, rule.eps as $t);
+                for (((p, g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+                    let g = *g * scale;
+                    *m = *m * beta1 + g * new1;
+                    *v = *v * beta2 + g * g * new2;
+                    *p = *p * keep - step * *m / (v.sqrt() * root + eps);
+                }
+            };
+            if p.len() <= CHUNK {
+                chunk(p, g, m, v);
+            } else {
+                p.par_chunks_mut(CHUNK)
+                    .zip(g.par_chunks(CHUNK))
+                    .zip(m.par_chunks_mut(CHUNK))
+                    .zip(v.par_chunks_mut(CHUNK))
+                    .for_each(|(((p, g), m), v)| chunk(p, g, m, v));
+            }
+        }
+    };
+}
+pass!(pass_f32, f32);
+pass!(pass_f64, f64);
+
+impl InplaceOp2 for Pass<'_> {
+    fn name(&self) -> &'static str {
+        "adam"
+    }
+
+    fn cpu_fwd(
+        &self,
+        param: &mut CpuStorage,
+        param_layout: &Layout,
+        grad: &CpuStorage,
+        grad_layout: &Layout,
+    ) -> candle_core::Result<()> {
+        let (Some((p0, p1)), Some((g0, g1))) = (
+            param_layout.contiguous_offsets(),
+            grad_layout.contiguous_offsets(),
+        ) else {
+            candle_core::bail!("adam: parameter and gradient must be contiguous")
+        };
+        if p1 - p0 != g1 - g0 {
+            candle_core::bail!(
+                "adam: a parameter of {} numbers has a gradient of {}",
+                p1 - p0,
+                g1 - g0
+            )
+        }
+        match (param, grad, &mut **self.moments.borrow_mut()) {
+            (CpuStorage::F32(p), CpuStorage::F32(g), Moments::F32(m, v)) => {
+                pass_f32(&mut p[p0..p1], &g[g0..g1], m, v, self.rule);
+            }
+            (CpuStorage::F64(p), CpuStorage::F64(g), Moments::F64(m, v)) => {
+                pass_f64(&mut p[p0..p1], &g[g0..g1], m, v, self.rule);
+            }
+            _ => candle_core::bail!("adam: parameter and gradient are of different number types"),
+        }
+        Ok(())
+    }
+}
+
+/// The norm of all gradients together, summed in f64 in an order that no number of threads changes.
+fn norm(gradients: &[Option<Tensor>]) -> Result<f64> {
+    let mut sum = 0.0;
+    for gradient in gradients.iter().flatten() {
+        let (storage, layout) = gradient.storage_and_layout();
+        let range = layout.contiguous_offsets();
+        let squares: Vec<f64> = match (&*storage, range) {
+            (Storage::Cpu(CpuStorage::F32(g)), Some((from, to))) => g[from..to]
+                .par_chunks(CHUNK)
+                .map(|c| c.iter().map(|x| f64::from(*x) * f64::from(*x)).sum())
+                .collect(),
+            (Storage::Cpu(CpuStorage::F64(g)), Some((from, to))) => g[from..to]
+                .par_chunks(CHUNK)
+                .map(|c| c.iter().map(|x| x * x).sum())
+                .collect(),
+            _ => {
+                drop(storage);
+                let squares = gradient.to_dtype(DType::F32)?.sqr()?.sum_all()?;
+                vec![f64::from(squares.to_scalar::<f32>()?)]
+            }
+        };
+        sum += squares.iter().sum::<f64>();
+    }
+    Ok(sum.sqrt())
+}

@@ -1,0 +1,55 @@
+//! Weights that ship with the project: `data/pretrained/NAME.safetensors` (f16) with a card `NAME.json`.
+
+use super::Card;
+use super::store::{check_name, differences};
+use crate::ops::Params;
+use crate::{Error, Result};
+use candle_core::DType;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+/// Where the weights are: `pretrained/` in the folder that `INVARIANCES_DATA` names, else in the project's `data/`.
+pub fn folder() -> PathBuf {
+    match std::env::var_os("INVARIANCES_DATA").filter(|v| !v.is_empty()) {
+        Some(data) => PathBuf::from(data).join("pretrained"),
+        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("data/pretrained"),
+    }
+}
+
+/// Takes up the weights of `name` into `params`; nothing where there are none, or those of another configuration.
+///
+/// # Errors
+/// [`Error::Content`] where weights and card do not belong together or are of another network.
+pub fn load(name: &str, configuration: &Value, params: &Params) -> Result<Option<Card>> {
+    check_name(name)?;
+    let card = folder().join(format!("{name}.json"));
+    if !card.is_file() {
+        return Ok(None);
+    }
+    let card = Card::read(&card)?;
+    if !differences(&card.configuration, configuration).is_empty() {
+        return Ok(None);
+    }
+    let path = folder().join(format!("{name}.safetensors"));
+    let tensors = card.read_weights(&path)?;
+    params
+        .set_all(&tensors)
+        .map_err(|e| Error::content(&path, e.to_string()))?;
+    Ok(Some(card))
+}
+
+/// Writes weights in f16 and their card, which gets the hash of the file.
+pub fn save(name: &str, card: &Card, params: &Params) -> Result<Card> {
+    check_name(name)?;
+    let path = folder().join(format!("{name}.safetensors"));
+    params.save_as(&path, DType::F16, &HashMap::new())?;
+    let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+    let card = Card {
+        name: name.into(),
+        weights: blake3::hash(&bytes).to_hex().to_string(),
+        ..card.clone()
+    };
+    card.write(&folder().join(format!("{name}.json")))?;
+    Ok(card)
+}

@@ -1,0 +1,286 @@
+use super::TrainConfig;
+use crate::ops::Params;
+use crate::ops::files::{cache_dir, write_atomic};
+use crate::{Error, Result};
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+/// A folder of trained networks, each kept under what made it.
+///
+/// ```no_run
+/// use invariances::{ops::Params, train::{Store, Step, TrainConfig, Trainer}};
+/// let training = TrainConfig { steps: 100, ..Default::default() };
+/// let slot = Store::cache()?.slot("line", &("y = 2x", 64, &training))?;
+/// let params = Params::new(0);
+/// let w = params.root().get(1, "w", invariances::ops::Init::FanIn)?;
+/// // Trains the first time, and from then on takes the weights that this gave.
+/// let trained = Trainer::new(training).fit_in(&slot, &params, |_, _| {
+///     Ok(Step::new(w.affine(1.0, -2.0)?.sqr()?.sum_all()?))
+/// })?;
+/// # Ok::<(), invariances::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Store {
+    folder: PathBuf,
+}
+
+/// The place of one trained network in a [`Store`]: a name and the configuration that tells it from others.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Slot {
+    name: String,
+    configuration: Value,
+    folder: PathBuf,
+}
+
+/// What is known about trained weights: how they were made and how good they are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Card {
+    /// The network's name.
+    pub name: String,
+    /// Everything that decides the weights, as JSON: the network, the data, the training.
+    pub configuration: Value,
+    /// What the network was trained on, in words.
+    pub data: String,
+    /// How it was trained.
+    pub training: TrainConfig,
+    /// The steps that were taken.
+    pub steps: u64,
+    /// How long that took.
+    pub seconds: f64,
+    /// The day when it was finished, UTC.
+    pub date: String,
+    /// What it was trained on: system, processor, threads.
+    pub machine: String,
+    /// Figures of merit, by name.
+    pub figures: BTreeMap<String, f64>,
+    /// The command that trains it again.
+    pub command: String,
+    /// The crate's version that trained it.
+    pub version: String,
+    /// The hash (BLAKE3, hexadecimal) of the file of weights.
+    pub weights: String,
+}
+
+impl Store {
+    /// The networks in a folder, which need not exist yet.
+    pub fn open(folder: impl AsRef<Path>) -> Self {
+        let folder = folder.as_ref().to_path_buf();
+        Self { folder }
+    }
+
+    /// The networks in the project's cache, `trained/` in [`cache_dir`].
+    ///
+    /// # Errors
+    /// As [`cache_dir`].
+    pub fn cache() -> Result<Self> {
+        Ok(Self::open(cache_dir()?.join("trained")))
+    }
+
+    /// Where the networks are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The place of the network `name` with this configuration. The configuration must name everything that
+    /// decides the weights: the network's and the training's settings, the data, the seed. Another
+    /// configuration, or another version of the crate, is another place.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a name that is no file name or a configuration that is not JSON.
+    pub fn slot(&self, name: &str, configuration: &impl Serialize) -> Result<Slot> {
+        check_name(name)?;
+        let configuration = serde_json::to_value(configuration).map_err(|e| {
+            Error::invalid(format!(
+                "the configuration of {name} cannot be written: {e}"
+            ))
+        })?;
+        let mut hash = blake3::Hasher::new();
+        for part in [name, &canonical(&configuration), crate::VERSION] {
+            hash.update(&(part.len() as u64).to_le_bytes());
+            hash.update(part.as_bytes());
+        }
+        let key = hash.finalize().to_hex();
+        Ok(Slot {
+            name: name.into(),
+            configuration,
+            folder: self.folder.join(format!("{name}-{}", &key[..16])),
+        })
+    }
+}
+
+impl Slot {
+    /// The network's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What tells this network from others of its name.
+    pub fn configuration(&self) -> &Value {
+        &self.configuration
+    }
+
+    /// Where its files are: `weights.safetensors`, `card.json`, `log.parquet`, and checkpoints while it trains.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// True where a training has finished here.
+    pub fn is_trained(&self) -> bool {
+        self.file(CARD).is_file() && self.file(WEIGHTS).is_file()
+    }
+
+    /// Takes up the trained weights; nothing where no training has finished here.
+    ///
+    /// # Errors
+    /// [`Error::Content`] where the files are damaged or of another network.
+    pub fn load(&self, params: &Params) -> Result<Option<Card>> {
+        if !self.is_trained() {
+            return Ok(None);
+        }
+        let card = Card::read(&self.file(CARD))?;
+        let tensors = card.read_weights(&self.file(WEIGHTS))?;
+        params.set_all(&tensors).map_err(|e| {
+            let advice = "give the slot a configuration that names everything the network depends on, or delete the folder";
+            Error::content(self.file(WEIGHTS), format!("{e}\n{advice}"))
+        })?;
+        Ok(Some(card))
+    }
+
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+}
+
+pub(super) const WEIGHTS: &str = "weights.safetensors";
+pub(super) const CARD: &str = "card.json";
+pub(super) const LOG: &str = "log.parquet";
+
+impl Card {
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        serde_json::from_slice(&text)
+            .map_err(|e| Error::content(path, format!("not a card of trained weights: {e}")))
+    }
+
+    pub(super) fn write(&self, path: &Path) -> Result<()> {
+        let mut text = serde_json::to_string_pretty(self)
+            .map_err(|e| Error::content(path, format!("cannot be written: {e}")))?;
+        text.push('\n');
+        write_atomic(path, text.as_bytes())
+    }
+
+    /// The tensors of the file that this card is of.
+    pub(super) fn read_weights(&self, path: &Path) -> Result<HashMap<String, Tensor>> {
+        let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        let found = blake3::hash(&bytes).to_hex();
+        if found.as_str() != self.weights {
+            return Err(Error::content(
+                path,
+                format!(
+                    "damaged: its hash is {found}, the card beside it says {}",
+                    self.weights
+                ),
+            ));
+        }
+        candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
+            .map_err(|e| Error::content(path, format!("not a safetensors file: {e}")))
+    }
+}
+
+pub(super) fn check_name(name: &str) -> Result<()> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(fits) {
+        return Err(Error::invalid(format!(
+            "{name:?} cannot name a trained network: it becomes a file's name, so use letters, digits, '-', '_' and '.'"
+        )));
+    }
+    Ok(())
+}
+
+/// JSON with sorted keys and without spaces, whatever order the writer has.
+fn canonical(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            let sorted: BTreeMap<_, _> = map.iter().collect();
+            let parts: Vec<_> = sorted
+                .iter()
+                .map(|(k, v)| format!("{}:{}", Value::from(k.as_str()), canonical(v)))
+                .collect();
+            format!("{{{}}}", parts.join(","))
+        }
+        Value::Array(list) => {
+            let parts: Vec<_> = list.iter().map(canonical).collect();
+            format!("[{}]", parts.join(","))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// The settings in which two configurations differ, as paths; a number may differ by what reading it from text changes.
+pub(super) fn differences(a: &Value, b: &Value) -> Vec<String> {
+    fn walk(path: &str, a: &Value, b: &Value, out: &mut Vec<String>) {
+        match (a, b) {
+            (Value::Object(x), Value::Object(y)) => {
+                let keys: std::collections::BTreeSet<_> = x.keys().chain(y.keys()).collect();
+                for key in keys {
+                    let null = Value::Null;
+                    let (u, v) = (x.get(key).unwrap_or(&null), y.get(key).unwrap_or(&null));
+                    walk(&format!("{path}.{key}"), u, v, out);
+                }
+            }
+            (Value::Array(x), Value::Array(y)) if x.len() == y.len() => {
+                for (i, (u, v)) in x.iter().zip(y).enumerate() {
+                    walk(&format!("{path}.{i}"), u, v, out);
+                }
+            }
+            _ => {
+                let close = match (a.as_f64(), b.as_f64()) {
+                    (Some(x), Some(y)) => (x - y).abs() <= 1e-12 * x.abs().max(y.abs()),
+                    _ => a == b,
+                };
+                if !close {
+                    out.push(format!("{}: {a}, {b}", path.trim_start_matches('.')));
+                }
+            }
+        }
+    }
+    let mut out = Vec::new();
+    walk("", a, b, &mut out);
+    out
+}
+
+/// This machine in words.
+pub(super) fn machine() -> String {
+    format!(
+        "{} {}, {} threads",
+        std::env::consts::OS,
+        std::env::consts::ARCH,
+        rayon::current_num_threads()
+    )
+}
+
+/// Today, UTC, as YYYY-MM-DD.
+pub(super) fn today() -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let days = since.map_or(0, |d| d.as_secs() / 86_400) as i64;
+    // Days to a date of the Gregorian calendar: Howard Hinnant, "chrono-compatible low-level date algorithms".
+    let z = days + 719_468;
+    let era = z.div_euclid(146_097);
+    let day_of_era = z.rem_euclid(146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 {
+        shifted + 3
+    } else {
+        shifted - 9
+    };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}

@@ -1,0 +1,488 @@
+//! Figures, and what a notebook keeps beside them.
+
+use invariances::candle_core::{DType, Device, Tensor};
+use invariances::figure::{Bars, Chart, Figure, Histogram, ImageGrid, Overview, Panel, Table};
+use invariances::metric::{Estimate, bootstrap_mean};
+use invariances::notebook::{Expected, Lab, Scale};
+use invariances::ops::Rng;
+use invariances::{Error, Result};
+use std::io::Cursor;
+
+/// n images of random pixels.
+fn images(n: usize, side: usize) -> Result<Tensor> {
+    Rng::new(n as u64).uniform(-1.0, 1.0, (n, 3, side, side), &Device::Cpu)
+}
+
+/// Width, height, RGB and the texts of a PNG file.
+fn decode(bytes: &[u8]) -> (usize, usize, Vec<u8>, Vec<(String, String)>) {
+    let mut reader = png::Decoder::new(Cursor::new(bytes)).read_info().unwrap();
+    let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
+    let frame = reader.next_frame(&mut rgb).unwrap();
+    assert_eq!(frame.color_type, png::ColorType::Rgb);
+    let chunks = &reader.info().utf8_text;
+    let texts = chunks
+        .iter()
+        .map(|c| (c.keyword.clone(), c.get_text().unwrap()))
+        .collect();
+    (frame.width as usize, frame.height as usize, rgb, texts)
+}
+
+/// Fails unless every element is closed in order and no quote or bracket is left open.
+#[track_caller]
+fn assert_well_formed(xml: &str) {
+    let mut open: Vec<&str> = Vec::new();
+    let mut rest = xml;
+    while let Some(start) = rest.find('<') {
+        assert!(!rest[..start].contains('>'), "a stray >");
+        let end = start + rest[start..].find('>').expect("an element is not closed");
+        let element = &rest[start + 1..end];
+        assert_eq!(element.matches('"').count() % 2, 0, "quotes in <{element}>");
+        assert!(!element.contains('<'), "a < in <{element}>");
+        if let Some(name) = element.strip_prefix('/') {
+            assert_eq!(open.pop(), Some(name));
+        } else if !element.ends_with('/') {
+            open.push(element.split_whitespace().next().unwrap());
+        }
+        rest = &rest[end + 1..];
+    }
+    assert!(open.is_empty(), "left open: {open:?}");
+    let mut ampersands = xml.match_indices('&');
+    let entities = ampersands.all(|(i, _)| xml[i..].find(';').is_some_and(|n| n < 8));
+    assert!(entities, "a stray &");
+}
+
+fn chart() -> Result<Figure> {
+    let x = [0.0, 1.0, 2.0];
+    Chart::new("Loss <of> \"t\" & 'e'")
+        .band(
+            "a",
+            &x,
+            &[1.0, 2.0, 1.5],
+            &[0.5, 1.5, 1.0],
+            &[1.5, 2.5, 2.0],
+        )
+        .line("b", &[0u32, 1, 2], &[1.0f32, f32::NAN, 3.0])
+        .smooth(3)
+        .dots()
+        .reference(1.2, "chance")
+        .x_label("z̄ → x̃")
+        .y_label("∂t/∂z̄ 漢")
+        .figure()
+}
+
+/// One of every kind.
+fn all() -> Result<Vec<Figure>> {
+    let value = bootstrap_mean(&[0.0, 1.0, 1.0, 1.0], 3);
+    let missing = bootstrap_mean(&[], 0);
+    let bars = Bars::new("Kept", ["one", "two words and some more of them"])
+        .series("network", &[value, missing])
+        .series("judge", &[Estimate::exact(-0.2), value])
+        .reference(0.1, "chance")
+        .figure()?;
+    let v: Vec<f32> = images(2, 16)?.flatten_all()?.to_vec1()?;
+    let histogram = Histogram::new("v").values("v", &v).normal().figure()?;
+    let grid = ImageGrid::new(&images(6, 8)?, 3)?
+        .groups([1, 2])
+        .column_labels(["in", "a label that is much too wide for its columns"])
+        .row_labels([7, 2])
+        .title("T")
+        .caption("A caption of several words, long enough for a second line: z̄ = E(x) and x̃ = D(z̄) and v = t(z̄ | z).")
+        .mark([1, 4], "differs")
+        .figure()?;
+    let overview = Overview::with_images(&images(1, 32)?, &images(5, 28)?)?.figure()?;
+    let row = Panel::row([&bars, &histogram]).figure()?;
+    let panel = Panel::column([&row, &grid]).title("All").figure()?;
+    let empty = Overview::new().figure()?;
+    Ok(vec![
+        chart()?,
+        bars,
+        histogram,
+        grid,
+        overview,
+        empty,
+        panel,
+    ])
+}
+
+#[test]
+fn png_has_the_size_that_was_asked_for_and_carries_its_configuration() -> Result<()> {
+    for figure in all()? {
+        let figure = figure.note("seed", 7).note("layer", "fc6 \"ä\"");
+        for scale in [1.0, 2.0, 3.125] {
+            let (w, h, _, texts) = decode(&figure.png(scale)?);
+            let (a, b) = figure.size();
+            let size = |v: u32| (f64::from(v) * scale).round() as usize;
+            assert_eq!((w, h), (size(a), size(b)));
+            let kept = texts.iter().find(|(k, _)| k == "invariances");
+            let kept: serde_json::Value = serde_json::from_str(&kept.unwrap().1).unwrap();
+            assert_eq!(kept["seed"], "7");
+            assert_eq!(kept["layer"], "fc6 \"ä\"");
+            assert_eq!(kept["version"], invariances::VERSION);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn svg_is_well_formed_and_carries_its_configuration() -> Result<()> {
+    for figure in all()? {
+        let svg = figure.note("seed", 7).note("odd", "<&\"\u{0}'>").svg()?;
+        assert_well_formed(&svg);
+        let (_, rest) = svg.split_once("<metadata id=\"invariances\">").unwrap();
+        let (json, _) = rest.split_once("</metadata>").unwrap();
+        let json = json
+            .replace("&quot;", "\"")
+            .replace("&lt;", "<")
+            .replace("&#39;", "'");
+        let json = json.replace("&gt;", ">").replace("&amp;", "&");
+        let kept: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(kept["seed"], "7");
+        assert_eq!(kept["odd"], "<&\"\u{0}'>");
+    }
+    Ok(())
+}
+
+#[test]
+fn same_figure_same_bytes() -> Result<()> {
+    for (a, b) in all()?.iter().zip(all()?) {
+        assert_eq!(a.png(2.0)?, b.png(2.0)?);
+        assert_eq!(a.svg()?, b.svg()?);
+    }
+    Ok(())
+}
+
+#[test]
+fn figures_have_ink() -> Result<()> {
+    for figure in all()? {
+        let (_, _, rgb, _) = decode(&figure.png(1.0)?);
+        let ink = rgb.chunks(3).filter(|p| p.iter().any(|v| *v < 128)).count();
+        assert!(ink > 200, "{}: {ink} dark pixels", figure.title());
+    }
+    Ok(())
+}
+
+#[test]
+fn images_in_a_grid_are_exact() -> Result<()> {
+    // Random pixels: no other place of the picture has an image's first colour.
+    let (side, columns) = (5, 3);
+    let images = images(6, side)?;
+    let figure = ImageGrid::new(&images, columns)?
+        .groups([1, 2])
+        .column_labels(["a", "b"])
+        .magnify(4)
+        .figure()?;
+    let bytes = (((&images + 1.0)? * 127.5)?.round()?).to_dtype(DType::U8)?;
+    for scale in [1.0, 2.0] {
+        let (width, height, rgb, _) = decode(&figure.png(scale)?);
+        let pixel = |x: usize, y: usize| -> &[u8] { &rgb[(y * width + x) * 3..][..3] };
+        let m = (4.0 * scale) as usize;
+        for n in 0..6 {
+            let image: Vec<Vec<Vec<u8>>> = bytes.get(n)?.to_vec3()?;
+            let colour = |x: usize, y: usize| [image[0][y][x], image[1][y][x], image[2][y][x]];
+            let corner = (0..height * width)
+                .map(|i| (i % width, i / width))
+                .find(|(x, y)| pixel(*x, *y) == colour(0, 0))
+                .expect("the image's first pixel is in the picture");
+            for y in 0..side * m {
+                for x in 0..side * m {
+                    let found = pixel(corner.0 + x, corner.1 + y);
+                    assert_eq!(found, colour(x / m, y / m), "image {n}, pixel {x}, {y}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn bars_are_as_long_as_their_values() -> Result<()> {
+    let blue = |value| -> Result<f64> {
+        let figure = Bars::new("", ["x"])
+            .series("", &[Estimate::exact(value)])
+            .y_range(0.0, 1.0)
+            .figure()?;
+        let (_, _, rgb, _) = decode(&figure.png(2.0)?);
+        Ok(rgb.chunks(3).filter(|p| *p == [0x00, 0x72, 0xb2]).count() as f64)
+    };
+    let (half, whole) = (blue(0.5)?, blue(1.0)?);
+    assert!((half / whole - 0.5).abs() < 0.01, "{half} of {whole}");
+    Ok(())
+}
+
+#[track_caller]
+fn refused<T>(result: Result<T>, words: &str) {
+    match result {
+        Err(Error::Invalid(text)) => assert!(text.contains(words), "“{text}” lacks “{words}”"),
+        Err(other) => panic!("another error: {other}"),
+        Ok(_) => panic!("not refused ({words})"),
+    }
+}
+
+#[test]
+fn what_cannot_be_drawn_is_refused() -> Result<()> {
+    let six = images(6, 4)?;
+    let grid = || ImageGrid::new(&six, 3);
+    refused(ImageGrid::new(&six, 4), "rows·4 images");
+    refused(ImageGrid::new(&six, 0), "columns");
+    refused(ImageGrid::new(&six.narrow(0, 0, 0)?, 3), "found 0");
+    refused(ImageGrid::new(&six.get(0)?, 1), "found [3, 4, 4]");
+    refused(ImageGrid::new(&six.narrow(1, 0, 2)?, 3), "3 or 1 channels");
+    refused(ImageGrid::new(&(six.zeros_like()? / 0.0)?, 3), "NaN");
+    refused(grid()?.groups([1, 1]).figure(), "must add up");
+    refused(grid()?.groups([3, 0]).figure(), "must add up");
+    refused(
+        grid()?.column_labels(["a", "b"]).figure(),
+        "2 column labels",
+    );
+    refused(
+        grid()?.row_labels(["a"]).figure(),
+        "1 row labels for 2 rows",
+    );
+    refused(grid()?.mark([6], "").figure(), "image 6");
+    refused(grid()?.magnify(0).figure(), "at least 1");
+    refused(grid()?.magnify(9_000).figure(), "pixels a side");
+    refused(Chart::new("").figure(), "at least one line");
+    let uneven = Chart::new("").line("a", &[1.0, 2.0], &[1.0]);
+    refused(uneven.figure(), "2 values of x and 1");
+    let line = || Chart::new("").line("a", &[1.0], &[1.0]);
+    refused(line().y_range(1.0, 1.0).figure(), "low < high");
+    refused(line().x_range(f64::NAN, 1.0).figure(), "low < high");
+    refused(line().x_range(0.0, 1.0).log_x().figure(), "positive");
+    refused(line().size(10, 10).figure(), "160");
+    let frame = invariances::polars::df!("step" => [1, 2], "loss" => [0.5, 0.4])?;
+    let columns = |y: &str| Chart::new("").columns("a", &frame, "step", y).figure();
+    refused(columns("los"), "no column los; it has step, loss");
+    columns("loss")?;
+    refused(Bars::new("", ["a"]).figure(), "one series");
+    let few = Bars::new("", ["a", "b"]).series("s", &[Estimate::exact(1.0)]);
+    refused(few.figure(), "1 values for 2");
+    refused(
+        Histogram::new("").values("a", &[f64::NAN]).figure(),
+        "found 0 values",
+    );
+    refused(Panel::row([]).figure(), "at least one figure");
+    refused(Figure::plot("", 0, 5, |_| Ok(())), "found 0 × 5");
+    let failed = Figure::plot("", 5, 5, |_| Err("no luck".into())).unwrap_err();
+    assert_eq!(failed.to_string(), "drawing failed: no luck");
+    refused(line().figure()?.png(0.0), "scale");
+    refused(line().figure()?.png(f64::NAN), "scale");
+    refused(line().figure()?.save("x.pdf"), ".png or .svg");
+    // Strange numbers are drawn, not refused.
+    let strange = line().line("b", &[f64::NAN, f64::INFINITY], &[0.0, 0.0]);
+    strange.figure()?.png(1.0)?;
+    let vast = line().line("b", &[0.0, 1e300], &[-1e300, 1e-300]);
+    vast.figure()?.png(1.0)?;
+    let negative = line().log_y().line("b", &[1.0, 2.0], &[0.0, -1.0]);
+    negative.figure()?.png(1.0)?;
+    Ok(())
+}
+
+#[test]
+fn a_table_shows_a_frame() -> Result<()> {
+    let frame = invariances::polars::df!(
+        "layer" => ["fc6", "<fc8>"], "share" => [Some(0.12345), None], "n" => [1u32, 2], "tiny" => [1e-7, 0.0]
+    )?;
+    let table = Table::from_frame(&frame)?.caption("c");
+    let html = table.html();
+    assert_well_formed(&html);
+    for cell in ["0.123", "–", "&lt;fc8&gt;", "1.00e-7", "0.000", "2"] {
+        assert!(
+            html.contains(&format!("<td>{cell}</td>")),
+            "{html} lacks {cell}"
+        );
+    }
+    assert!(table.to_string().starts_with("layer  share"));
+    let long = invariances::polars::df!("i" => (0..50).collect::<Vec<i32>>())?;
+    assert!(
+        Table::from_frame(&long)?
+            .html()
+            .contains("and 30 more rows")
+    );
+    Ok(())
+}
+
+/// A lab whose output goes to a folder of the test's own.
+fn lab(folder: &tempfile::TempDir) -> Result<Lab> {
+    let lab = Lab::open("test")?.with_out(folder.path());
+    Ok(lab.with_scale(Scale::Quick).with_seed(5))
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[test]
+fn a_lab_keeps_figures_with_its_settings() -> Result<()> {
+    let dir = folder();
+    let lab = lab(&dir)?;
+    let kept = lab.figure("loss", &chart()?)?;
+    assert_eq!(kept.notes()["seed"], "5");
+    let png = std::fs::read(dir.path().join("figures/test-loss.png")).unwrap();
+    let (_, _, _, texts) = decode(&png);
+    let has = |part: &str| texts.iter().any(|(_, t)| t.contains(part));
+    assert!(has("\"notebook\":\"test\"") && has("\"scale\":\"quick\""));
+    let svg = std::fs::read_to_string(dir.path().join("figures/test-loss.svg")).unwrap();
+    assert_well_formed(&svg);
+    let files = std::fs::read_dir(dir.path().join("figures")).unwrap();
+    assert_eq!(files.count(), 2);
+    for name in ["", "a/b", "..", "ä", "a b"] {
+        refused(lab.figure(name, &kept), "letters, digits");
+        refused(Lab::open(name), "letters, digits");
+        refused(lab.claim(name, 1.0).state(), "letters, digits");
+    }
+    Ok(())
+}
+
+#[test]
+fn claims_are_kept_by_name() -> Result<()> {
+    let dir = folder();
+    let lab = lab(&dir)?;
+    let read = || -> serde_json::Value {
+        let text = std::fs::read(dir.path().join("claims/test.json")).unwrap();
+        serde_json::from_slice(&text).unwrap()
+    };
+    let kept = Estimate {
+        mean: 0.93,
+        low: 0.91,
+        high: 0.95,
+        n: 100,
+    };
+    let claim = lab
+        .claim("class-kept", kept)
+        .statement("Samples keep the class")
+        .figure("samples")
+        .at_least(0.9)
+        .state()?;
+    assert!(claim.holds());
+    let text = "✓ Samples keep the class: 0.93 [0.91, 0.95], expected ≥ 0.9";
+    assert_eq!(claim.to_string(), text);
+    assert_eq!(read()[0]["figure"], "test-samples");
+    assert_eq!(read()[0]["high"], 0.95);
+    lab.claim("free", 0.5)
+        .above("shuffled", 0.8)
+        .unit("dB")
+        .state()?;
+    let broken = lab.claim("broken", f64::NAN).at_most(1.0);
+    broken.interval(0.0, f64::INFINITY).state()?;
+    // The first again: it stays first, with its new value.
+    let again = lab.with_seed(6).claim("class-kept", 0.4);
+    again.expect(Expected::Between(0.5, 1.0)).state()?;
+    let found = read();
+    let names: Vec<&str> = found
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["name"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["class-kept", "free", "broken"]);
+    assert_eq!(
+        found[0],
+        serde_json::json!({
+            "notebook": "test", "name": "class-kept", "statement": "class kept", "figure": null, "value": 0.4,
+            "unit": "", "low": null, "high": null, "expected": "0.5 to 1", "holds": false, "scale": "quick",
+            "seed": 6, "version": invariances::VERSION,
+        })
+    );
+    assert_eq!(found[1]["expected"], "> shuffled (0.8)");
+    assert_eq!(found[1]["holds"], false);
+    assert_eq!(found[2]["value"], serde_json::Value::Null);
+    assert_eq!(found[2]["low"], 0.0);
+    assert_eq!(found[2]["high"], serde_json::Value::Null);
+    assert_eq!(found[2]["holds"], false);
+    let expected = found[2]["expected"].as_str().unwrap();
+    assert!(expected.contains("not a number"), "{expected}");
+    let both = lab.claims([&claim, &claim]);
+    assert!(both.hold());
+    assert_well_formed(&both.html());
+    let smoke = lab.with_scale(Scale::Smoke).claim("smoke", 1.0).state()?;
+    assert!(smoke.to_string().contains("not meaningful"));
+    Ok(())
+}
+
+#[test]
+fn claims_stated_at_once_are_all_kept() -> Result<()> {
+    let dir = folder();
+    let lab = lab(&dir)?;
+    std::thread::scope(|scope| {
+        for i in 0..8 {
+            let lab = &lab;
+            scope.spawn(move || lab.claim(&format!("c{i}"), f64::from(i)).state().unwrap());
+        }
+    });
+    let text = std::fs::read_to_string(dir.path().join("claims/test.json")).unwrap();
+    assert_eq!(text.matches("\"name\"").count(), 8);
+    Ok(())
+}
+
+#[test]
+fn a_file_that_holds_no_claims_is_left_alone() -> Result<()> {
+    let dir = folder();
+    let lab = lab(&dir)?;
+    let file = dir.path().join("claims/test.json");
+    std::fs::create_dir_all(dir.path().join("claims")).unwrap();
+    for content in ["not json", "{}", "[1]", "[{\"name\": 3}]", ""] {
+        std::fs::write(&file, content).unwrap();
+        let error = lab.claim("a", 1.0).state().unwrap_err();
+        assert!(matches!(error, Error::Content { .. }), "{error}");
+        assert!(error.to_string().contains("move or delete it"), "{error}");
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), content);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_an_error() -> Result<()> {
+    // A file where the folder should be: not even an administrator can write into it.
+    let dir = folder();
+    let blocked = dir.path().join("out");
+    std::fs::write(&blocked, "a file").unwrap();
+    let lab = Lab::open("test")?.with_out(&blocked);
+    for error in [
+        lab.figure("loss", &chart()?).unwrap_err(),
+        lab.claim("a", 1.0).state().unwrap_err(),
+        chart()?.save(blocked.join("x.png")).unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::Io { .. }), "{error}");
+        assert!(error.to_string().contains("out"), "{error}");
+    }
+    assert_eq!(std::fs::read_to_string(&blocked).unwrap(), "a file");
+    Ok(())
+}
+
+#[test]
+fn scales_have_four_names() {
+    for (text, scale) in [
+        ("smoke", Scale::Smoke),
+        (" Quick ", Scale::Quick),
+        ("real", Scale::Real),
+        ("paper", Scale::Paper),
+    ] {
+        assert_eq!(text.parse::<Scale>().unwrap(), scale);
+        assert_eq!(scale.to_string().parse::<Scale>().unwrap(), scale);
+    }
+    for text in ["", "fast", "smoke,quick"] {
+        refused(text.parse::<Scale>(), "smoke, quick, real or paper");
+    }
+    assert_eq!(Scale::Real.pick(1, 2, 3, 4), 3);
+}
+
+#[test]
+fn a_bootstrap_interval_covers_as_often_as_it_says() {
+    // Two hundred experiments of 60 throws: the truth lies in about 95 % of the intervals.
+    let mut rng = Rng::new(1);
+    let covered = (0..200)
+        .filter(|_| {
+            let throws: Vec<f64> = (0..60)
+                .map(|_| f64::from(u8::from(rng.f32() < 0.7)))
+                .collect();
+            let e = bootstrap_mean(&throws, 0);
+            e.low <= 0.7 && 0.7 <= e.high
+        })
+        .count();
+    assert!((178..=199).contains(&covered), "{covered} of 200");
+    assert!(bootstrap_mean(&[], 0).mean.is_nan());
+    assert!(bootstrap_mean(&[1.0, f64::NAN], 0).low.is_nan());
+    assert_eq!(bootstrap_mean(&[2.0], 0).to_string(), "2.000");
+    let same = bootstrap_mean(&[2.0, 2.0], 0);
+    assert_eq!(same.to_string(), "2.000 [2.000, 2.000]");
+}
