@@ -117,7 +117,7 @@ fn net_forward<T: Real>(net: &Net<T>, seen: &[T], rows: usize) -> (Vec<Vec<T>>, 
         );
         if l + 1 < net.len() {
             for x in &mut out {
-                *x = *x * if *x > T::zero() { T::ONE } else { slope };
+                *x *= if *x > T::zero() { T::ONE } else { slope };
             }
         }
         results.push(out);
@@ -149,7 +149,7 @@ fn net_backward<T: Real>(
         );
         if l > 0 {
             for (g, h) in to_input.iter_mut().zip(&hidden[l - 1]) {
-                *g = *g * if *h > T::zero() { T::ONE } else { slope };
+                *g *= if *h > T::zero() { T::ONE } else { slope };
             }
         }
         before.push(to_input);
@@ -227,12 +227,11 @@ fn step_backward<T: Real>(
     let mut to_t = vec![T::zero(); rows * width];
     for r in 0..rows {
         let half = &mut gradient[r * code..][changes.clone()];
-        for k in 0..width {
-            let at = r * width + k;
-            let (g, s) = (half[k], step.s[at]);
+        for (half, at) in half.iter_mut().zip(r * width..) {
+            let (g, s) = (*half, step.s[at]);
             to_s[at] = (g * step.moved[at] + to_logdet[r]) * (T::ONE - s * s);
-            half[k] = g * step.scale[at];
-            to_t[at] = if plan.inverse { T::zero() - half[k] } else { g };
+            *half = g * step.scale[at];
+            to_t[at] = if plan.inverse { T::zero() - *half } else { g };
         }
     }
     let ((before_s, seen_s), (before_t, seen_t)) = rayon::join(
