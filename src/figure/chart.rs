@@ -28,6 +28,8 @@ pub struct Chart {
     y_range: Option<(f64, f64)>,
     log_x: bool,
     log_y: bool,
+    smooth: usize,
+    dots: bool,
     size: (f64, f64),
     problem: Option<String>,
 }
@@ -38,9 +40,6 @@ struct Line {
     x: Vec<f64>,
     y: Vec<f64>,
     band: Option<(Vec<f64>, Vec<f64>)>,
-    /// The mean over this many points is drawn, the points faintly behind it.
-    smooth: usize,
-    markers: bool,
 }
 
 impl Chart {
@@ -56,6 +55,8 @@ impl Chart {
             y_range: None,
             log_x: false,
             log_y: false,
+            smooth: 1,
+            dots: false,
             size: (420.0, 280.0),
             problem: None,
         }
@@ -118,19 +119,15 @@ impl Chart {
         }
     }
 
-    /// Draws the last line as the mean over `window` points, with the points faintly behind it.
+    /// Draws every line as the mean over `window` points around each, with the points faintly behind it.
     pub fn smooth(mut self, window: usize) -> Self {
-        if let Some(line) = self.lines.last_mut() {
-            line.smooth = window;
-        }
+        self.smooth = window;
         self
     }
 
-    /// Draws the last line's points as dots too.
+    /// Draws every line's points as dots too.
     pub fn dots(mut self) -> Self {
-        if let Some(line) = self.lines.last_mut() {
-            line.markers = true;
-        }
+        self.dots = true;
         self
     }
 
@@ -215,9 +212,21 @@ impl Chart {
             let band = l.band.iter().flat_map(|(a, b)| a.iter().chain(b).copied());
             l.y.iter().copied().chain(band)
         });
-        let ys = ys.chain(self.references.iter().map(|r| r.0));
+        // A single point far out would flatten all others: the means say what range matters.
+        let means: Vec<Vec<f64>> = self
+            .lines
+            .iter()
+            .map(|l| moving_mean(&l.y, self.smooth))
+            .collect();
+        let ys: Vec<f64> = if self.smooth > 1 {
+            means.iter().flatten().copied().collect()
+        } else {
+            ys.collect()
+        };
+        let ys = ys.into_iter().chain(self.references.iter().map(|r| r.0));
+        let pad = if self.smooth > 1 { 0.12 } else { 0.06 };
         let x = Axis::over(xs, self.x_range, self.log_x, 0.0, self.x_label.clone());
-        let y = Axis::over(ys, self.y_range, self.log_y, 0.06, self.y_label.clone());
+        let y = Axis::over(ys, self.y_range, self.log_y, pad, self.y_label.clone());
         let legend: Vec<(String, Colour, Key)> = self
             .lines
             .iter()
@@ -241,16 +250,15 @@ impl Chart {
         }
         for (i, line) in self.lines.iter().enumerate() {
             let colour = Colour::palette(i);
-            if line.smooth > 1 {
+            if self.smooth > 1 {
                 self.trace(&mut axes, &line.x, &line.y, colour.with_alpha(0.25), 1.0);
-                let mean = moving_mean(&line.y, line.smooth);
-                self.trace(&mut axes, &line.x, &mean, colour, 2.0);
+                self.trace(&mut axes, &line.x, &means[i], colour, 2.0);
             } else {
                 self.trace(&mut axes, &line.x, &line.y, colour, 2.0);
             }
         }
         axes.inside(false);
-        for (i, line) in self.lines.iter().enumerate().filter(|(_, l)| l.markers) {
+        for (i, line) in self.lines.iter().enumerate().filter(|_| self.dots) {
             for j in runs(&line.x, &line.y, self).into_iter().flatten() {
                 let seen = |s: f64| (0.0..=1.0).contains(&s);
                 if seen(axes.x.share(line.x[j])) && seen(axes.y.share(line.y[j])) {
@@ -288,8 +296,6 @@ impl Chart {
             x,
             y,
             band,
-            smooth: 1,
-            markers: false,
         });
         self
     }

@@ -298,7 +298,7 @@ impl Overview {
         }
         symbol(
             c,
-            [x, y + rows as f64 * pitch / 2.0 + 14.0],
+            [x, y + rows as f64 * pitch / 2.0 + 17.0],
             &[(Italic, "x̃")],
         );
     }
