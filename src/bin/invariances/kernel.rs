@@ -137,9 +137,11 @@ fn prepare(work: &Path, cache: &Path) -> Result<Value> {
 
     // A link keeps this kernel's library while a build puts another in its place.
     let mut libraries = Vec::new();
+    let dependencies = release.join("deps");
     for end in [".rlib", std::env::consts::DLL_SUFFIX] {
         let name = format!("libinvariances{end}");
-        let from = release.join(&name);
+        // Not those in `release`, of which cargo renews only some, depending on its subcommand.
+        let from = dependencies.join(&name);
         let to = work.join("lib").join(&name);
         std::fs::hard_link(&from, &to)
             .or_else(|_| std::fs::copy(&from, &to).map(drop))
@@ -201,7 +203,7 @@ fn prepare(work: &Path, cache: &Path) -> Result<Value> {
         "host": host,
         "features": features,
         "crate": libraries,
-        "dependencies": release.join("deps"),
+        "dependencies": dependencies,
         "kept": kept,
         "added": cache.join("added"),
         "environment": environment,
@@ -221,15 +223,18 @@ fn prepare(work: &Path, cache: &Path) -> Result<Value> {
 
 /// What to say where a source of the library is newer than the library: cells would use what is no longer written there.
 pub fn edited_since(release: &Path) -> Option<String> {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dependencies = release.join("deps");
     let modified = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified()).ok();
-    let library = release.join(format!("libinvariances{}", std::env::consts::DLL_SUFFIX));
-    let built: SystemTime = modified(&library)?;
-    // Cargo lists there what the library was made of.
-    let list = std::fs::read_to_string(release.join("libinvariances.d")).ok()?;
-    let edited: Vec<String> = sources(&list)
+    let library = format!("libinvariances{}", std::env::consts::DLL_SUFFIX);
+    let built: SystemTime = modified(&dependencies.join(library))?;
+    // rustc lists there what it made the library of.
+    let list = std::fs::read_to_string(dependencies.join("invariances.d")).ok()?;
+    let edited: Vec<PathBuf> = sources(&list)
         .into_iter()
+        .map(|path| project.join(path))
         // A file that is gone was edited, too.
-        .filter(|path| modified(Path::new(path)).is_none_or(|m| m > built))
+        .filter(|path| modified(path).is_none_or(|m| m > built))
         .collect();
     let first = edited.first()?;
     let others = match edited.len() - 1 {
@@ -238,9 +243,10 @@ pub fn edited_since(release: &Path) -> Option<String> {
         n => format!(" and {n} other files"),
     };
     Some(format!(
-        "invariances: {first}{others} changed since the crate was built, and cells use what was built.\n\
+        "invariances: {}{others} changed since the crate was built, and cells use what was built.\n\
          Build it again and restart the kernel:\n    cd {} && cargo build --release",
-        env!("CARGO_MANIFEST_DIR")
+        first.display(),
+        project.display()
     ))
 }
 
