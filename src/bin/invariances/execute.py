@@ -159,7 +159,8 @@ async def execute(path, kernel):
         index = current["index"]
         cell = notebook.cells[index]
         outputs = [o for o in cell.outputs if o.output_type == "error"]
-        text = "\n".join(outputs[-1].traceback) if outputs else ""
+        # evcxr gives one output for each error of the compiler.
+        text = "\n".join(line for output in outputs for line in output.traceback)
         if not text.strip():
             text = f"{error.ename}: {error.evalue}"
         number, line = blamed_line(cell.source, text)

@@ -313,7 +313,7 @@ impl Page {
         for (mime, name) in [
             ("image/png", "figure"),
             ("image/svg+xml", "figure"),
-            ("text/html", "table or page"),
+            ("text/html", "rich output"),
         ] {
             if types.iter().any(|t| t == mime) {
                 self.shows.push(name);

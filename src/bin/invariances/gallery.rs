@@ -10,6 +10,8 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+/// The scale at which training is so short that a claim says nothing about the method.
+const SMOKE: &str = "smoke";
 const STYLE: &str = include_str!("gallery.css");
 
 /// What a notebook states, as it wrote it.
@@ -189,10 +191,21 @@ fn figures(out: &Path, notebook: &str) -> Result<Vec<PathBuf>> {
         .collect())
 }
 
-fn stems(files: &[PathBuf]) -> BTreeSet<String> {
-    files
+/// The figures' names in the order in which the notebook drew them.
+fn stems(files: &[PathBuf]) -> Vec<String> {
+    let mut drawn: Vec<_> = files
         .iter()
-        .filter_map(|p| Some(p.file_stem()?.to_str()?.to_owned()))
+        .filter_map(|path| {
+            let time = std::fs::metadata(path).and_then(|m| m.modified()).ok()?;
+            Some((time, path.file_stem()?.to_str()?.to_owned()))
+        })
+        .collect();
+    drawn.sort();
+    let mut seen = BTreeSet::new();
+    drawn
+        .into_iter()
+        .map(|(_, stem)| stem)
+        .filter(|stem| seen.insert(stem.clone()))
         .collect()
 }
 
@@ -221,7 +234,7 @@ pub fn title(notebook: &Path) -> Option<String> {
 fn page(
     records: &[Record],
     claims: &[Claim],
-    figures: &[BTreeSet<String>],
+    figures: &[Vec<String>],
     errors: &[Error],
     exists: impl Fn(&str) -> bool,
 ) -> String {
@@ -257,6 +270,7 @@ fn page(
         let state = match (&record.error, number) {
             (Some(_), _) => "<span class=\"failed\">failed</span>".to_owned(),
             (None, 0) => String::new(),
+            (None, _) if record.scale == SMOKE => format!("{number} claims, at smoke"),
             (None, _) => format!("{hold} of {number} claims hold"),
         };
         let _ = writeln!(
@@ -287,7 +301,7 @@ fn section(
     h: &mut String,
     record: &Record,
     claims: &[Claim],
-    figures: &BTreeSet<String>,
+    figures: &[String],
     exists: &impl Fn(&str) -> bool,
 ) {
     let name = &record.notebook;
@@ -382,7 +396,9 @@ fn list(h: &mut String, claims: &[&Claim]) {
     }
     h.push_str("<ul class=\"claims\">\n");
     for claim in claims {
-        let (class, mark, word) = if claim.holds {
+        let (class, mark, word) = if claim.scale == SMOKE {
+            ("smoke", "·", "not meaningful at the scale smoke")
+        } else if claim.holds {
             ("holds", "✓", "holds")
         } else {
             ("fails", "✗", "does not hold")
@@ -413,6 +429,9 @@ fn list(h: &mut String, claims: &[&Claim]) {
                 " <span class=\"expected\">expected: {}</span>",
                 escape(&claim.expected)
             );
+        }
+        if claim.scale == SMOKE {
+            let _ = write!(h, " <span class=\"expected\">({word})</span>");
         }
         h.push_str("</li>\n");
     }
@@ -483,7 +502,7 @@ mod tests {
         Record {
             notebook: notebook.into(),
             title: "What <b> is & \"free\"?".into(),
-            scale: "smoke".into(),
+            scale: "quick".into(),
             seed: 0,
             version: "0.1.0".into(),
             seconds: 83.2,
@@ -497,7 +516,7 @@ mod tests {
         format!(
             r#"{{"notebook":"01_x","name":"{name}","statement":"<script>alert('{name}')</script>","figure":{},
                "value":0.9623,"unit":"share & <i>","low":0.951,"high":0.972,"expected":"\"> 0.9\"","holds":true,
-               "scale":"smoke","seed":0,"version":"0.1.0"}}"#,
+               "scale":"quick","seed":0,"version":"0.1.0"}}"#,
             figure.map_or("null".into(), |f| format!("\"{f}\""))
         )
     }
@@ -550,6 +569,16 @@ mod tests {
         assert_eq!(page.matches("<article>").count(), 2);
         let beside = page.split("</article>").next().unwrap();
         assert_eq!(beside.matches("<li").count(), 2);
+        let record = Record {
+            scale: SMOKE.into(),
+            ..record("01_x")
+        };
+        let short = std::fs::read_to_string(out.path().join("claims/01_x.json")).unwrap();
+        let short = short.replace("quick", SMOKE);
+        write_atomic(out.path().join("claims/01_x.json"), short.as_bytes()).unwrap();
+        write(out.path(), &[record]).unwrap();
+        let page = std::fs::read_to_string(out.path().join("index.html")).unwrap();
+        assert!(!page.contains("✓") && page.contains("not meaningful at the scale smoke"));
         let claims: Vec<Claim> =
             serde_json::from_slice(&std::fs::read(out.path().join("claims.json")).unwrap())
                 .unwrap();
