@@ -25,8 +25,9 @@ impl Posterior {
             )));
         }
         Ok(Self {
-            mean: mean.clone(),
-            logvar: logvar.clamp(-30f32, 10f32)?,
+            // Halves of one tensor, as a rule: contiguous ones can be indexed.
+            mean: mean.contiguous()?,
+            logvar: logvar.clamp(-30f32, 10f32)?.contiguous()?,
         })
     }
 
