@@ -629,6 +629,18 @@ impl Kernel {
             panicked,
             &format!("invariances_kernel::panicked(); {panicked}"),
         );
+        // evcxr's store of variables, for ours, which is compiled already.
+        const STORE: &str = "mod evcxr_internal_runtime {";
+        if let Some(start) = source.find(STORE)
+            && let Some(last) =
+                source[start..].find("Box::into_raw(Box::new(VariableStore::new()))\n}\n")
+            && let Some(length) = source[start + last..].find("}\n}")
+        {
+            let text = start..start + last + length + "}\n}".len();
+            let lines = "\n".repeat(source[text.clone()].matches('\n').count());
+            let ours = format!("{STORE} pub use invariances_kernel::store::*; {lines}}}");
+            source.replace_range(text, &ours);
+        }
         // In evcxr's conversion of errors: eprintln!(FORMAT, error); println!(…USER_ERROR_OCCURRED);
         if let Some(end) = source.find("evcxr_internal_runtime::USER_ERROR_OCCURRED);")
             && let Some(start) = source[..end].rfind("eprintln!(")
