@@ -1,12 +1,19 @@
 use super::coupling::{dense_parameters, detached};
 use super::{ActNorm, check_finite};
-use crate::ops::{Activation, Init, Scope, dense, leaky_relu};
+use crate::ops::{Activation, ConvConfig, Init, Scope, conv2d, dense, leaky_relu};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 /// The slope of the leaky ReLU between the layers of an embedder.
 const SLOPE: f64 = 0.2;
+
+/// The convolutions that halve a map.
+const STRIDED: ConvConfig = ConvConfig {
+    stride: 2,
+    padding: 1,
+    activation: Activation::None,
+};
 
 /// What t is conditioned on: the shape of z.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,8 +23,11 @@ pub enum Condition {
     Vector(usize),
     /// A square map: z is (batch, channels, size, size), halved `down` times by strided convolutions.
     Map {
+        /// Channels of z.
         channels: usize,
+        /// Height and width of z in pixels.
         size: usize,
+        /// Strided convolutions, each of which halves height and width.
         down: usize,
     },
 }
@@ -146,7 +156,9 @@ impl Embedder {
         };
         let mut h = z.clone();
         for (weight, norm) in &self.convolutions {
-            h = normalized(norm, h.conv2d(weight, 1, 2, 1, 1)?)?;
+            // These convolutions have no bias, for a norm follows.
+            let none = Tensor::zeros(weight.dim(0)?, weight.dtype(), weight.device())?;
+            h = normalized(norm, conv2d(&h, weight, &none, STRIDED)?)?;
         }
         h = h.flatten_from(1)?;
         for (i, (weight, bias)) in self.dense.iter().enumerate() {

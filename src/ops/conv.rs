@@ -55,7 +55,7 @@ struct Patches {
 }
 
 /// Numbers that the matrix product knows.
-trait Number:
+pub(super) trait Number:
     WithDType + Default + Copy + std::ops::AddAssign + std::ops::Mul<Output = Self> + PartialOrd
 {
     const ONE: Self;
@@ -202,14 +202,14 @@ impl Patches {
 
 /// A matrix in memory: where it starts, and the steps between rows and columns.
 #[derive(Clone, Copy)]
-struct Matrix<'a, T> {
-    values: &'a [T],
-    row: usize,
-    column: usize,
+pub(super) struct Matrix<'a, T> {
+    pub(super) values: &'a [T],
+    pub(super) row: usize,
+    pub(super) column: usize,
 }
 
 /// out (m × n, rows `pitch` apart) = keep·out + a (m × k) · b (k × n), on this thread.
-fn product<T: Number>(
+pub(super) fn product<T: Number>(
     (m, n, k): (usize, usize, usize),
     a: Matrix<T>,
     b: Matrix<T>,

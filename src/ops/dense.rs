@@ -1,6 +1,7 @@
 //! Nonlinearities in one pass over memory, and the dense layer that ends with one.
 
 use super::Activation;
+use super::conv::Number;
 use crate::{Error, Result};
 use candle_core::backend::BackendStorage;
 use candle_core::{
@@ -13,7 +14,7 @@ use rayon::prelude::*;
 const PARALLEL: usize = 1 << 17;
 
 /// The number types that the kernels here know.
-pub(crate) trait Real: WithDType {
+pub(super) trait Real: Number {
     fn tanh(self) -> Self;
     fn exp(self) -> Self;
 }
@@ -42,7 +43,7 @@ pub(crate) fn has_kernel(x: &Tensor) -> bool {
 }
 
 /// A contiguous tensor's numbers. The callers make their arguments contiguous first.
-pub(crate) fn numbers<'a, T: WithDType>(
+pub(super) fn numbers<'a, T: WithDType>(
     storage: &'a CpuStorage,
     layout: &Layout,
 ) -> candle_core::Result<&'a [T]> {

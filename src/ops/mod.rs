@@ -1,6 +1,7 @@
 //! What candle lacks or does slowly: operations with gradients, a seeded generator, parameters by name.
 
 mod conv;
+pub(crate) mod coupling;
 mod dense;
 pub mod files;
 mod memory;
@@ -9,6 +10,7 @@ mod pool;
 mod rng;
 
 pub use conv::{Activation, Conv2d, ConvConfig, Linear, conv_transpose2d, conv2d};
+pub(crate) use dense::has_kernel;
 pub use dense::{dense, leaky_relu};
 pub use memory::keep_freed_memory;
 pub use params::{Init, Params, Scope};

@@ -13,7 +13,7 @@ let w2 = params.root().pp("two").get((1, 8), "weight", Init::FanIn)?;"""
     )
     # Types are inferred; the variables of the cells before are still there.
     assert k.run("params.names().len()").text == "3"
-    k.run("let x = Tensor::randn(0f32, 1f32, (64, 2), &Device::Cpu)?;\nlet y = x.sqr()?.sum_keepdim(1)?;")
+    k.run("let x = Rng::new(2).normal((64, 2), &Device::Cpu)?;\nlet y = x.sqr()?.sum_keepdim(1)?;")
     k.run(
         """fn loss(x: &Tensor, y: &Tensor, w1: &Tensor, b1: &Tensor, w2: &Tensor) -> Tensor {
     let run = || x.matmul(&w1.t()?)?.broadcast_add(b1)?.tanh()?.matmul(&w2.t()?)?.sub(y)?.sqr()?.mean_all();
@@ -40,5 +40,7 @@ let gradients = loss(&x, &y, &w1, &b1, &w2).backward()?;"""
     assert after < 0.5 * before, (before, after)
     k.run('use invariances::polars::prelude::*;\nlet frame = df!("step" => [1, 2, 3], "loss" => [0.3, 0.2, 0.1])?;')
     assert "0.2" in k.run("frame").text
+    k.run('let counts = std::collections::HashMap::from([("a", 1)]);\nlet count = counts.get("a").copied();')
+    assert k.run("count").text == "Some(1)"
     k.run("1 + 1")
     assert any("matmul" in m for m in k.complete("x.matm"))

@@ -36,7 +36,8 @@ const NAMED: [&str; 16] = [
     "polars-utils",
 ];
 
-/// The crates of the standard library that rust-analyzer gets: known without the registry, so that it works offline.
+/// The crates of the standard library that rust-analyzer gets: known without the registry, so that it works
+/// offline. `invariances kernel` copies the sources of the same ones.
 const STANDARD: [&str; 8] = [
     "alloc",
     "core",
@@ -251,20 +252,40 @@ impl Kernel {
 
     /// The graph of the standard library's own crates.
     fn standard_library(&self, manifest: &Path) -> Result<String> {
-        let text = manifest.to_string_lossy();
-        self.kept(&["standard", &text, self.setting("rustc_version")], || {
+        // Of the copy of the sources, cargo cannot tell: it has not all of the crates.
+        let whole = self.settings["standard"]["whole"].as_str();
+        let short = self.settings["standard"]["short"].as_str();
+        let (manifest, paths) = match (whole, short) {
+            (Some(whole), Some(short)) if manifest.starts_with(short) => {
+                (Path::new(whole).join("Cargo.toml"), Some((whole, short)))
+            }
+            _ => (manifest.to_path_buf(), None),
+        };
+        // Without it, a `HashMap` has no methods. Any version has the types that `std` is made of.
+        let hashbrown = parse(&self.our_graph()?)?["hashbrown"].clone();
+        let key = format!(
+            "{} {paths:?} {}",
+            manifest.display(),
+            text_of(&hashbrown, "id")
+        );
+        self.kept(&["standard", &key, self.setting("rustc_version")], || {
             let mut command = self.real("cargo");
             command
                 .args(["metadata", "--format-version=1", "--no-deps", "--offline"])
                 .arg("--manifest-path")
-                .arg(manifest)
+                .arg(&manifest)
                 // The standard library uses what only a nightly cargo accepts; as rust-analyzer does.
                 .env("__CARGO_TEST_CHANNEL_OVERRIDE_DO_NOT_USE_THIS", "nightly");
-            let mut answer = parse(&stdout(&mut command)?)?;
-            let packages = objects(&answer["packages"])
+            let mut text = stdout(&mut command)?;
+            if let Some((whole, short)) = paths {
+                text = text.replace(whole, short);
+            }
+            let mut answer = parse(&text)?;
+            let mut packages = objects(&answer["packages"])
                 .filter(|p| STANDARD.contains(&text_of(p, "name")))
                 .map(libraries_only)
                 .collect::<Vec<_>>();
+            packages.extend((!hashbrown.is_null()).then_some(hashbrown));
             let id: BTreeMap<String, String> = packages
                 .iter()
                 .map(|p| (text_of(p, "name").into(), text_of(p, "id").into()))
@@ -272,12 +293,15 @@ impl Kernel {
             let nodes: Vec<Value> = packages
                 .iter()
                 .map(|p| {
-                    let edges = objects(&p["dependencies"])
+                    let named = objects(&p["dependencies"])
                         .filter(|d| d["kind"].is_null())
-                        .filter_map(|d| {
-                            let name = text_of(d, "name");
-                            id.get(name).map(|id| (name.to_owned(), id.clone()))
-                        })
+                        .map(|d| text_of(d, "name"));
+                    let of_hashbrown = ["core", "alloc"]
+                        .into_iter()
+                        .filter(|_| text_of(p, "name") == "hashbrown");
+                    let edges = named
+                        .chain(of_hashbrown)
+                        .filter_map(|name| id.get(name).map(|id| (name.to_owned(), id.clone())))
                         .collect::<BTreeMap<_, _>>();
                     // `std` wants its panics unwound; its other features do not change types.
                     node(
@@ -430,6 +454,7 @@ impl Kernel {
             &self.settings["features"].to_string(),
             self.setting("cargo_version"),
             &NAMED.join(" "),
+            "hashbrown",
         ];
         self.kept(&key, || {
             let mut command = self.real("cargo");
@@ -474,7 +499,16 @@ impl Kernel {
                     node(text_of(n, "id"), &edges, n["features"].clone())
                 })
                 .collect();
-            Ok(json!({ "root": root, "packages": packages, "nodes": nodes }).to_string())
+            let mut hashbrown = objects(&whole["packages"])
+                .filter(|p| text_of(p, "name") == "hashbrown")
+                .max_by_key(|p| text_of(p, "version").to_owned())
+                .map(libraries_only)
+                .unwrap_or_default();
+            hashbrown["dependencies"] = json!([]);
+            Ok(json!({
+                "root": root, "packages": packages, "nodes": nodes, "hashbrown": hashbrown,
+            })
+            .to_string())
         })
     }
 

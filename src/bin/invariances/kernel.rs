@@ -25,6 +25,13 @@ pub struct Arguments {
 pub fn main(arguments: Arguments) -> Result<ExitCode> {
     let evcxr = evcxr()?;
     let cache = files::cache_dir()?.join("kernels");
+    // evcxr tells its child process the file of a cell by a line of words.
+    if cache.to_str().is_none_or(|path| path.contains(' ')) {
+        return Err(Error::invalid(format!(
+            "{}: the kernel needs a cache folder whose path is Unicode without blanks; set INVARIANCES_CACHE to one",
+            cache.display()
+        )));
+    }
     remove_finished(&cache);
     let work = cache.join(std::process::id().to_string());
     let settings = prepare(&work, &cache)?;
@@ -48,6 +55,13 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
         .env_remove("CARGO")
         .env_remove("CARGO_TARGET_DIR")
         .env_remove("CARGO_BUILD_TARGET_DIR");
+    if let Some(sources) = settings["standard"]["short"].as_str()
+        && std::env::var_os("RUST_SRC_PATH").is_none()
+    {
+        command.env("RUST_SRC_PATH", sources);
+    }
+    // evcxr would renew the files of a kernel of its own, where it finds one.
+    command.env("JUPYTER_PATH", &work);
     // Tensors are big blocks that come and go: glibc would hand each back to the system and fetch it
     // again, page by page. Other systems do not read these.
     for (name, value) in [
@@ -170,6 +184,7 @@ fn prepare(work: &Path, cache: &Path) -> Result<Value> {
         .find_map(|l| l.strip_prefix("host: "))
         .unwrap_or_default()
         .to_owned();
+    let standard = standard_library(&rustc, &rustc_version, &kept);
     let cargo_version = text(&cargo, &["--version"])?.trim().to_owned();
     let features: Vec<&str> = [
         ("cuda", cfg!(feature = "cuda")),
@@ -189,6 +204,8 @@ fn prepare(work: &Path, cache: &Path) -> Result<Value> {
         "CARGO_BUILD_TARGET_DIR",
         "INVARIANCES_KERNEL",
         "EVCXR_TMPDIR",
+        "RUST_SRC_PATH",
+        "JUPYTER_PATH",
     ]
     .into_iter()
     .map(|name| (name.to_owned(), std::env::var(name).ok().into()))
@@ -201,6 +218,7 @@ fn prepare(work: &Path, cache: &Path) -> Result<Value> {
         "rustc_version": rustc_version,
         "rustup": which("rustup"),
         "host": host,
+        "standard": standard.map(|(whole, short)| json!({ "whole": whole, "short": short })),
         "features": features,
         "crate": libraries,
         "dependencies": dependencies,
@@ -219,6 +237,63 @@ fn prepare(work: &Path, cache: &Path) -> Result<Value> {
         write("notice.txt", &notice)?;
     }
     Ok(settings)
+}
+
+/// The sources of the standard library and a copy of them, made once for each version, without what nobody
+/// names in a cell. Most of it are the processors' intrinsics, a third of what rust-analyzer would read.
+///
+/// None where the sources are not installed: rust-analyzer then asks rustup for them.
+fn standard_library(rustc: &Path, version: &str, kept: &Path) -> Option<(PathBuf, PathBuf)> {
+    let sysroot = text(rustc, &["--print", "sysroot"]).ok()?;
+    let whole = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library");
+    let name = format!(
+        "standard-{}",
+        &blake3::hash(version.as_bytes()).to_hex()[..16]
+    );
+    let folder = kept.join(&name);
+    let short = folder.join("rust/library");
+    if whole.join("Cargo.toml").is_file() && !short.is_dir() {
+        let part = kept.join(format!("{name}.{}.tmp", std::process::id()));
+        let library = part.join("rust/library");
+        let copied = STANDARD
+            .iter()
+            .try_for_each(|name| copy_sources(&whole.join(name), &library.join(name)))
+            .and_then(|()| std::fs::copy(whole.join("Cargo.toml"), library.join("Cargo.toml")));
+        // Another kernel may have been quicker; without room for it, the whole serves as well.
+        if copied.is_err() || std::fs::rename(&part, &folder).is_err() {
+            let _ = std::fs::remove_dir_all(&part);
+        }
+    }
+    short.is_dir().then_some((whole, short))
+}
+
+/// The crates of the standard library that rust-analyzer gets; `invariances-shim` has the same list.
+const STANDARD: [&str; 8] = [
+    "alloc",
+    "core",
+    "panic_abort",
+    "panic_unwind",
+    "proc_macro",
+    "std",
+    "test",
+    "unwind",
+];
+
+/// Copies a crate's manifest and Rust files, without tests and benchmarks.
+fn copy_sources(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if entry.file_type()?.is_dir() {
+            if name != "tests" && name != "benches" {
+                copy_sources(&entry.path(), &to.join(name))?;
+            }
+        } else if name == "Cargo.toml" || Path::new(&name).extension().is_some_and(|e| e == "rs") {
+            std::fs::copy(entry.path(), to.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 /// What to say where a source of the library is newer than the library: cells would use what is no longer written there.
