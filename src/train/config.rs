@@ -105,7 +105,7 @@ impl TrainConfig {
         if !((0.0..1.0).contains(&a) && (0.0..1.0).contains(&b)) {
             return refuse(format!("betas must lie in [0, 1), found {a} and {b}"));
         }
-        if let Some(c) = self.clip.filter(|c| !(*c > 0.0)) {
+        if let Some(c) = self.clip.filter(|c| c.is_nan() || *c <= 0.0) {
             return refuse(format!("clip must be above 0, found {c}"));
         }
         if let Some(e) = self.ema.filter(|e| !(0.0..1.0).contains(e)) {
@@ -117,12 +117,12 @@ impl TrainConfig {
                 self.weight_decay
             ));
         }
-        if let Decay::Linear { floor } | Decay::Cosine { floor } = self.decay {
-            if !(0.0..=1.0).contains(&floor) {
-                return refuse(format!(
-                    "the decay's floor must lie in [0, 1], found {floor}"
-                ));
-            }
+        if let Decay::Linear { floor } | Decay::Cosine { floor } = self.decay
+            && !(0.0..=1.0).contains(&floor)
+        {
+            return refuse(format!(
+                "the decay's floor must lie in [0, 1], found {floor}"
+            ));
         }
         Ok(())
     }

@@ -9,6 +9,9 @@ use std::path::Path;
 /// The columns that every log has: step, seconds since the start, mean loss since the row before, learning rate.
 const FIXED: [&str; 4] = ["step", "seconds", "loss", "learning_rate"];
 
+/// Tensors by name.
+type Named = Vec<(String, Tensor)>;
+
 /// What a training wrote down: about a thousand rows, however many steps.
 #[derive(Clone, Debug)]
 pub(super) struct Log {
@@ -86,7 +89,7 @@ impl Log {
     }
 
     /// As tensors for a checkpoint, with the columns in order.
-    pub fn state(&self) -> Result<(Vec<(String, Tensor)>, Vec<String>)> {
+    pub fn state(&self) -> Result<(Named, Vec<String>)> {
         let mut tensors = vec![(
             "log.window".to_string(),
             Tensor::new(&[self.window.0, self.window.1], &Device::Cpu)?,
