@@ -155,6 +155,19 @@ impl Params {
     /// # Errors
     /// [`Error::Invalid`] with every missing, unexpected and misshapen name.
     pub fn set_all(&self, tensors: &HashMap<String, Tensor>) -> Result<()> {
+        self.check_all(tensors)?;
+        for (name, entry) in self.lock().iter() {
+            let value = tensors[name]
+                .to_dtype(self.dtype)?
+                .to_device(&self.device)?;
+            // A copy: a value that shares memory with this very variable cannot be set.
+            entry.var.set(&value.copy()?)?;
+        }
+        Ok(())
+    }
+
+    /// Whether [`Params::set_all`] would take these; changes nothing.
+    pub(crate) fn check_all(&self, tensors: &HashMap<String, Tensor>) -> Result<()> {
         let entries = self.lock();
         let mut faults = Vec::new();
         for (name, entry) in entries.iter() {
@@ -188,13 +201,6 @@ impl Params {
                 "these weights are of another network:\n  {}{tail}",
                 faults.join("\n  ")
             )));
-        }
-        for (name, entry) in entries.iter() {
-            let value = tensors[name]
-                .to_dtype(self.dtype)?
-                .to_device(&self.device)?;
-            // A copy: a value that shares memory with this very variable cannot be set.
-            entry.var.set(&value.copy()?)?;
         }
         Ok(())
     }

@@ -20,9 +20,11 @@ const CHUNK: usize = 1 << 14;
 /// use invariances::{candle_core::{Device, Var}, train::Adam};
 /// let x = Var::new(&[3f32], &Device::Cpu)?;
 /// let mut adam = Adam::new(vec![("x".into(), x.clone())])?;
-/// for _ in 0..300 {
+/// for n in 0..300 {
 ///     let loss = x.sqr()?.sum_all()?;
-///     adam.step(&loss.backward()?, 0.1)?;
+///     // A step's length is near the learning rate, however flat the loss is: it must fall to arrive.
+///     let learning_rate = 0.1 * (1.0 - n as f64 / 300.0);
+///     adam.step(&loss.backward()?, learning_rate)?;
 /// }
 /// assert!(x.to_vec1::<f32>()?[0].abs() < 1e-2);
 /// # Ok::<(), invariances::Error>(())
@@ -209,7 +211,8 @@ impl Adam {
     /// Takes up what [`Adam::state`] gave.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where a tensor is missing or has another shape; nothing has changed then.
+    /// [`Error::Invalid`] where a tensor is missing or has another shape, [`Error::Tensor`] for another number type;
+    /// nothing has changed then.
     pub fn set_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
         let find = |name: &str, dims: &[usize]| {
             let tensor = state

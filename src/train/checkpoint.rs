@@ -7,9 +7,11 @@ use candle_core::{Device, Tensor};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// The file that is written, and the one before it, kept for the case that the newer is damaged.
+/// The newest checkpoint, and the one before it, kept for the case that the newer is damaged.
 pub(super) const NEWEST: &str = "checkpoint.safetensors";
 pub(super) const BEFORE: &str = "checkpoint-before.safetensors";
+/// A checkpoint that is whole but has not taken its place yet.
+pub(super) const NEXT: &str = "checkpoint-next.safetensors";
 
 /// A running mean of the parameters, by name.
 pub(super) type Average = HashMap<String, Tensor>;
@@ -62,15 +64,18 @@ pub(super) fn write(folder: &Path, place: &Place, state: &State) -> Result<()> {
     let path = folder.join(NEWEST);
     let bytes = safetensors::serialize(tensors, Some(metadata))
         .map_err(|e| Error::content(&path, format!("cannot be written as safetensors: {e}")))?;
+    // Written first, moved then: a full disk or a kill at any point leaves a checkpoint that can be read.
+    let next = folder.join(NEXT);
+    write_atomic(&next, &bytes)?;
     if path.exists() {
         let before = folder.join(BEFORE);
         std::fs::rename(&path, &before).map_err(|e| Error::io(&before, e))?;
     }
-    write_atomic(&path, &bytes)
+    std::fs::rename(&next, &path).map_err(|e| Error::io(&path, e))
 }
 
-/// Takes up a checkpoint. Nothing has changed where this fails.
-pub(super) fn read(path: &Path, state: &mut State) -> Result<Place> {
+/// Takes up a checkpoint of a training of at most `steps` steps. Nothing has changed where this fails.
+pub(super) fn read(path: &Path, steps: u64, state: &mut State) -> Result<Place> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     let damaged = |what: &str| Error::content(path, format!("damaged checkpoint: {what}"));
     let (_, header) =
@@ -94,6 +99,15 @@ pub(super) fn read(path: &Path, state: &mut State) -> Result<Place> {
         step: text("step")?.parse().map_err(|_| damaged("step"))?,
         seconds: text("seconds")?.parse().map_err(|_| damaged("seconds"))?,
     };
+    if place.step > steps {
+        return Err(Error::content(
+            path,
+            format!(
+                "a checkpoint of step {}, but this training has {steps} steps",
+                place.step
+            ),
+        ));
+    }
     let columns: Vec<String> =
         serde_json::from_str(text("columns")?).map_err(|_| damaged("columns"))?;
     let part = |prefix: &str| -> HashMap<String, Tensor> {
@@ -102,16 +116,33 @@ pub(super) fn read(path: &Path, state: &mut State) -> Result<Place> {
             .filter_map(|(n, t)| Some((n.strip_prefix(prefix)?.to_string(), t.clone())));
         with.collect()
     };
-    state.adam.set_state(&tensors)?;
-    state.params.set_all(&part("param/"))?;
-    state.log.set_state(&tensors, &columns)?;
-    if let Some(average) = state.average {
-        for (name, value) in average.iter_mut() {
-            let saved = tensors
-                .get(&format!("average/{name}"))
-                .ok_or_else(|| damaged("no running mean"))?;
-            *value = saved.to_device(value.device())?;
+    let other = |what: String| Error::content(path, format!("of another training: {what}"));
+    let average = match state.average.as_ref() {
+        None => None,
+        Some(average) => {
+            let mut restored = Average::new();
+            for (name, value) in average {
+                let saved = tensors
+                    .get(&format!("average/{name}"))
+                    .filter(|t| t.dims() == value.dims() && t.dtype() == value.dtype())
+                    .ok_or_else(|| other(format!("it has no running mean of {name}")))?;
+                restored.insert(name.clone(), saved.to_device(value.device())?);
+            }
+            Some(restored)
         }
-    }
+    };
+    let mut log = state.log.clone();
+    log.set_state(&tensors, &columns)?;
+    // The optimiser's names and shapes are the parameters', so only buffers can differ after it:
+    // those are compared before it changes.
+    let params = part("param/");
+    state
+        .params
+        .check_all(&params)
+        .and_then(|()| state.adam.set_state(&tensors))
+        .map_err(|e| other(e.to_string()))?;
+    state.params.set_all(&params)?;
+    *state.log = log;
+    *state.average = average;
     Ok(place)
 }

@@ -117,6 +117,12 @@ impl TrainConfig {
                 self.weight_decay
             ));
         }
+        if self.checkpoint_seconds.is_nan() || self.checkpoint_seconds < 0.0 {
+            return refuse(format!(
+                "checkpoint_seconds must be at least 0, found {}",
+                self.checkpoint_seconds
+            ));
+        }
         if let Decay::Linear { floor } | Decay::Cosine { floor } = self.decay
             && !(0.0..=1.0).contains(&floor)
         {

@@ -141,13 +141,24 @@ impl Slot {
         if !self.is_trained() {
             return Ok(None);
         }
-        let card = Card::read(&self.file(CARD))?;
-        let tensors = card.read_weights(&self.file(WEIGHTS))?;
+        let card = Card::read(&self.file(CARD)).map_err(|e| self.advise(e))?;
+        let tensors = card
+            .read_weights(&self.file(WEIGHTS))
+            .map_err(|e| self.advise(e))?;
         params.set_all(&tensors).map_err(|e| {
             let advice = "give the slot a configuration that names everything the network depends on, or delete the folder";
             Error::content(self.file(WEIGHTS), format!("{e}\n{advice}"))
         })?;
         Ok(Some(card))
+    }
+
+    /// Adds to an error about a file of this slot how to get on.
+    pub(super) fn advise(&self, error: Error) -> Error {
+        let advice = format!("delete {} to train again", self.folder.display());
+        match error {
+            Error::Content { path, what } => Error::content(path, format!("{what}; {advice}")),
+            other => other.with_hint(advice),
+        }
     }
 
     pub(super) fn file(&self, name: &str) -> PathBuf {

@@ -1,5 +1,5 @@
 use super::adam::Adam;
-use super::checkpoint::{self, Average, BEFORE, NEWEST, Place, State};
+use super::checkpoint::{self, Average, BEFORE, NEWEST, NEXT, Place, State};
 use super::log::{Log, read_frame, write_frame};
 use super::progress::{Progress, number, span};
 use super::store::{CARD, LOG, WEIGHTS, machine, today};
@@ -8,6 +8,7 @@ use crate::ops::{Params, Rng, keep_freed_memory};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 use polars::frame::DataFrame;
+use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -56,6 +57,35 @@ fn scalar(t: &Tensor) -> Result<f64> {
         )));
     }
     Ok(t.flatten_all()?.get(0)?.to_dtype(DType::F64)?.to_scalar()?)
+}
+
+/// The parameters and buffers as they are now.
+fn copies(params: &Params) -> Result<HashMap<String, Tensor>> {
+    let tensors = params.tensors().into_iter();
+    tensors.map(|(n, t)| Ok((n, t.detach().copy()?))).collect()
+}
+
+/// The first parameter that is not all finite numbers.
+fn not_finite(params: &Params) -> Result<Option<String>> {
+    for (name, var) in params.trained() {
+        let sum = var.as_detached_tensor().to_dtype(DType::F64)?.sum_all()?;
+        if !sum.to_scalar::<f64>()?.is_finite() {
+            return Ok(Some(name));
+        }
+    }
+    Ok(None)
+}
+
+/// Removes what a write that was killed left; whoever calls this holds the folder's lock.
+fn remove_temporary(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') && name.ends_with(".tmp") {
+            // One that cannot be removed takes room and harms nothing.
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// What a training did.
@@ -140,12 +170,14 @@ impl Trainer {
     ///
     /// # Errors
     /// Also [`Error::Io`] where the slot's folder cannot be written, [`Error::Content`] where its files are damaged.
+    /// After an error the parameters are as they were before, so that the next attempt gives what a first would.
     pub fn fit_in(
         &self,
         slot: &Slot,
         params: &Params,
         step: impl FnMut(u64, &mut Rng) -> Result<Step>,
     ) -> Result<Trained> {
+        self.config.check()?;
         let folder = slot.folder();
         std::fs::create_dir_all(folder).map_err(|e| {
             Error::io(folder, e)
@@ -163,7 +195,9 @@ impl Trainer {
             }
             lock.lock().map_err(|e| Error::io(&path, e))?;
         }
+        remove_temporary(folder);
         if let Some(card) = slot.load(params)? {
+            let log = read_frame(&slot.file(LOG)).map_err(|e| slot.advise(e))?;
             let summary = format!(
                 "reused: {} steps, trained in {} on {}",
                 card.steps,
@@ -178,11 +212,19 @@ impl Trainer {
                 seconds: card.seconds,
                 resumed_at: None,
                 reused: true,
-                log: read_frame(&slot.file(LOG))?,
+                log,
                 summary,
             });
         }
-        let trained = self.run(Some(folder), params, step)?;
+        let start = copies(params)?;
+        let trained = match self.run(Some(folder), params, step) {
+            Ok(trained) => trained,
+            Err(e) => {
+                params.set_all(&start)?;
+                return Err(e);
+            }
+        };
+        drop(start);
         write_frame(&slot.file(LOG), &trained.log)?;
         let weights = slot.file(WEIGHTS);
         params.save(&weights)?;
@@ -201,7 +243,7 @@ impl Trainer {
         };
         // The card comes last: with it the training counts as finished.
         card.write(&slot.file(CARD))?;
-        for name in [NEWEST, BEFORE] {
+        for name in [NEWEST, BEFORE, NEXT] {
             let _ = std::fs::remove_file(slot.file(name));
         }
         Ok(trained)
@@ -241,12 +283,13 @@ impl Trainer {
         };
         let mut resumed_at = None;
         if let Some(folder) = folder {
-            for name in [NEWEST, BEFORE] {
+            // A kill can leave the newest one before its last move.
+            for name in [NEXT, NEWEST, BEFORE] {
                 let path = folder.join(name);
                 if !path.exists() {
                     continue;
                 }
-                match checkpoint::read(&path, &mut state) {
+                match checkpoint::read(&path, config.steps, &mut state) {
                     Ok(place) => {
                         resumed_at = Some(place.step);
                         done = place;
@@ -263,7 +306,8 @@ impl Trainer {
         }
         let start = Instant::now();
         let (mut saved_at, mut last_saved) = (Instant::now(), resumed_at);
-        let mut pause = Duration::from_secs_f64(config.checkpoint_seconds.clamp(0.1, 1e6));
+        let least = Duration::from_secs_f64(config.checkpoint_seconds.clamp(0.1, 1e6));
+        let mut pause = least;
         for n in done.step + 1..=config.steps {
             let this = step(n, &mut Rng::at(config.seed, "step", n))?;
             let loss = scalar(&this.loss)?;
@@ -312,14 +356,20 @@ impl Trainer {
                 values.extend(this.values()?);
                 progress.line(n, &values);
             }
-            if let Some(folder) = folder.filter(|_| n < config.steps && saved_at.elapsed() >= pause)
+            let save = folder.filter(|_| n < config.steps && saved_at.elapsed() >= pause);
+            // A gradient that is not finite shows in the next step's loss; what is kept must not have it.
+            if (save.is_some() || n == config.steps)
+                && let Some(name) = not_finite(params)?
             {
+                return Err(diverged(format!("{name} has numbers that are not finite")));
+            }
+            if let Some(folder) = save {
                 let begin = Instant::now();
                 checkpoint::write(folder, &Place { step: n, seconds }, &state)?;
                 last_saved = Some(n);
                 saved_at = Instant::now();
                 // Never more than a twentieth of the time.
-                pause = pause.max(begin.elapsed() * 20);
+                pause = least.max(begin.elapsed() * 20);
             }
         }
         for (name, mean) in average.iter().flatten() {
