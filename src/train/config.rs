@@ -105,7 +105,7 @@ impl TrainConfig {
         if !((0.0..1.0).contains(&a) && (0.0..1.0).contains(&b)) {
             return refuse(format!("betas must lie in [0, 1), found {a} and {b}"));
         }
-        if let Some(c) = self.clip.filter(|c| !(*c > 0.0)) {
+        if let Some(c) = self.clip.filter(|c| c.is_nan() || *c <= 0.0) {
             return refuse(format!("clip must be above 0, found {c}"));
         }
         if let Some(e) = self.ema.filter(|e| !(0.0..1.0).contains(e)) {
@@ -117,18 +117,18 @@ impl TrainConfig {
                 self.weight_decay
             ));
         }
-        if !(self.checkpoint_seconds >= 0.0) {
+        if self.checkpoint_seconds.is_nan() || self.checkpoint_seconds < 0.0 {
             return refuse(format!(
                 "checkpoint_seconds must be at least 0, found {}",
                 self.checkpoint_seconds
             ));
         }
-        if let Decay::Linear { floor } | Decay::Cosine { floor } = self.decay {
-            if !(0.0..=1.0).contains(&floor) {
-                return refuse(format!(
-                    "the decay's floor must lie in [0, 1], found {floor}"
-                ));
-            }
+        if let Decay::Linear { floor } | Decay::Cosine { floor } = self.decay
+            && !(0.0..=1.0).contains(&floor)
+        {
+            return refuse(format!(
+                "the decay's floor must lie in [0, 1], found {floor}"
+            ));
         }
         Ok(())
     }

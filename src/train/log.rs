@@ -85,8 +85,13 @@ impl Log {
         self.columns.iter().filter_map(last).collect()
     }
 
-    /// As tensors for a checkpoint, with the columns in order.
-    pub fn state(&self) -> Result<(Vec<(String, Tensor)>, Vec<String>)> {
+    /// The columns' names, in order.
+    pub fn columns(&self) -> Vec<&str> {
+        self.columns.iter().map(|(n, _)| n.as_str()).collect()
+    }
+
+    /// As tensors for a checkpoint.
+    pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
         let mut tensors = vec![(
             "log.window".to_string(),
             Tensor::new(&[self.window.0, self.window.1], &Device::Cpu)?,
@@ -97,11 +102,10 @@ impl Log {
                 tensors.push((format!("log/{name}"), values));
             }
         }
-        let names = self.columns.iter().map(|(n, _)| n.clone()).collect();
-        Ok((tensors, names))
+        Ok(tensors)
     }
 
-    /// Takes up what [`Log::state`] gave.
+    /// Takes up what [`Log::state`] and [`Log::columns`] gave.
     pub fn set_state(
         &mut self,
         tensors: &HashMap<String, Tensor>,
