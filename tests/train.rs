@@ -361,6 +361,9 @@ fn copy_of_this_program(role: &str, place: &Path) -> Command {
     command
 }
 
+/// What happens to a file's bytes.
+type Damage = fn(&[u8]) -> Vec<u8>;
+
 fn killed_again_and_again(ema: Option<f64>) -> Result<()> {
     let folder = temporary()?;
     let config = config(1500, ema);
@@ -445,8 +448,8 @@ fn a_damaged_checkpoint_is_left_out() -> Result<()> {
         b[last] ^= 4;
         b
     };
-    let empty = |_: &[u8]| vec![];
-    let damages: [&dyn Fn(&[u8]) -> Vec<u8>; 3] = [&truncate, &flip, &empty];
+    let empty = |_: &[u8]| Vec::new();
+    let damages: [Damage; 3] = [truncate, flip, empty];
     let first = &saved[0];
     let mut cases: Vec<(Vec<u8>, Vec<u8>, Option<u64>)> =
         vec![(first.clone(), saved[1].clone(), Some(steps[0]))];

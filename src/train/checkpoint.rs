@@ -52,12 +52,14 @@ pub(super) fn write(folder: &Path, place: &Place, state: &State) -> Result<()> {
         tensors.push((format!("average/{name}"), tensor.to_device(&Device::Cpu)?));
     }
     tensors.extend(state.adam.state()?);
-    let (log, columns) = state.log.state()?;
-    tensors.extend(log);
+    tensors.extend(state.log.state()?);
     let metadata = HashMap::from([
         ("step".to_string(), place.step.to_string()),
         ("seconds".into(), place.seconds.to_string()),
-        ("columns".into(), serde_json::json!(columns).to_string()),
+        (
+            "columns".into(),
+            serde_json::json!(state.log.columns()).to_string(),
+        ),
         ("hash".into(), hash(&mut tensors)?),
         ("version".into(), crate::VERSION.into()),
     ]);

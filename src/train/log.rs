@@ -9,9 +9,6 @@ use std::path::Path;
 /// The columns that every log has: step, seconds since the start, mean loss since the row before, learning rate.
 const FIXED: [&str; 4] = ["step", "seconds", "loss", "learning_rate"];
 
-/// Tensors by name.
-type Named = Vec<(String, Tensor)>;
-
 /// What a training wrote down: about a thousand rows, however many steps.
 #[derive(Clone, Debug)]
 pub(super) struct Log {
@@ -88,8 +85,13 @@ impl Log {
         self.columns.iter().filter_map(last).collect()
     }
 
-    /// As tensors for a checkpoint, with the columns in order.
-    pub fn state(&self) -> Result<(Named, Vec<String>)> {
+    /// The columns' names, in order.
+    pub fn columns(&self) -> Vec<&str> {
+        self.columns.iter().map(|(n, _)| n.as_str()).collect()
+    }
+
+    /// As tensors for a checkpoint.
+    pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
         let mut tensors = vec![(
             "log.window".to_string(),
             Tensor::new(&[self.window.0, self.window.1], &Device::Cpu)?,
@@ -100,11 +102,10 @@ impl Log {
                 tensors.push((format!("log/{name}"), values));
             }
         }
-        let names = self.columns.iter().map(|(n, _)| n.clone()).collect();
-        Ok((tensors, names))
+        Ok(tensors)
     }
 
-    /// Takes up what [`Log::state`] gave.
+    /// Takes up what [`Log::state`] and [`Log::columns`] gave.
     pub fn set_state(
         &mut self,
         tensors: &HashMap<String, Tensor>,

@@ -356,6 +356,7 @@ impl Trainer {
                 values.extend(this.values()?);
                 progress.line(n, &values);
             }
+            let begin = Instant::now();
             let save = folder.filter(|_| n < config.steps && saved_at.elapsed() >= pause);
             // A gradient that is not finite shows in the next step's loss; what is kept must not have it.
             if (save.is_some() || n == config.steps)
@@ -364,12 +365,11 @@ impl Trainer {
                 return Err(diverged(format!("{name} has numbers that are not finite")));
             }
             if let Some(folder) = save {
-                let begin = Instant::now();
                 checkpoint::write(folder, &Place { step: n, seconds }, &state)?;
                 last_saved = Some(n);
                 saved_at = Instant::now();
-                // Never more than a twentieth of the time.
-                pause = least.max(begin.elapsed() * 20);
+                // Less than a twentieth of the time, with room for what the steps after it lose: caches, memory.
+                pause = least.max(begin.elapsed() * 25);
             }
         }
         for (name, mean) in average.iter().flatten() {
