@@ -261,10 +261,12 @@ fn log_abs_det(mut m: Vec<Vec<f64>>) -> f64 {
             .unwrap_or(i);
         m.swap(i, pivot);
         total += m[i][i].abs().ln();
-        for r in i + 1..n {
-            let factor = m[r][i] / m[i][i];
-            for c in i..n {
-                m[r][c] -= factor * m[i][c];
+        let (above, below) = m.split_at_mut(i + 1);
+        let top = &above[i];
+        for row in below {
+            let factor = row[i] / top[i];
+            for (x, t) in row[i..].iter_mut().zip(&top[i..]) {
+                *x -= factor * t;
             }
         }
     }

@@ -15,6 +15,7 @@ pub struct Codes {
     posterior: Posterior,
     z: Tensor,
     labels: Tensor,
+    colours: (Tensor, Tensor),
     id: String,
 }
 
@@ -35,6 +36,7 @@ impl Codes {
             return Err(Error::invalid("codes of 0 images: ask for at least one"));
         }
         let (mut mean, mut logvar, mut z, mut labels) = (vec![], vec![], vec![], vec![]);
+        let (mut ink, mut paper) = (vec![], vec![]);
         for start in (0..count).step_by(128) {
             let batch = digits.batch(split, start as u64, 128.min(count - start))?;
             let images = batch.images.detach();
@@ -43,11 +45,17 @@ impl Codes {
             logvar.push(posterior.logvar().detach());
             z.push(network.encode(&images, layer)?.flatten_from(1)?.detach());
             labels.push(batch.labels);
+            ink.extend(batch.factors.foreground());
+            paper.extend(batch.factors.background());
         }
         Self {
             posterior: Posterior::new(&Tensor::cat(&mean, 0)?, &Tensor::cat(&logvar, 0)?)?,
             z: Tensor::cat(&z, 0)?,
             labels: Tensor::cat(&labels, 0)?,
+            colours: (
+                Tensor::from_vec(ink.concat(), (count, 3), &Device::Cpu)?,
+                Tensor::from_vec(paper.concat(), (count, 3), &Device::Cpu)?,
+            ),
             id: String::new(),
         }
         .identified("")
@@ -89,6 +97,11 @@ impl Codes {
     /// The classes, u32 (count,).
     pub fn labels(&self) -> Tensor {
         self.labels.clone()
+    }
+
+    /// The true colours of ink and paper, each (count, 3) in [0, 1].
+    pub fn colours(&self) -> (Tensor, Tensor) {
+        self.colours.clone()
     }
 
     /// A code z̄ for every image, drawn from its posterior, (count, code).

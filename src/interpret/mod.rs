@@ -6,4 +6,4 @@ mod probe;
 
 pub use codes::Codes;
 pub use free::{Samples, free_share};
-pub use probe::{Probe, chance};
+pub use probe::{Probe, chance, unread_share};

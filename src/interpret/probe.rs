@@ -2,12 +2,14 @@ use crate::metric::agreement;
 use crate::ops::{Activation, Conv2d, ConvConfig, Init, Linear, Params, Rng};
 use crate::train::Adam;
 use crate::{Error, Result};
-use candle_core::{D, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 
 /// A small network (one hidden layer of 128) that tries to read a class from features: what it cannot
 /// read on held-out features, they do not say in a way that a network of its size would find.
 #[derive(Clone, Debug)]
 pub struct Probe {
+    mean: Tensor,
+    deviation: Tensor,
     hidden: Conv2d,
     out: Linear,
 }
@@ -18,8 +20,8 @@ impl Probe {
     /// # Errors
     /// [`Error::Invalid`] where features and classes differ in number.
     pub fn train(features: &Tensor, labels: &Tensor, steps: u64, seed: u64) -> Result<Self> {
-        let (n, f) = match (features.dims(), labels.dims()) {
-            (&[n, f], &[m]) if n == m && n > 0 => (n, f),
+        let n = match (features.dims(), labels.dims()) {
+            (&[n, _], &[m]) if n == m && n > 0 => n,
             (x, y) => {
                 return Err(Error::invalid(format!(
                     "a probe needs features (n, f) and classes (n,), found {x:?} and {y:?}"
@@ -28,14 +30,7 @@ impl Probe {
         };
         let classes = labels.max(0)?.to_scalar::<u32>()? as usize + 1;
         let params = Params::new(seed);
-        let leaky = ConvConfig {
-            activation: Activation::Leaky(0.0),
-            ..Default::default()
-        };
-        let probe = Self {
-            hidden: Conv2d::new(f, 128, 1, leaky, Init::He, &params.root().pp("hidden"))?,
-            out: Linear::new(128, classes, Init::FanIn, &params.root().pp("out"))?,
-        };
+        let probe = Self::new(features, classes, &params)?;
         let (features, labels) = (features.detach(), labels.detach());
         let mut adam = Adam::new(params.trained())?.betas(0.9, 0.99);
         for step in 0..steps {
@@ -50,7 +45,30 @@ impl Probe {
         Ok(probe)
     }
 
+    fn new(features: &Tensor, outputs: usize, params: &Params) -> Result<Self> {
+        let (n, inputs) = features.dims2()?;
+        let deviation = match n {
+            1 => Tensor::ones((1, inputs), features.dtype(), features.device())?,
+            // A feature that never varies says nothing: divided by a small number it is still zero.
+            _ => features.var_keepdim(0)?.sqrt()?.maximum(1e-6)?,
+        };
+        let leaky = ConvConfig {
+            activation: Activation::Leaky(0.0),
+            ..Default::default()
+        };
+        let at = params.root();
+        Ok(Self {
+            mean: features.mean_keepdim(0)?.detach(),
+            deviation: deviation.detach(),
+            hidden: Conv2d::new(inputs, 128, 1, leaky, Init::He, &at.pp("hidden"))?,
+            out: Linear::new(128, outputs, Init::FanIn, &at.pp("out"))?,
+        })
+    }
+
     fn logits(&self, features: &Tensor) -> Result<Tensor> {
+        let features = features
+            .broadcast_sub(&self.mean)?
+            .broadcast_div(&self.deviation)?;
         let hidden = self.hidden.forward(&features.unsqueeze(2)?.unsqueeze(3)?)?;
         self.out.forward(&hidden.flatten_from(1)?)
     }
@@ -59,6 +77,58 @@ impl Probe {
     pub fn right(&self, features: &Tensor, labels: &Tensor) -> Result<Vec<f64>> {
         agreement(&self.logits(&features.detach())?.argmax(D::Minus1)?, labels)
     }
+}
+
+/// The share of the variance of `target` (n, parts) that cannot be read from `features` (n, f): the mean squared
+/// error on held-out features of a network with one hidden layer of 128, trained for `steps` steps of 128, over the variance
+/// of the held-out target; one value per held-out row. Where z leaves a factor free, this is 1 as well:
+/// the check of [`free_share`](super::free_share) by a way that needs neither t nor D.
+///
+/// # Errors
+/// [`Error::Invalid`] where the rows do not fit or the target does not vary.
+pub fn unread_share(
+    (features, target): (&Tensor, &Tensor),
+    (held_out, held_out_target): (&Tensor, &Tensor),
+    steps: u64,
+    seed: u64,
+) -> Result<Vec<f64>> {
+    let (n, parts) = match (features.dims(), target.dims()) {
+        (&[n, _], &[m, parts]) if n == m && n > 0 && parts > 0 => (n, parts),
+        (x, y) => {
+            return Err(Error::invalid(format!(
+                "reading a factor needs features (n, f) and a target (n, parts), found {x:?} and {y:?}"
+            )));
+        }
+    };
+    let params = Params::new(seed);
+    let probe = Probe::new(features, parts, &params)?;
+    let (features, target) = (features.detach(), target.detach());
+    let mut adam = Adam::new(params.trained())?.betas(0.9, 0.99);
+    for step in 0..steps {
+        let mut rng = Rng::at(seed, "reading", step);
+        let chosen: Vec<u32> = (0..128).map(|_| rng.below(n) as u32).collect();
+        let chosen = Tensor::new(chosen, &Device::Cpu)?;
+        let read = probe.logits(&features.index_select(&chosen, 0)?)?;
+        let loss = (read - target.index_select(&chosen, 0)?)?
+            .sqr()?
+            .mean_all()?;
+        adam.step(&loss.backward()?, 2e-3 * (1.0 - step as f64 / steps as f64))?;
+    }
+    let error = (probe.logits(&held_out.detach())? - held_out_target)?
+        .sqr()?
+        .sum(1)?;
+    let variance = held_out_target
+        .var(0)?
+        .sum_all()?
+        .to_dtype(DType::F64)?
+        .to_scalar::<f64>()?;
+    if variance.is_nan() || variance <= 0.0 {
+        return Err(Error::invalid(
+            "the factor does not vary: no share of its variance can be stated",
+        ));
+    }
+    let error = error.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+    Ok(error.into_iter().map(|e| e / variance).collect())
 }
 
 /// The chance level of reading a class (u32, (n,)): the share of the most frequent one.

@@ -504,7 +504,7 @@ fn unfinish<T: Number>(
             .for_each(|(b, r)| {
                 for (b, r) in b.iter_mut().zip(r) {
                     let factor = if *r > T::default() { T::ONE } else { slope };
-                    *b = *b * factor;
+                    *b = factor * *b;
                 }
             });
     }

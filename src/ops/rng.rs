@@ -94,7 +94,7 @@ impl Rng {
         shape: impl Into<Shape>,
         device: &Device,
     ) -> Result<Tensor> {
-        if !(low < high) {
+        if low.partial_cmp(&high) != Some(std::cmp::Ordering::Less) {
             return Err(Error::invalid(format!(
                 "uniform numbers need low < high, found {low} and {high}"
             )));

@@ -254,17 +254,12 @@ fn library() -> Line {
 }
 
 fn rust_src() -> Line {
-    let there = output("rustc", &["--print", "sysroot"]).is_some_and(|s| {
-        Path::new(&s)
-            .join("lib/rustlib/src/rust/library/core/Cargo.toml")
-            .is_file()
-    });
-    match there {
+    match setup::has_standard_sources() {
         true => ok("rust-src", "there".into()),
         false => line(
             "rust-src",
             State::Optional,
-            "not there: completion in cells does not know std",
+            "not there: variables in cells need their types written down",
             "rustup component add rust-src",
         ),
     }

@@ -115,6 +115,7 @@ pub fn ready(offline: bool) -> Result<Ready> {
             kernel::evcxr()?
         }
     };
+    standard_sources(offline);
     let kernels = kernels(&cache, &project);
     kernel::write_kernelspec(&kernels)?;
     // IPython wants its folder to be there.
@@ -487,6 +488,41 @@ fn install_evcxr(cache: &Path, offline: bool) -> Result<()> {
         duration(began.elapsed())
     );
     Ok(())
+}
+
+/// Whether the sources of the standard library are there, from which the kernel learns the types of variables.
+pub fn has_standard_sources() -> bool {
+    let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output();
+    sysroot.is_ok_and(|o| {
+        Path::new(String::from_utf8_lossy(&o.stdout).trim())
+            .join("lib/rustlib/src/rust/library/core/Cargo.toml")
+            .is_file()
+    })
+}
+
+/// Gets these sources by rustup: the one thing that lies outside the cache, since they belong to the toolchain.
+/// Without them the kernel works, but a variable that is to stay needs its type written down.
+fn standard_sources(offline: bool) {
+    if has_standard_sources() {
+        return;
+    }
+    let add = "rustup component add rust-src";
+    if offline {
+        println!(
+            "rust-src is missing: variables in cells need their types written down. Once online: {add}"
+        );
+        return;
+    }
+    println!("rust-src: the standard library's sources, added to the Rust toolchain …");
+    let added = Command::new("rustup")
+        .args(["component", "add", "rust-src"])
+        .stdin(Stdio::null())
+        .status();
+    if !added.is_ok_and(|s| s.success()) {
+        println!(
+            "rust-src could not be had: variables in cells need their types written down, until `{add}` works."
+        );
+    }
 }
 
 /// Runs a command, says now and then where it is, and shows its messages only if it fails.
