@@ -47,7 +47,7 @@ pub fn measure_colours(images: &Tensor) -> Result<(Tensor, Tensor)> {
         .flatten_all()?
         .to_vec1::<f32>()?;
     let area = height * width;
-    let colours: Result<Vec<_>> = values
+    let colours: Vec<Result<_>> = values
         .par_chunks_mut(3 * area)
         .enumerate()
         .map(|(n, image)| {
@@ -63,6 +63,8 @@ pub fn measure_colours(images: &Tensor) -> Result<(Tensor, Tensor)> {
             Ok(colours_of(image, height, width))
         })
         .collect();
+    // The first bad image is named, whatever thread finds one first.
+    let colours: Result<Vec<_>> = colours.into_iter().collect();
     let (foreground, background): (Vec<_>, Vec<_>) = colours?.into_iter().unzip();
     let tensor = |colours: Vec<[f32; 3]>| {
         let shares: Vec<f32> = colours.iter().flatten().map(|c| share(*c)).collect();
