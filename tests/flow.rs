@@ -474,6 +474,14 @@ fn what_cannot_be_used_is_said() -> Result<()> {
     says(t.forward(&z, &z).map(drop), "(batch, 6)");
     says(t.forward(&code, &z.narrow(0, 0, 4)?).map(drop), "as many");
     says(Flow::forward(&t, &code, None).map(drop), "condition");
+    let none = (code.narrow(0, 0, 0)?, z.narrow(0, 0, 0)?);
+    says(t.forward(&none.0, &none.1).map(drop), "at least 1 row");
+    says(t.inverse(&none.0, &none.1).map(drop), "at least 1 row");
+    says(t.sample(&z, 0, &mut rng).map(drop), "at least 1 sample");
+    says(t.sample(&none.1, 2, &mut rng).map(drop), "at least 1 z");
+    says(t.embed(&z.to_dtype(DType::F64)?).map(drop), "convert");
+    let coupling = Coupling::new(6, 0, 8, 1, &Params::new(0).root())?;
+    says(coupling.forward(&none.0, None).map(drop), "at least 1 row");
     for config in [
         CinnConfig::new(1, Condition::Vector(10)),
         CinnConfig::new(6, Condition::Vector(0)),

@@ -366,10 +366,15 @@ impl Cinn {
     /// Keeps no graph.
     ///
     /// # Errors
-    /// As [`Cinn::forward`].
+    /// As [`Cinn::forward`], and [`Error::Invalid`] for no sample or no z.
     pub fn sample(&self, z: &Tensor, n: usize, rng: &mut Rng) -> Result<Tensor> {
         let embedding = self.frozen.embedder.forward(&z.detach())?;
         let (batch, code) = embedding.dims2()?;
+        if batch * n == 0 {
+            return Err(Error::invalid(format!(
+                "sampling needs at least 1 sample of at least 1 z, found {n} of {batch}"
+            )));
+        }
         let each = embedding.unsqueeze(1)?.broadcast_as((batch, n, code))?;
         let each = each.contiguous()?.reshape((batch * n, code))?;
         let v = rng.normal((batch * n, code), z.device())?;

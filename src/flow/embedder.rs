@@ -132,7 +132,8 @@ impl Embedder {
     /// The embedding (batch, code) of z.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where z has another shape than the [`Condition`] says, or holds NaN or infinity.
+    /// [`Error::Invalid`] where z has another shape than the [`Condition`] says, another number type than
+    /// the network, or holds NaN or infinity.
     pub fn forward(&self, z: &Tensor) -> Result<Tensor> {
         self.run(z, false)
     }
@@ -187,6 +188,15 @@ impl Embedder {
                 "z must be {expected} for the condition {:?}, found {:?}",
                 self.condition,
                 z.dims()
+            )));
+        }
+        if let Some((weight, _)) = self.dense.first()
+            && weight.dtype() != z.dtype()
+        {
+            return Err(Error::invalid(format!(
+                "z is {:?} and the network {:?}; convert z with `to_dtype`",
+                z.dtype(),
+                weight.dtype()
             )));
         }
         check_finite(z, "z")

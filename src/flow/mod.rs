@@ -65,9 +65,12 @@ pub trait Flow: Send + Sync {
     }
 }
 
-/// The batch size of `x`, which must be (batch, `width`).
+/// The batch size of `x`, which must be (batch, `width`) and not empty.
 fn rows(x: &Tensor, width: usize, what: &str) -> Result<usize> {
     match x.dims() {
+        [0, w] if *w == width => Err(Error::invalid(format!(
+            "{what} must be (batch, {width}) with at least 1 row, found none; look at what selected the rows"
+        ))),
         [batch, w] if *w == width => Ok(*batch),
         found => Err(Error::invalid(format!(
             "{what} must be (batch, {width}), found {found:?}"
