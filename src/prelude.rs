@@ -9,9 +9,12 @@ pub use crate::data::{Batch, Digits, Factor, Factors, ImageColumns, ImageTable, 
 pub use crate::figure::{
     Bars, Chart, Colour, Figure, Histogram, ImageGrid, Overview, Panel, Table,
 };
-pub use crate::flow::{Cinn, CinnConfig, Condition, Conditioning, Flow, FlowActivation};
+pub use crate::flow::{
+    Cinn, CinnConfig, Condition, Conditioning, Coupling, FactorConfig, FactorInn, Flow,
+    FlowActivation, Memory, Mixing, factor_dims,
+};
 pub use crate::interpret::{Codes, Probe, Samples, chance, free_share, unread_share};
-pub use crate::loss::{Nll, VaeLoss, nll, nll_parts, vae_loss};
+pub use crate::loss::{Nll, PairNll, VaeLoss, nll, nll_parts, pair_nll, vae_loss};
 pub use crate::metric::{Estimate, agreement, bootstrap_mean, measure_colours, psnr};
 pub use crate::notebook::{Claim, ClaimBuilder, Claims, Expected, Lab, Progress, Scale};
 pub use crate::ops::{Init, Params, Rng, Scope};

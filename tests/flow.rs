@@ -5,7 +5,7 @@ mod common;
 use common::{assert_close, fill, reference, state_dict};
 use invariances::candle_core::{DType, Device, Tensor, Var};
 use invariances::flow::{
-    ActNorm, Cinn, CinnConfig, Condition, Conditioning, Coupling, Flow, FlowActivation,
+    ActNorm, AffineCoupling, Cinn, CinnConfig, Condition, Conditioning, Flow, FlowActivation,
     InvertibleLeakyRelu, Permutation,
 };
 use invariances::loss::{nll, nll_parts};
@@ -318,7 +318,7 @@ fn log_determinants_are_the_jacobians() -> Result<()> {
     let layers: Vec<Box<dyn Flow>> = vec![
         Box::new(ActNorm::new(5, &root.pp("norm"))?),
         Box::new(InvertibleLeakyRelu::exact()),
-        Box::new(Coupling::new(5, 0, 8, 1, &root.pp("coupling"))?),
+        Box::new(AffineCoupling::new(5, 0, 8, 1, &root.pp("coupling"))?),
         Box::new(Permutation::new(5, &root.pp("shuffle"))?),
     ];
     let x = Rng::new(4)
@@ -480,7 +480,7 @@ fn what_cannot_be_used_is_said() -> Result<()> {
     says(t.sample(&z, 0, &mut rng).map(drop), "at least 1 sample");
     says(t.sample(&none.1, 2, &mut rng).map(drop), "at least 1 z");
     says(t.embed(&z.to_dtype(DType::F64)?).map(drop), "convert");
-    let coupling = Coupling::new(6, 0, 8, 1, &Params::new(0).root())?;
+    let coupling = AffineCoupling::new(6, 0, 8, 1, &Params::new(0).root())?;
     says(coupling.forward(&none.0, None).map(drop), "at least 1 row");
     for config in [
         CinnConfig::new(1, Condition::Vector(10)),

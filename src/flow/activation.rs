@@ -1,7 +1,9 @@
 use super::Flow;
+use super::layer::Layer;
 use crate::Result;
 use crate::ops::leaky_relu;
 use candle_core::Tensor;
+use std::sync::Arc;
 
 /// A leaky ReLU as a flow: x where x ≥ 0, else slope·x.
 ///
@@ -49,5 +51,15 @@ impl Flow for InvertibleLeakyRelu {
 
     fn inverse(&self, v: &Tensor, _: Option<&Tensor>) -> Result<Tensor> {
         leaky_relu(v, self.slope.recip())
+    }
+
+    fn code(&self) -> Option<usize> {
+        None
+    }
+}
+
+impl Layer for InvertibleLeakyRelu {
+    fn detached(&self) -> Arc<dyn Layer> {
+        Arc::new(self.clone())
     }
 }

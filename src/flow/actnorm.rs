@@ -1,7 +1,9 @@
 use super::Flow;
+use super::layer::Layer;
 use crate::ops::{Init, Scope};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor, Var};
+use std::sync::Arc;
 
 /// Scale and shift per channel, v = scale·(x + loc), started so that the first batch leaves it with
 /// mean 0 and standard deviation 1 (Kingma, Dhariwal 2018, [arXiv 1807.03039](https://arxiv.org/abs/1807.03039)).
@@ -136,5 +138,27 @@ impl Flow for ActNorm {
         self.positions(v)?;
         let (loc, scale) = self.parameters(v)?;
         Ok(v.broadcast_div(&scale)?.broadcast_sub(&loc)?)
+    }
+
+    fn code(&self) -> Option<usize> {
+        Some(self.channels)
+    }
+}
+
+impl Layer for ActNorm {
+    fn parameters(&self) -> Vec<Tensor> {
+        vec![self.loc.clone(), self.scale.clone()]
+    }
+
+    fn detached(&self) -> Arc<dyn Layer> {
+        Arc::new(ActNorm::detached(self))
+    }
+
+    fn initialize(&self, x: &Tensor) -> Result<()> {
+        ActNorm::initialize(self, x)
+    }
+
+    fn is_initialized(&self) -> Result<bool> {
+        ActNorm::is_initialized(self)
     }
 }

@@ -1,9 +1,11 @@
+use super::chain::{BlockConfig, Chain, Names};
+use super::layer::{dense_parameters, detached};
 use super::{
-    ActNorm, Condition, Coupling, Embedder, Flow, InvertibleLeakyRelu, Permutation, check_finite,
-    coupling, rows,
+    Condition, Coupling, Embedder, Flow, FlowActivation, Memory, Mixing, check_batch, check_finite,
+    given, normal, rows,
 };
+use crate::Result;
 use crate::ops::{Activation, Rng, Scope, dense};
-use crate::{Error, Result};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -21,19 +23,6 @@ pub enum Conditioning {
     Parallel,
 }
 
-/// The nonlinearity between the norm and the coupling of a block.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FlowActivation {
-    /// None.
-    #[default]
-    None,
-    /// [`InvertibleLeakyRelu::compatible`]: log-determinant counted as 0, as in the authors' checkpoints.
-    Lrelu,
-    /// [`InvertibleLeakyRelu::exact`].
-    LreluExact,
-}
-
 /// The sizes of t.
 ///
 /// ```
@@ -41,7 +30,7 @@ pub enum FlowActivation {
 /// let config = CinnConfig { hidden: 256, flows: 12, ..CinnConfig::new(48, Condition::Vector(256)) };
 /// assert_eq!((config.depth, config.conditioning_depth), (2, 4));
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CinnConfig {
     /// Numbers in the code z̄, at least 2.
     pub code: usize,
@@ -59,6 +48,12 @@ pub struct CinnConfig {
     pub conditioning_depth: usize,
     /// The nonlinearity of a block.
     pub activation: FlowActivation,
+    /// How one half of the code changes the other.
+    #[serde(default)]
+    pub coupling: Coupling,
+    /// What follows the coupling.
+    #[serde(default)]
+    pub mixing: Mixing,
 }
 
 impl CinnConfig {
@@ -73,116 +68,46 @@ impl CinnConfig {
             conditioning: Conditioning::None,
             conditioning_depth: 4,
             activation: FlowActivation::None,
+            coupling: Coupling::default(),
+            mixing: Mixing::default(),
         }
     }
 }
 
-/// ActNorm, nonlinearity, double coupling, permutation.
+/// What brings z to the blocks.
 #[derive(Clone, Debug)]
-struct Block {
-    norm: ActNorm,
-    activation: Option<InvertibleLeakyRelu>,
-    coupling: Coupling,
-    shuffle: Permutation,
-}
-
-impl Block {
-    fn new(config: &CinnConfig, scope: &Scope) -> Result<Self> {
-        let code = config.code;
-        Ok(Self {
-            norm: ActNorm::new(code, &scope.pp("norm_layer"))?,
-            activation: match config.activation {
-                FlowActivation::None => None,
-                FlowActivation::Lrelu => Some(InvertibleLeakyRelu::compatible()),
-                FlowActivation::LreluExact => Some(InvertibleLeakyRelu::exact()),
-            },
-            coupling: Coupling::new(
-                code,
-                code,
-                config.hidden,
-                config.depth,
-                &scope.pp("coupling"),
-            )?,
-            shuffle: Permutation::new(code, &scope.pp("shuffle"))?,
-        })
-    }
-
-    fn detached(&self) -> Self {
-        Self {
-            norm: self.norm.detached(),
-            activation: self.activation.clone(),
-            coupling: self.coupling.detached(),
-            shuffle: self.shuffle.clone(),
-        }
-    }
-}
-
-impl Flow for Block {
-    fn forward(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
-        let (mut h, mut logdet) = self.norm.forward(x, None)?;
-        if let Some(activation) = &self.activation {
-            let (next, more) = activation.forward(&h, None)?;
-            (h, logdet) = (next, (logdet + more)?);
-        }
-        let (h, more) = self.coupling.forward(&h, condition)?;
-        // The permutation keeps volume.
-        let (v, _) = self.shuffle.forward(&h, None)?;
-        Ok((v, (logdet + more)?))
-    }
-
-    fn inverse(&self, v: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
-        let h = self.shuffle.inverse(v, None)?;
-        let mut h = self.coupling.inverse(&h, condition)?;
-        if let Some(activation) = &self.activation {
-            h = activation.inverse(&h, None)?;
-        }
-        self.norm.inverse(&h, None)
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Net {
+struct Entrance {
     embedder: Embedder,
     conditioning: Conditioning,
-    conditioning_layers: Vec<(Tensor, Tensor)>,
-    blocks: Vec<Block>,
+    /// One for each block, but for [`Conditioning::None`].
+    layers: Vec<(Tensor, Tensor)>,
 }
 
-impl Net {
-    /// What each block sees of the embedded z.
-    fn conditions(&self, embedding: &Tensor) -> Result<Vec<Tensor>> {
-        let mut conditions = Vec::with_capacity(self.blocks.len());
+impl Entrance {
+    fn detached(&self) -> Self {
+        Self {
+            embedder: self.embedder.detached(),
+            conditioning: self.conditioning,
+            layers: detached(&self.layers),
+        }
+    }
+
+    /// What the blocks see of the embedded z, side by side where they see different things.
+    fn conditions(&self, embedding: &Tensor) -> Result<Tensor> {
+        if self.layers.is_empty() {
+            return Ok(embedding.clone());
+        }
+        let mut conditions = Vec::with_capacity(self.layers.len());
         let mut c = embedding.clone();
-        for i in 0..self.blocks.len() {
-            if let Some((weight, bias)) = self.conditioning_layers.get(i) {
-                let from = match self.conditioning {
-                    Conditioning::Parallel => embedding,
-                    _ => &c,
-                };
-                c = dense(from, &weight.flatten_from(1)?, bias, Activation::None)?;
-            }
+        for (weight, bias) in &self.layers {
+            let input = match self.conditioning {
+                Conditioning::Parallel => embedding,
+                _ => &c,
+            };
+            c = dense(input, weight, bias, Activation::None)?;
             conditions.push(c.clone());
         }
-        Ok(conditions)
-    }
-
-    fn forward(&self, code: &Tensor, embedding: &Tensor) -> Result<(Tensor, Tensor)> {
-        let mut v = code.clone();
-        let mut total = Tensor::zeros(code.dim(0)?, code.dtype(), code.device())?;
-        for (block, c) in self.blocks.iter().zip(self.conditions(embedding)?) {
-            let (next, logdet) = block.forward(&v, Some(&c))?;
-            (v, total) = (next, (total + logdet)?);
-        }
-        Ok((v, total))
-    }
-
-    fn inverse(&self, v: &Tensor, embedding: &Tensor) -> Result<Tensor> {
-        let mut code = v.clone();
-        let conditions = self.conditions(embedding)?;
-        for (block, c) in self.blocks.iter().zip(&conditions).rev() {
-            code = block.inverse(&code, Some(c))?;
-        }
-        Ok(code)
+        Ok(Tensor::cat(&conditions, 1)?)
     }
 }
 
@@ -209,9 +134,10 @@ impl Net {
 #[derive(Clone, Debug)]
 pub struct Cinn {
     config: CinnConfig,
-    net: Net,
-    /// Shares the parameters of `net`, and keeps no graph.
-    frozen: Net,
+    chain: Chain,
+    entrance: Entrance,
+    /// Shares the parameters of `entrance`, and keeps no graph.
+    frozen: Entrance,
 }
 
 impl Cinn {
@@ -222,21 +148,32 @@ impl Cinn {
     /// [`Error::Invalid`] for sizes that make no network, and where parameters of these names exist
     /// with other shapes.
     pub fn new(config: &CinnConfig, scope: &Scope) -> Result<Self> {
-        if config.flows == 0 {
-            return Err(Error::invalid("t needs at least 1 flow, found 0"));
-        }
         let flow = scope.pp("flow");
-        let blocks = (0..config.flows).map(|i| Block::new(config, &flow.pp("sub_layers").pp(i)));
-        let mut conditioning_layers = Vec::new();
+        let block = BlockConfig {
+            code: config.code,
+            condition: config.code,
+            hidden: config.hidden,
+            depth: config.depth,
+            activation: config.activation,
+            coupling: config.coupling,
+            mixing: config.mixing,
+        };
+        let chain = Chain::new(&block, config.flows, |i| {
+            let place = flow.pp("sub_layers").pp(i);
+            Names {
+                norm: place.pp("norm_layer"),
+                coupling: place.pp("coupling"),
+                mixing: place.pp("shuffle"),
+            }
+        })?;
+        let mut layers = Vec::new();
         if config.conditioning != Conditioning::None {
             for i in 0..config.flows {
                 let layer = flow.pp("conditioning_layers").pp(i);
-                let layer = coupling::dense_parameters(config.code, config.code, &[1, 1], &layer)?;
-                conditioning_layers.push(layer);
+                layers.push(dense_parameters(config.code, config.code, &[1, 1], &layer)?);
             }
         }
-        let net = Net {
-            blocks: blocks.collect::<Result<_>>()?,
+        let entrance = Entrance {
             embedder: Embedder::new(
                 config.condition,
                 config.code,
@@ -244,18 +181,13 @@ impl Cinn {
                 &scope.pp("embedder"),
             )?,
             conditioning: config.conditioning,
-            conditioning_layers,
-        };
-        let frozen = Net {
-            blocks: net.blocks.iter().map(Block::detached).collect(),
-            embedder: net.embedder.detached(),
-            conditioning: net.conditioning,
-            conditioning_layers: coupling::detached(&net.conditioning_layers),
+            layers,
         };
         Ok(Self {
             config: config.clone(),
-            net,
-            frozen,
+            chain,
+            frozen: entrance.detached(),
+            entrance,
         })
     }
 
@@ -268,9 +200,43 @@ impl Cinn {
     pub fn detached(&self) -> Self {
         Self {
             config: self.config.clone(),
-            net: self.frozen.clone(),
+            chain: self.chain.detached(),
+            entrance: self.frozen.clone(),
             frozen: self.frozen.clone(),
         }
+    }
+
+    /// The same network, sharing its parameters, with another way through the backward pass.
+    ///
+    /// ```
+    /// use invariances::{candle_core::Device, flow::*, loss::nll, ops::{Params, Rng}};
+    /// let params = Params::new(0);
+    /// let config = CinnConfig { hidden: 16, flows: 40, ..CinnConfig::new(6, Condition::Vector(10)) };
+    /// let t = Cinn::new(&config, &params.root())?.with_memory(Memory::constant());
+    /// let mut rng = Rng::new(1);
+    /// let (code, z) = (rng.normal((32, 6), &Device::Cpu)?, rng.normal((32, 10), &Device::Cpu)?);
+    /// t.initialize(&code, &z)?;
+    /// let (v, logdet) = t.forward(&code, &z)?;
+    /// nll(&v, &logdet)?.backward()?; // goes back through the network, and measures how well that went
+    /// assert!(t.drift().unwrap() < 1e-4);
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    pub fn with_memory(&self, memory: Memory) -> Self {
+        Self {
+            chain: self.chain.with_memory(memory),
+            ..self.clone()
+        }
+    }
+
+    /// How the backward pass gets what it needs.
+    pub fn memory(&self) -> Memory {
+        self.chain.memory()
+    }
+
+    /// How far from the code a backward pass of [`Memory::Constant`] ended at most so far, as a share of the code's
+    /// largest number (or of 1, if that is more); nothing before the first.
+    pub fn drift(&self) -> Option<f64> {
+        self.chain.drift()
     }
 
     /// Whether every ActNorm has started, from data or from a checkpoint.
@@ -278,13 +244,12 @@ impl Cinn {
     /// # Errors
     /// [`Error::Tensor`] where a flag cannot be read.
     pub fn is_initialized(&self) -> Result<bool> {
-        let blocks = self.net.blocks.iter().map(|b| &b.norm);
-        for norm in blocks.chain(self.net.embedder.norms()) {
+        for norm in self.entrance.embedder.norms() {
             if !norm.is_initialized()? {
                 return Ok(false);
             }
         }
-        Ok(true)
+        self.chain.is_initialized()
     }
 
     /// Starts every ActNorm from a batch, layer after layer, so that each sees what the layers before
@@ -301,21 +266,10 @@ impl Cinn {
         self.check(code, "the code")?;
         // Everything is looked at before the first layer starts: a refused batch leaves no half-started network.
         check_batch(code, z)?;
-        self.net.embedder.initialize(&z.detach())?;
+        self.entrance.embedder.initialize(&z.detach())?;
         let embedding = self.frozen.embedder.forward(&z.detach())?;
-        let mut h = code.detach();
-        let conditions = self.frozen.conditions(&embedding)?;
-        for ((block, frozen), c) in self
-            .net
-            .blocks
-            .iter()
-            .zip(&self.frozen.blocks)
-            .zip(&conditions)
-        {
-            block.norm.initialize(&h)?;
-            (h, _) = frozen.forward(&h, Some(c))?;
-        }
-        Ok(())
+        self.chain
+            .initialize(code, &self.frozen.conditions(&embedding)?)
     }
 
     /// The embedding (batch, code) of z, computed once and used for many codes or samples.
@@ -323,7 +277,7 @@ impl Cinn {
     /// # Errors
     /// [`Error::Invalid`] where z has another shape than the configuration says, or holds NaN or infinity.
     pub fn embed(&self, z: &Tensor) -> Result<Tensor> {
-        self.net.embedder.forward(z)
+        self.entrance.embedder.forward(z)
     }
 
     /// v = t(z̄ | z), (batch, code), and log|det ∂v/∂z̄|, (batch,), in nats.
@@ -341,7 +295,8 @@ impl Cinn {
     pub fn forward_embedded(&self, code: &Tensor, embedding: &Tensor) -> Result<(Tensor, Tensor)> {
         self.check(code, "the code")?;
         check_batch(code, embedding)?;
-        self.net.forward(code, embedding)
+        self.chain
+            .forward(code, &self.entrance.conditions(embedding)?)
     }
 
     /// z̄ = t⁻¹(v | z), (batch, code).
@@ -359,7 +314,8 @@ impl Cinn {
     pub fn inverse_embedded(&self, v: &Tensor, embedding: &Tensor) -> Result<Tensor> {
         self.check(v, "v")?;
         check_batch(v, embedding)?;
-        self.net.inverse(v, embedding)
+        self.chain
+            .inverse(v, &self.entrance.conditions(embedding)?, 1)
     }
 
     /// `n` codes for each z, drawn from t's density: (batch·n, code), those of one z side by side.
@@ -370,15 +326,10 @@ impl Cinn {
     pub fn sample(&self, z: &Tensor, n: usize, rng: &mut Rng) -> Result<Tensor> {
         let embedding = self.frozen.embedder.forward(&z.detach())?;
         let (batch, code) = embedding.dims2()?;
-        if batch * n == 0 {
-            return Err(Error::invalid(format!(
-                "sampling needs at least 1 sample of at least 1 z, found {n} of {batch}"
-            )));
-        }
-        let each = embedding.unsqueeze(1)?.broadcast_as((batch, n, code))?;
-        let each = each.contiguous()?.reshape((batch * n, code))?;
-        let v = rng.normal((batch * n, code), z.device())?;
-        self.frozen.inverse(&v.to_dtype(z.dtype())?, &each)
+        let v = normal(batch * n, code, rng, z.dtype(), z.device())?;
+        // What each z contributes is computed once for all its samples.
+        let conditions = self.frozen.conditions(&embedding)?;
+        self.chain.detached().inverse(&v, &conditions, n)
     }
 
     fn check(&self, x: &Tensor, what: &str) -> Result<()> {
@@ -387,27 +338,21 @@ impl Cinn {
     }
 }
 
-fn check_batch(code: &Tensor, embedding: &Tensor) -> Result<()> {
-    let (codes, conditions) = (code.dim(0)?, embedding.dim(0)?);
-    if codes == conditions {
-        return Ok(());
-    }
-    Err(Error::invalid(format!(
-        "{codes} codes need as many z, found {conditions}"
-    )))
-}
-
 impl Flow for Cinn {
     /// The condition is z.
     fn forward(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
-        Cinn::forward(self, x, given(condition)?)
+        Cinn::forward(self, x, given(condition, "t")?)
     }
 
     fn inverse(&self, v: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
-        Cinn::inverse(self, v, given(condition)?)
+        Cinn::inverse(self, v, given(condition, "t")?)
     }
-}
 
-fn given(condition: Option<&Tensor>) -> Result<&Tensor> {
-    condition.ok_or_else(|| Error::invalid("t depends on z, and no condition was given"))
+    fn code(&self) -> Option<usize> {
+        Some(self.config.code)
+    }
+
+    fn sample(&self, condition: Option<&Tensor>, n: usize, rng: &mut Rng) -> Result<Tensor> {
+        Cinn::sample(self, given(condition, "t")?, n, rng)
+    }
 }

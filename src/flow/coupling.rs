@@ -1,29 +1,10 @@
-use super::{Flow, rows};
-use crate::ops::coupling::{self, Direction, Layers, SLOPE};
-use crate::ops::{Activation, Init, Scope, dense, has_kernel};
+use super::layer::{Layer, Undone, detached, net};
+use super::{Flow, given, rows};
+use crate::ops::coupling::{self, Direction, Layers, Nets, Plan, SLOPE};
+use crate::ops::{Activation, Scope, dense, has_kernel, repeated};
 use crate::{Error, Result};
 use candle_core::Tensor;
-
-/// Weight (outputs, inputs, …kernel) and bias (outputs,) with PyTorch's default start.
-pub(super) fn dense_parameters(
-    inputs: usize,
-    outputs: usize,
-    kernel: &[usize],
-    scope: &Scope,
-) -> Result<(Tensor, Tensor)> {
-    let shape = [&[outputs, inputs], kernel].concat();
-    let fan_in = inputs * kernel.iter().product::<usize>();
-    let bound = (fan_in.max(1) as f64).sqrt().recip();
-    let weight = scope.get(shape, "weight", Init::FanIn)?;
-    let bias = scope.get(outputs, "bias", Init::Uniform(bound))?;
-    Ok((weight.as_tensor().clone(), bias.as_tensor().clone()))
-}
-
-/// The same parameters, sharing their memory, outside of any graph.
-pub(super) fn detached(layers: &[(Tensor, Tensor)]) -> Layers {
-    let both = layers.iter().map(|(w, b)| (w.detach(), b.detach()));
-    both.collect()
-}
+use std::sync::Arc;
 
 /// A double affine coupling (Dinh et al. 2017, [arXiv 1605.08803](https://arxiv.org/abs/1605.08803)).
 ///
@@ -32,23 +13,23 @@ pub(super) fn detached(layers: &[(Tensor, Tensor)]) -> Layers {
 ///
 /// b′ = b·exp(s₀(a, c)) + t₀(a, c),  a′ = a·exp(s₁(b′, c)) + t₁(b′, c),  v = (b′, a′).
 ///
-/// log|det| = Σs₀ + Σs₁, where s ends with tanh, so that a half-step scales by at most e. A code of odd
-/// size has the larger half first (the authors' network takes even sizes only). The nets are chains of
-/// dense layers with leaky ReLU (0.01) between.
+/// log|det| = Σs₀ + Σs₁, where s = clamp·tanh(net/clamp), so that a half-step scales by at most e^clamp. With
+/// clamp 1 that is the authors' tanh; larger ones leave small log-scales alone and bound only the large ones
+/// (the soft clamp of Ardizzone et al. 2019, [arXiv 1907.02392](https://arxiv.org/abs/1907.02392), with tanh). A
+/// code of odd size has the larger half first (the authors' network takes even sizes only). The nets are chains
+/// of dense layers with leaky ReLU (0.01) between.
 ///
 /// Parameters `s.0`, `s.1`, `t.0`, `t.1`, each with `main.0`, `main.2` … (the numbers between belong to
 /// the nonlinearities) `weight` and `bias`.
 #[derive(Clone, Debug)]
-pub struct Coupling {
-    code: usize,
-    condition: usize,
-    first: usize,
+pub struct AffineCoupling {
+    plan: Plan,
     /// s₀, t₀, s₁, t₁.
-    nets: [Layers; 4],
+    nets: Nets,
 }
 
-impl Coupling {
-    /// For a code and a condition of these sizes (0 for none), with nets of this width and depth.
+impl AffineCoupling {
+    /// For a code and a condition of these sizes (0 for none), with nets of this width and depth, and clamp 1.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a code of less than 2 numbers, which has no halves, or a width of 0.
@@ -59,53 +40,48 @@ impl Coupling {
         depth: usize,
         scope: &Scope,
     ) -> Result<Self> {
-        if code < 2 || hidden == 0 {
-            return Err(Error::invalid(format!(
-                "a coupling needs a code of at least 2 numbers and nets of at least 1 hidden unit, found {code} and {hidden}"
-            )));
-        }
+        check_sizes(code, hidden)?;
         let first = code.div_ceil(2);
         let halves = [first, code - first];
-        let net = |name: &str, i: usize| -> Result<Layers> {
-            let mut widths = vec![hidden; depth + 3];
-            widths[0] = halves[i] + condition;
-            widths[depth + 2] = halves[1 - i];
-            let layers = widths.windows(2).enumerate().map(|(l, pair)| {
-                let scope = scope.pp(name).pp(i).pp("main").pp(2 * l);
-                dense_parameters(pair[0], pair[1], &[], &scope)
-            });
-            layers.collect()
+        let net = |name: &str, i: usize| {
+            let (inputs, outputs) = (halves[i] + condition, halves[1 - i]);
+            net(inputs, outputs, hidden, depth, &scope.pp(name).pp(i))
         };
         Ok(Self {
-            code,
-            condition,
-            first,
+            plan: Plan {
+                code,
+                first,
+                condition,
+                clamp: 1.0,
+            },
             nets: [net("s", 0)?, net("t", 0)?, net("s", 1)?, net("t", 1)?],
         })
     }
 
-    /// The same layer, sharing its parameters, whose results keep no graph.
-    pub(crate) fn detached(&self) -> Self {
-        Self {
-            nets: [0, 1, 2, 3].map(|i| detached(&self.nets[i])),
-            ..*self
+    /// The same coupling, sharing its parameters, with log-scales of a half-step up to ±`clamp`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] unless `clamp` is above 0.
+    pub fn clamped(&self, clamp: f64) -> Result<Self> {
+        if !(clamp.is_finite() && clamp > 0.0) {
+            return Err(Error::invalid(format!(
+                "the clamp of an affine coupling must be above 0, found {clamp}; the authors' is 1"
+            )));
         }
+        let mut coupling = self.clone();
+        coupling.plan.clamp = clamp;
+        Ok(coupling)
     }
 
-    /// The condition, (batch, 0) where the coupling has none.
-    fn checked(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
-        let batch = rows(x, self.code, "the code")?;
-        if self.condition == 0 {
-            return Ok(Tensor::zeros((batch, 0), x.dtype(), x.device())?);
+    /// The condition, of which each row belongs to `share` rows of x; (batch, 0) where the coupling has none.
+    fn checked(&self, x: &Tensor, condition: Option<&Tensor>, share: usize) -> Result<Tensor> {
+        let batch = rows(x, self.plan.code, "the code")?;
+        if self.plan.condition == 0 {
+            return Ok(Tensor::zeros((batch / share, 0), x.dtype(), x.device())?);
         }
-        let c = condition.ok_or_else(|| {
-            Error::invalid(format!(
-                "this coupling depends on a condition (batch, {}), and none was given",
-                self.condition
-            ))
-        })?;
-        let conditions = rows(c, self.condition, "the condition")?;
-        if conditions != batch {
+        let c = given(condition, "this coupling")?;
+        let conditions = rows(c, self.plan.condition, "the condition")?;
+        if conditions * share != batch {
             return Err(Error::invalid(format!(
                 "{batch} codes need as many conditions, found {conditions}"
             )));
@@ -113,9 +89,17 @@ impl Coupling {
         Ok(c.clone())
     }
 
+    fn run_inverse(&self, v: &Tensor, condition: Option<&Tensor>, share: usize) -> Result<Tensor> {
+        let c = self.checked(v, condition, share)?;
+        if !has_kernel(v) {
+            return self.composed_inverse(v, &repeated(&c, share)?);
+        }
+        coupling::coupling(v, &c, &self.nets, self.plan, share, Direction::Inverse)
+    }
+
     /// s and t of half-step `i`, composed of candle's operations.
     fn nets(&self, i: usize, half: &Tensor, condition: &Tensor) -> Result<[Tensor; 2]> {
-        let seen = if self.condition == 0 {
+        let seen = if self.plan.condition == 0 {
             half.contiguous()?
         } else {
             Tensor::cat(&[half, condition], 1)?
@@ -132,13 +116,15 @@ impl Coupling {
             }
             Ok(h)
         };
-        Ok([run(&self.nets[2 * i])?.tanh()?, run(&self.nets[2 * i + 1])?])
+        let clamp = self.plan.clamp;
+        let s = ((run(&self.nets[2 * i])? * clamp.recip())?.tanh()? * clamp)?;
+        Ok([s, run(&self.nets[2 * i + 1])?])
     }
 
     /// What [`Flow::forward`] does, on any device.
     fn composed_forward(&self, x: &Tensor, c: &Tensor) -> Result<(Tensor, Tensor)> {
-        let a = x.narrow(1, 0, self.first)?;
-        let b = x.narrow(1, self.first, self.code - self.first)?;
+        let a = x.narrow(1, 0, self.plan.first)?;
+        let b = x.narrow(1, self.plan.first, self.plan.code - self.plan.first)?;
         let [s0, t0] = self.nets(0, &a, c)?;
         let b = ((b * s0.exp()?)? + t0)?;
         let [s1, t1] = self.nets(1, &b, c)?;
@@ -148,9 +134,9 @@ impl Coupling {
 
     /// What [`Flow::inverse`] does, on any device.
     fn composed_inverse(&self, v: &Tensor, c: &Tensor) -> Result<Tensor> {
-        let second = self.code - self.first;
+        let second = self.plan.code - self.plan.first;
         let b = v.narrow(1, 0, second)?;
-        let a = v.narrow(1, second, self.first)?;
+        let a = v.narrow(1, second, self.plan.first)?;
         let [s1, t1] = self.nets(1, &b, c)?;
         let a = ((a - t1)? * s1.neg()?.exp()?)?;
         let [s0, t0] = self.nets(0, &a, c)?;
@@ -159,23 +145,69 @@ impl Coupling {
     }
 }
 
-impl Flow for Coupling {
+/// Refuses a code without halves and nets without units.
+pub(super) fn check_sizes(code: usize, hidden: usize) -> Result<()> {
+    if code >= 2 && hidden > 0 {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "a coupling needs a code of at least 2 numbers and nets of at least 1 hidden unit, found {code} and {hidden}"
+    )))
+}
+
+impl Flow for AffineCoupling {
     fn forward(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
-        let c = self.checked(x, condition)?;
+        let c = self.checked(x, condition, 1)?;
         if !has_kernel(x) {
             return self.composed_forward(x, &c);
         }
-        let both = coupling::coupling(x, &c, &self.nets, self.first, Direction::Forward)?;
-        let logdet = both.narrow(1, self.code, 1)?.squeeze(1)?;
-        Ok((both.narrow(1, 0, self.code)?, logdet))
+        let both = coupling::coupling(x, &c, &self.nets, self.plan, 1, Direction::Forward)?;
+        let logdet = both.narrow(1, self.plan.code, 1)?.squeeze(1)?;
+        Ok((both.narrow(1, 0, self.plan.code)?, logdet))
     }
 
     fn inverse(&self, v: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
-        let c = self.checked(v, condition)?;
+        self.run_inverse(v, condition, 1)
+    }
+
+    fn code(&self) -> Option<usize> {
+        Some(self.plan.code)
+    }
+}
+
+impl Layer for AffineCoupling {
+    fn parameters(&self) -> Vec<Tensor> {
+        coupling::parameters(&self.nets)
+    }
+
+    fn detached(&self) -> Arc<dyn Layer> {
+        Arc::new(Self {
+            plan: self.plan,
+            nets: [0, 1, 2, 3].map(|i| detached(&self.nets[i])),
+        })
+    }
+
+    fn inverse_shared(
+        &self,
+        v: &Tensor,
+        condition: Option<&Tensor>,
+        share: usize,
+    ) -> Result<Tensor> {
+        self.run_inverse(v, condition, share)
+    }
+
+    fn reverse(&self, v: &Tensor, condition: Option<&Tensor>, gradient: &Tensor) -> Result<Undone> {
+        let c = self.checked(v, condition, 1)?;
         if !has_kernel(v) {
-            return self.composed_inverse(v, &c);
+            return self.reverse_by_graph(v, condition, gradient);
         }
-        coupling::coupling(v, &c, &self.nets, self.first, Direction::Inverse)
+        let undone = coupling::reverse(v, &c, &self.nets, self.plan, gradient)?;
+        Ok(Undone {
+            x: undone.x,
+            to_x: undone.to_x,
+            to_condition: condition.is_some().then_some(undone.to_condition),
+            to_parameters: undone.to_parameters,
+        })
     }
 }
 
@@ -188,9 +220,12 @@ mod tests {
     /// The one operation of the CPU and the composition for other devices are the same map.
     #[test]
     fn both_ways_agree_in_values_and_gradients() -> Result<()> {
-        for (code, condition, depth, batch) in [(6, 4, 2, 300), (5, 0, 0, 3), (3, 2, 1, 1)] {
+        for (code, condition, depth, batch, clamp) in
+            [(6, 4, 2, 300, 1.0), (5, 0, 0, 3, 2.5), (3, 2, 1, 1, 0.7)]
+        {
             let params = Params::with(0, DType::F64, &Device::Cpu);
-            let coupling = Coupling::new(code, condition, 9, depth, &params.root())?;
+            let coupling = AffineCoupling::new(code, condition, 9, depth, &params.root())?;
+            let coupling = coupling.clamped(clamp)?;
             let mut rng = crate::ops::Rng::new(1);
             let mut normal = |width: usize| -> Result<Var> {
                 let x = rng.normal((batch, width), &Device::Cpu)?;

@@ -1,4 +1,4 @@
-use super::coupling::{dense_parameters, detached};
+use super::layer::{dense_parameters, detached};
 use super::{ActNorm, check_finite};
 use crate::ops::{Activation, ConvConfig, Init, Scope, conv2d, dense, leaky_relu};
 use crate::{Error, Result};
@@ -163,7 +163,7 @@ impl Embedder {
         }
         h = h.flatten_from(1)?;
         for (i, (weight, bias)) in self.dense.iter().enumerate() {
-            let product = dense(&h, &weight.flatten_from(1)?, bias, Activation::None)?;
+            let product = dense(&h, weight, bias, Activation::None)?;
             h = match self.norms.get(i) {
                 Some(norm) => normalized(norm, product)?,
                 None => product,

@@ -1,7 +1,9 @@
+use super::layer::Layer;
 use super::{Flow, rows};
 use crate::Result;
 use crate::ops::Scope;
 use candle_core::{DType, Tensor};
+use std::sync::Arc;
 
 /// A fixed random order of the code's numbers, so that every coupling sees other halves.
 ///
@@ -52,5 +54,15 @@ impl Flow for Permutation {
 
     fn inverse(&self, v: &Tensor, _: Option<&Tensor>) -> Result<Tensor> {
         self.ordered(v, &self.backward)
+    }
+
+    fn code(&self) -> Option<usize> {
+        Some(self.code)
+    }
+}
+
+impl Layer for Permutation {
+    fn detached(&self) -> Arc<dyn Layer> {
+        Arc::new(self.clone())
     }
 }

@@ -76,3 +76,99 @@ fn parts(v: &Tensor, logdet: &Tensor) -> Result<(Tensor, Tensor)> {
     let prior = (v.sqr()?.sum_all()? * (0.5 / batch[0] as f64))?;
     Ok((prior, logdet.mean_all()?))
 }
+
+/// The negative log-likelihood of a pair of codes that share a concept; see [`pair_nll`].
+#[derive(Clone, Debug)]
+pub struct PairNll {
+    /// What is minimised: the sum of both.
+    pub loss: Tensor,
+    /// Of the first image, a scalar.
+    pub first: Tensor,
+    /// Of the second image given the first, a scalar.
+    pub second: Tensor,
+}
+
+/// The loss of e on pairs of images that share a concept (arXiv 2004.13166, equations 7 to 10), without constants.
+///
+/// `first` and `second` are what e gave for them: all factors side by side (batch, code) and the log-determinant
+/// (batch,). The first image's factors are standard normal. Of the second's, those that the pair shares are
+/// N(ρ·e_F of the first, 1 − ρ²), the others standard normal. `shared` says for each pair which: k ≥ 0 shares factor k alone;
+/// −k (k ≥ 1), as in the authors' code, shares **all but** k, the residual included (so factor 0 cannot be left out that
+/// way). `sizes` are the factors' numbers, the residual last; ρ is 0.975 in the paper.
+///
+/// ```
+/// use invariances::{candle_core::{Device, Tensor}, loss::pair_nll};
+/// let a = Tensor::new(&[[1f32, 0.0]], &Device::Cpu)?;
+/// let b = Tensor::new(&[[1f32, 2.0]], &Device::Cpu)?;
+/// let logdet = Tensor::new(&[0f32], &Device::Cpu)?;
+/// let loss = pair_nll((&a, &logdet), (&b, &logdet), &[0], &[1, 1], 0.5)?;
+/// // ½·1², and of the second ½·(1 − 0.5·1)²/(1 − 0.5²) + ½·2².
+/// assert!((loss.loss.to_scalar::<f32>()? - (0.5 + 0.125 / 0.75 + 2.0)).abs() < 1e-6);
+/// # Ok::<(), invariances::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Invalid`] where the shapes do not fit each other or `sizes`, for a factor that there is not, and unless
+/// 0 ≤ ρ < 1.
+pub fn pair_nll(
+    first: (&Tensor, &Tensor),
+    second: (&Tensor, &Tensor),
+    shared: &[i64],
+    sizes: &[usize],
+    rho: f64,
+) -> Result<PairNll> {
+    let (batch, code) = first.0.dims2()?;
+    let fits = second.0.dims() == first.0.dims()
+        && [first.1, second.1].iter().all(|l| l.dims() == [batch])
+        && sizes.iter().sum::<usize>() == code
+        && shared.len() == batch
+        && batch > 0;
+    if !fits {
+        return Err(Error::invalid(format!(
+            "the loss of a pair needs factors (batch, {}) and log-determinants (batch,) of both, and what each pair shares, found {:?} and {:?}, {:?} and {:?}, and {}",
+            sizes.iter().sum::<usize>(),
+            first.0.dims(),
+            first.1.dims(),
+            second.0.dims(),
+            second.1.dims(),
+            shared.len()
+        )));
+    }
+    if !(0.0..1.0).contains(&rho) {
+        return Err(Error::invalid(format!(
+            "the correlation ρ of a shared factor must be at least 0 and below 1, found {rho}"
+        )));
+    }
+    let known = |f: &i64| (f.unsigned_abs() as usize) < sizes.len();
+    if let Some(other) = shared.iter().find(|f| !known(f)) {
+        return Err(Error::invalid(format!(
+            "a pair shares factor {other}, but there are {} factors: 0 … {} (the residual), or −k for all but k",
+            sizes.len(),
+            sizes.len() - 1
+        )));
+    }
+    // ρ where a pair shares a number of the code, else 0.
+    let mut share = Vec::with_capacity(batch * code);
+    for &f in shared {
+        for (k, &size) in sizes.iter().enumerate() {
+            let k = k as i64;
+            let shares = f == k || (f < 0 && f != -k);
+            share.resize(share.len() + size, if shares { rho } else { 0.0 });
+        }
+    }
+    let share = Tensor::from_vec(share, (batch, code), first.0.device())?;
+    let rest = share.sqr()?.affine(-1.0, 1.0)?.to_dtype(first.0.dtype())?;
+    let share = share.to_dtype(first.0.dtype())?;
+    let mean = |square: Tensor, logdet: &Tensor| -> Result<Tensor> {
+        let prior = (square.sum_all()? * (0.5 / batch as f64))?;
+        Ok((prior - logdet.mean_all()?)?)
+    };
+    let one = mean(first.0.sqr()?, first.1)?;
+    let off = (second.0 - (share * first.0)?)?;
+    let two = mean((off.sqr()? / rest)?, second.1)?;
+    Ok(PairNll {
+        loss: (&one + &two)?,
+        first: one,
+        second: two,
+    })
+}

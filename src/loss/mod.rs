@@ -3,5 +3,5 @@
 mod flow;
 mod vae;
 
-pub use flow::{Nll, nll, nll_parts};
+pub use flow::{Nll, PairNll, nll, nll_parts, pair_nll};
 pub use vae::{VaeLoss, vae_loss};

@@ -210,26 +210,66 @@ pub(super) struct Matrix<'a, T> {
 
 /// out (m × n, rows `pitch` apart) = keep·out + a (m × k) · b (k × n), on this thread.
 pub(super) fn product<T: Number>(
-    (m, n, k): (usize, usize, usize),
+    sizes: (usize, usize, usize),
     a: Matrix<T>,
     b: Matrix<T>,
     out: &mut [T],
     pitch: usize,
     keep: bool,
 ) {
-    if m == 0 || n == 0 || k == 0 {
+    let (m, n, _) = sizes;
+    if m == 0 || n == 0 {
+        return;
+    }
+    assert!((m - 1) * pitch + n <= out.len());
+    // SAFETY: the assertion is the bound of every element of `out`.
+    unsafe { product_at(sizes, a, b, out.as_mut_ptr(), pitch, keep) };
+}
+
+/// a (m × k) · b (k × n), row by row, on this thread; its memory is written once.
+pub(super) fn product_new<T: Number>(
+    sizes: (usize, usize, usize),
+    a: Matrix<T>,
+    b: Matrix<T>,
+) -> Vec<T> {
+    let (m, n, k) = sizes;
+    if k == 0 {
+        return vec![T::default(); m * n];
+    }
+    let mut out: Vec<T> = Vec::with_capacity(m * n);
+    if m * n > 0 {
+        // SAFETY: there is room for the m·n elements, and the product, which does not read them, writes each.
+        unsafe {
+            product_at(sizes, a, b, out.as_mut_ptr(), n, false);
+            out.set_len(m * n);
+        }
+    }
+    out
+}
+
+/// # Safety
+/// `out` must have room for m rows of n elements, `pitch` apart; with `keep` they must have been written.
+unsafe fn product_at<T: Number>(
+    (m, n, k): (usize, usize, usize),
+    a: Matrix<T>,
+    b: Matrix<T>,
+    out: *mut T,
+    pitch: usize,
+    keep: bool,
+) {
+    if k == 0 {
         return;
     }
     assert!((m - 1) * a.row + (k - 1) * a.column < a.values.len());
     assert!((k - 1) * b.row + (n - 1) * b.column < b.values.len());
-    assert!((m - 1) * pitch + n <= out.len());
-    // SAFETY: the three assertions above are the bounds of every element that is read or written.
+    // SAFETY: the assertions above are the bounds of every element that is read, the caller's promise those
+    // of what is written.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            out.as_mut_ptr(),
+            out,
             1,
             pitch as isize,
             keep,

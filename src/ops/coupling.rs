@@ -3,37 +3,49 @@
 //! Composed of candle's operations, a coupling is some sixty small steps, each of which starts threads and
 //! passes over memory for itself, and candle's matrix products for the gradient of a weight copy what they
 //! transpose. Here a block of rows goes through the whole coupling while it is in a core's cache, and the
-//! blocks, and the nets s and t of a half-step, run side by side. Sums never depend on the number of threads.
+//! blocks, and the nets s and t of a half-step, run side by side. Within a block numbers lie feature by feature,
+//! the rows of the batch side by side: so a product with a weight is quick for few rows, too, where it only
+//! waits for the weight to come from memory. Sums never depend on the number of threads.
 
-use super::conv::{Matrix, product};
+use super::conv::{Matrix, product, product_new};
 use super::dense::{Real, numbers};
+use super::gradients::{Slot, stand, through_candle};
 use crate::{Error, Result};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Storage, Tensor, bail};
 use rayon::prelude::*;
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::ThreadId;
 
 /// The slope of the leaky ReLU between the dense layers of the nets.
 pub(crate) const SLOPE: f64 = 0.01;
 
 /// At most so many rows of the batch go through a coupling together: a layer's numbers fit a core's cache,
-/// and the matrix products are near their full speed (64 rows took a fifth longer, packing weights twice).
+/// and the matrix products are near their full speed.
 const ROWS: usize = 128;
 
 /// The dense layers of a net: weight (outputs, inputs) and bias (outputs,).
 pub(crate) type Layers = Vec<(Tensor, Tensor)>;
 
-/// The sizes and the direction of a coupling.
+/// The layers of the nets s and t of both half-steps: s₀, t₀, s₁, t₁.
+pub(crate) type Nets = [Layers; 4];
+
+/// All parameters of the nets, in the order in which their gradients are given.
+pub(crate) fn parameters(nets: &Nets) -> Vec<Tensor> {
+    let layers = nets.iter().flatten();
+    layers.flat_map(|(w, b)| [w.clone(), b.clone()]).collect()
+}
+
+/// The sizes of a coupling.
 #[derive(Clone, Copy, Debug)]
-struct Plan {
+pub(crate) struct Plan {
     /// Numbers in the code, and in its first half.
-    code: usize,
-    first: usize,
+    pub(crate) code: usize,
+    pub(crate) first: usize,
     /// Numbers in the condition.
-    condition: usize,
-    inverse: bool,
+    pub(crate) condition: usize,
+    /// The largest log-scale of a half-step: s is clamp·tanh(net/clamp).
+    pub(crate) clamp: f64,
 }
 
 impl Plan {
@@ -41,11 +53,6 @@ impl Plan {
     fn halves(&self, i: usize) -> [std::ops::Range<usize>; 2] {
         let (a, b) = (0..self.first, self.first..self.code);
         if i == 0 { [a, b] } else { [b, a] }
-    }
-
-    /// The half-steps in the order of this direction.
-    fn order(&self) -> [usize; 2] {
-        if self.inverse { [1, 0] } else { [0, 1] }
     }
 
     /// The sizes of the blocks that a batch is cut into. They depend on the batch alone.
@@ -60,9 +67,52 @@ impl Plan {
 /// A net's layers as numbers.
 type Net<'a, T> = Vec<(&'a [T], &'a [T])>;
 
+/// Rows of a batch, feature by feature: feature f of row r is at f·rows + r.
+struct Block<T> {
+    values: Vec<T>,
+    rows: usize,
+}
+
+impl<T: Real> Block<T> {
+    /// From rows of `width` numbers; the features begin with number `from` and go round.
+    fn gather(source: &[T], width: usize, from: usize) -> Self {
+        let rows = if width == 0 { 0 } else { source.len() / width };
+        let mut values = Vec::with_capacity(source.len());
+        for f in (from..width).chain(0..from) {
+            values.extend(source.iter().skip(f).step_by(width));
+        }
+        Self { values, rows }
+    }
+
+    /// Back to rows, `pitch` apart in `target`: the reverse of [`Block::gather`].
+    fn scatter(&self, target: &mut [T], width: usize, from: usize, pitch: usize) {
+        let order = (from..width).chain(0..from);
+        for (f, line) in order.zip(self.values.chunks_exact(self.rows)) {
+            let places = target.iter_mut().skip(f).step_by(pitch);
+            places.zip(line).for_each(|(t, &x)| *t = x);
+        }
+    }
+
+    fn features(&self, range: std::ops::Range<usize>) -> &[T] {
+        &self.values[range.start * self.rows..range.end * self.rows]
+    }
+
+    fn features_mut(&mut self, range: std::ops::Range<usize>) -> &mut [T] {
+        &mut self.values[range.start * self.rows..range.end * self.rows]
+    }
+}
+
+/// What the nets of a half-step see besides its half.
+enum Seen<'a, T> {
+    /// The condition of each row.
+    Each(&'a [T]),
+    /// What the first layers of s and of t make of the condition, bias included: it is the same for many rows.
+    Shared([&'a [T]; 2]),
+}
+
 /// What the backward pass needs of one half-step for a block of rows.
 struct Step<T> {
-    /// What the nets saw: half and condition, row by row.
+    /// What the nets saw: half and condition.
     seen: Vec<T>,
     /// The results of the hidden layers of s and of t.
     hidden: [Vec<Vec<T>>; 2],
@@ -75,14 +125,7 @@ struct Step<T> {
 /// The gradients of the results of the layers of s and of t, before the nonlinearity.
 type Before<T> = [Vec<Vec<T>>; 2];
 
-fn rows_of<T: Copy>(bias: &[T], rows: usize) -> Vec<T> {
-    let mut out = Vec::with_capacity(bias.len() * rows);
-    for _ in 0..rows {
-        out.extend_from_slice(bias);
-    }
-    out
-}
-
+/// Rows of `width` numbers as a matrix.
 fn row_major<T>(values: &[T], width: usize) -> Matrix<'_, T> {
     Matrix {
         values,
@@ -91,6 +134,7 @@ fn row_major<T>(values: &[T], width: usize) -> Matrix<'_, T> {
     }
 }
 
+/// The same, its rows taken for columns.
 fn transposed<T>(values: &[T], width: usize) -> Matrix<'_, T> {
     Matrix {
         values,
@@ -99,26 +143,47 @@ fn transposed<T>(values: &[T], width: usize) -> Matrix<'_, T> {
     }
 }
 
-/// The results of the hidden layers, and of the last one.
-fn net_forward<T: Real>(net: &Net<T>, seen: &[T], rows: usize) -> (Vec<Vec<T>>, Vec<T>) {
+/// Each bias, once for every row.
+fn biases<T: Copy>(bias: &[T], rows: usize) -> Vec<T> {
+    let mut out = Vec::with_capacity(bias.len() * rows);
+    bias.iter().for_each(|&b| out.resize(out.len() + rows, b));
+    out
+}
+
+fn leaky<T: Real>(values: &mut [T]) {
     let slope = T::from_f64(SLOPE);
+    for x in values {
+        *x *= if *x > T::zero() { T::ONE } else { slope };
+    }
+}
+
+/// The results of the hidden layers, and of the last one. `start` is the first layer's result before its
+/// share of `seen` was added: the biases, or more.
+fn net_forward<T: Real>(
+    net: &Net<T>,
+    seen: &[T],
+    mut start: Vec<T>,
+    rows: usize,
+) -> (Vec<Vec<T>>, Vec<T>) {
     let mut results: Vec<Vec<T>> = Vec::with_capacity(net.len());
     for (l, (weight, bias)) in net.iter().enumerate() {
         let input = results.last().map_or(seen, |h| h.as_slice());
-        let (inputs, outputs) = (input.len() / rows, bias.len());
-        let mut out = rows_of(bias, rows);
+        let (width, outputs) = (weight.len() / bias.len(), bias.len());
+        let mut out = if l == 0 {
+            std::mem::take(&mut start)
+        } else {
+            biases(bias, rows)
+        };
         product(
-            (rows, outputs, inputs),
-            row_major(input, inputs),
-            transposed(weight, inputs),
+            (outputs, rows, input.len() / rows),
+            row_major(weight, width),
+            row_major(input, rows),
             &mut out,
-            outputs,
+            rows,
             true,
         );
         if l + 1 < net.len() {
-            for x in &mut out {
-                *x *= if *x > T::zero() { T::ONE } else { slope };
-            }
+            leaky(&mut out);
         }
         results.push(out);
     }
@@ -137,15 +202,11 @@ fn net_backward<T: Real>(
     let mut before = vec![gradient];
     for (l, (weight, bias)) in net.iter().enumerate().rev() {
         let (inputs, outputs) = (weight.len() / bias.len(), bias.len());
-        let mut to_input = vec![T::zero(); rows * inputs];
         let gradient = &before[before.len() - 1];
-        product(
-            (rows, inputs, outputs),
-            row_major(gradient, outputs),
-            row_major(weight, inputs),
-            &mut to_input,
-            inputs,
-            false,
+        let mut to_input = product_new(
+            (inputs, rows, outputs),
+            transposed(weight, inputs),
+            row_major(gradient, rows),
         );
         if l > 0 {
             for (g, h) in to_input.iter_mut().zip(&hidden[l - 1]) {
@@ -159,45 +220,73 @@ fn net_backward<T: Real>(
     (before, seen)
 }
 
+/// Which way a half-step goes, and what its [`Step`] is for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    /// Forward, with the step of forward.
+    Forward,
+    /// Back, with the step of going back.
+    Inverse,
+    /// Back, with the step that going forward had: the nets saw the same numbers.
+    Undo,
+}
+
 /// One half-step on a block of rows (a, b); adds s to the log-determinants.
-fn step_forward<T: Real>(
+fn half_step<T: Real>(
     plan: &Plan,
     i: usize,
+    way: Way,
     nets: &[Net<T>; 4],
-    work: &mut [T],
-    condition: &[T],
+    work: &mut Block<T>,
+    condition: &Seen<T>,
     logdet: &mut [T],
 ) -> Step<T> {
-    let (rows, code) = (logdet.len(), plan.code);
+    let rows = work.rows;
     let [reads, changes] = plan.halves(i);
-    let mut seen = Vec::with_capacity(rows * (reads.len() + plan.condition));
-    for r in 0..rows {
-        seen.extend_from_slice(&work[r * code..][reads.clone()]);
-        seen.extend_from_slice(&condition[r * plan.condition..][..plan.condition]);
-    }
+    let half = work.features(reads);
+    let (seen, starts) = match condition {
+        Seen::Each(c) => (
+            [half, c].concat(),
+            [0, 1].map(|n| biases(nets[2 * i + n][0].1, rows)),
+        ),
+        Seen::Shared(shared) => (half.to_vec(), shared.map(<[T]>::to_vec)),
+    };
+    let [start_s, start_t] = starts;
     let ((hidden_s, mut s), (hidden_t, t)) = rayon::join(
-        || net_forward(&nets[2 * i], &seen, rows),
-        || net_forward(&nets[2 * i + 1], &seen, rows),
+        || net_forward(&nets[2 * i], &seen, start_s, rows),
+        || net_forward(&nets[2 * i + 1], &seen, start_t, rows),
     );
-    let mut scale = vec![T::zero(); s.len()];
-    let mut moved = vec![T::zero(); s.len()];
-    let width = changes.len();
-    for r in 0..rows {
-        let at = r * width..(r + 1) * width;
-        let half = &mut work[r * code..][changes.clone()];
-        let (s, t) = (&mut s[at.clone()], &t[at.clone()]);
-        let (scale, moved) = (&mut scale[at.clone()], &mut moved[at]);
-        for k in 0..width {
-            s[k] = s[k].tanh();
-            logdet[r] += s[k];
-            if plan.inverse {
-                scale[k] = (T::zero() - s[k]).exp();
-                half[k] = (half[k] - t[k]) * scale[k];
-                moved[k] = T::zero() - half[k];
-            } else {
-                scale[k] = s[k].exp();
-                moved[k] = half[k] * scale[k];
-                half[k] = moved[k] + t[k];
+    let mut scale = Vec::with_capacity(s.len());
+    let mut moved = Vec::with_capacity(s.len());
+    let half = work.features_mut(changes);
+    let (clamp, within) = (T::from_f64(plan.clamp), T::from_f64(plan.clamp.recip()));
+    for ((line, s), t) in half
+        .chunks_exact_mut(rows)
+        .zip(s.chunks_exact_mut(rows))
+        .zip(t.chunks_exact(rows))
+    {
+        for (((x, s), &t), logdet) in line.iter_mut().zip(s).zip(t).zip(logdet.iter_mut()) {
+            *s = clamp * (*s * within).tanh();
+            *logdet += *s;
+            match way {
+                Way::Forward => {
+                    scale.push(s.exp());
+                    let by = *x * s.exp();
+                    moved.push(by);
+                    *x = by + t;
+                }
+                Way::Inverse => {
+                    let by = (T::zero() - *s).exp();
+                    *x = (*x - t) * by;
+                    scale.push(by);
+                    moved.push(T::zero() - *x);
+                }
+                Way::Undo => {
+                    let by = *x - t;
+                    *x = by * (T::zero() - *s).exp();
+                    scale.push(s.exp());
+                    moved.push(by);
+                }
             }
         }
     }
@@ -211,128 +300,157 @@ fn step_forward<T: Real>(
 }
 
 /// The gradient of a block of rows (a, b) and of their condition, from after half-step `i` to before it.
-fn step_backward<T: Real>(
+#[allow(clippy::too_many_arguments)]
+fn half_step_backward<T: Real>(
     plan: &Plan,
     i: usize,
+    inverse: bool,
     nets: &[Net<T>; 4],
     step: &Step<T>,
-    gradient: &mut [T],
+    gradient: &mut Block<T>,
     to_condition: &mut [T],
     to_logdet: &[T],
 ) -> Before<T> {
-    let (rows, code) = (to_logdet.len(), plan.code);
+    let rows = gradient.rows;
     let [reads, changes] = plan.halves(i);
     let width = changes.len();
-    let mut to_s = vec![T::zero(); rows * width];
-    let mut to_t = vec![T::zero(); rows * width];
-    for r in 0..rows {
-        let half = &mut gradient[r * code..][changes.clone()];
-        for (half, at) in half.iter_mut().zip(r * width..) {
-            let (g, s) = (*half, step.s[at]);
-            to_s[at] = (g * step.moved[at] + to_logdet[r]) * (T::ONE - s * s);
-            *half = g * step.scale[at];
-            to_t[at] = if plan.inverse { T::zero() - *half } else { g };
+    let mut to_s = Vec::with_capacity(rows * width);
+    let mut to_t = Vec::with_capacity(rows * width);
+    let within = T::from_f64(plan.clamp.recip());
+    let half = gradient.features_mut(changes);
+    for (k, line) in half.chunks_exact_mut(rows).enumerate() {
+        for ((x, &to_logdet), at) in line.iter_mut().zip(to_logdet).zip(k * rows..) {
+            let (g, u) = (*x, step.s[at] * within);
+            to_s.push((g * step.moved[at] + to_logdet) * (T::ONE - u * u));
+            *x = g * step.scale[at];
+            to_t.push(if inverse { T::zero() - *x } else { g });
         }
     }
     let ((before_s, seen_s), (before_t, seen_t)) = rayon::join(
         || net_backward(&nets[2 * i], &step.hidden[0], to_s, rows),
         || net_backward(&nets[2 * i + 1], &step.hidden[1], to_t, rows),
     );
-    let (read, condition) = (reads.len(), plan.condition);
-    for r in 0..rows {
-        let row = r * (read + condition);
-        let to = gradient[r * code..][reads.clone()].iter_mut();
-        let to = to.chain(&mut to_condition[r * condition..][..condition]);
-        for (to, k) in to.zip(row..) {
-            *to += seen_s[k] + seen_t[k];
-        }
+    let to = gradient.features_mut(reads).iter_mut();
+    let to = to.chain(to_condition.iter_mut());
+    for ((to, &s), &t) in to.zip(&seen_s).zip(&seen_t) {
+        *to += s + t;
     }
     [before_s, before_t]
-}
-
-/// Exchanges the halves of each row: `by` numbers go from its front to its end.
-fn swap_halves<T>(rows: &mut [T], code: usize, by: usize) {
-    rows.chunks_exact_mut(code)
-        .for_each(|row| row.rotate_left(by));
-}
-
-/// Gradients of the layers of the four nets, s₀ t₀ s₁ t₁: weight and bias.
-type LayerGradients = Vec<Vec<(Tensor, Tensor)>>;
-
-/// Where a coupling's backward pass leaves the gradients of its layers for the [`Stand`]s. candle's
-/// operations have three arguments at most, a coupling has 2 + 8·(depth + 2).
-#[derive(Default)]
-struct Slot(Mutex<Vec<(ThreadId, LayerGradients)>>);
-
-impl Slot {
-    fn leave(&self, gradients: LayerGradients) {
-        let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Each thread's backward pass takes what it left itself.
-        let thread = std::thread::current().id();
-        left.retain(|(t, _)| *t != thread);
-        left.push((thread, gradients));
-    }
-
-    fn take(&self, net: usize, layer: usize) -> Option<(Tensor, Tensor)> {
-        let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let thread = std::thread::current().id();
-        let place = left.iter().position(|(t, _)| *t == thread)?;
-        let gradients = left[place].1[net][layer].clone();
-        // The stands are visited from the last to the first.
-        if (net, layer) == (0, 0) {
-            left.swap_remove(place);
-        }
-        Some(gradients)
-    }
-}
-
-/// A 0 that stands for one layer's weight and bias, and for the stand before it, in the graph of a coupling.
-struct Stand {
-    slot: Arc<Slot>,
-    net: usize,
-    layer: usize,
-}
-
-impl CustomOp3 for Stand {
-    fn name(&self) -> &'static str {
-        "coupling-layer"
-    }
-
-    fn cpu_fwd(
-        &self,
-        before: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> candle_core::Result<(CpuStorage, Shape)> {
-        Ok((before.clone(), ().into()))
-    }
-
-    fn bwd(
-        &self,
-        before: &Tensor,
-        _: &Tensor,
-        _: &Tensor,
-        _: &Tensor,
-        gradient: &Tensor,
-    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let Some((weight, bias)) = self.slot.take(self.net, self.layer) else {
-            bail!("the gradients of a coupling's layers were taken before they were there")
-        };
-        let before = before.track_op().then(|| gradient.clone());
-        Ok((before, Some(weight), Some(bias)))
-    }
 }
 
 /// One block of rows as the backward pass needs it: both half-steps, s₀ t₀ first.
 type Tape<T> = Vec<[Step<T>; 2]>;
 
+/// Calls `f` with the numbers of all layers.
+fn with_nets<T: Real, R>(
+    nets: &Nets,
+    f: impl FnOnce(&[Net<T>; 4]) -> candle_core::Result<R>,
+) -> candle_core::Result<R> {
+    let layers = nets.iter().flatten();
+    let guards: Vec<_> = layers
+        .flat_map(|(w, b)| [w.storage_and_layout(), b.storage_and_layout()])
+        .collect();
+    let mut views = Vec::with_capacity(guards.len());
+    for (storage, layout) in &guards {
+        match &**storage {
+            Storage::Cpu(s) => views.push(numbers::<T>(s, layout)?),
+            _ => bail!("expected a coupling's layers on the CPU"),
+        }
+    }
+    let mut pairs = views.chunks_exact(2).map(|p| (p[0], p[1]));
+    let nets = [0, 1, 2, 3].map(|i| pairs.by_ref().take(nets[i].len()).collect());
+    f(&nets)
+}
+
+/// Calls `f` with the numbers of a contiguous tensor on the CPU.
+fn with_numbers<T: Real, R>(
+    x: &Tensor,
+    f: impl FnOnce(&[T]) -> candle_core::Result<R>,
+) -> candle_core::Result<R> {
+    let (storage, layout) = x.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(s) => f(numbers::<T>(s, layout)?),
+        _ => bail!("expected a tensor on the CPU"),
+    }
+}
+
+/// The gradient of a weight and of its bias from those of all blocks, a product over the whole batch.
+fn layer_gradient<'a, T: Real + 'a>(
+    (outputs, inputs): (usize, usize),
+    blocks: impl Iterator<Item = (&'a [T], &'a [T])>,
+) -> [Vec<T>; 2] {
+    let mut to_weight = Vec::new();
+    let mut to_bias = vec![T::zero(); outputs];
+    for (input, gradient) in blocks {
+        let rows = gradient.len() / outputs;
+        let (a, b) = (row_major(gradient, rows), transposed(input, rows));
+        let sizes = (outputs, inputs, rows);
+        if to_weight.is_empty() {
+            to_weight = product_new(sizes, a, b);
+        } else {
+            product(sizes, a, b, &mut to_weight, inputs, true);
+        }
+        for (b, line) in to_bias.iter_mut().zip(gradient.chunks_exact(rows)) {
+            line.iter().for_each(|&g| *b += g);
+        }
+    }
+    [to_weight, to_bias]
+}
+
+/// The gradients of all layers, in the order of [`parameters`]; the layers side by side.
+fn layer_gradients<T: Real>(
+    nets: &Nets,
+    tape: &[[Step<T>; 2]],
+    before: &[[Before<T>; 2]],
+) -> candle_core::Result<Vec<Tensor>> {
+    let one = |&(net, layer): &(usize, usize)| -> candle_core::Result<[Tensor; 2]> {
+        let (weight, bias) = &nets[net][layer];
+        let blocks = tape.iter().zip(before).map(|(steps, before)| {
+            let step = &steps[net / 2];
+            let input = match layer {
+                0 => &step.seen,
+                l => &step.hidden[net % 2][l - 1],
+            };
+            let gradient = &before[net / 2][net % 2][layer];
+            (input.as_slice(), gradient.as_slice())
+        });
+        let [to_weight, to_bias] = layer_gradient(weight.dims2()?, blocks);
+        Ok([
+            Tensor::from_vec(to_weight, weight.shape(), weight.device())?,
+            Tensor::from_vec(to_bias, bias.shape(), bias.device())?,
+        ])
+    };
+    let places = nets.iter().enumerate();
+    let places = places.flat_map(|(n, layers)| (0..layers.len()).map(move |l| (n, l)));
+    let places: Vec<_> = places.collect();
+    // One by one to whoever is free: the layers differ in size.
+    let all = places.par_iter().with_max_len(1).map(one);
+    let all: Vec<_> = all.collect::<candle_core::Result<_>>()?;
+    Ok(all.into_iter().flatten().collect())
+}
+
+/// The rows of a gradient (v and, where it has one, the log-determinant last in each row) as a block of (a, b).
+fn gradient_block<T: Real>(rows: &[T], code: usize, from: usize) -> (Block<T>, Vec<T>, usize) {
+    let width = code + 1;
+    let count = rows.len() / width;
+    let mut values = Vec::with_capacity(count * code);
+    for f in (from..code).chain(0..from) {
+        values.extend(rows.iter().skip(f).step_by(width));
+    }
+    let to_logdet = rows.iter().skip(code).step_by(width).copied().collect();
+    let block = Block {
+        values,
+        rows: count,
+    };
+    (block, to_logdet, count)
+}
+
 struct Coupling {
     plan: Plan,
-    /// s₀, t₀, s₁, t₁.
-    nets: [Layers; 4],
+    inverse: bool,
+    /// How many rows share a row of the condition.
+    share: usize,
+    nets: Nets,
     /// Filled by the forward pass where a gradient may be asked for.
     tape: Option<Mutex<Option<Box<dyn Any + Send>>>>,
     /// Where a parameter is trained.
@@ -340,27 +458,6 @@ struct Coupling {
 }
 
 impl Coupling {
-    /// Calls `f` with the numbers of all layers.
-    fn with_nets<T: Real, R>(
-        &self,
-        f: impl FnOnce(&[Net<T>; 4]) -> candle_core::Result<R>,
-    ) -> candle_core::Result<R> {
-        let layers = self.nets.iter().flatten();
-        let guards: Vec<_> = layers
-            .flat_map(|(w, b)| [w.storage_and_layout(), b.storage_and_layout()])
-            .collect();
-        let mut views = Vec::with_capacity(guards.len());
-        for (storage, layout) in &guards {
-            match &**storage {
-                Storage::Cpu(s) => views.push(numbers::<T>(s, layout)?),
-                _ => bail!("expected a coupling's layers on the CPU"),
-            }
-        }
-        let mut pairs = views.chunks_exact(2).map(|p| (p[0], p[1]));
-        let nets = [0, 1, 2, 3].map(|i| pairs.by_ref().take(self.nets[i].len()).collect());
-        f(&nets)
-    }
-
     fn forward<T: Real>(
         &self,
         x: &[T],
@@ -369,45 +466,115 @@ impl Coupling {
     ) -> candle_core::Result<(Vec<T>, Shape)> {
         let plan = &self.plan;
         let code = plan.code;
-        let run = |rows: std::ops::Range<usize>, nets: &[Net<T>; 4]| {
-            let condition = &condition[rows.start * plan.condition..rows.end * plan.condition];
-            let mut work = x[rows.start * code..rows.end * code].to_vec();
-            if plan.inverse {
-                swap_halves(&mut work, code, code - plan.first);
-            }
-            let mut logdet = vec![T::zero(); rows.len()];
-            let [i, j] = plan.order();
-            let mut go = |i| step_forward(plan, i, nets, &mut work, condition, &mut logdet);
-            let (one, two) = (go(i), go(j));
-            if !plan.inverse {
-                swap_halves(&mut work, code, plan.first);
-            }
-            let steps = if i == 0 { [one, two] } else { [two, one] };
-            (work, logdet, self.tape.is_some().then_some(steps))
+        // v has the changed halves in the other order: b first.
+        let (from, to) = match self.inverse {
+            false => (0, code - plan.first),
+            true => (code - plan.first, 0),
         };
-        let blocks = self.with_nets(|nets| {
-            let blocks = Plan::blocks(batch).into_par_iter();
-            Ok(blocks.map(|rows| run(rows, nets)).collect::<Vec<_>>())
-        })?;
         // Forward, a row of the result is v and its log-determinant.
-        let width = if plan.inverse { code } else { code + 1 };
+        let width = if self.inverse { code } else { code + 1 };
+        let run = |rows: std::ops::Range<usize>, nets: &[Net<T>; 4], shared: &[Vec<T>]| {
+            let mut work = Block::gather(&x[rows.start * code..rows.end * code], code, from);
+            let mut logdet = vec![T::zero(); rows.len()];
+            let mut own = Vec::new();
+            let mut go = |i: usize| {
+                let (way, seen);
+                let spread: Vec<Vec<T>>;
+                if shared.is_empty() {
+                    if own.is_empty() {
+                        let c = &condition[rows.start * plan.condition..rows.end * plan.condition];
+                        own = Block::gather(c, plan.condition, 0).values;
+                    }
+                    seen = Seen::Each(&own);
+                } else {
+                    spread = (2 * i..2 * i + 2)
+                        .map(|n| self.spread(&shared[n], nets[n][0].1.len(), rows.clone()))
+                        .collect();
+                    seen = Seen::Shared([&spread[0], &spread[1]]);
+                }
+                way = if self.inverse {
+                    Way::Inverse
+                } else {
+                    Way::Forward
+                };
+                half_step(plan, i, way, nets, &mut work, &seen, &mut logdet)
+            };
+            let steps = if self.inverse {
+                let one = go(1);
+                [go(0), one]
+            } else {
+                let zero = go(0);
+                [zero, go(1)]
+            };
+            let mut out = vec![T::zero(); rows.len() * width];
+            work.scatter(&mut out, code, to, width);
+            if !self.inverse {
+                let places = out.iter_mut().skip(code).step_by(width);
+                places.zip(&logdet).for_each(|(place, &l)| *place = l);
+            }
+            (out, self.tape.is_some().then_some(steps))
+        };
+        let blocks = with_nets(&self.nets, |nets| {
+            let shared = if self.share > 1 {
+                self.shared(nets, condition)
+            } else {
+                Vec::new()
+            };
+            let blocks = Plan::blocks(batch).into_par_iter();
+            Ok(blocks
+                .map(|rows| run(rows, nets, &shared))
+                .collect::<Vec<_>>())
+        })?;
         let mut out = Vec::with_capacity(batch * width);
         let mut tape: Tape<T> = Vec::with_capacity(blocks.len());
-        for (work, logdet, steps) in blocks {
-            if plan.inverse {
-                out.extend_from_slice(&work);
-            } else {
-                for (row, logdet) in work.chunks_exact(code).zip(logdet) {
-                    out.extend_from_slice(row);
-                    out.push(logdet);
-                }
-            }
+        for (rows, steps) in blocks {
+            out.extend_from_slice(&rows);
             tape.extend(steps);
         }
         if let Some(kept) = &self.tape {
             *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(tape));
         }
         Ok((out, (batch, width).into()))
+    }
+
+    /// What the first layer of each net makes of every condition, bias included: (outputs, conditions).
+    fn shared<T: Real>(&self, nets: &[Net<T>; 4], condition: &[T]) -> Vec<Vec<T>> {
+        let width = self.plan.condition;
+        let count = condition.len() / width.max(1);
+        let nets = nets.par_iter().enumerate().map(|(n, net)| {
+            let (weight, bias) = net[0];
+            let half = self.plan.halves(n / 2)[0].len();
+            let mut out = biases(bias, count);
+            if width > 0 {
+                let right = row_major(&weight[half..], half + width);
+                let seen = transposed(condition, width);
+                product(
+                    (bias.len(), count, width),
+                    right,
+                    seen,
+                    &mut out,
+                    count,
+                    true,
+                );
+            }
+            out
+        });
+        nets.collect()
+    }
+
+    /// Of what [`Coupling::shared`] gave, the columns of these rows.
+    fn spread<T: Real>(
+        &self,
+        shared: &[T],
+        outputs: usize,
+        rows: std::ops::Range<usize>,
+    ) -> Vec<T> {
+        let count = shared.len() / outputs.max(1);
+        let mut out = Vec::with_capacity(outputs * rows.len());
+        for line in shared.chunks_exact(count.max(1)) {
+            out.extend(rows.clone().map(|r| line[r / self.share]));
+        }
+        out
     }
 
     /// The gradients of x and of the condition; those of the layers are left in the slot.
@@ -421,53 +588,53 @@ impl Coupling {
         let Some(tape) = tape.and_then(|t| t.downcast_ref::<Tape<T>>()) else {
             bail!("a coupling's gradient was asked for without its forward pass")
         };
-        let (storage, layout) = gradient.storage_and_layout();
-        let gradient = match &*storage {
-            Storage::Cpu(s) => numbers::<T>(s, layout)?,
-            _ => bail!("expected a gradient on the CPU"),
-        };
-        let run = |rows: std::ops::Range<usize>, steps: &[Step<T>; 2], nets: &[Net<T>; 4]| {
-            let mut to_x = Vec::with_capacity(rows.len() * code);
-            let mut to_logdet = vec![T::zero(); rows.len()];
-            for (r, to_logdet) in rows.clone().zip(&mut to_logdet) {
-                let row = &gradient[r * width..(r + 1) * width];
-                to_x.extend_from_slice(&row[..code]);
-                if let Some(&g) = row.get(code) {
-                    *to_logdet = g;
-                }
-            }
-            if !plan.inverse {
-                swap_halves(&mut to_x, code, code - plan.first);
-            }
-            let mut to_condition = vec![T::zero(); rows.len() * condition];
-            let [j, i] = plan.order();
-            let mut go = |i: usize| {
-                let to = (&mut to_x, &mut to_condition);
-                step_backward(plan, i, nets, &steps[i], to.0, to.1, &to_logdet)
+        let run = |rows: std::ops::Range<usize>,
+                   gradient: &[T],
+                   steps: &[Step<T>; 2],
+                   nets: &[Net<T>; 4]| {
+            let part = &gradient[rows.start * width..rows.end * width];
+            let (mut to_x, to_logdet) = if self.inverse {
+                (Block::gather(part, code, 0), vec![T::zero(); rows.len()])
+            } else {
+                let (block, to_logdet, _) = gradient_block(part, code, code - plan.first);
+                (block, to_logdet)
             };
-            let (one, two) = (go(i), go(j));
-            if plan.inverse {
-                swap_halves(&mut to_x, code, plan.first);
-            }
-            let before = if i == 0 { [one, two] } else { [two, one] };
+            let mut to_condition = vec![T::zero(); rows.len() * condition];
+            let mut go = |i: usize| {
+                half_step_backward(
+                    plan,
+                    i,
+                    self.inverse,
+                    nets,
+                    &steps[i],
+                    &mut to_x,
+                    &mut to_condition,
+                    &to_logdet,
+                )
+            };
+            let before = if self.inverse {
+                let zero = go(0);
+                [zero, go(1)]
+            } else {
+                let one = go(1);
+                [go(0), one]
+            };
             (to_x, to_condition, before)
         };
-        let blocks = self.with_nets(|nets| {
-            let blocks = Plan::blocks(batch).into_par_iter().zip(tape);
-            Ok(blocks
-                .map(|(rows, steps)| run(rows, steps, nets))
-                .collect::<Vec<_>>())
+        let blocks = with_numbers(gradient, |gradient| {
+            with_nets(&self.nets, |nets| {
+                let blocks = Plan::blocks(batch).into_par_iter().zip(tape);
+                Ok(blocks
+                    .map(|(rows, steps)| run(rows, gradient, steps, nets))
+                    .collect::<Vec<_>>())
+            })
         })?;
-        let mut to_x = Vec::with_capacity(batch * code);
-        let mut to_condition = Vec::with_capacity(batch * condition);
-        let mut before = Vec::with_capacity(blocks.len());
-        for (x, c, b) in blocks {
-            to_x.extend_from_slice(&x);
-            to_condition.extend_from_slice(&c);
-            before.push(b);
-        }
+        let from = if self.inverse { code - plan.first } else { 0 };
+        let (to_x, to_condition, before) = gathered(plan, blocks, from);
         if let Some(slot) = &self.slot {
-            slot.leave(self.layer_gradients(tape, &before)?);
+            let gradients = layer_gradients(&self.nets, tape, &before)?;
+            slot.leave(&parameters(&self.nets), gradients)
+                .map_err(through_candle)?;
         }
         let device = candle_core::Device::Cpu;
         Ok([
@@ -475,52 +642,29 @@ impl Coupling {
             Tensor::from_vec(to_condition, (batch, condition), &device)?,
         ])
     }
+}
 
-    /// The gradient of each layer, a product over the whole batch; the layers side by side.
-    fn layer_gradients<T: Real>(
-        &self,
-        tape: &Tape<T>,
-        before: &[[Before<T>; 2]],
-    ) -> candle_core::Result<LayerGradients> {
-        let one = |net: usize, layer: usize| -> candle_core::Result<(Tensor, Tensor)> {
-            let (weight, bias) = &self.nets[net][layer];
-            let (outputs, inputs) = weight.dims2()?;
-            let mut to_weight = vec![T::zero(); outputs * inputs];
-            let mut to_bias = vec![T::zero(); outputs];
-            for (block, (steps, before)) in tape.iter().zip(before).enumerate() {
-                let step = &steps[net / 2];
-                let input = match layer {
-                    0 => &step.seen,
-                    l => &step.hidden[net % 2][l - 1],
-                };
-                let gradient = &before[net / 2][net % 2][layer];
-                product(
-                    (outputs, inputs, gradient.len() / outputs),
-                    transposed(gradient, outputs),
-                    row_major(input, inputs),
-                    &mut to_weight,
-                    inputs,
-                    block > 0,
-                );
-                for row in gradient.chunks_exact(outputs) {
-                    to_bias.iter_mut().zip(row).for_each(|(b, &g)| *b += g);
-                }
-            }
-            Ok((
-                Tensor::from_vec(to_weight, weight.shape(), weight.device())?,
-                Tensor::from_vec(to_bias, bias.shape(), bias.device())?,
-            ))
-        };
-        let places = self.nets.iter().enumerate();
-        let places = places.flat_map(|(n, layers)| (0..layers.len()).map(move |l| (n, l)));
-        let places: Vec<_> = places.collect();
-        // One by one to whoever is free: the layers differ in size.
-        let all = places.par_iter().with_max_len(1).map(|&(n, l)| one(n, l));
-        let mut all = all.collect::<Vec<_>>().into_iter();
-        let nets = self.nets.iter();
-        nets.map(|layers| all.by_ref().take(layers.len()).collect())
-            .collect()
+/// Blocks of gradients back as rows: of x, whose features begin with number `from`, and of the condition.
+fn gathered<T: Real, B>(
+    plan: &Plan,
+    blocks: Vec<(Block<T>, Vec<T>, B)>,
+    from: usize,
+) -> (Vec<T>, Vec<T>, Vec<B>) {
+    let batch: usize = blocks.iter().map(|b| b.0.rows).sum();
+    let mut to_x = vec![T::zero(); batch * plan.code];
+    let mut to_condition = vec![T::zero(); batch * plan.condition];
+    let mut rest = Vec::with_capacity(blocks.len());
+    let mut start = 0;
+    for (x, c, b) in blocks {
+        let rows = x.rows;
+        x.scatter(&mut to_x[start * plan.code..], plan.code, from, plan.code);
+        let c = Block { values: c, rows };
+        let place = &mut to_condition[start * plan.condition..];
+        c.scatter(place, plan.condition, 0, plan.condition.max(1));
+        start += rows;
+        rest.push(b);
     }
+    (to_x, to_condition, rest)
 }
 
 impl CustomOp3 for Coupling {
@@ -569,7 +713,7 @@ impl CustomOp3 for Coupling {
         Ok((
             x.track_op().then_some(to_x),
             condition.track_op().then_some(to_condition),
-            // Only so that candle goes on to the layers behind the stand.
+            // Only so that candle goes on to the parameters behind the stand.
             stand.track_op().then(|| stand.zeros_like()).transpose()?,
         ))
     }
@@ -584,18 +728,17 @@ pub(crate) enum Direction {
 
 /// The double affine coupling on the CPU (f32 or f64) in one operation with a gradient.
 ///
-/// `x` is (batch, code), `condition` (batch, any), both checked by the caller; `nets` s₀, t₀, s₁, t₁ with
-/// widths that fit. Forward gives (batch, code + 1): v and, last in each row, the log-determinant;
-/// inverse (batch, code).
+/// `x` is (batch, code), `condition` (batch / `share`, any), both checked by the caller; `nets` have widths that
+/// fit. Forward gives (batch, code + 1): v and, last in each row, the log-determinant; inverse (batch, code).
+/// Each row of the condition belongs to `share` rows of x side by side; more than one only without a gradient.
 pub(crate) fn coupling(
     x: &Tensor,
     condition: &Tensor,
-    nets: &[Layers; 4],
-    first: usize,
+    nets: &Nets,
+    plan: Plan,
+    share: usize,
     direction: Direction,
 ) -> Result<Tensor> {
-    let (_, code) = x.dims2()?;
-    let (_, conditions) = condition.dims2()?;
     let dtype = x.dtype();
     let layers = nets.iter().flatten();
     if let Some((weight, _)) = layers.clone().find(|(w, _)| w.dtype() != dtype) {
@@ -611,31 +754,125 @@ pub(crate) fn coupling(
         )));
     }
     let trained = layers.clone().any(|(w, b)| w.track_op() || b.track_op());
-    let slot = trained.then(Arc::<Slot>::default);
-    let mut stand = Tensor::zeros((), dtype, x.device())?;
-    if let Some(slot) = &slot {
-        for (net, layers) in nets.iter().enumerate() {
-            for (layer, (weight, bias)) in layers.iter().enumerate() {
-                let op = Stand {
-                    slot: slot.clone(),
-                    net,
-                    layer,
-                };
-                stand = stand.apply_op3(weight, bias, op)?;
-            }
-        }
-    }
+    let (stand, slot) = if trained {
+        let (stand, slot) = stand(&parameters(nets), x)?;
+        (stand, Some(slot))
+    } else {
+        (Tensor::zeros((), dtype, x.device())?, None)
+    };
+    let graph = trained || x.track_op() || condition.track_op();
     let op = Coupling {
-        plan: Plan {
-            code,
-            first,
-            condition: conditions,
-            inverse: direction == Direction::Inverse,
-        },
+        plan,
+        inverse: direction == Direction::Inverse,
+        share: if graph { 1 } else { share },
         nets: nets.clone(),
-        tape: (trained || x.track_op() || condition.track_op()).then(Mutex::default),
+        tape: graph.then(Mutex::default),
         slot,
+    };
+    let condition = match graph {
+        true => super::dense::repeated(condition, share)?,
+        false => condition.clone(),
     };
     let (x, condition) = (x.contiguous()?, condition.contiguous()?);
     Ok(x.apply_op3(&condition, &stand, op)?)
+}
+
+/// What a coupling was given, from what it gave, and the gradients of it: see [`reverse`].
+pub(crate) struct Reversed {
+    /// (batch, code).
+    pub(crate) x: Tensor,
+    pub(crate) to_x: Tensor,
+    /// (batch, condition).
+    pub(crate) to_condition: Tensor,
+    /// In the order of [`parameters`].
+    pub(crate) to_parameters: Vec<Tensor>,
+}
+
+/// Goes back through a coupling from its result `v` (batch, code), with the gradients of v and of the
+/// log-determinant together (batch, code + 1). The nets run once more, which gives both x and what the gradients
+/// need: nothing of the forward pass was kept. Outside of any graph.
+pub(crate) fn reverse(
+    v: &Tensor,
+    condition: &Tensor,
+    nets: &Nets,
+    plan: Plan,
+    gradient: &Tensor,
+) -> Result<Reversed> {
+    let (v, condition) = (v.contiguous()?, condition.contiguous()?);
+    let gradient = gradient.contiguous()?;
+    Ok(match v.dtype() {
+        DType::F64 => reverse_in::<f64>(&v, &condition, nets, plan, &gradient)?,
+        _ => reverse_in::<f32>(&v, &condition, nets, plan, &gradient)?,
+    })
+}
+
+fn reverse_in<T: Real>(
+    v: &Tensor,
+    condition: &Tensor,
+    nets: &Nets,
+    plan: Plan,
+    gradient: &Tensor,
+) -> candle_core::Result<Reversed> {
+    let (batch, code) = v.dims2()?;
+    let run = |rows: std::ops::Range<usize>, v: &[T], c: &[T], g: &[T], nets: &[Net<T>; 4]| {
+        let c = &c[rows.start * plan.condition..rows.end * plan.condition];
+        let c = Block::gather(c, plan.condition, 0).values;
+        let mut work = Block::gather(
+            &v[rows.start * code..rows.end * code],
+            code,
+            code - plan.first,
+        );
+        let part = &g[rows.start * (code + 1)..rows.end * (code + 1)];
+        let (mut to_x, to_logdet, count) = gradient_block(part, code, code - plan.first);
+        let mut to_condition = vec![T::zero(); count * plan.condition];
+        let mut unused = vec![T::zero(); count];
+        let mut go = |i: usize| {
+            let seen = Seen::Each(&c);
+            let step = half_step(&plan, i, Way::Undo, nets, &mut work, &seen, &mut unused);
+            let before = half_step_backward(
+                &plan,
+                i,
+                false,
+                nets,
+                &step,
+                &mut to_x,
+                &mut to_condition,
+                &to_logdet,
+            );
+            (step, before)
+        };
+        let (step1, before1) = go(1);
+        let (step0, before0) = go(0);
+        let rest = (work, [step0, step1], [before0, before1]);
+        (to_x, to_condition, rest)
+    };
+    let blocks = with_numbers(v, |v| {
+        with_numbers(condition, |c| {
+            with_numbers(gradient, |g| {
+                with_nets(nets, |nets| {
+                    let blocks = Plan::blocks(batch).into_par_iter();
+                    Ok(blocks
+                        .map(|rows| run(rows, v, c, g, nets))
+                        .collect::<Vec<_>>())
+                })
+            })
+        })
+    })?;
+    let (to_x, to_condition, rest) = gathered(&plan, blocks, 0);
+    let mut x = vec![T::zero(); batch * code];
+    let (mut tape, mut before) = (Vec::new(), Vec::new());
+    let mut start = 0;
+    for (work, steps, gradients) in rest {
+        work.scatter(&mut x[start * code..], code, 0, code);
+        start += work.rows;
+        tape.push(steps);
+        before.push(gradients);
+    }
+    let device = candle_core::Device::Cpu;
+    Ok(Reversed {
+        x: Tensor::from_vec(x, (batch, code), &device)?,
+        to_x: Tensor::from_vec(to_x, (batch, code), &device)?,
+        to_condition: Tensor::from_vec(to_condition, (batch, plan.condition), &device)?,
+        to_parameters: layer_gradients(nets, &tape, &before)?,
+    })
 }

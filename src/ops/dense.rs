@@ -1,7 +1,8 @@
 //! Nonlinearities in one pass over memory, and the dense layer that ends with one.
 
 use super::Activation;
-use super::conv::Number;
+use super::conv::{Matrix, Number, product, product_new};
+use super::gradients::hand_over;
 use crate::{Error, Result};
 use candle_core::backend::BackendStorage;
 use candle_core::{
@@ -51,6 +52,16 @@ pub(super) fn numbers<'a, T: WithDType>(
         Some((start, end)) => Ok(&T::cpu_storage_as_slice(storage)?[start..end]),
         None => bail!("this kernel needs a contiguous tensor, found strides {layout:?}"),
     }
+}
+
+/// Each row `times` times, side by side.
+pub(crate) fn repeated(x: &Tensor, times: usize) -> Result<Tensor> {
+    if times == 1 {
+        return Ok(x.clone());
+    }
+    let (rows, width) = x.dims2()?;
+    let each = x.unsqueeze(1)?.broadcast_as((rows, times, width))?;
+    Ok(each.contiguous()?.reshape((rows * times, width))?)
 }
 
 fn map<T: Real>(x: &[T], f: impl Fn(T) -> T + Sync) -> Vec<T> {
@@ -190,6 +201,9 @@ impl Dense {
     fn kernel<T: Real>(&self, x: &[T], weight: &[T], bias: &[T], inputs: usize) -> Vec<T> {
         let outputs = bias.len();
         let batch = x.len() / inputs.max(1);
+        if batch <= FEW {
+            return self.few(x, weight, bias, inputs);
+        }
         let mut y = vec![T::zero(); batch * outputs];
         let threads = candle_core::utils::get_num_threads();
         let parallelism = match threads {
@@ -241,6 +255,185 @@ impl Dense {
     }
 }
 
+/// Up to so many rows a product with a weight is quicker with its rows side by side.
+const FEW: usize = 128;
+
+/// Outputs, or inputs, that one thread takes at a time for few rows. It is fixed, so that no number of threads
+/// changes a sum.
+const SHARE: usize = 128;
+
+/// (rows, width) as (width, rows).
+fn turned<T: Copy + Default>(x: &[T], width: usize) -> Vec<T> {
+    let rows = if width == 0 { 0 } else { x.len() / width };
+    let mut out = vec![T::default(); x.len()];
+    // In tiles: both sides then stay in a core's cache.
+    for from in (0..width).step_by(32) {
+        for (r, row) in x.chunks_exact(width.max(1)).enumerate() {
+            for (f, &value) in row.iter().enumerate().skip(from).take(32) {
+                out[f * rows + r] = value;
+            }
+        }
+    }
+    out
+}
+
+impl Dense {
+    /// The layer for few rows: weight · xᵀ, shares of the outputs side by side.
+    fn few<T: Real>(&self, x: &[T], weight: &[T], bias: &[T], inputs: usize) -> Vec<T> {
+        let rows = x.len() / inputs.max(1);
+        if rows == 0 {
+            return Vec::new();
+        }
+        let x = turned(x, inputs);
+        let mut out: Vec<T> = Vec::with_capacity(bias.len() * rows);
+        bias.iter().for_each(|&b| out.resize(out.len() + rows, b));
+        let slope = match self.0 {
+            Activation::None => T::one(),
+            Activation::Leaky(slope) => T::from_f64(slope),
+        };
+        let shares = out.par_chunks_mut(SHARE * rows);
+        shares
+            .zip(weight.par_chunks(SHARE * inputs))
+            .for_each(|(out, weight)| {
+                let a = Matrix {
+                    values: weight,
+                    row: inputs,
+                    column: 1,
+                };
+                let b = Matrix {
+                    values: &x,
+                    row: rows,
+                    column: 1,
+                };
+                product((out.len() / rows, rows, inputs), a, b, out, rows, true);
+                if self.0 != Activation::None {
+                    for y in out {
+                        *y *= if *y > T::zero() { T::one() } else { slope };
+                    }
+                }
+            });
+        turned(&out, rows)
+    }
+}
+
+/// gradient (rows, outputs) · weight, for few rows: (rows, inputs).
+struct ToInput;
+
+impl ToInput {
+    fn kernel<T: Real>(gradient: &[T], weight: &[T], outputs: usize) -> Vec<T> {
+        let rows = gradient.len() / outputs.max(1);
+        let inputs = weight.len() / outputs.max(1);
+        let gradient = turned(gradient, outputs);
+        let mut out = vec![T::zero(); inputs * rows];
+        let shares = out.par_chunks_mut(SHARE * rows).enumerate();
+        shares.for_each(|(i, out)| {
+            let a = Matrix {
+                values: &weight[i * SHARE..],
+                row: 1,
+                column: inputs,
+            };
+            let b = Matrix {
+                values: &gradient,
+                row: rows,
+                column: 1,
+            };
+            product((out.len() / rows, rows, outputs), a, b, out, rows, false);
+        });
+        turned(&out, rows)
+    }
+}
+
+impl CustomOp2 for ToInput {
+    fn name(&self) -> &'static str {
+        "dense_to_input"
+    }
+
+    fn cpu_fwd(
+        &self,
+        gradient: &CpuStorage,
+        lg: &Layout,
+        weight: &CpuStorage,
+        lw: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (rows, outputs) = lg.shape().dims2()?;
+        let (_, inputs) = lw.shape().dims2()?;
+        let out = match gradient {
+            CpuStorage::F32(_) => CpuStorage::F32(Self::kernel(
+                numbers(gradient, lg)?,
+                numbers(weight, lw)?,
+                outputs,
+            )),
+            CpuStorage::F64(_) => CpuStorage::F64(Self::kernel(
+                numbers(gradient, lg)?,
+                numbers(weight, lw)?,
+                outputs,
+            )),
+            other => bail!("dense has no kernel for {:?}", other.dtype()),
+        };
+        Ok((out, (rows, inputs).into()))
+    }
+}
+
+/// gradientᵀ · x, both of few rows: (outputs, inputs).
+struct ToWeight;
+
+impl ToWeight {
+    fn kernel<T: Real>(gradient: &[T], x: &[T], outputs: usize) -> Vec<T> {
+        let rows = gradient.len() / outputs.max(1);
+        let inputs = x.len() / rows.max(1);
+        let shares: Vec<_> = (0..outputs).step_by(SHARE).collect();
+        let shares = shares.into_par_iter().map(|from| {
+            let a = Matrix {
+                values: &gradient[from..],
+                row: 1,
+                column: outputs,
+            };
+            let b = Matrix {
+                values: x,
+                row: inputs,
+                column: 1,
+            };
+            product_new((SHARE.min(outputs - from), inputs, rows), a, b)
+        });
+        let mut shares = shares.collect::<Vec<_>>();
+        match shares.len() {
+            1 => shares.swap_remove(0),
+            _ => shares.concat(),
+        }
+    }
+}
+
+impl CustomOp2 for ToWeight {
+    fn name(&self) -> &'static str {
+        "dense_to_weight"
+    }
+
+    fn cpu_fwd(
+        &self,
+        gradient: &CpuStorage,
+        lg: &Layout,
+        x: &CpuStorage,
+        lx: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (_, outputs) = lg.shape().dims2()?;
+        let (_, inputs) = lx.shape().dims2()?;
+        let out = match gradient {
+            CpuStorage::F32(_) => CpuStorage::F32(Self::kernel(
+                numbers(gradient, lg)?,
+                numbers(x, lx)?,
+                outputs,
+            )),
+            CpuStorage::F64(_) => CpuStorage::F64(Self::kernel(
+                numbers(gradient, lg)?,
+                numbers(x, lx)?,
+                outputs,
+            )),
+            other => bail!("dense has no kernel for {:?}", other.dtype()),
+        };
+        Ok((out, (outputs, inputs).into()))
+    }
+}
+
 impl CustomOp3 for Dense {
     fn name(&self) -> &'static str {
         "dense"
@@ -256,7 +449,7 @@ impl CustomOp3 for Dense {
         lb: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
         let (batch, inputs) = lx.shape().dims2()?;
-        let (outputs, _) = lw.shape().dims2()?;
+        let outputs = lb.shape().elem_count();
         let y = match x {
             CpuStorage::F32(_) => {
                 let (x, w, b) = (numbers(x, lx)?, numbers(w, lw)?, numbers(b, lb)?);
@@ -275,7 +468,7 @@ impl CustomOp3 for Dense {
         &self,
         x: &Tensor,
         w: &Tensor,
-        _: &Tensor,
+        b: &Tensor,
         y: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
@@ -284,15 +477,22 @@ impl CustomOp3 for Dense {
             Activation::None => grad,
             other => y.apply_op2_no_bwd(&grad, &Slope(other))?,
         };
+        let few = x.dim(0)? <= FEW;
+        let flat = w.flatten_from(1)?.detach();
         // The data at a network's entrance need no gradient.
-        let to_x = if x.track_op() {
-            Some(grad.matmul(w)?)
-        } else {
-            None
+        let to_x = match x.track_op() {
+            false => None,
+            true if few => Some(grad.apply_op2_no_bwd(&flat, &ToInput)?),
+            true => Some(grad.matmul(&flat)?),
         };
-        let to_w = grad.t()?.matmul(x)?;
+        let to_w = if few {
+            grad.apply_op2_no_bwd(x, &ToWeight)?
+        } else {
+            grad.t()?.matmul(x)?
+        };
+        let to_w = to_w.reshape(w.shape())?;
         let to_b = grad.apply_op1_no_bwd(&ColumnSum)?;
-        Ok((to_x, Some(to_w), Some(to_b)))
+        Ok((to_x, hand_over(w, to_w)?, hand_over(b, to_b)?))
     }
 }
 
@@ -319,8 +519,9 @@ fn check_slope(slope: f64) -> Result<()> {
 
 /// A dense layer with its nonlinearity: activation(x·weightᵀ + bias).
 ///
-/// `x` is (batch, inputs), `weight` (outputs, inputs) as PyTorch keeps it, `bias` (outputs,); the
-/// result is (batch, outputs). On the CPU the bias and the activation share one pass over the
+/// `x` is (batch, inputs), `weight` (outputs, inputs) as PyTorch keeps it (also with further dimensions, as
+/// (outputs, channels, height, width), all of which are inputs then), `bias` (outputs,); the result is
+/// (batch, outputs). On the CPU the bias and the activation share one pass over the
 /// product, and the gradient one more; on other devices candle's operations are composed.
 ///
 /// ```
@@ -337,7 +538,9 @@ fn check_slope(slope: f64) -> Result<()> {
 /// [`Error::Invalid`] where the shapes do not fit each other.
 pub fn dense(x: &Tensor, weight: &Tensor, bias: &Tensor, activation: Activation) -> Result<Tensor> {
     let fits = match (x.dims(), weight.dims(), bias.dims()) {
-        ([_, inputs], [outputs, columns], [biases]) => inputs == columns && outputs == biases,
+        ([_, inputs], [outputs, columns @ ..], [biases]) => {
+            !columns.is_empty() && *inputs == columns.iter().product::<usize>() && outputs == biases
+        }
         _ => false,
     };
     if !fits {
@@ -355,7 +558,9 @@ pub fn dense(x: &Tensor, weight: &Tensor, bias: &Tensor, activation: Activation)
         let (x, weight) = (x.contiguous()?, weight.contiguous()?);
         return Ok(x.apply_op3(&weight, &bias.contiguous()?, Dense(activation))?);
     }
-    let y = x.matmul(&weight.t()?)?.broadcast_add(bias)?;
+    let y = x
+        .matmul(&weight.flatten_from(1)?.t()?)?
+        .broadcast_add(bias)?;
     match activation {
         Activation::None => Ok(y),
         Activation::Leaky(slope) => leaky_relu(&y, slope),

@@ -4,14 +4,17 @@ mod conv;
 pub(crate) mod coupling;
 mod dense;
 pub mod files;
+pub(crate) mod gradients;
 mod memory;
 mod params;
 mod pool;
 mod rng;
+pub(crate) mod spline;
 
 pub use conv::{Activation, Conv2d, ConvConfig, Linear, conv_transpose2d, conv2d};
-pub(crate) use dense::has_kernel;
 pub use dense::{dense, leaky_relu};
+pub(crate) use dense::{has_kernel, repeated};
+pub use gradients::backward;
 pub use memory::keep_freed_memory;
 pub use params::{Init, Params, Scope};
 pub use pool::{PoolConfig, avg_pool2d, max_pool2d};

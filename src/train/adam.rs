@@ -1,6 +1,7 @@
+use crate::ops::gradients::{Sink, failure, with_sink};
 use crate::{Error, Result};
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Storage, Tensor, Var};
+use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Storage, Tensor, TensorId, Var};
 use rayon::prelude::*;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -157,21 +158,12 @@ impl Adam {
                 (most / (norm + 1e-6)).min(1.0)
             }
         };
-        let (betas, eps, decay) = (self.betas, self.eps, self.weight_decay);
+        let settings = self.settings(learning_rate, scale);
         let update = |(p, g): (&mut Parameter, &Option<Tensor>)| -> Result<()> {
-            let Some(g) = g else { return Ok(()) };
-            p.steps += 1;
-            let t = p.steps as f64;
-            let rule = Rule {
-                scale,
-                beta1: betas.0,
-                beta2: betas.1,
-                keep: 1.0 - learning_rate * decay,
-                step: learning_rate / (1.0 - betas.0.powf(t)),
-                root: (1.0 - betas.1.powf(t)).sqrt().recip(),
-                eps,
-            };
-            p.update(g, rule)
+            match g {
+                Some(g) => p.step(g, &settings),
+                None => Ok(()),
+            }
         };
         if self.count < CHUNK {
             let mut pairs = self.parameters.iter_mut().zip(&gradients);
@@ -180,6 +172,49 @@ impl Adam {
             let pairs = self.parameters.par_iter_mut().zip(&gradients);
             pairs.try_for_each(update)
         }
+    }
+
+    fn settings(&self, learning_rate: f64, scale: f64) -> Settings {
+        Settings {
+            betas: self.betas,
+            eps: self.eps,
+            weight_decay: self.weight_decay,
+            learning_rate,
+            scale,
+        }
+    }
+
+    /// The gradients of `loss` and the step by them in one: the parameters of a flow with
+    /// [`Memory::Constant`](crate::flow::Memory::Constant) change as soon as the backward pass has their gradients, block by block, so that the
+    /// whole gradient never exists; all others afterwards. The result is that of [`Adam::step`], bit for bit.
+    ///
+    /// Where a flow is passed more than once within `loss`, its gradients are collected first.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with clipping, which needs the norm of the whole gradient before the first change. After
+    /// any other error some parameters may have changed and others not.
+    pub fn step_in_backward(&mut self, loss: &Tensor, learning_rate: f64) -> Result<()> {
+        if self.clip.is_some() {
+            return Err(Error::invalid(
+                "clipping needs the whole gradient before the first parameter changes; leave out `clip`, or use `step`",
+            ));
+        }
+        let sink = InBackward {
+            settings: self.settings(learning_rate, 1.0),
+            places: self
+                .parameters
+                .iter()
+                .enumerate()
+                .map(|(i, p)| (p.var.as_tensor().id(), i))
+                .collect(),
+            gradients: HashMap::new(),
+            done: vec![false; self.parameters.len()],
+            parameters: std::mem::take(&mut self.parameters),
+        };
+        let (mut sink, store) = with_sink(sink, || loss.backward());
+        let rest = store.map_err(failure).and_then(|store| sink.rest(&store));
+        self.parameters = sink.parameters;
+        rest
     }
 
     /// The moments and step counts as tensors, by `adam.m/NAME`, `adam.v/NAME` and `adam.steps`, for a checkpoint.
@@ -254,6 +289,81 @@ impl Adam {
     }
 }
 
+/// What all parameters' steps have in common.
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    betas: (f64, f64),
+    eps: f64,
+    weight_decay: f64,
+    learning_rate: f64,
+    /// What the gradient is multiplied by.
+    scale: f64,
+}
+
+/// Takes gradients during a backward pass, and steps by those that are whole.
+struct InBackward {
+    settings: Settings,
+    parameters: Vec<Parameter>,
+    places: HashMap<TensorId, usize>,
+    gradients: HashMap<usize, Tensor>,
+    done: Vec<bool>,
+}
+
+impl InBackward {
+    fn step(&mut self, places: Vec<usize>) -> Result<()> {
+        let mut gradients: Vec<Option<Tensor>> = vec![None; self.parameters.len()];
+        for place in places {
+            gradients[place] = self.gradients.remove(&place);
+            self.done[place] = true;
+        }
+        let settings = self.settings;
+        let pairs = self.parameters.par_iter_mut().zip(&gradients);
+        pairs.try_for_each(|(p, g)| match g {
+            Some(g) => p.step(g, &settings),
+            None => Ok(()),
+        })
+    }
+
+    /// The parameters that the backward pass left.
+    fn rest(&mut self, store: &GradStore) -> Result<()> {
+        let left = self.parameters.iter().map(|p| p.var.as_tensor().clone());
+        for parameter in left.collect::<Vec<_>>() {
+            if let Some(gradient) = store.get(&parameter) {
+                self.take(&parameter, gradient.detach().contiguous()?)?;
+            }
+        }
+        let places = self.gradients.keys().copied().collect();
+        self.step(places)
+    }
+}
+
+impl Sink for InBackward {
+    fn take(&mut self, parameter: &Tensor, gradient: Tensor) -> Result<()> {
+        // What this optimiser does not train needs no gradient.
+        let Some(&place) = self.places.get(&parameter.id()) else {
+            return Ok(());
+        };
+        if self.done[place] {
+            return Err(Error::invalid(format!(
+                "{} got more of its gradient after it had changed by it: use `step` where a loss passes a flow in several ways",
+                self.parameters[place].name
+            )));
+        }
+        let sum = match self.gradients.remove(&place) {
+            Some(before) => (before + gradient)?,
+            None => gradient,
+        };
+        self.gradients.insert(place, sum);
+        Ok(())
+    }
+
+    fn finish(&mut self, parameters: &[Tensor]) -> Result<()> {
+        let places = parameters.iter().filter_map(|p| self.places.get(&p.id()));
+        let places = places.copied().collect();
+        self.step(places)
+    }
+}
+
 /// One step's constants.
 #[derive(Clone, Copy)]
 struct Rule {
@@ -270,6 +380,23 @@ struct Rule {
 }
 
 impl Parameter {
+    /// One step by this gradient.
+    fn step(&mut self, gradient: &Tensor, settings: &Settings) -> Result<()> {
+        self.steps += 1;
+        let t = self.steps as f64;
+        let (first, second) = settings.betas;
+        let rule = Rule {
+            scale: settings.scale,
+            beta1: first,
+            beta2: second,
+            keep: 1.0 - settings.learning_rate * settings.weight_decay,
+            step: settings.learning_rate / (1.0 - first.powf(t)),
+            root: (1.0 - second.powf(t)).sqrt().recip(),
+            eps: settings.eps,
+        };
+        self.update(gradient, rule)
+    }
+
     fn update(&mut self, grad: &Tensor, rule: Rule) -> Result<()> {
         if let Moments::Other(m, v) = &mut self.moments {
             let grad = grad.affine(rule.scale, 0.0)?;

@@ -30,6 +30,11 @@ pub struct TrainConfig {
     /// Keeps a running mean of the parameters with this factor per step (e.g. 0.999), which the training
     /// ends with. At the start the factor is lower, (1 + step) / (10 + step).
     pub ema: Option<f64>,
+    /// Changes the parameters within the backward pass ([`Adam::step_in_backward`](super::Adam::step_in_backward)): a flow with
+    /// [`Memory::Constant`](crate::flow::Memory::Constant) then needs no memory for its gradients. It changes no result, so it is not
+    /// part of what tells one training from another. Not with `clip`.
+    #[serde(skip_serializing)]
+    pub step_in_backward: bool,
     /// Decides what the steps draw.
     pub seed: u64,
     /// Seconds between checkpoints; longer where they would take more than a twentieth of the time.
@@ -62,6 +67,7 @@ impl Default for TrainConfig {
             clip: None,
             weight_decay: 0.0,
             ema: None,
+            step_in_backward: false,
             seed: 0,
             checkpoint_seconds: 10.0,
         }
@@ -107,6 +113,12 @@ impl TrainConfig {
         }
         if let Some(c) = self.clip.filter(|c| c.is_nan() || *c <= 0.0) {
             return refuse(format!("clip must be above 0, found {c}"));
+        }
+        if self.step_in_backward && self.clip.is_some() {
+            return refuse(
+                "step_in_backward cannot be had with clip, which needs the whole gradient first"
+                    .into(),
+            );
         }
         if let Some(e) = self.ema.filter(|e| !(0.0..1.0).contains(e)) {
             return refuse(format!("ema must lie in [0, 1), found {e}"));

@@ -4,7 +4,7 @@ use super::log::{Log, read_frame, write_frame};
 use super::progress::{Progress, number, span};
 use super::store::{CARD, LOG, WEIGHTS, machine, today};
 use super::{Card, Slot, TrainConfig};
-use crate::ops::{Params, Rng, keep_freed_memory};
+use crate::ops::{Params, Rng, backward, keep_freed_memory};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 use polars::frame::DataFrame;
@@ -323,10 +323,14 @@ impl Trainer {
             if !loss.is_finite() {
                 return Err(diverged(format!("the loss is {loss}")));
             }
-            match state
-                .adam
-                .step(&this.loss.backward()?, config.learning_rate_at(n))
-            {
+            let learning_rate = config.learning_rate_at(n);
+            let stepped = if config.step_in_backward {
+                state.adam.step_in_backward(&this.loss, learning_rate)
+            } else {
+                let gradients = backward(&this.loss);
+                gradients.and_then(|g| state.adam.step(&g, learning_rate))
+            };
+            match stepped {
                 Err(Error::Diverged(what)) => return Err(diverged(what)),
                 other => other?,
             }

@@ -1,0 +1,512 @@
+use super::layer::Layer;
+use super::{ActNorm, AffineCoupling, InvertibleLeakyRelu, LuMixing, Permutation, SplineCoupling};
+use crate::ops::Scope;
+use crate::ops::gradients::{Slot, give, stand, through_candle};
+use crate::{Error, Result};
+use candle_core::backend::BackendStorage;
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp3, DType, Layout, MetalStorage, Shape, Storage, Tensor, bail,
+};
+use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// The nonlinearity between the norm and the coupling of a block.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FlowActivation {
+    /// None.
+    #[default]
+    None,
+    /// [`InvertibleLeakyRelu::compatible`]: log-determinant counted as 0, as in the authors' checkpoints.
+    Lrelu,
+    /// [`InvertibleLeakyRelu::exact`].
+    LreluExact,
+}
+
+/// How a block lets one half of the code change the other.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Coupling {
+    /// [`AffineCoupling`], which scales a half by at most e^clamp and shifts it. With clamp 1 the authors'.
+    Affine {
+        /// The largest log-scale of a half-step.
+        clamp: f64,
+    },
+    /// [`SplineCoupling`], which bends each number by a monotone spline.
+    Spline {
+        /// Pieces of a spline.
+        bins: usize,
+        /// Where it ends and the identity begins, ±.
+        bound: f64,
+    },
+}
+
+impl Default for Coupling {
+    /// The authors': affine with clamp 1.
+    fn default() -> Self {
+        Self::Affine { clamp: 1.0 }
+    }
+}
+
+impl Coupling {
+    /// Affine with log-scales up to ±2 instead of ±1.
+    pub fn soft_clamped() -> Self {
+        Self::Affine { clamp: 2.0 }
+    }
+
+    /// Splines of 8 pieces on [−4, 4].
+    pub fn spline() -> Self {
+        Self::Spline {
+            bins: 8,
+            bound: 4.0,
+        }
+    }
+}
+
+/// How a block brings other numbers of the code together for the next one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mixing {
+    /// [`Permutation`], fixed at random; the authors'.
+    #[default]
+    Permutation,
+    /// [`LuMixing`], a learned linear map that starts as a random permutation.
+    Lu,
+}
+
+/// How the backward pass of a flow gets the numbers that it needs of the forward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Memory {
+    /// They are kept: the quickest, and what it takes grows with the number of blocks.
+    #[default]
+    Ordinary,
+    /// They are computed again by going back through the network, block by block (Gomez et al. 2017,
+    /// [arXiv 1707.04585](https://arxiv.org/abs/1707.04585)): what it takes is one block's, however many there are.
+    ///
+    /// Going back ends at the code that the network was given, up to rounding. That difference is measured in each
+    /// backward pass ([`super::Cinn::drift`]); a pass in which it exceeds `tolerance` is an error, since its
+    /// gradients are then of other numbers than the loss.
+    Constant {
+        /// The largest difference to the code, as a share of the code's largest number (or of 1, if that is more).
+        tolerance: f64,
+    },
+}
+
+impl Memory {
+    /// [`Memory::Constant`] with a tolerance of 10⁻³.
+    pub fn constant() -> Self {
+        Self::Constant { tolerance: 1e-3 }
+    }
+}
+
+/// What a block is made of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BlockConfig {
+    pub(super) code: usize,
+    pub(super) condition: usize,
+    pub(super) hidden: usize,
+    pub(super) depth: usize,
+    pub(super) activation: FlowActivation,
+    pub(super) coupling: Coupling,
+    pub(super) mixing: Mixing,
+}
+
+/// Where the parts of a block are in a checkpoint.
+pub(super) struct Names {
+    pub(super) norm: Scope,
+    pub(super) coupling: Scope,
+    pub(super) mixing: Scope,
+}
+
+/// Norm, nonlinearity, coupling, mixing.
+type Block = Vec<Arc<dyn Layer>>;
+
+fn block(config: &BlockConfig, names: &Names) -> Result<Block> {
+    let code = config.code;
+    let mut layers: Block = vec![Arc::new(ActNorm::new(code, &names.norm)?)];
+    match config.activation {
+        FlowActivation::None => {}
+        FlowActivation::Lrelu => layers.push(Arc::new(InvertibleLeakyRelu::compatible())),
+        FlowActivation::LreluExact => layers.push(Arc::new(InvertibleLeakyRelu::exact())),
+    }
+    let (condition, hidden, depth) = (config.condition, config.hidden, config.depth);
+    layers.push(match config.coupling {
+        Coupling::Affine { clamp } => {
+            let coupling = AffineCoupling::new(code, condition, hidden, depth, &names.coupling)?;
+            Arc::new(coupling.clamped(clamp)?)
+        }
+        Coupling::Spline { bins, bound } => Arc::new(SplineCoupling::new(
+            code,
+            condition,
+            hidden,
+            depth,
+            (bins, bound),
+            &names.coupling,
+        )?),
+    });
+    layers.push(match config.mixing {
+        Mixing::Permutation => Arc::new(Permutation::new(code, &names.mixing)?),
+        Mixing::Lu => Arc::new(LuMixing::new(code, &names.mixing)?),
+    });
+    Ok(layers)
+}
+
+/// What the blocks see besides the code: nothing (no numbers), all the same, or each its own part of the numbers.
+fn seen(condition: &Tensor, width: usize, block: usize) -> Result<Option<Tensor>> {
+    let numbers = condition.dim(1)?;
+    Ok(match (width, numbers) {
+        (0, _) => None,
+        (w, n) if w == n => Some(condition.clone()),
+        (w, _) => Some(condition.narrow(1, block * w, w)?),
+    })
+}
+
+/// The blocks of a network, one after the other. A condition is (batch, width), seen by every block, or
+/// (batch, blocks·width), a part for each; (batch, 0) where the network has none.
+#[derive(Clone, Debug)]
+pub(super) struct Chain {
+    code: usize,
+    width: usize,
+    blocks: Vec<Block>,
+    /// Shares the parameters of `blocks`, and keeps no graph.
+    frozen: Vec<Block>,
+    memory: Memory,
+    watch: Arc<Watch>,
+}
+
+/// What is known about the backward passes of a network; shared by its clones.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    /// Graphs of [`Memory::Constant`] that exist.
+    graphs: AtomicUsize,
+    drift: Mutex<Option<f64>>,
+}
+
+impl Chain {
+    pub(super) fn new(
+        config: &BlockConfig,
+        flows: usize,
+        names: impl Fn(usize) -> Names,
+    ) -> Result<Self> {
+        if flows == 0 {
+            return Err(Error::invalid(
+                "an invertible network needs at least 1 flow, found 0",
+            ));
+        }
+        let blocks = (0..flows).map(|i| block(config, &names(i)));
+        let blocks: Vec<Block> = blocks.collect::<Result<_>>()?;
+        let detached = |b: &Block| b.iter().map(|l| l.detached()).collect();
+        Ok(Self {
+            code: config.code,
+            width: config.condition,
+            frozen: blocks.iter().map(detached).collect(),
+            blocks,
+            memory: Memory::Ordinary,
+            watch: Arc::default(),
+        })
+    }
+
+    pub(super) fn detached(&self) -> Self {
+        Self {
+            blocks: self.frozen.clone(),
+            ..self.clone()
+        }
+    }
+
+    pub(super) fn with_memory(&self, memory: Memory) -> Self {
+        Self {
+            memory,
+            ..self.clone()
+        }
+    }
+
+    pub(super) fn memory(&self) -> Memory {
+        self.memory
+    }
+
+    pub(super) fn drift(&self) -> Option<f64> {
+        *self
+            .watch
+            .drift
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_initialized(&self) -> Result<bool> {
+        for layer in self.blocks.iter().flatten() {
+            if !layer.is_initialized()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Starts each layer from what the layers before it give.
+    pub(super) fn initialize(&self, x: &Tensor, condition: &Tensor) -> Result<()> {
+        let (mut h, condition) = (x.detach(), condition.detach());
+        for (i, block) in self.blocks.iter().enumerate() {
+            let c = seen(&condition, self.width, i)?;
+            for (layer, frozen) in block.iter().zip(&self.frozen[i]) {
+                layer.initialize(&h)?;
+                (h, _) = frozen.forward(&h, c.as_ref())?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn forward(&self, x: &Tensor, condition: &Tensor) -> Result<(Tensor, Tensor)> {
+        let Memory::Constant { tolerance } = self.memory else {
+            return self.run(&self.blocks, x, condition);
+        };
+        let parameters: Vec<Tensor> = self.parameters();
+        let trained = parameters.iter().any(Tensor::track_op);
+        if !(trained || x.track_op() || condition.track_op()) {
+            return self.run(&self.blocks, x, condition);
+        }
+        let (v, logdet) = self.run(&self.frozen, &x.detach(), &condition.detach())?;
+        let (stand, slot) = if trained {
+            let (stand, slot) = stand(&parameters, x)?;
+            (stand, Some(slot))
+        } else {
+            (Tensor::zeros((), x.dtype(), x.device())?, None)
+        };
+        self.watch.graphs.fetch_add(1, Ordering::Relaxed);
+        let op = Reversible {
+            chain: self.clone(),
+            tolerance,
+            out: Tensor::cat(&[v, logdet.unsqueeze(1)?], 1)?,
+            slot,
+            parameters,
+        };
+        let both = x.apply_op3(condition, &stand, op)?;
+        let logdet = both.narrow(1, self.code, 1)?.squeeze(1)?;
+        Ok((both.narrow(1, 0, self.code)?, logdet))
+    }
+
+    fn run(&self, blocks: &[Block], x: &Tensor, condition: &Tensor) -> Result<(Tensor, Tensor)> {
+        let mut v = x.clone();
+        let mut total = Tensor::zeros(x.dim(0)?, x.dtype(), x.device())?;
+        for (i, block) in blocks.iter().enumerate() {
+            let c = seen(condition, self.width, i)?;
+            for layer in block {
+                let (next, logdet) = layer.forward(&v, c.as_ref())?;
+                (v, total) = (next, (total + logdet)?);
+            }
+        }
+        Ok((v, total))
+    }
+
+    /// Each row of the condition belongs to `share` rows of v side by side.
+    pub(super) fn inverse(&self, v: &Tensor, condition: &Tensor, share: usize) -> Result<Tensor> {
+        let mut x = v.clone();
+        for (i, block) in self.blocks.iter().enumerate().rev() {
+            let c = seen(condition, self.width, i)?;
+            for layer in block.iter().rev() {
+                x = layer.inverse_shared(&x, c.as_ref(), share)?;
+            }
+        }
+        Ok(x)
+    }
+
+    fn parameters(&self) -> Vec<Tensor> {
+        let layers = self.blocks.iter().flatten();
+        layers.flat_map(|l| l.parameters()).collect()
+    }
+}
+
+/// The graph of a whole chain as one operation, whose backward pass goes back through the network.
+struct Reversible {
+    chain: Chain,
+    tolerance: f64,
+    /// v and, last in each row, the log-determinant.
+    out: Tensor,
+    /// Where a parameter is trained.
+    slot: Option<Arc<Slot>>,
+    parameters: Vec<Tensor>,
+}
+
+impl Drop for Reversible {
+    fn drop(&mut self) {
+        self.chain.watch.graphs.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The largest absolute number, which is NaN where one is NaN.
+fn largest(x: &Tensor) -> Result<f64> {
+    let x = x.abs()?.flatten_all()?.to_dtype(DType::F64)?;
+    let nan = x.sum(0)?.to_scalar::<f64>()?.is_nan();
+    Ok(if nan {
+        f64::NAN
+    } else {
+        x.max(0)?.to_scalar()?
+    })
+}
+
+impl Reversible {
+    fn reverse(
+        &self,
+        x: &Tensor,
+        condition: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let chain = &self.chain;
+        let graphs = chain.watch.graphs.load(Ordering::Relaxed);
+        let condition = condition.detach();
+        let mut v = self.out.narrow(1, 0, chain.code)?.contiguous()?;
+        let mut gradient = gradient.contiguous()?;
+        let to_logdet = gradient.narrow(1, chain.code, 1)?.contiguous()?;
+        let blocks = chain.blocks.len();
+        let mut to_conditions: Vec<Option<Tensor>> = vec![None; blocks];
+        // From the last layer to the first, as they come.
+        let mut left = Vec::new();
+        for (i, block) in chain.blocks.iter().enumerate().rev() {
+            let c = seen(&condition, chain.width, i)?;
+            for layer in block.iter().rev() {
+                let undone = layer.reverse(&v, c.as_ref(), &gradient)?;
+                v = undone.x;
+                gradient = Tensor::cat(&[&undone.to_x, &to_logdet], 1)?;
+                if let Some(more) = undone.to_condition {
+                    to_conditions[i] = Some(match to_conditions[i].take() {
+                        Some(sum) => (sum + more)?,
+                        None => more,
+                    });
+                }
+                if self.slot.is_some() {
+                    let parameters = layer.parameters();
+                    left.push(give(&parameters, undone.to_parameters, graphs == 1)?);
+                }
+            }
+        }
+        // For a graph of candle's own, all in the order of the forward pass.
+        if let Some(slot) = &self.slot
+            && let Some(gradients) = left.into_iter().rev().collect::<Option<Vec<_>>>()
+        {
+            slot.leave(&self.parameters, gradients.concat())?;
+        }
+        let scale = largest(&x.detach())?.max(1.0);
+        let drift = largest(&(&v - x.detach())?)? / scale;
+        let mut known = chain
+            .watch
+            .drift
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *known = Some(known.map_or(drift, |k| if drift.is_nan() { drift } else { k.max(drift) }));
+        if drift.is_nan() || drift > self.tolerance {
+            return Err(Error::Diverged(format!(
+                "going back through the network ended {drift:.1e} of the code's largest number away from the code, more than the tolerance of {:.1e}: these gradients would be wrong. Use Memory::Ordinary, a smaller clamp, weight decay or f64",
+                self.tolerance
+            )));
+        }
+        let to_condition = match (chain.width, condition.dim(1)?) {
+            (0, _) => None,
+            (w, n) => {
+                let zeros = Tensor::zeros((x.dim(0)?, w), x.dtype(), x.device())?;
+                let parts = to_conditions
+                    .into_iter()
+                    .map(|p| p.unwrap_or_else(|| zeros.clone()));
+                let parts: Vec<Tensor> = parts.collect();
+                Some(if w == n {
+                    let mut sum = zeros;
+                    for part in &parts {
+                        sum = (sum + part)?;
+                    }
+                    sum
+                } else {
+                    Tensor::cat(&parts, 1)?
+                })
+            }
+        };
+        Ok((
+            gradient.narrow(1, 0, chain.code)?.contiguous()?,
+            to_condition,
+        ))
+    }
+
+    /// The result, computed before, in the storage of its device.
+    fn storage<S>(
+        &self,
+        of: impl Fn(&Storage, &Layout) -> Option<candle_core::Result<S>>,
+    ) -> candle_core::Result<(S, Shape)> {
+        let (storage, layout) = self.out.storage_and_layout();
+        match of(&storage, layout) {
+            Some(copy) => Ok((copy?, self.out.shape().clone())),
+            None => bail!("a flow's result is on another device than its code"),
+        }
+    }
+}
+
+impl CustomOp3 for Reversible {
+    fn name(&self) -> &'static str {
+        "reversible-flow"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        self.storage(|s, l| match s {
+            Storage::Cpu(s) => Some(s.try_clone(l)),
+            _ => None,
+        })
+    }
+
+    fn cuda_fwd(
+        &self,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        self.storage(|s, l| match s {
+            Storage::Cuda(s) => Some(s.try_clone(l)),
+            _ => None,
+        })
+    }
+
+    fn metal_fwd(
+        &self,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+    ) -> candle_core::Result<(MetalStorage, Shape)> {
+        self.storage(|s, l| match s {
+            Storage::Metal(s) => Some(s.try_clone(l)),
+            _ => None,
+        })
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        condition: &Tensor,
+        stand: &Tensor,
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let (to_x, to_condition) = self
+            .reverse(x, condition, gradient)
+            .map_err(through_candle)?;
+        let to_condition = match to_condition {
+            None if condition.track_op() => Some(condition.zeros_like()?),
+            other => other,
+        };
+        Ok((
+            x.track_op().then_some(to_x),
+            condition.track_op().then_some(to_condition).flatten(),
+            // Only so that candle goes on to the parameters behind the stand.
+            stand.track_op().then(|| stand.zeros_like()).transpose()?,
+        ))
+    }
+}
