@@ -3,13 +3,16 @@
 mod common;
 
 use common::{assert_close, fill, reference, state_dict};
+use invariances::candle_core::backprop::GradStore;
 use invariances::candle_core::{DType, Device, Tensor, Var};
 use invariances::flow::{
-    ActNorm, AffineCoupling, Cinn, CinnConfig, Condition, Conditioning, Flow, FlowActivation,
-    InvertibleLeakyRelu, Permutation,
+    ActNorm, AffineCoupling, Cinn, CinnConfig, Condition, Conditioning, Coupling, FactorConfig,
+    FactorInn, Flow, FlowActivation, InvertibleLeakyRelu, LuMixing, Memory, Mixing, Permutation,
+    SplineCoupling, factor_dims,
 };
-use invariances::loss::{nll, nll_parts};
-use invariances::ops::{Params, Rng};
+use invariances::loss::{nll, nll_parts, pair_nll};
+use invariances::ops::{Params, Rng, backward};
+use invariances::train::Adam;
 use invariances::{Error, Result};
 
 /// What a correct port meets in f32.
@@ -102,6 +105,11 @@ fn values_and_gradients_are_the_authors() -> Result<()> {
         close("sample", &t.inverse(&v, &z)?)?;
         let loss = nll(&out, &logdet)?;
         close("nll_loss", &loss)?;
+        // The same with constant memory: values, and below the gradients.
+        let constant = t.with_memory(Memory::constant());
+        let (again, more) = constant.forward(&x, &z)?;
+        close("out", &again)?;
+        let constant = backward(&nll(&again, &more)?)?;
         let parts = nll_parts(&out, &logdet)?;
         assert!((parts.value() - f64::from(loss.to_scalar::<f32>()?)).abs() < 1e-4);
         let gradients = loss.backward()?;
@@ -109,10 +117,13 @@ fn values_and_gradients_are_the_authors() -> Result<()> {
             let Some(parameter) = key.strip_prefix("grad:") else {
                 continue;
             };
-            let gradient = gradients
-                .get(params.var(parameter)?.as_tensor())
-                .ok_or_else(|| Error::invalid(format!("{name}: {parameter} has no gradient")))?;
-            close(key, gradient)?;
+            for gradients in [&gradients, &constant] {
+                let gradient = gradients.get(params.var(parameter)?.as_tensor());
+                let gradient = gradient.ok_or_else(|| {
+                    Error::invalid(format!("{name}: {parameter} has no gradient"))
+                })?;
+                close(key, gradient)?;
+            }
         }
         // The map is the same through the trait, and without a graph.
         let flow: &dyn Flow = &t.detached();
@@ -186,9 +197,124 @@ fn settings() -> Vec<CinnConfig> {
         },
         CinnConfig {
             condition: map,
+            ..vector.clone()
+        },
+        CinnConfig {
+            coupling: Coupling::soft_clamped(),
+            mixing: Mixing::Lu,
+            ..vector.clone()
+        },
+        CinnConfig {
+            code: 5,
+            coupling: Coupling::spline(),
+            conditioning: Conditioning::Parallel,
+            ..vector.clone()
+        },
+        CinnConfig {
+            coupling: Coupling::Spline {
+                bins: 3,
+                bound: 1.5,
+            },
+            mixing: Mixing::Lu,
+            activation: FlowActivation::LreluExact,
             ..vector
         },
     ]
+}
+
+/// The same for e.
+fn factor_settings() -> Vec<FactorConfig> {
+    let base = FactorConfig {
+        hidden: 24,
+        flows: 3,
+        ..FactorConfig::new(vec![2, 1, 4])
+    };
+    vec![
+        base.clone(),
+        FactorConfig {
+            factors: vec![2],
+            depth: 0,
+            activation: FlowActivation::LreluExact,
+            ..base.clone()
+        },
+        FactorConfig {
+            activation: FlowActivation::Lrelu,
+            coupling: Coupling::Affine { clamp: 0.5 },
+            mixing: Mixing::Lu,
+            ..base.clone()
+        },
+        FactorConfig {
+            coupling: Coupling::spline(),
+            mixing: Mixing::Lu,
+            ..base
+        },
+    ]
+}
+
+/// A network of the family, started on a batch, and that batch.
+struct Case {
+    what: String,
+    params: Params,
+    flow: Box<dyn Flow>,
+    /// Of the same parameters, without a graph, and with constant memory.
+    detached: Box<dyn Flow>,
+    constant: Box<dyn Flow>,
+    x: Tensor,
+    condition: Option<Tensor>,
+    /// Whether the log-determinant is the true one.
+    exact: bool,
+}
+
+fn cases(dtype: DType) -> Result<Vec<Case>> {
+    let mut all = Vec::new();
+    for config in settings() {
+        let (t, params, x, z) = started(&config, dtype)?;
+        all.push(Case {
+            what: format!("{config:?}"),
+            params,
+            detached: Box::new(t.detached()),
+            constant: Box::new(t.with_memory(Memory::constant())),
+            flow: Box::new(t),
+            x,
+            condition: Some(z),
+            exact: config.activation != FlowActivation::Lrelu,
+        });
+    }
+    for config in factor_settings() {
+        let (e, params, x) = started_factors(&config, dtype)?;
+        all.push(Case {
+            what: format!("{config:?}"),
+            params,
+            detached: Box::new(e.detached()),
+            constant: Box::new(e.with_memory(Memory::constant())),
+            flow: Box::new(e),
+            x,
+            condition: None,
+            exact: config.activation != FlowActivation::Lrelu,
+        });
+    }
+    Ok(all)
+}
+
+/// LU maps start as permutations, which would hide what they get wrong.
+fn stir(params: &Params) -> Result<()> {
+    for (name, var) in params.trained() {
+        if ["lower", "upper", "log_scale"].contains(&name.rsplit('.').next().unwrap_or_default()) {
+            let by = Rng::named(5, &name).normal(var.shape(), &Device::Cpu)?;
+            var.set(&(var.as_detached_tensor() + (by.to_dtype(var.dtype())? * 0.2)?)?)?;
+        }
+    }
+    Ok(())
+}
+
+fn started_factors(config: &FactorConfig, dtype: DType) -> Result<(FactorInn, Params, Tensor)> {
+    let params = Params::with(1, dtype, &Device::Cpu);
+    let e = FactorInn::new(config, &params.root())?;
+    let code = Rng::new(2).normal((50, config.code()), &Device::Cpu)?;
+    let code = ((code * 3.0)? + 2.0)?.to_dtype(dtype)?;
+    stir(&params)?;
+    e.initialize(&code)?;
+    Ok((e, params, code))
 }
 
 /// Started on a batch, in this number type: the network, its parameters, a batch of codes and of z.
@@ -205,6 +331,7 @@ fn started(config: &CinnConfig, dtype: DType) -> Result<(Cinn, Params, Tensor, T
     };
     let code = ((rng.normal((batch, config.code), &Device::Cpu)? * 3.0)? + 2.0)?;
     let (code, z) = (code.to_dtype(dtype)?, z.to_dtype(dtype)?);
+    stir(&params)?;
     t.initialize(&code, &z)?;
     Ok((t, params, code, z))
 }
@@ -216,38 +343,182 @@ fn largest(x: &Tensor) -> Result<f64> {
 
 #[test]
 fn every_setting_keeps_the_contract() -> Result<()> {
-    for config in settings() {
-        let (t, params, code, z) = started(&config, DType::F32)?;
-        assert!(t.is_initialized()?);
-        let (v, logdet) = t.forward(&code, &z)?;
-        assert_eq!(v.dims(), code.dims());
-        assert_eq!(logdet.dims(), &code.dims()[..1]);
+    for case in cases(DType::F32)? {
+        let (what, x, condition) = (&case.what, &case.x, case.condition.as_ref());
+        let (v, logdet) = case.flow.forward(x, condition)?;
+        assert_eq!(v.dims(), x.dims());
+        assert_eq!(logdet.dims(), &x.dims()[..1]);
+        assert_eq!(case.flow.code(), Some(x.dim(1)?));
 
-        let back = t.inverse(&v, &z)?;
-        let error = largest(&(back - &code)?)?;
-        assert!(error <= 1e-4, "{config:?}: inverse is off by {error}");
+        let back = case.flow.inverse(&v, condition)?;
+        let error = largest(&(back - x)?)?;
+        assert!(error <= 1e-4, "{what}: inverse is off by {error}");
+
+        // As in evaluation, where no graph is kept, and with constant memory.
+        for other in [&case.detached, &case.constant] {
+            let (w, l) = other.forward(x, condition)?;
+            assert_eq!(v.to_vec2::<f32>()?, w.to_vec2::<f32>()?, "{what}");
+            assert_eq!(logdet.to_vec1::<f32>()?, l.to_vec1::<f32>()?, "{what}");
+        }
+        assert!(!case.detached.forward(x, condition)?.0.track_op());
+        assert!(!case.detached.inverse(&v.detach(), condition)?.track_op());
 
         let gradients = nll(&v, &logdet)?.backward()?;
-        for (name, var) in params.trained() {
+        for (name, var) in case.params.trained() {
             let gradient = gradients.get(&var);
             let gradient =
                 gradient.ok_or_else(|| Error::invalid(format!("no gradient: {name}")))?;
             assert_eq!(gradient.dims(), var.dims(), "{name}");
-            assert!(
-                largest(gradient)? > 0.0,
-                "{config:?}: {name} has gradient 0"
-            );
+            assert!(largest(gradient)? > 0.0, "{what}: {name} has gradient 0");
         }
 
-        // One z at a time answers as the batch does.
-        let (first, _) = t.forward(&code.narrow(0, 0, 1)?, &z.narrow(0, 0, 1)?)?;
+        // One at a time answers as the batch does.
+        let one = condition.map(|c| c.narrow(0, 0, 1)).transpose()?;
+        let (first, _) = case.flow.forward(&x.narrow(0, 0, 1)?, one.as_ref())?;
         assert_close("batch of one", &first, &v.narrow(0, 0, 1)?, 1e-5)?;
 
+        // A density of so many numbers, and what it costs in bits.
+        let nats = case.flow.log_prob(x, condition)?.to_vec1::<f32>()?;
+        let bits = case
+            .flow
+            .bits_per_dimension(x, condition)?
+            .to_vec1::<f32>()?;
+        let code = x.dim(1)? as f32;
+        for (n, b) in nats.iter().zip(&bits) {
+            assert!((n + b * code * std::f32::consts::LN_2).abs() < 1e-4 * n.abs().max(1.0));
+        }
+        let samples = case.flow.sample(condition, 3, &mut Rng::new(4))?;
+        let rows = condition.map_or(3, |c| 3 * c.dims()[0]);
+        assert_eq!(samples.dims(), [rows, x.dim(1)?]);
+    }
+    for config in settings() {
         // The embedding once, for all.
-        let embedding = t.embed(&z)?;
-        let (again, _) = t.forward_embedded(&code, &embedding)?;
+        let (t, _, code, z) = started(&config, DType::F32)?;
+        let (v, _) = t.forward(&code, &z)?;
+        let (again, _) = t.forward_embedded(&code, &t.embed(&z)?)?;
         assert_close("embedded", &again, &v, 1e-6)?;
     }
+    Ok(())
+}
+
+/// The gradients of all parameters, of x and of the condition.
+fn gradients(
+    case: &Case,
+    flow: &dyn Flow,
+    run: impl Fn(&Tensor) -> Result<GradStore>,
+) -> Result<Vec<(String, Tensor)>> {
+    let x = Var::from_tensor(&case.x)?;
+    let condition = case.condition.as_ref().map(Var::from_tensor).transpose()?;
+    let (v, logdet) = flow.forward(&x, condition.as_ref().map(|c| c.as_tensor()))?;
+    // Not the loss alone: its gradient is the same in every row.
+    let weights = Rng::new(6).normal(logdet.dims(), &Device::Cpu)?;
+    let uneven = (logdet.sin()? * weights.to_dtype(logdet.dtype())?)?.sum_all()?;
+    let gradients = run(&(nll(&v, &logdet)? + uneven)?)?;
+    let mut vars = case.params.trained();
+    vars.push(("x".into(), x));
+    vars.extend(condition.map(|c| ("condition".to_string(), c)));
+    let mut all = Vec::new();
+    for (name, var) in vars {
+        let gradient = gradients.get(&var);
+        let gradient = gradient.ok_or_else(|| Error::invalid(format!("no gradient: {name}")))?;
+        all.push((name, gradient.clone()));
+    }
+    Ok(all)
+}
+
+#[test]
+fn constant_memory_gives_the_ordinary_gradients() -> Result<()> {
+    for (dtype, tolerance) in [(DType::F32, 1e-4), (DType::F64, 1e-11)] {
+        for case in cases(dtype)? {
+            let candles = |loss: &Tensor| Ok(loss.backward()?);
+            let ordinary = gradients(&case, case.flow.as_ref(), candles)?;
+            for found in [
+                gradients(&case, case.flow.as_ref(), backward)?,
+                gradients(&case, case.constant.as_ref(), candles)?,
+                gradients(&case, case.constant.as_ref(), backward)?,
+            ] {
+                for ((name, gradient), (_, expected)) in found.iter().zip(&ordinary) {
+                    // Sums over the batch: beside the largest of them, small ones are rounding.
+                    let scale = largest(expected)?.max(1.0);
+                    let (gradient, expected) = ((gradient / scale)?, (expected / scale)?);
+                    let what = format!("{} {name}", case.what);
+                    assert_close(&what, &gradient, &expected, tolerance)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_step_within_the_backward_pass_is_the_step_after_it() -> Result<()> {
+    let config = CinnConfig {
+        mixing: Mixing::Lu,
+        conditioning: Conditioning::Sequential,
+        ..settings().remove(0)
+    };
+    let train = |within: bool, memory: Memory, twice: bool| -> Result<Vec<Vec<f32>>> {
+        let (t, params, code, z) = started(&config, DType::F32)?;
+        let t = t.with_memory(memory);
+        let mut adam = Adam::new(params.trained())?.weight_decay(0.1);
+        for _ in 0..4 {
+            let (v, logdet) = t.forward(&code, &z)?;
+            let mut loss = nll(&v, &logdet)?;
+            if twice {
+                // A second pass in the same loss: no gradient is whole before the end.
+                let (v, logdet) = t.forward(&(&code * 0.5)?, &z)?;
+                loss = (loss + nll(&v, &logdet)?)?;
+            }
+            if within {
+                adam.step_in_backward(&loss, 1e-3)?;
+            } else {
+                adam.step(&backward(&loss)?, 1e-3)?;
+            }
+        }
+        let numbers = |(_, v): (String, Var)| Ok(v.flatten_all()?.to_vec1()?);
+        params.trained().into_iter().map(numbers).collect()
+    };
+    for memory in [Memory::Ordinary, Memory::constant()] {
+        for twice in [false, true] {
+            assert_eq!(train(true, memory, twice)?, train(false, memory, twice)?);
+        }
+    }
+    let (t, params, code, z) = started(&config, DType::F32)?;
+    let mut adam = Adam::new(params.trained())?.clip(Some(1.0));
+    let (v, logdet) = t.forward(&code, &z)?;
+    let refused = adam.step_in_backward(&nll(&v, &logdet)?, 1e-3);
+    assert!(refused.is_err_and(|e| e.to_string().contains("clip")));
+    Ok(())
+}
+
+#[test]
+fn drift_is_measured_and_refused() -> Result<()> {
+    let config = CinnConfig {
+        flows: 8,
+        ..settings().remove(0)
+    };
+    let (t, params, code, z) = started(&config, DType::F32)?;
+    let t = t.with_memory(Memory::constant());
+    assert_eq!(t.drift(), None);
+    let loss = || -> Result<Tensor> {
+        let (v, logdet) = t.forward(&code, &z)?;
+        nll(&v, &logdet)
+    };
+    backward(&loss()?)?;
+    let drift = t.drift().unwrap_or(f64::NAN);
+    assert!(drift > 0.0 && drift < 1e-5, "{drift}");
+    // An ActNorm that presses all numbers together loses their digits beside its shift.
+    for (name, var) in params.trained() {
+        if name.ends_with("norm_layer.loc") {
+            var.set(&(var.as_detached_tensor() + 1e6)?)?;
+        }
+    }
+    let failed = backward(&loss()?);
+    match failed {
+        Err(Error::Diverged(what)) => assert!(what.contains("tolerance"), "{what}"),
+        other => panic!("expected a refusal, found {:?}", other.map(drop)),
+    }
+    assert!(t.drift().is_some_and(|d| d > 1e-3));
     Ok(())
 }
 
@@ -298,19 +569,21 @@ fn numeric_logdet(flow: &dyn Flow, x: &Tensor, condition: Option<&Tensor>) -> Re
 
 #[test]
 fn log_determinants_are_the_jacobians() -> Result<()> {
-    for config in settings() {
-        if config.activation == FlowActivation::Lrelu {
-            continue; // Counts 0 by design.
+    for case in cases(DType::F64)? {
+        if !case.exact {
+            continue; // Counts 0 for a nonlinearity, by design.
         }
-        let (t, _, code, z) = started(&config, DType::F64)?;
         for i in 0..3 {
-            let (x, z) = (code.narrow(0, i, 1)?, z.narrow(0, i, 1)?);
-            let (_, logdet) = Flow::forward(&t, &x, Some(&z))?;
-            let numeric = numeric_logdet(&t, &x, Some(&z))?;
+            let x = case.x.narrow(0, i, 1)?;
+            let condition = case.condition.as_ref();
+            let condition = condition.map(|c| c.narrow(0, i, 1)).transpose()?;
+            let (_, logdet) = case.flow.forward(&x, condition.as_ref())?;
+            let numeric = numeric_logdet(case.flow.as_ref(), &x, condition.as_ref())?;
             let ours: f64 = logdet.get(0)?.to_scalar()?;
             assert!(
                 (ours - numeric).abs() < 1e-5,
-                "{config:?}: {ours}, not {numeric}"
+                "{}: {ours}, not {numeric}",
+                case.what
             );
         }
     }
@@ -320,6 +593,15 @@ fn log_determinants_are_the_jacobians() -> Result<()> {
         Box::new(InvertibleLeakyRelu::exact()),
         Box::new(AffineCoupling::new(5, 0, 8, 1, &root.pp("coupling"))?),
         Box::new(Permutation::new(5, &root.pp("shuffle"))?),
+        Box::new(LuMixing::new(5, &root.pp("lu"))?),
+        Box::new(SplineCoupling::new(
+            5,
+            0,
+            8,
+            1,
+            (4, 2.0),
+            &root.pp("spline"),
+        )?),
     ];
     let x = Rng::new(4)
         .normal((1, 5), &Device::Cpu)?
@@ -336,45 +618,51 @@ fn log_determinants_are_the_jacobians() -> Result<()> {
 
 #[test]
 fn gradients_are_the_finite_differences() -> Result<()> {
-    let config = CinnConfig {
-        code: 5,
-        hidden: 7,
-        flows: 2,
-        conditioning: Conditioning::Sequential,
-        activation: FlowActivation::LreluExact,
-        ..CinnConfig::new(5, Condition::Vector(6))
-    };
-    let (t, params, code, z) = started(&config, DType::F64)?;
-    let (code, z) = (Var::from_tensor(&code)?, Var::from_tensor(&z)?);
-    let loss = || -> Result<Tensor> {
-        let (v, logdet) = t.forward(&code, &z)?;
-        nll(&v, &logdet)
-    };
-    let gradients = loss()?.backward()?;
-    let mut vars = params.trained();
-    vars.push(("code".into(), code.clone()));
-    vars.push(("z".into(), z.clone()));
-    for (name, var) in vars {
-        let gradient: Vec<f64> = gradients
-            .get(&var)
-            .ok_or_else(|| Error::invalid(format!("no gradient: {name}")))?
-            .flatten_all()?
-            .to_vec1()?;
-        let values: Vec<f64> = var.flatten_all()?.to_vec1()?;
-        for i in (0..values.len()).step_by(values.len().div_ceil(4)) {
-            let moved = |by: f64| -> Result<f64> {
-                let mut v = values.clone();
-                v[i] += by;
-                var.set(&Tensor::from_vec(v, var.shape(), &Device::Cpu)?)?;
-                Ok(loss()?.to_scalar()?)
-            };
-            let numeric = (moved(1e-6)? - moved(-1e-6)?) / 2e-6;
-            moved(0.0)?;
-            assert!(
-                (numeric - gradient[i]).abs() < 1e-5 * (1.0 + numeric.abs()),
-                "{name} {i}: {} against {numeric}",
-                gradient[i]
-            );
+    for case in cases(DType::F64)? {
+        let x = Var::from_tensor(&case.x)?;
+        let condition = case.condition.as_ref().map(Var::from_tensor).transpose()?;
+        let given = condition.as_ref().map(|c| c.as_tensor());
+        let weights = Rng::new(8).normal(case.x.dims(), &Device::Cpu)?;
+        let weights = weights.to_dtype(DType::F64)?;
+        // Of the way there, and of the way back.
+        let there = || -> Result<Tensor> {
+            let (v, logdet) = case.flow.forward(&x, given)?;
+            nll(&v, &logdet)
+        };
+        let back = || -> Result<Tensor> {
+            let x = case.flow.inverse(&(x.as_tensor() * 0.5)?, given)?;
+            Ok((x * &weights)?.mean_all()?)
+        };
+        for loss in [&there as &dyn Fn() -> Result<Tensor>, &back] {
+            let gradients = loss()?.backward()?;
+            let mut vars = case.params.trained();
+            vars.push(("x".into(), x.clone()));
+            vars.extend(condition.clone().map(|c| ("condition".to_string(), c)));
+            for (name, var) in vars {
+                let gradient: Vec<f64> = gradients
+                    .get(&var)
+                    .ok_or_else(|| Error::invalid(format!("no gradient: {name}")))?
+                    .flatten_all()?
+                    .to_vec1()?;
+                let values: Vec<f64> = var.flatten_all()?.to_vec1()?;
+                for i in (0..values.len()).step_by(values.len().div_ceil(4)) {
+                    let moved = |by: f64| -> Result<f64> {
+                        let mut v = values.clone();
+                        v[i] += by;
+                        var.set(&Tensor::from_vec(v, var.shape(), &Device::Cpu)?)?;
+                        Ok(loss()?.to_scalar()?)
+                    };
+                    // So near that hardly a leaky ReLU has its kink between.
+                    let numeric = (moved(1e-7)? - moved(-1e-7)?) / 2e-7;
+                    moved(0.0)?;
+                    assert!(
+                        (numeric - gradient[i]).abs() < 1e-5 * (1.0 + numeric.abs()),
+                        "{} {name} {i}: {} against {numeric}",
+                        case.what,
+                        gradient[i]
+                    );
+                }
+            }
         }
     }
     Ok(())
@@ -397,7 +685,146 @@ fn saved_and_loaded_it_is_the_same() -> Result<()> {
             let (w, _) = u.forward(&code, &z)?;
             assert_eq!(v.to_vec2::<f32>()?, w.to_vec2::<f32>()?);
         }
+        // What was loaded is saved as it was, bit for bit.
+        let again = folder.path().join("again.safetensors");
+        loaded.save(&again)?;
+        let bytes = |p: &std::path::Path| std::fs::read(p).map_err(|e| Error::io(p, e));
+        assert_eq!(bytes(&path)?, bytes(&again)?);
     }
+    for config in factor_settings() {
+        let (e, params, code) = started_factors(&config, DType::F32)?;
+        let path = folder.path().join("e.safetensors");
+        params.save(&path)?;
+        let loaded = Params::new(99);
+        let other = FactorInn::new(&config, &loaded.root())?;
+        loaded.load(&path)?;
+        let (v, _) = e.forward(&code)?;
+        let (w, _) = other.forward(&code)?;
+        assert_eq!(v.to_vec2::<f32>()?, w.to_vec2::<f32>()?);
+    }
+    Ok(())
+}
+
+#[test]
+fn the_factor_network_and_its_loss_are_the_authors() -> Result<()> {
+    let stored = reference("iin_factor")?;
+    let config = FactorConfig {
+        hidden: 32,
+        flows: 3,
+        ..FactorConfig::new(vec![5, 4, 7])
+    };
+    let params = Params::new(0);
+    let e = FactorInn::new(&config, &params.root())?;
+    let mut ours: Vec<_> = params
+        .tensors()
+        .into_iter()
+        .map(|(n, t)| (n, t.dims().to_vec()))
+        .collect();
+    ours.sort();
+    assert_eq!(ours, state_dict("manifest_flows.json", "iin_factor")?);
+    fill(&params, &stored)?;
+    let factor = stored["factor"].to_vec1::<i64>()?;
+    assert!(factor.contains(&-1), "the reference has a negative factor");
+    for memory in [Memory::Ordinary, Memory::constant()] {
+        let e = e.with_memory(memory);
+        let (v1, logdet1) = e.forward(&stored["z1"].flatten_from(1)?)?;
+        let (v2, logdet2) = e.forward(&stored["z2"].flatten_from(1)?)?;
+        let sizes = &config.factors;
+        let loss = pair_nll((&v1, &logdet1), (&v2, &logdet2), &factor, sizes, 0.975)?;
+        for (name, value) in [
+            ("out1", &v1),
+            ("out2", &v2),
+            ("logdet1", &logdet1),
+            ("logdet2", &logdet2),
+            ("reconstruction1", &e.inverse(&v1)?),
+            ("loss1", &loss.first),
+            ("loss2", &loss.second),
+            ("loss", &loss.loss),
+        ] {
+            assert_close(name, value, &stored[name], TOLERANCE)?;
+        }
+        let gradients = backward(&loss.loss)?;
+        let name = "realnvp.flow.0.flow.1.s.0.main.0.weight";
+        let gradient = gradients.get(params.var(name)?.as_tensor());
+        let gradient = gradient.ok_or_else(|| Error::invalid("no gradient"))?;
+        assert_close(name, gradient, &stored[&format!("grad:{name}")], TOLERANCE)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn factors_are_split_swapped_and_sized() -> Result<()> {
+    let stored = reference("factor_dims")?;
+    let factor: Vec<usize> = stored["factor"]
+        .to_vec1::<i64>()?
+        .iter()
+        .map(|f| *f as usize)
+        .collect();
+    let sizes = factor_dims(&stored["za"], &stored["zb"], &factor, 2)?;
+    let expected: Vec<usize> = stored["dims"]
+        .to_vec1::<i64>()?
+        .iter()
+        .map(|d| *d as usize)
+        .collect();
+    assert_eq!(sizes, expected);
+    for (a, b, f, n, word) in [
+        (
+            &stored["za"],
+            &stored["zb"],
+            &factor[..9],
+            2,
+            "for each pair",
+        ),
+        (&stored["za"], &stored["zb"], &factor[..], 1, "not among"),
+        (&stored["za"], &stored["zb"], &factor[..], 3, "has no pair"),
+        (
+            &(&stored["za"] * 0.0)?,
+            &(&stored["zb"] * 0.0)?,
+            &factor[..],
+            2,
+            "all the same",
+        ),
+        (
+            &(&stored["za"] * f64::NAN)?,
+            &stored["zb"],
+            &factor[..],
+            2,
+            "NaN",
+        ),
+    ] {
+        let e = factor_dims(a, b, f, n).expect_err("refused").to_string();
+        assert!(e.contains(word), "{e}");
+    }
+    let (e, _, code) = started_factors(&factor_settings()[0], DType::F32)?;
+    let (v, _) = e.forward(&code)?;
+    let (a, b) = (v.narrow(0, 0, 25)?, v.narrow(0, 25, 25)?);
+    let swapped = e.split(&e.swap(&a, &b, 1)?)?;
+    for (k, part) in swapped.iter().enumerate() {
+        let from = e.split(if k == 1 { &b } else { &a })?;
+        assert_eq!(part.to_vec2::<f32>()?, from[k].to_vec2::<f32>()?);
+    }
+    assert!(e.swap(&a, &b, 3).is_err());
+    let shared = |f: i64| {
+        pair_nll(
+            (&v, &v.sum(1)?),
+            (&v, &v.sum(1)?),
+            &[f; 50],
+            &[2, 1, 4],
+            0.9,
+        )
+    };
+    assert!(shared(2).is_ok() && shared(-2).is_ok());
+    assert!(shared(3).is_err() && shared(-3).is_err());
+    assert!(
+        pair_nll(
+            (&v, &v.sum(1)?),
+            (&v, &v.sum(1)?),
+            &[0; 50],
+            &[2, 1, 4],
+            1.0
+        )
+        .is_err()
+    );
     Ok(())
 }
 
@@ -495,6 +922,17 @@ fn what_cannot_be_used_is_said() -> Result<()> {
         },
         CinnConfig {
             conditioning_depth: 1,
+            ..config.clone()
+        },
+        CinnConfig {
+            coupling: Coupling::Affine { clamp: 0.0 },
+            ..config.clone()
+        },
+        CinnConfig {
+            coupling: Coupling::Spline {
+                bins: 1,
+                bound: 4.0,
+            },
             ..config.clone()
         },
         CinnConfig::new(
