@@ -267,4 +267,33 @@ mod tests {
         }
         Ok(())
     }
+
+    /// The kernel that goes back and the way for any layer and device give the same.
+    #[test]
+    fn both_ways_back_agree() -> Result<()> {
+        for (code, condition, batch) in [(6, 4, 300), (5, 0, 1)] {
+            let params = Params::with(0, DType::F64, &Device::Cpu);
+            let coupling = AffineCoupling::new(code, condition, 9, 2, &params.root())?;
+            let coupling = coupling.clamped(1.5)?;
+            let mut rng = crate::ops::Rng::new(1);
+            let mut normal = |width: usize| -> Result<Tensor> {
+                Ok(rng
+                    .normal((batch, width), &Device::Cpu)?
+                    .to_dtype(DType::F64)?)
+            };
+            let (v, gradient, c) = (normal(code)?, normal(code + 1)?, normal(condition)?);
+            let given = (condition > 0).then_some(&c);
+            let kernel = coupling.reverse(&v, given, &gradient)?;
+            let graph = coupling.reverse_by_graph(&v, given, &gradient)?;
+            let mut pairs = vec![(kernel.x, graph.x), (kernel.to_x, graph.to_x)];
+            pairs.extend(kernel.to_condition.zip(graph.to_condition));
+            assert_eq!(pairs.len(), 2 + usize::from(condition > 0));
+            pairs.extend(kernel.to_parameters.into_iter().zip(graph.to_parameters));
+            for (a, b) in pairs {
+                let off: f64 = (a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar()?;
+                assert!(off < 1e-9, "off by {off}");
+            }
+        }
+        Ok(())
+    }
 }

@@ -549,3 +549,95 @@ impl CustomOp2 for Op {
         ))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Rng;
+    use candle_core::{Device, Var};
+
+    fn inputs(bins: usize) -> Result<(Var, Var)> {
+        let mut rng = Rng::new(3);
+        // Some inside, some in the tails.
+        let x = (rng.normal((40, 5), &Device::Cpu)? * 2.0)?;
+        let raw = rng.normal((40, 5 * numbers_per_element(bins)), &Device::Cpu)?;
+        Ok((
+            Var::from_tensor(&x.to_dtype(DType::F64)?)?,
+            Var::from_tensor(&raw.to_dtype(DType::F64)?)?,
+        ))
+    }
+
+    fn off(a: &Tensor, b: &Tensor) -> Result<f64> {
+        Ok((a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar()?)
+    }
+
+    /// The one operation of the CPU and the composition for other devices are the same map.
+    #[test]
+    fn both_ways_agree_in_values_and_gradients() -> Result<()> {
+        for (bins, bound) in [(2, 1.0), (8, 3.0), (MOST_BINS, 4.0)] {
+            let spline = Spline::new(bins, bound)?;
+            let (x, raw) = inputs(bins)?;
+            let weights = Rng::new(4).normal((40, 5), &Device::Cpu)?;
+            let weights = weights.to_dtype(DType::F64)?;
+            let forward = |(y, logdet): (Tensor, Tensor)| -> Result<Tensor> {
+                Ok((y.sin()? + (logdet * &weights)?)?.sum_all()?)
+            };
+            let inverse = |x: Tensor| -> Result<Tensor> { Ok((x * &weights)?.sum_all()?) };
+            for (one, other) in [
+                (
+                    forward(spline.forward(&x, &raw)?)?,
+                    forward(spline.composed_forward(&x, &raw)?)?,
+                ),
+                (
+                    inverse(spline.inverse(&x, &raw)?)?,
+                    inverse(spline.composed_inverse(&x, &raw)?)?,
+                ),
+            ] {
+                assert!(off(&one, &other)? < 1e-8);
+                let (ours, theirs) = (one.backward()?, other.backward()?);
+                for var in [&x, &raw] {
+                    let (Some(a), Some(b)) = (ours.get(var), theirs.get(var)) else {
+                        panic!("a gradient is missing");
+                    };
+                    let off = off(a, b)?;
+                    assert!(off < 1e-7, "{bins} bins: off by {off}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn zeros_are_the_identity_and_the_ends_are_smooth() -> Result<()> {
+        let spline = Spline::new(8, 3.0)?;
+        let (x, raw) = inputs(8)?;
+        let (y, logdet) = spline.forward(&x, &raw.zeros_like()?)?;
+        assert!(off(&y, &x)? < 1e-12 && off(&logdet, &x.zeros_like()?)? < 1e-12);
+        // Monotone, into itself, and back again.
+        let numbers = raw.get(0)?.narrow(0, 0, numbers_per_element(8))?;
+        let numbers: Vec<f64> = numbers.to_vec1()?;
+        let mut last = f64::NEG_INFINITY;
+        for i in -400..=400 {
+            let x = f64::from(i) / 100.0;
+            let (y, _) = spline.element(x, &numbers);
+            assert!(y > last && y.abs() <= x.abs().max(3.0));
+            assert!((spline.element_inverse(y, &numbers) - x).abs() < 1e-10);
+            last = y;
+        }
+        // At the bound the slope is the identity's.
+        let (_, logdet) = spline.element(3.0 - 1e-9, &numbers);
+        assert!(logdet.abs() < 1e-6, "{logdet}");
+        // Numbers so large that a softmax has one winner.
+        let large: Vec<f64> = numbers.iter().map(|x| x * 1e4).collect();
+        let (y, logdet) = spline.element(0.3, &large);
+        assert!(y.is_finite() && logdet.is_finite());
+        Ok(())
+    }
+
+    #[test]
+    fn sizes_that_make_no_spline_are_refused() {
+        for (bins, bound) in [(1, 3.0), (65, 3.0), (8, 0.0), (8, f64::NAN)] {
+            assert!(Spline::new(bins, bound).is_err());
+        }
+    }
+}
