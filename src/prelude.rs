@@ -5,9 +5,9 @@
 
 pub use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig, Posterior};
 pub use crate::backbone::{Chain, plain_small, squeezenet_small};
-pub use crate::data::{Batch, Digits, Factor, Factors, ImageColumns, ImageTable, Split};
+pub use crate::data::{Batch, Digits, Factor, Factors, ImageColumns, ImageTable, Plane, Split};
 pub use crate::figure::{
-    Bars, Chart, Colour, Figure, Histogram, ImageGrid, Overview, Panel, Table,
+    Bars, Chart, Colour, Figure, Histogram, ImageGrid, Overview, Panel, Table, heat,
 };
 pub use crate::flow::{
     Cinn, CinnConfig, Condition, Conditioning, Coupling, FactorConfig, FactorInn, Flow,

@@ -397,6 +397,10 @@ fn every_setting_keeps_the_contract() -> Result<()> {
         let (v, _) = t.forward(&code, &z)?;
         let (again, _) = t.forward_embedded(&code, &t.embed(&z)?)?;
         assert_close("embedded", &again, &v, 1e-6)?;
+        let stages = t.stages(&v, &z)?;
+        assert_eq!(stages.len(), config.flows + 1);
+        assert_close("first stage", &stages[0], &v, 0.0)?;
+        assert_close("last stage", &stages[config.flows], &code, 1e-4)?;
     }
     Ok(())
 }

@@ -6,9 +6,11 @@
 mod batch;
 mod digits;
 mod glyphs;
+mod plane;
 mod strokes;
 mod table;
 
 pub use batch::{Batch, Factor, Factors, Split};
 pub use digits::Digits;
+pub use plane::Plane;
 pub use table::{ImageColumns, ImageTable};

@@ -282,7 +282,7 @@ impl Chain {
         };
         let both = x.apply_op3(condition, &stand, op)?;
         let logdet = both.narrow(1, self.code, 1)?.squeeze(1)?;
-        Ok((both.narrow(1, 0, self.code)?, logdet))
+        Ok((both.narrow(1, 0, self.code)?.contiguous()?, logdet))
     }
 
     fn run(&self, blocks: &[Block], x: &Tensor, condition: &Tensor) -> Result<(Tensor, Tensor)> {
@@ -301,13 +301,34 @@ impl Chain {
     /// Each row of the condition belongs to `share` rows of v side by side.
     pub(super) fn inverse(&self, v: &Tensor, condition: &Tensor, share: usize) -> Result<Tensor> {
         let mut x = v.clone();
-        for (i, block) in self.blocks.iter().enumerate().rev() {
-            let c = seen(condition, self.width, i)?;
-            for layer in block.iter().rev() {
-                x = layer.inverse_shared(&x, c.as_ref(), share)?;
-            }
+        for i in (0..self.blocks.len()).rev() {
+            x = self.block_inverse(i, &x, condition, share)?;
         }
         Ok(x)
+    }
+
+    fn block_inverse(
+        &self,
+        i: usize,
+        v: &Tensor,
+        condition: &Tensor,
+        share: usize,
+    ) -> Result<Tensor> {
+        let c = seen(condition, self.width, i)?;
+        let mut x = v.clone();
+        for layer in self.blocks[i].iter().rev() {
+            x = layer.inverse_shared(&x, c.as_ref(), share)?;
+        }
+        Ok(x)
+    }
+
+    /// v, and what it is after each block on the way back.
+    pub(super) fn stages(&self, v: &Tensor, condition: &Tensor) -> Result<Vec<Tensor>> {
+        let mut stages = vec![v.clone()];
+        for i in (0..self.blocks.len()).rev() {
+            stages.push(self.block_inverse(i, &stages[stages.len() - 1], condition, 1)?);
+        }
+        Ok(stages)
     }
 
     fn parameters(&self) -> Vec<Tensor> {

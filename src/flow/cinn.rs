@@ -299,7 +299,8 @@ impl Cinn {
             .forward(code, &self.entrance.conditions(embedding)?)
     }
 
-    /// z̄ = t⁻¹(v | z), (batch, code).
+    /// z̄ = t⁻¹(v | z), (batch, code). Unlike the authors' networks this starts no ActNorm: before
+    /// [`Cinn::initialize`] or a checkpoint each is the identity.
     ///
     /// # Errors
     /// As [`Cinn::forward`].
@@ -316,6 +317,19 @@ impl Cinn {
         check_batch(v, embedding)?;
         self.chain
             .inverse(v, &self.entrance.conditions(embedding)?, 1)
+    }
+
+    /// How v becomes z̄: v itself, and what it is after each block on the way, each (batch, code); the last is
+    /// [`Cinn::inverse`]. Keeps no graph.
+    ///
+    /// # Errors
+    /// As [`Cinn::forward`].
+    pub fn stages(&self, v: &Tensor, z: &Tensor) -> Result<Vec<Tensor>> {
+        self.check(v, "v")?;
+        check_batch(v, z)?;
+        let embedding = self.frozen.embedder.forward(&z.detach())?;
+        let conditions = self.frozen.conditions(&embedding)?;
+        self.chain.detached().stages(&v.detach(), &conditions)
     }
 
     /// `n` codes for each z, drawn from t's density: (batch·n, code), those of one z side by side.

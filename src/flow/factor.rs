@@ -198,7 +198,7 @@ impl FactorInn {
         let mut start = 0;
         let parts = self.config.factors.iter().map(|&size| {
             start += size;
-            Ok(factors.narrow(1, start - size, size)?)
+            Ok(factors.narrow(1, start - size, size)?.contiguous()?)
         });
         parts.collect()
     }

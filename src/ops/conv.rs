@@ -226,6 +226,33 @@ pub(super) fn product<T: Number>(
     unsafe { product_at(sizes, a, b, out.as_mut_ptr(), pitch, keep) };
 }
 
+/// Rows of a result that one thread computes at a time. It is fixed, so that no number of threads changes a sum.
+const SHARE: usize = 256;
+
+/// From this many multiplications on, more threads pay for a product.
+const LARGE: usize = 1 << 22;
+
+/// As [`product`] where the rows of `out` follow each other, on all threads where it is large enough.
+pub(super) fn product_shared<T: Number>(
+    (m, n, k): (usize, usize, usize),
+    a: Matrix<T>,
+    b: Matrix<T>,
+    out: &mut [T],
+    keep: bool,
+) {
+    if m <= SHARE || m * n * k < LARGE {
+        return product((m, n, k), a, b, out, n, keep);
+    }
+    let shares = out[..m * n].par_chunks_mut(SHARE * n).enumerate();
+    shares.for_each(|(i, out)| {
+        let a = Matrix {
+            values: &a.values[i * SHARE * a.row..],
+            ..a
+        };
+        product((out.len() / n, n, k), a, b, out, n, keep);
+    });
+}
+
 /// a (m × k) · b (k × n), row by row, on this thread; its memory is written once.
 pub(super) fn product_new<T: Number>(
     sizes: (usize, usize, usize),

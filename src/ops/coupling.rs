@@ -7,7 +7,7 @@
 //! the rows of the batch side by side: so a product with a weight is quick for few rows, too, where it only
 //! waits for the weight to come from memory. Sums never depend on the number of threads.
 
-use super::conv::{Matrix, product, product_new};
+use super::conv::{Matrix, product, product_new, product_shared};
 use super::dense::{Real, numbers};
 use super::gradients::{Slot, stand, through_candle};
 use crate::{Error, Result};
@@ -174,12 +174,11 @@ fn net_forward<T: Real>(
         } else {
             biases(bias, rows)
         };
-        product(
+        product_shared(
             (outputs, rows, input.len() / rows),
             row_major(weight, width),
             row_major(input, rows),
             &mut out,
-            rows,
             true,
         );
         if l + 1 < net.len() {
@@ -203,10 +202,13 @@ fn net_backward<T: Real>(
     for (l, (weight, bias)) in net.iter().enumerate().rev() {
         let (inputs, outputs) = (weight.len() / bias.len(), bias.len());
         let gradient = &before[before.len() - 1];
-        let mut to_input = product_new(
+        let mut to_input = vec![T::zero(); inputs * rows];
+        product_shared(
             (inputs, rows, outputs),
             transposed(weight, inputs),
             row_major(gradient, rows),
+            &mut to_input,
+            false,
         );
         if l > 0 {
             for (g, h) in to_input.iter_mut().zip(&hidden[l - 1]) {

@@ -311,17 +311,20 @@ struct InBackward {
 
 impl InBackward {
     fn step(&mut self, places: Vec<usize>) -> Result<()> {
-        let mut gradients: Vec<Option<Tensor>> = vec![None; self.parameters.len()];
+        let mut gradients: HashMap<usize, Tensor> = HashMap::new();
         for place in places {
-            gradients[place] = self.gradients.remove(&place);
+            gradients.extend(self.gradients.remove(&place).map(|g| (place, g)));
             self.done[place] = true;
         }
         let settings = self.settings;
-        let pairs = self.parameters.par_iter_mut().zip(&gradients);
-        pairs.try_for_each(|(p, g)| match g {
-            Some(g) => p.step(g, &settings),
-            None => Ok(()),
-        })
+        let parameters = self.parameters.iter_mut().enumerate();
+        let mut pairs: Vec<_> = parameters
+            .filter_map(|(i, p)| Some((p, gradients.get(&i)?)))
+            .collect();
+        // A layer's small parameters are not worth starting threads; a large one starts them itself.
+        pairs
+            .iter_mut()
+            .try_for_each(|(p, gradient)| p.step(gradient, &settings))
     }
 
     /// The parameters that the backward pass left.
