@@ -10,6 +10,7 @@ pub use crate::figure::{
     Bars, Chart, Colour, Figure, Histogram, ImageGrid, Overview, Panel, Table,
 };
 pub use crate::flow::{Cinn, CinnConfig, Condition, Conditioning, Flow, FlowActivation};
+pub use crate::hub::{Checkpoint, Entry, Format, Published, published, published_names};
 pub use crate::interpret::{Codes, Probe, Samples, chance, free_share, unread_share};
 pub use crate::loss::{Nll, VaeLoss, nll, nll_parts, vae_loss};
 pub use crate::metric::{Estimate, agreement, bootstrap_mean, measure_colours, psnr};

@@ -5,6 +5,7 @@ pub(crate) mod coupling;
 mod dense;
 pub mod files;
 mod memory;
+pub(crate) mod names;
 mod params;
 mod pool;
 mod rng;
