@@ -357,33 +357,74 @@ fn legacy_of(little: bool, object: &[u8], storages: &[(&str, u64, &[u8])]) -> Ve
 
 /// A zip archive of stored entries.
 fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
+    archive(entries, false)
+}
+
+/// As [`zip`]; a `wide` one has its sizes and places in 64 bits, as archives beyond 4 GB must.
+fn archive(entries: &[(&str, &[u8])], wide: bool) -> Vec<u8> {
     let (mut file, mut directory) = (Vec::new(), Vec::new());
     for (name, bytes) in entries {
-        let header = file.len() as u32;
-        let size = (bytes.len() as u32).to_le_bytes();
-        // From the version needed to the extra field's length, which both tables have.
+        let header = file.len() as u64;
+        let size = bytes.len() as u64;
+        let short = |n: u64| if wide { u32::MAX } else { n as u32 }.to_le_bytes();
+        let extra = match wide {
+            true => [
+                &[9, 9, 1, 0, 7, 1, 0, 24, 0][..],
+                &size.to_le_bytes(),
+                &size.to_le_bytes(),
+                &header.to_le_bytes(),
+            ]
+            .concat(),
+            false => Vec::new(),
+        };
+        // From the version needed to the name's length, which both tables have.
         let mut common = vec![20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        common.extend(size);
-        common.extend(size);
+        common.extend(short(size));
+        common.extend(short(size));
         common.extend((name.len() as u16).to_le_bytes());
-        common.extend([0, 0]);
         file.extend(b"PK\x03\x04");
         file.extend(&common);
+        file.extend([3, 0]);
         file.extend(name.as_bytes());
+        file.extend([0; 3]);
         file.extend_from_slice(bytes);
         directory.extend(b"PK\x01\x02\x14\x00");
         directory.extend(&common);
+        directory.extend((extra.len() as u16).to_le_bytes());
         directory.extend([0; 10]);
-        directory.extend(header.to_le_bytes());
+        directory.extend(short(header));
         directory.extend(name.as_bytes());
+        directory.extend(extra);
     }
-    let start = file.len() as u32;
+    let (start, count, size) = (
+        file.len() as u64,
+        entries.len() as u64,
+        directory.len() as u64,
+    );
     file.extend(&directory);
+    if wide {
+        let record = file.len() as u64;
+        file.extend(b"PK\x06\x06");
+        file.extend(44u64.to_le_bytes());
+        file.extend([45, 0, 45, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        for n in [count, count, size, start] {
+            file.extend(n.to_le_bytes());
+        }
+        file.extend(b"PK\x06\x07\0\0\0\0");
+        file.extend(record.to_le_bytes());
+        file.extend(1u32.to_le_bytes());
+    }
+    let narrow = |n: u64, size: usize| {
+        if wide {
+            vec![0xff; size]
+        } else {
+            n.to_le_bytes()[..size].to_vec()
+        }
+    };
     file.extend(b"PK\x05\x06\0\0\0\0");
-    file.extend((entries.len() as u16).to_le_bytes());
-    file.extend((entries.len() as u16).to_le_bytes());
-    file.extend((directory.len() as u32).to_le_bytes());
-    file.extend(start.to_le_bytes());
+    for (n, bytes) in [(count, 2), (count, 2), (size, 4), (start, 4)] {
+        file.extend(narrow(n, bytes));
+    }
     file.extend([0, 0]);
     file
 }
@@ -441,6 +482,7 @@ fn strides_and_offsets_are_followed() -> Result<()> {
             ("a/data/0", &numbers),
             ("a/byteorder", b"little"),
         ]),
+        archive(&[("data.pkl", &object), ("data/0", &numbers)], true),
     ] {
         let tensors = Checkpoint::from_bytes("file", file)?.tensors()?;
         for (name, shape, values) in expected {
@@ -612,6 +654,47 @@ fn what_stands_beside_the_weights_is_read_over() -> Result<()> {
     let names: Vec<_> = checkpoint.entries().iter().map(|e| e.to_string()).collect();
     assert_eq!(names, ["w [12] F32"]);
     assert_eq!(checkpoint.tensor("w")?.to_vec1::<f32>()?[11], 11.0);
+    Ok(())
+}
+
+#[test]
+fn the_state_dict_is_found_where_scripts_keep_it() -> Result<()> {
+    let tensor =
+        |p: Pickle, name: &str| p.text(name).tensor("FloatStorage", "0", 12, 0, &[1], &[1]);
+    let inner = |p: Pickle, key: &str, names: &[&str]| {
+        let open = p.text(key).op(b"}(");
+        names.iter().fold(open, |p, n| tensor(p, n)).op(b"u")
+    };
+    let names = |p: Pickle| -> Result<Vec<String>> {
+        let file = legacy(&p.op(b"u").end(), &[("0", 12, &twelve())]);
+        let checkpoint = Checkpoint::from_bytes("file", file)?;
+        Ok(checkpoint.entries().into_iter().map(|e| e.name).collect())
+    };
+    let open = || Pickle::new().op(b"}(");
+    // A state dict that has a tensor called model.
+    assert_eq!(names(tensor(tensor(open(), "model"), "a"))?, ["a", "model"]);
+    // A tensor beside the state dict: the best accuracy.
+    let best = tensor(open(), "best");
+    assert_eq!(
+        names(inner(best.clone(), "state_dict", &["b", "a"]))?,
+        ["a", "b"]
+    );
+    // Both usual keys: the state dict is the one that says so.
+    assert_eq!(
+        names(inner(inner(open(), "model", &["m"]), "state_dict", &["s"]))?,
+        ["s"]
+    );
+    // Nothing under the usual key.
+    assert_eq!(names(inner(best.clone(), "model", &[]))?, ["best"]);
+    // Something that is no tensor, between tensors.
+    assert_eq!(
+        names(tensor(best.text("version").op(b"K\x01"), "a"))?,
+        ["a", "best"]
+    );
+    // `module.` goes where every name has it.
+    let wrapped = |names: &[&str]| inner(open(), "model", names);
+    assert_eq!(names(wrapped(&["module.b", "module.a"]))?, ["a", "b"]);
+    assert_eq!(names(wrapped(&["module.b", "a"]))?, ["a", "module.b"]);
     Ok(())
 }
 
@@ -979,6 +1062,50 @@ fn hostile_files_are_errors() {
             &["a file that begins [6e, 6f"],
         ),
     ];
+    // Zip: the directory's count, size and place in the record of 64 bits.
+    let wide = archive(
+        &[
+            ("a/data.pkl", &object(&[12], &[1], 12, 0)),
+            ("a/data/0", &numbers),
+        ],
+        true,
+    );
+    let record = wide
+        .windows(4)
+        .position(|w| w == b"PK\x06\x06")
+        .unwrap_or(0);
+    let patched = |field: usize, n: u64| {
+        let mut file = wide.clone();
+        file[record + field..][..8].copy_from_slice(&n.to_le_bytes());
+        file
+    };
+    cases.extend([
+        (
+            "2^60 entries",
+            patched(32, 1 << 60),
+            &["promises 1152921504606846976 entries"][..],
+        ),
+        (
+            "more entries than there are",
+            patched(32, 3),
+            &["directory cannot be read"],
+        ),
+        (
+            "a directory of 2^60 bytes",
+            patched(40, 1 << 60),
+            &["directory of 1152921504606846976 bytes"],
+        ),
+        (
+            "a directory at 2^64",
+            patched(48, u64::MAX),
+            &["does not end before byte"],
+        ),
+        (
+            "an end that is not there",
+            patched(76 - 12, u64::MAX),
+            &["cut short", "the zip archive's end"],
+        ),
+    ]);
     // Safetensors: sizes, places, names.
     let entry = |shape: &str, offsets: &str| {
         let header =
@@ -1162,8 +1289,8 @@ fn weights_of_another_network_are_named_with_what_they_may_be() -> Result<()> {
         lines,
         [
             "file: these weights are of another network:",
-            "missing net.conv1.weight [4, 3]; is it conv1.weight, which is unexpected?",
-            "missing net.head.weihgt [12]; is it net.head.weight, which is unexpected?",
+            "missing net.conv1.weight [4, 3]; perhaps the unexpected conv1.weight is meant",
+            "missing net.head.weihgt [12]; perhaps the unexpected net.head.weight is meant",
             "net.norm.scale has shape [3], expected [2]",
             "unexpected other\\n",
         ]

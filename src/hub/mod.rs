@@ -30,8 +30,8 @@
 //! let others = Params::new(1);
 //! others.root().pp("fc").get((10, 4), "weight", Init::FanIn)?;
 //! hub::load(&others, &path)?; // all names and shapes must agree
-//! # let values = |p: &Params| p.var("fc.weight")?.flatten_all()?.to_vec1::<f32>();
-//! # assert_eq!(values(&others)?, values(&params)?);
+//! # let (ours, theirs) = (params.var("fc.weight")?, others.var("fc.weight")?);
+//! # assert_eq!(ours.to_vec2::<f32>()?, theirs.to_vec2::<f32>()?);
 //! # Ok::<(), invariances::Error>(())
 //! ```
 //!

@@ -411,7 +411,7 @@ impl Machine<'_> {
     }
 
     fn pairs(&self, items: Vec<Value>) -> Result<Vec<(Value, Value)>> {
-        if items.len() % 2 != 0 {
+        if !items.len().is_multiple_of(2) {
             return Err(self.wrong("gives a dict a key without a value"));
         }
         Ok(items.chunks_exact(2).map(|p| (p[0], p[1])).collect())

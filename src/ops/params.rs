@@ -202,7 +202,7 @@ impl Params {
                     let near = nearest(name, &alike);
                     unexpected.retain(|n| Some(*n) != near);
                     let near = near.map_or(String::new(), |n| {
-                        format!("; is it {}, which is unexpected?", shown(n))
+                        format!("; perhaps the unexpected {} is meant", shown(n))
                     });
                     faults.push(format!("missing {name} {expected:?}{near}"));
                 }
