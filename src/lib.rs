@@ -19,6 +19,7 @@ pub mod data;
 mod error;
 pub mod figure;
 pub mod flow;
+pub mod hub;
 pub mod interpret;
 pub mod loss;
 pub mod metric;

@@ -6,6 +6,7 @@ mod dense;
 pub mod files;
 pub(crate) mod gradients;
 mod memory;
+pub(crate) mod names;
 mod params;
 mod pool;
 mod rng;

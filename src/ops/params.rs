@@ -1,9 +1,15 @@
 use super::Rng;
+use super::names::{nearest, shown};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Shape, Tensor, Var};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// How many faults an error lists.
+const LISTED: usize = 20;
+/// With how many names of its shape a missing one is compared.
+const COMPARED: usize = 500;
 
 /// How a parameter starts.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -153,7 +159,8 @@ impl Params {
     /// All or nothing: names and shapes are compared before the first value changes.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with every missing, unexpected and misshapen name.
+    /// [`Error::Invalid`] with every missing, unexpected and misshapen name, and for a missing one the
+    /// unexpected one that is perhaps meant by it.
     pub fn set_all(&self, tensors: &HashMap<String, Tensor>) -> Result<()> {
         self.check_all(tensors)?;
         for (name, entry) in self.lock().iter() {
@@ -168,30 +175,52 @@ impl Params {
 
     /// Whether [`Params::set_all`] would take these; changes nothing.
     pub(crate) fn check_all(&self, tensors: &HashMap<String, Tensor>) -> Result<()> {
+        let shapes = tensors.iter().map(|(n, t)| (n.as_str(), t.dims()));
+        self.check_shapes(&shapes.collect())
+    }
+
+    /// Whether [`Params::set_all`] would take tensors of these names and shapes.
+    pub(crate) fn check_shapes(&self, shapes: &BTreeMap<&str, &[usize]>) -> Result<()> {
         let entries = self.lock();
+        let mut unexpected: Vec<&str> = shapes
+            .keys()
+            .copied()
+            .filter(|n| !entries.contains_key(*n))
+            .collect();
         let mut faults = Vec::new();
         for (name, entry) in entries.iter() {
-            match tensors.get(name) {
-                None => faults.push(format!("missing {name} {:?}", entry.var.dims())),
-                Some(t) if t.dims() != entry.var.dims() => {
-                    faults.push(format!(
-                        "{name} has shape {:?}, expected {:?}",
-                        t.dims(),
-                        entry.var.dims()
-                    ));
+            let expected = entry.var.dims();
+            match shapes.get(name.as_str()) {
+                None if faults.len() < LISTED => {
+                    // Perhaps it is there under another name, which then has its shape.
+                    let alike: Vec<&str> = unexpected
+                        .iter()
+                        .copied()
+                        .filter(|n| shapes[n] == expected)
+                        .take(COMPARED)
+                        .collect();
+                    let near = nearest(name, &alike);
+                    unexpected.retain(|n| Some(*n) != near);
+                    let near = near.map_or(String::new(), |n| {
+                        format!("; perhaps the unexpected {} is meant", shown(n))
+                    });
+                    faults.push(format!("missing {name} {expected:?}{near}"));
+                }
+                None => faults.push(format!("missing {name} {expected:?}")),
+                Some(dims) if *dims != expected => {
+                    faults.push(format!("{name} has shape {dims:?}, expected {expected:?}"));
                 }
                 Some(_) => {}
             }
         }
-        let mut unexpected: Vec<_> = tensors
-            .keys()
-            .filter(|n| !entries.contains_key(*n))
-            .collect();
-        unexpected.sort();
-        faults.extend(unexpected.iter().map(|n| format!("unexpected {n}")));
+        faults.extend(
+            unexpected
+                .iter()
+                .map(|n| format!("unexpected {}", shown(n))),
+        );
         if !faults.is_empty() {
-            let more = faults.len().saturating_sub(20);
-            faults.truncate(20);
+            let more = faults.len().saturating_sub(LISTED);
+            faults.truncate(LISTED);
             let tail = if more > 0 {
                 format!("\n  … and {more} more")
             } else {
@@ -205,7 +234,7 @@ impl Params {
         Ok(())
     }
 
-    /// Reads every value from a safetensors file.
+    /// Reads every value from a safetensors file. For torch's formats see [`crate::hub::load`].
     ///
     /// # Errors
     /// [`Error::Content`] where the file is not safetensors or of another network.

@@ -1,0 +1,199 @@
+use super::Checkpoint;
+use crate::flow::{CinnConfig, Condition, Conditioning, Coupling, FlowActivation, Mixing};
+use crate::ops::files::cache_dir;
+use crate::ops::names::nearest;
+use crate::{Error, Result};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The authors' published checkpoints: name, address, MD5 and configuration.
+const TABLE: &str = include_str!("../../data/checkpoints.json");
+
+/// A checkpoint that the authors published.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Published {
+    /// Its name in the authors' table.
+    #[serde(skip)]
+    pub name: String,
+    /// Where it is to be had.
+    pub url: String,
+    /// The MD5 of the file, where the authors give one.
+    pub md5: Option<String>,
+    /// The configuration that the authors give: `Transformer` for a t, `Model` for a classifier.
+    #[serde(default)]
+    pub config: serde_json::Value,
+}
+
+/// What the authors call the sizes of t.
+#[derive(Deserialize)]
+struct Transformer {
+    in_channels: usize,
+    mid_channels: usize,
+    hidden_depth: usize,
+    n_flows: usize,
+    conditioning_in_channels: usize,
+    conditioning_spatial_size: usize,
+    embedder_down: Option<usize>,
+    conditioning_depth: Option<usize>,
+    conditioning_option: String,
+    activation: String,
+}
+
+fn table() -> Result<BTreeMap<String, Published>> {
+    let table: BTreeMap<String, Published> = serde_json::from_str(TABLE)
+        .map_err(|e| Error::content("data/checkpoints.json", e.to_string()))?;
+    let named = table.into_iter().map(|(name, file)| {
+        let file = Published {
+            name: name.clone(),
+            ..file
+        };
+        (name, file)
+    });
+    Ok(named.collect())
+}
+
+/// The names of the published checkpoints, sorted.
+///
+/// # Errors
+/// None in a crate that was built from the table it came with.
+pub fn published_names() -> Result<Vec<String>> {
+    Ok(table()?.into_keys().collect())
+}
+
+/// The published checkpoint of this name.
+///
+/// ```
+/// use invariances::{flow::Condition, hub::published};
+/// let file = published("cinn_alexnet_aae_conv5")?;
+/// let config = file.cinn()?;
+/// assert_eq!((config.code, config.hidden, config.flows), (128, 1024, 20));
+/// assert_eq!(config.condition, Condition::Map { channels: 256, size: 13, down: 2 });
+/// # Ok::<(), invariances::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Invalid`] for an unknown name; it suggests the nearest.
+pub fn published(name: &str) -> Result<Published> {
+    let mut table = table()?;
+    if let Some(file) = table.remove(name) {
+        return Ok(file);
+    }
+    let names: Vec<&str> = table.keys().map(String::as_str).collect();
+    let advice = match nearest(name, &names) {
+        Some(near) => format!("did you mean {near:?}?"),
+        None => format!("there are {}", names.join(", ")),
+    };
+    Err(Error::invalid(format!(
+        "no published checkpoint {name:?}; {advice}"
+    )))
+}
+
+impl Published {
+    /// The sizes of a published t, with which [`crate::flow::Cinn`] takes the checkpoint's names and shapes.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a checkpoint that is no t.
+    pub fn cinn(&self) -> Result<CinnConfig> {
+        let wrong = |what: String| Error::invalid(format!("{}: {what}", self.name));
+        let given = self.config.get("Transformer").ok_or_else(|| {
+            wrong("not a conditional invertible network; those are called cinn_…".into())
+        })?;
+        let given = Transformer::deserialize(given).map_err(|e| wrong(e.to_string()))?;
+        let conditioning = match given.conditioning_option.as_str() {
+            "none" => Conditioning::None,
+            "sequential" => Conditioning::Sequential,
+            "parallel" => Conditioning::Parallel,
+            other => {
+                return Err(wrong(format!(
+                    "conditioning_option is {other:?}, expected none, sequential or parallel"
+                )));
+            }
+        };
+        let activation = match given.activation.as_str() {
+            "none" => FlowActivation::None,
+            "lrelu" => FlowActivation::Lrelu,
+            other => {
+                return Err(wrong(format!(
+                    "activation is {other:?}, expected none or lrelu"
+                )));
+            }
+        };
+        let channels = given.conditioning_in_channels;
+        let condition = match given.conditioning_spatial_size {
+            1 => Condition::Vector(channels),
+            size => Condition::Map {
+                channels,
+                size,
+                down: given.embedder_down.ok_or_else(|| {
+                    wrong(format!("expected embedder_down for a map of {size} pixels"))
+                })?,
+            },
+        };
+        Ok(CinnConfig {
+            code: given.in_channels,
+            condition,
+            hidden: given.mid_channels,
+            depth: given.hidden_depth,
+            flows: given.n_flows,
+            conditioning,
+            conditioning_depth: given.conditioning_depth.unwrap_or(4),
+            activation,
+            coupling: Coupling::default(),
+            mixing: Mixing::default(),
+        })
+    }
+
+    /// Where the file belongs: `checkpoints/NAME.ckpt` in the project's cache, see [`cache_dir`].
+    /// Fetch it from `url` and put it there.
+    ///
+    /// # Errors
+    /// As [`cache_dir`].
+    pub fn path(&self) -> Result<PathBuf> {
+        Ok(cache_dir()?
+            .join("checkpoints")
+            .join(format!("{}.ckpt", self.name)))
+    }
+
+    /// Compares a file's MD5 with the published one; nothing to compare where the authors give none.
+    /// It tells a damaged download from a whole one. It does not tell an honest file from a forged one;
+    /// that is not needed, since a checkpoint is read as data only.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the file cannot be read, [`Error::Content`] where it is another.
+    pub fn check(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let Some(expected) = &self.md5 else {
+            return Ok(());
+        };
+        let hint = || format!("expected {}, from {}", self.name, self.url);
+        let file = std::fs::File::open(path).map_err(|e| Error::io(path, e).with_hint(hint()))?;
+        let mut hash = md5::Context::new();
+        std::io::copy(
+            &mut std::io::BufReader::with_capacity(1 << 20, file),
+            &mut hash,
+        )
+        .map_err(|e| Error::io(path, e))?;
+        let found = format!("{:x}", hash.finalize());
+        if &found != expected {
+            return Err(Error::content(
+                path,
+                format!(
+                    "expected {} with MD5 {expected}, found {found}; fetch it again from {}",
+                    self.name, self.url
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Opens the file at [`Published::path`] after [`Published::check`].
+    ///
+    /// # Errors
+    /// As [`Published::check`] and [`Checkpoint::open`].
+    pub fn open(&self) -> Result<Checkpoint> {
+        let path = self.path()?;
+        self.check(&path)?;
+        Checkpoint::open(path)
+    }
+}
