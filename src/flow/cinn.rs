@@ -145,7 +145,7 @@ impl Cinn {
     /// `embedder…`).
     ///
     /// # Errors
-    /// [`Error::Invalid`] for sizes that make no network, and where parameters of these names exist
+    /// [`crate::Error::Invalid`] for sizes that make no network, and where parameters of these names exist
     /// with other shapes.
     pub fn new(config: &CinnConfig, scope: &Scope) -> Result<Self> {
         let flow = scope.pp("flow");
@@ -242,7 +242,7 @@ impl Cinn {
     /// Whether every ActNorm has started, from data or from a checkpoint.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where a flag cannot be read.
+    /// [`crate::Error::Tensor`] where a flag cannot be read.
     pub fn is_initialized(&self) -> Result<bool> {
         for norm in self.entrance.embedder.norms() {
             if !norm.is_initialized()? {
@@ -257,7 +257,7 @@ impl Cinn {
     /// loaded, changes nothing. Until then every ActNorm is the identity.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a batch of one, which has no standard deviation, for shapes that do not
+    /// [`crate::Error::Invalid`] for a batch of one, which has no standard deviation, for shapes that do not
     /// fit, and for NaN or infinity.
     pub fn initialize(&self, code: &Tensor, z: &Tensor) -> Result<()> {
         if self.is_initialized()? {
@@ -275,7 +275,7 @@ impl Cinn {
     /// The embedding (batch, code) of z, computed once and used for many codes or samples.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where z has another shape than the configuration says, or holds NaN or infinity.
+    /// [`crate::Error::Invalid`] where z has another shape than the configuration says, or holds NaN or infinity.
     pub fn embed(&self, z: &Tensor) -> Result<Tensor> {
         self.entrance.embedder.forward(z)
     }
@@ -283,7 +283,7 @@ impl Cinn {
     /// v = t(z̄ | z), (batch, code), and log|det ∂v/∂z̄|, (batch,), in nats.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where a shape does not fit, or a number is NaN or infinite.
+    /// [`crate::Error::Invalid`] where a shape does not fit, or a number is NaN or infinite.
     pub fn forward(&self, code: &Tensor, z: &Tensor) -> Result<(Tensor, Tensor)> {
         self.forward_embedded(code, &self.embed(z)?)
     }
@@ -336,7 +336,7 @@ impl Cinn {
     /// Keeps no graph.
     ///
     /// # Errors
-    /// As [`Cinn::forward`], and [`Error::Invalid`] for no sample or no z.
+    /// As [`Cinn::forward`], and [`crate::Error::Invalid`] for no sample or no z.
     pub fn sample(&self, z: &Tensor, n: usize, rng: &mut Rng) -> Result<Tensor> {
         let embedding = self.frozen.embedder.forward(&z.detach())?;
         let (batch, code) = embedding.dims2()?;

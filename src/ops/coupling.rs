@@ -76,7 +76,7 @@ struct Block<T> {
 impl<T: Real> Block<T> {
     /// From rows of `width` numbers; the features begin with number `from` and go round.
     fn gather(source: &[T], width: usize, from: usize) -> Self {
-        let rows = if width == 0 { 0 } else { source.len() / width };
+        let rows = source.len().checked_div(width).unwrap_or(0);
         let mut values = Vec::with_capacity(source.len());
         for f in (from..width).chain(0..from) {
             values.extend(source.iter().skip(f).step_by(width));

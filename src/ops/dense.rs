@@ -264,7 +264,7 @@ const SHARE: usize = 128;
 
 /// (rows, width) as (width, rows).
 fn turned<T: Copy + Default>(x: &[T], width: usize) -> Vec<T> {
-    let rows = if width == 0 { 0 } else { x.len() / width };
+    let rows = x.len().checked_div(width).unwrap_or(0);
     let mut out = vec![T::default(); x.len()];
     // In tiles: both sides then stay in a core's cache.
     for from in (0..width).step_by(32) {

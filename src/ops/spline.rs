@@ -143,7 +143,8 @@ impl Spline {
     /// # Errors
     /// [`Error::Invalid`] for numbers that make no spline.
     pub(crate) fn new(bins: usize, bound: f64) -> Result<Self> {
-        if !(2..=MOST_BINS).contains(&bins) || !(bound.is_finite() && bound > 0.0) {
+        let fits = (2..=MOST_BINS).contains(&bins) && bound.is_finite() && bound > 0.0;
+        if !fits {
             return Err(Error::invalid(format!(
                 "a spline needs 2 to {MOST_BINS} bins and a bound above 0, found {bins} and {bound}"
             )));
