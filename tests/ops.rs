@@ -77,7 +77,7 @@ fn convolution_is_candles_and_its_gradients_are_right() -> Result<()> {
         let bias = normal(&mut rng, &[o])?;
         let plain = ConvConfig {
             stride,
-            padding,
+            padding: (padding, padding),
             activation: Activation::None,
         };
         let weight = normal(&mut rng, &[o, i, k, k])?;
@@ -195,7 +195,7 @@ fn sums_do_not_depend_on_threads() -> Result<()> {
                 &w,
                 &b,
                 ConvConfig {
-                    padding: 1,
+                    padding: (1, 1),
                     ..Default::default()
                 },
             )?;

@@ -7,7 +7,7 @@ const RELU: Activation = Activation::Leaky(0.0);
 fn conv(inputs: usize, outputs: usize, kernel: usize, stride: usize, at: &Scope) -> Result<Conv2d> {
     let config = ConvConfig {
         stride,
-        padding: (kernel - 1) / 2,
+        padding: ((kernel - 1) / 2, (kernel - 1) / 2),
         activation: RELU,
     };
     Conv2d::new(inputs, outputs, kernel, config, Init::He, at)
