@@ -4,7 +4,11 @@
 //! that the notebook kernel generates around a cell.
 
 pub use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig, Posterior};
-pub use crate::backbone::{Chain, plain_small, squeezenet_small};
+pub use crate::backbone::{
+    Backbone, Custom, Family, Greybox, LayerInfo, Mode, Network, Pooling, Preprocess, SqueezeNet,
+    TransformerConfig, alexnet, alexnet_small, facenet, fid_inception, plain_small, resnet,
+    resnet_small, squeezenet, squeezenet_small, transformer, vgg16,
+};
 pub use crate::data::{Batch, Digits, Factor, Factors, ImageColumns, ImageTable, Plane, Split};
 pub use crate::figure::{
     Bars, Chart, Colour, Figure, Histogram, ImageGrid, Overview, Panel, Table, heat,

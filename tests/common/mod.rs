@@ -43,6 +43,16 @@ pub fn weight(name: &str, dims: &[usize]) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, dims, &Device::Cpu)?)
 }
 
+/// An input of this name, filled by the same rule, times an amplitude.
+#[allow(dead_code, reason = "not every test has inputs by the rule")]
+pub fn input(name: &str, dims: &[usize], amplitude: f64) -> Result<Tensor> {
+    let count = dims.iter().product();
+    let values: Vec<f32> = numbers(name, count)
+        .map(|u| (u * amplitude) as f32)
+        .collect();
+    Ok(Tensor::from_vec(values, dims, &Device::Cpu)?)
+}
+
 /// Sets every parameter by the rule; buffers that `stored` has are taken from it, `initialized` is 1.
 pub fn fill(params: &Params, stored: &HashMap<String, Tensor>) -> Result<()> {
     let mut values = HashMap::new();
