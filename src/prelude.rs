@@ -17,7 +17,9 @@ pub use crate::flow::{
     Cinn, CinnConfig, Condition, Conditioning, Coupling, FactorConfig, FactorInn, Flow,
     FlowActivation, Memory, Mixing, factor_dims,
 };
-pub use crate::hub::{Checkpoint, Entry, Format, Published, published, published_names};
+pub use crate::hub::{
+    Checkpoint, Entry, Format, Hub, Published, Repo, RepoFile, published, published_names,
+};
 pub use crate::interpret::{Codes, Probe, Samples, chance, free_share, unread_share};
 pub use crate::loss::{Nll, PairNll, VaeLoss, nll, nll_parts, pair_nll, vae_loss};
 pub use crate::metric::{Estimate, agreement, bootstrap_mean, measure_colours, psnr};

@@ -1,6 +1,7 @@
 use super::{Claim, ClaimBuilder, Claims, Scale};
 use crate::data::Digits;
 use crate::figure::{Figure, escape, show};
+use crate::hub::Hub;
 use crate::metric::Estimate;
 use crate::ops::files::cache_dir;
 use crate::ops::keep_freed_memory;
@@ -143,6 +144,19 @@ impl Lab {
     /// The trained networks in the cache.
     pub fn store(&self) -> Store {
         Store::open(self.cache.join("trained"))
+    }
+
+    /// The hub as the environment sets it, offline where `INVARIANCES_OFFLINE` says so.
+    /// A cell that fetches a file prints lines meanwhile.
+    ///
+    /// # Errors
+    /// As [`Hub::open`].
+    pub fn hub(&self) -> Result<Hub> {
+        let hub = Hub::open()?;
+        Ok(match self.offline {
+            true => hub.with_offline_for("INVARIANCES_OFFLINE"),
+            false => hub,
+        })
     }
 
     /// The digits of the scale, `size` pixels wide: procedural ones at smoke and quick; at real and paper those of
