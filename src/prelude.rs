@@ -18,11 +18,12 @@ pub use crate::flow::{
     FlowActivation, Memory, Mixing, factor_dims,
 };
 pub use crate::hub::{
-    Checkpoint, Entry, Format, Hub, Published, Repo, RepoFile, published, published_names,
+    Checkpoint, Entry, Format, Hub, Published, Repo, RepoFile, Weights, published, published_names,
+    weights, weights_names,
 };
-pub use crate::interpret::{Codes, Probe, Samples, chance, free_share, unread_share};
+pub use crate::interpret::{Codes, Features, Probe, Samples, chance, free_share, unread_share};
 pub use crate::loss::{Nll, PairNll, VaeLoss, nll, nll_parts, pair_nll, vae_loss};
-pub use crate::metric::{Estimate, agreement, bootstrap_mean, measure_colours, psnr};
+pub use crate::metric::{Estimate, agreement, bootstrap_mean, cka, measure_colours, psnr};
 pub use crate::notebook::{Claim, ClaimBuilder, Claims, Expected, Lab, Progress, Scale};
 pub use crate::ops::{Init, Params, Rng, Scope};
 pub use crate::train::{

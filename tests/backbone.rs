@@ -9,6 +9,8 @@ use invariances::backbone::{
     squeezenet_small, vgg16,
 };
 use invariances::candle_core::{DType, Device, Tensor, Var};
+use invariances::interpret::Features;
+use invariances::metric::cka;
 use invariances::ops::{Params, Rng, Scope};
 use invariances::{Error, Result};
 use std::collections::{BTreeMap, HashMap};
@@ -419,5 +421,60 @@ fn a_network_of_the_users_own() -> Result<()> {
             .to_string()
             .contains("two layers")
     );
+    Ok(())
+}
+
+/// The alignment of two representations against the definition of its terms: a mean over all quadruples.
+#[test]
+fn alignment_is_its_definition() -> Result<()> {
+    let n = 7;
+    let mut rng = Rng::new(0);
+    let x = rng.normal((n, 3), &Device::Cpu)?.to_dtype(DType::F64)?;
+    let y = (rng.normal((n, 5), &Device::Cpu)?.to_dtype(DType::F64)? + 3.0)?;
+    let y = Tensor::cat(&[&y, &(&x * 2.0)?], 1)?;
+    let gram = |x: &Tensor| -> Result<Vec<Vec<f64>>> { Ok(x.matmul(&x.t()?)?.to_vec2()?) };
+    let (k, l) = (gram(&x)?, gram(&y)?);
+    let hsic = |k: &[Vec<f64>], l: &[Vec<f64>]| {
+        let (mut sum, mut count) = (0.0, 0.0);
+        for i in 0..n {
+            for j in 0..n {
+                for q in 0..n {
+                    for r in 0..n {
+                        let all = [i, j, q, r];
+                        if (0..4).all(|a| (0..a).all(|b| all[a] != all[b])) {
+                            sum += k[i][j] * (l[i][j] + l[q][r] - 2.0 * l[i][q]);
+                            count += 1.0;
+                        }
+                    }
+                }
+            }
+        }
+        sum / count
+    };
+    let expected = hsic(&k, &l) / (hsic(&k, &k) * hsic(&l, &l)).sqrt();
+    assert!((cka(&x, &y)? - expected).abs() < 1e-9, "{} {expected}", cka(&x, &y)?);
+    let text = cka(&x, &Tensor::ones((n, 2), DType::F64, &Device::Cpu)?).unwrap_err().to_string();
+    assert!(text.contains("hardly varies"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn features_are_the_layers_and_know_their_neighbours() -> Result<()> {
+    let network = squeezenet_small(10, &Params::new(1).root())?;
+    // More images than go through at once; image 70 is nearly image 3.
+    let images = Rng::new(2).normal((80, 3, 32, 32), &Device::Cpu)?;
+    let near = (images.narrow(0, 3, 1)? * 1.01)?;
+    let images = Tensor::cat(&[images.narrow(0, 0, 70)?, near, images.narrow(0, 71, 9)?], 0)?;
+    let features = Features::of(&network, &["pool", "conv1"], &images)?;
+    let pool = network.encode(&images, "pool")?;
+    common::assert_close("pool", &features.at("pool")?, &pool, 1e-6)?;
+    for layer in ["conv1", "pool"] {
+        let alike = features.nearest(layer, &[3, 70], 4)?;
+        assert_eq!((alike[0][0], alike[1][0]), (70, 3), "{layer}");
+        assert!(alike.iter().all(|a| a.len() == 4));
+    }
+    let text = features.at("fc").unwrap_err().to_string();
+    assert!(text.contains("no features of layer"), "{text}");
+    assert!(features.nearest("pool", &[80], 1).unwrap_err().to_string().contains("no image 80"));
     Ok(())
 }

@@ -13,7 +13,8 @@
 //! | any other | [`Custom`] | yours | yours |
 //!
 //! A published name (`features.11`) and the paper's (`conv5`) mean the same layer, its output taken after the
-//! activation where the paper takes it there. [`pretrained`] builds one by name and takes up its published weights.
+//! activation where the paper takes it there. [`crate::hub::Hub::backbone`] builds one by name with its
+//! published weights.
 //!
 //! What the notebooks ask is a [`Network`], a small trait that every candle module can be brought under
 //! ([`Custom`]); a [`Greybox`] is a network split at one layer.

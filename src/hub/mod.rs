@@ -86,10 +86,12 @@ mod remote;
 mod safetensors;
 mod source;
 mod torch;
+mod weights;
 mod zip;
 
 pub use published::{Published, published, published_names};
 pub use remote::{Hub, Repo, RepoFile};
+pub use weights::{Weights, weights, weights_names};
 
 use crate::ops::Params;
 use crate::ops::names::shown;
