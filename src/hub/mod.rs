@@ -71,9 +71,9 @@
 //! The paper's checkpoints, with their addresses and sizes, are in [`published`]:
 //!
 //! ```no_run
-//! use invariances::{flow::Cinn, hub::published, ops::Params};
+//! use invariances::{flow::Cinn, hub::{Hub, published}, ops::Params};
 //! let file = published("cinn_alexnet_aae_fc6")?;
-//! println!("{} belongs at {}", file.url, file.path()?.display());
+//! file.fetch(&Hub::open()?)?; // from file.url to file.path(), if it is not there
 //! let params = Params::new(0);
 //! let t = Cinn::new(&file.cinn()?, &params.root())?;
 //! file.open()?.load_into(&params)?; // after its MD5 was compared

@@ -1,6 +1,7 @@
 //! One request and its answer: redirects, timeouts, the token, and what a failure means.
 
 use super::Hub;
+use super::transfer::span;
 use crate::ops::names::shown;
 use crate::{Error, Result};
 use std::time::Duration;
@@ -252,12 +253,15 @@ impl Hub {
         let pause = failure
             .pause(self.pause, tried)
             .filter(|_| tried < retries)?;
+        let when = match pause {
+            Duration::ZERO => "at once".into(),
+            pause => format!("in {}", span(pause)),
+        };
         self.say(format!(
-            "{what}: {}; attempt {} of {} in {:.0?}",
+            "{what}: {}; attempt {} of {} {when}",
             failure.why(),
             tried + 2,
             retries + 1,
-            pause
         ));
         std::thread::sleep(pause);
         Some(())
@@ -269,18 +273,18 @@ impl Hub {
         let never = |what: String| Failure::Final(Error::download(what));
         match error {
             E::Timeout(Timeout::Resolve) => Failure::Unreachable(format!(
-                "the address of {host} was not found within {:.0?}",
-                self.answer
+                "the address of {host} was not found within {}",
+                span(self.answer)
             )),
             E::Timeout(Timeout::Connect) => Failure::Unreachable(format!(
-                "no connection to {host} within {:.0?}",
-                self.answer
+                "no connection to {host} within {}",
+                span(self.answer)
             )),
-            E::Timeout(Timeout::SendRequest | Timeout::RecvResponse) => {
-                Failure::Unreachable(format!("no answer from {host} within {:.0?}", self.answer))
-            }
+            E::Timeout(Timeout::SendRequest | Timeout::RecvResponse) => Failure::Unreachable(
+                format!("no answer from {host} within {}", span(self.answer)),
+            ),
             E::Timeout(_) => {
-                Failure::Unreachable(format!("no data from {host} for {:.0?}", self.stall))
+                Failure::Unreachable(format!("no data from {host} for {}", span(self.stall)))
             }
             E::HostNotFound => Failure::Unreachable(format!("no address is known for {host}")),
             E::Io(e) if e.get_ref().is_some_and(|e| e.is::<E>()) => self.failed(E::from(e), host),

@@ -2,7 +2,7 @@ use super::Hub;
 use super::cache::{check_file, check_id, check_revision, is_commit, is_stored_name};
 use super::http::{Failure, Refusal, bare};
 use super::listing::split;
-use super::transfer::{CACHE_HINT, Hash, Transfer, lock};
+use super::transfer::{CACHE_HINT, Hash, Transfer, lock, span};
 use crate::hub::source::listed;
 use crate::ops::names::{nearest, shown};
 use crate::{Error, Result};
@@ -457,7 +457,7 @@ impl Repo {
                 "{about}: {} has had too many requests ({said}){}. Try again later; with a token in HF_TOKEN more are allowed",
                 refusal.host,
                 match refusal.wait {
-                    Some(wait) => format!(" and asks to wait {wait:.0?}"),
+                    Some(wait) => format!(" and asks to wait {}", span(wait)),
                     None => String::new(),
                 }
             ),

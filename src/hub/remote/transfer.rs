@@ -383,7 +383,7 @@ impl Transfer<'_> {
 
     fn unwritable(&self, error: std::io::Error) -> Failure {
         let hint = match error.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
                 let size = self
                     .size
                     .map_or(String::new(), |s| format!("{} are needed; ", amount(s)));
@@ -528,7 +528,7 @@ impl Progress {
                 " of {} ({} %), about {} left",
                 amount(size),
                 u128::from(at) * 100 / u128::from(size),
-                seconds(Duration::from_secs_f64(
+                span(Duration::from_secs_f64(
                     (size.saturating_sub(at) as f64 / rate).min(1e6)
                 ))
             ),
@@ -551,14 +551,16 @@ impl Progress {
                 "{}: {} in {}",
                 self.what,
                 amount(self.last),
-                seconds(started.elapsed())
+                span(started.elapsed())
             ));
         }
     }
 }
 
-fn seconds(d: Duration) -> String {
+/// A time for a reader.
+pub(super) fn span(d: Duration) -> String {
     match d.as_secs() {
+        0 => format!("{} ms", d.as_millis()),
         s if s >= 3600 => format!("{} h {} min", s / 3600, s / 60 % 60),
         s if s >= 60 => format!("{} min {} s", s / 60, s % 60),
         s => format!("{s} s"),
