@@ -452,8 +452,14 @@ fn alignment_is_its_definition() -> Result<()> {
         sum / count
     };
     let expected = hsic(&k, &l) / (hsic(&k, &k) * hsic(&l, &l)).sqrt();
-    assert!((cka(&x, &y)? - expected).abs() < 1e-9, "{} {expected}", cka(&x, &y)?);
-    let text = cka(&x, &Tensor::ones((n, 2), DType::F64, &Device::Cpu)?).unwrap_err().to_string();
+    assert!(
+        (cka(&x, &y)? - expected).abs() < 1e-9,
+        "{} {expected}",
+        cka(&x, &y)?
+    );
+    let text = cka(&x, &Tensor::ones((n, 2), DType::F64, &Device::Cpu)?)
+        .unwrap_err()
+        .to_string();
     assert!(text.contains("hardly varies"), "{text}");
     Ok(())
 }
@@ -464,7 +470,10 @@ fn features_are_the_layers_and_know_their_neighbours() -> Result<()> {
     // More images than go through at once; image 70 is nearly image 3.
     let images = Rng::new(2).normal((80, 3, 32, 32), &Device::Cpu)?;
     let near = (images.narrow(0, 3, 1)? * 1.01)?;
-    let images = Tensor::cat(&[images.narrow(0, 0, 70)?, near, images.narrow(0, 71, 9)?], 0)?;
+    let images = Tensor::cat(
+        &[images.narrow(0, 0, 70)?, near, images.narrow(0, 71, 9)?],
+        0,
+    )?;
     let features = Features::of(&network, &["pool", "conv1"], &images)?;
     let pool = network.encode(&images, "pool")?;
     common::assert_close("pool", &features.at("pool")?, &pool, 1e-6)?;
@@ -475,6 +484,12 @@ fn features_are_the_layers_and_know_their_neighbours() -> Result<()> {
     }
     let text = features.at("fc").unwrap_err().to_string();
     assert!(text.contains("no features of layer"), "{text}");
-    assert!(features.nearest("pool", &[80], 1).unwrap_err().to_string().contains("no image 80"));
+    assert!(
+        features
+            .nearest("pool", &[80], 1)
+            .unwrap_err()
+            .to_string()
+            .contains("no image 80")
+    );
     Ok(())
 }
