@@ -314,3 +314,26 @@ impl Hub {
         (0..labels.len()).map(name).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::renamed;
+
+    #[test]
+    fn names_of_the_hub_become_those_of_torchvision() {
+        let name = |network, name| renamed(network, name);
+        let is = |name: &str, dense| Some((name.to_string(), dense));
+        assert_eq!(
+            name("vgg16", "pre_logits.fc1.weight"),
+            is("classifier.0.weight", true)
+        );
+        assert_eq!(name("vgg16", "head.fc.bias"), is("classifier.6.bias", true));
+        assert_eq!(
+            name("vgg16", "features.0.weight"),
+            is("features.0.weight", false)
+        );
+        assert_eq!(name("resnet50", "bn1.num_batches_tracked"), None);
+        assert_eq!(name("clip_base", "text_model.x"), None);
+        assert_eq!(name("dinov2_small", "embeddings.mask_token"), None);
+    }
+}
