@@ -8,7 +8,7 @@ use invariances::notebook::Lab;
 use invariances::ops::Rng;
 use invariances::{Error, Result, hf_hub};
 use loopback::{COMMIT, Fault, LoopbackHub, Repo, git_name, sha256};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -866,11 +866,10 @@ fn a_connection_that_is_not_secure_is_refused_at_once() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("https://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {
-        listener
-            .accept()
-            .unwrap()
-            .0
-            .write_all(b"HTTP/1.1 400 .\r\n\r\n")
+        let mut stream = listener.accept()?.0;
+        stream.write_all(b"HTTP/1.1 400 .\r\n\r\n")?;
+        // A connection that is closed with something unread is reset, and the answer lost.
+        stream.read_to_end(&mut Vec::new())
     });
     let hub = client(&server, cache.path())?.with_endpoint(&endpoint)?;
     says(
