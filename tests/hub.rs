@@ -1199,6 +1199,31 @@ fn a_file_of_the_web_is_resumed_only_from_the_same_version() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_file_of_the_web_that_changes_meanwhile_is_the_new_one() -> Result<()> {
+    let (server, folder) = (LoopbackHub::start(vec![]), folder());
+    let hub = client(&server, folder.path())?;
+    let (url, path) = (
+        server.share("cinn", weights()),
+        folder.path().join("cinn.ckpt"),
+    );
+    server.fault("GET cdn:", 1, Fault::Cut(60_000));
+    server.fault("GET hub:/f/", 1, Fault::Change(vec![]));
+    server.fault("GET hub:/f/", 1, Fault::Wait);
+    let (fetcher, to) = (hub.clone(), path.clone());
+    let fetching = std::thread::spawn(move || fetcher.download(&url, to, None));
+    while server.requests().len() < 3 {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let changed = content(5, 80_000);
+    server.share("cinn", changed.clone());
+    server.go_on();
+    fetching.join().unwrap()?;
+    assert_eq!(read(path), changed);
+    said(&hub, "cinn.ckpt: fetching, 80 kB");
+    Ok(())
+}
+
 /// Whatever goes wrong, in whatever order: the file is right, or there is an error and no file.
 /// `INVARIANCES_FUZZ` is the number of sequences.
 #[test]
