@@ -116,7 +116,7 @@ pub enum Fault {
     Whole,
     /// Another content, to its end, without a length.
     Other(Vec<u8>),
-    /// The content waits until [`LoopbackHub::go_on`].
+    /// The answer waits until [`LoopbackHub::go_on`].
     Wait,
 }
 
@@ -471,8 +471,12 @@ impl Shared {
                 return no_revision();
             };
             let file = |f: &RepoFile| {
-                let mut entry = json!({"rfilename": f.name, "size": f.bytes.len(), "blobId": git_name(&f.bytes)});
-                if f.large {
+                let mut entry = json!({"rfilename": f.name});
+                if request.path.ends_with("?blobs=true") {
+                    entry["size"] = json!(f.bytes.len());
+                    entry["blobId"] = json!(git_name(&f.bytes));
+                }
+                if f.large && !entry["size"].is_null() {
                     entry["lfs"] = json!({"sha256": sha256(&f.bytes), "size": f.bytes.len(), "pointerSize": 134});
                 }
                 entry
@@ -616,6 +620,12 @@ impl Shared {
                 }
             }
         }
+        if let Some(Fault::Wait) = fault {
+            let mut go = held(&self.waiting.0);
+            while !*go {
+                go = self.waiting.1.wait(go).unwrap_or_else(|e| e.into_inner());
+            }
+        }
         let mut head = format!("HTTP/1.1 {} .\r\n", answer.status);
         for (name, value) in &answer.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
@@ -623,12 +633,6 @@ impl Shared {
         out.write_all(format!("{head}\r\n").as_bytes())?;
         if request.method == "HEAD" {
             return Ok(());
-        }
-        if let Some(Fault::Wait) = fault {
-            let mut go = held(&self.waiting.0);
-            while !*go {
-                go = self.waiting.1.wait(go).unwrap_or_else(|e| e.into_inner());
-            }
         }
         let sent = match fault {
             Some(Fault::Cut(bytes) | Fault::Stall(bytes)) => bytes.min(body.len()),

@@ -148,12 +148,14 @@ impl Repo {
         path.is_file().then_some(path)
     }
 
-    /// Keeps what the revision stands for.
-    pub(super) fn keep_commit(&self, commit: &str) -> Result<()> {
+    /// Keeps what the revision stands for. A cache that is not ours to write serves all the same.
+    pub(super) fn keep_commit(&self, commit: &str) {
         if self.known_commit().as_deref() == Some(commit) || self.revision == commit {
-            return Ok(());
+            return;
         }
-        write_atomic(self.reference(), commit.as_bytes()).map_err(|e| e.with_hint(CACHE_HINT))
+        if let Err(error) = write_atomic(self.reference(), commit.as_bytes()) {
+            self.hub.say(format!("the revision is not kept: {error}"));
+        }
     }
 
     /// Has a snapshot's file lead to its content; where there are no links, the content moves there.

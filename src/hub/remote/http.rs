@@ -199,7 +199,17 @@ impl Hub {
         if let Some(token) = self.token.as_deref().filter(|_| ours) {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
-        request.call().map_err(|e| self.failed(e, &host(uri)))
+        request.call().map_err(|e| match e {
+            // What rustls refuses.
+            ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+                Failure::Final(Error::download(format!(
+                    "no secure connection to {}: {}. Does a proxy read along, is this machine's date wrong, or is it no https:// server?",
+                    host(uri),
+                    self.clean(&e.to_string())
+                )))
+            }
+            e => self.failed(e, &host(uri)),
+        })
     }
 
     /// Reads an answer of the API.

@@ -190,7 +190,7 @@ impl Repo {
     /// # Errors
     /// As [`Repo::file`].
     pub fn files(&self) -> Result<Vec<RepoFile>> {
-        Ok(self.list()?.1)
+        Ok(self.list(true)?.1)
     }
 
     /// The parquet files of a dataset's split, in order, fetched if they are not in the cache.
@@ -202,7 +202,7 @@ impl Repo {
     /// # Errors
     /// [`Error::Invalid`] for a split that is not there, with those that are; else as [`Repo::file`].
     pub fn parquet(&self, split_name: &str) -> Result<Vec<PathBuf>> {
-        let (commit, files) = self.list()?;
+        let (commit, files) = self.list(false)?;
         let names: Vec<String> = files.into_iter().map(|f| f.path).collect();
         let what = format!("the {} {}", self.kind.name(), self.name());
         let wanted = split(&what, &names, split_name)?;
@@ -215,7 +215,7 @@ impl Repo {
         let paths: Result<Vec<_>> = wanted.iter().map(|name| fixed.file(name)).collect();
         let paths = paths?;
         if !self.hub.offline() {
-            self.keep_commit(&commit)?;
+            self.keep_commit(&commit);
         }
         Ok(paths)
     }
@@ -336,17 +336,12 @@ impl Repo {
             }
             self.link(&blob, &remote.commit, name)?;
         }
-        // A cache that is not ours to write serves all the same.
-        let kept = self.keep_commit(&remote.commit);
-        if let Err(error) = kept {
-            self.hub
-                .say(format!("{about}: its revision is not kept: {error}"));
-        }
+        self.keep_commit(&remote.commit);
         Ok(pointer)
     }
 
     /// The commit of the revision, and its files.
-    fn list(&self) -> Result<(String, Vec<RepoFile>)> {
+    fn list(&self, sizes: bool) -> Result<(String, Vec<RepoFile>)> {
         let about = format!("the files of the {} {}", self.kind.name(), self.name());
         let cached = || {
             let (commit, files) = self.cached_files().filter(|(_, f)| !f.is_empty())?;
@@ -365,7 +360,7 @@ impl Repo {
         } else {
             self.hub.retries
         };
-        let listed = self.hub.patiently(&about, retries, || self.listing());
+        let listed = self.hub.patiently(&about, retries, || self.listing(sizes));
         match (listed, cached) {
             (Ok(listed), _) => Ok(listed),
             (Err(failure), Some(cached)) if !is_missing(&failure) => {
@@ -379,9 +374,11 @@ impl Repo {
         }
     }
 
-    fn listing(&self) -> Result<(String, Vec<RepoFile>), Failure> {
+    fn listing(&self, sizes: bool) -> Result<(String, Vec<RepoFile>), Failure> {
         let revision = encoded(&self.revision, false);
-        let url = self.api_url(self.kind, &format!("/revision/{revision}?blobs=true"));
+        // Lengths make the hub look at every file, which takes long for many.
+        let blobs = if sizes { "?blobs=true" } else { "" };
+        let url = self.api_url(self.kind, &format!("/revision/{revision}{blobs}"));
         let info: Info = self.hub.api(&url)?;
         let commit = info.sha.filter(|sha| is_stored_name(sha)).ok_or_else(|| {
             Error::download(format!(
@@ -476,7 +473,7 @@ impl Repo {
     fn missing(&self, about: &str, file: Option<&str>, refusal: &Refusal) -> String {
         let gone = |code: &str| refusal.code == code;
         let listing = (!gone("RepoNotFound") && !gone("RevisionNotFound"))
-            .then(|| self.listing().ok())
+            .then(|| self.listing(false).ok())
             .flatten();
         if let (Some(file), Some((_, files))) = (file, &listing) {
             let names: Vec<&str> = files.iter().map(|f| f.path.as_str()).collect();

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// A file whose length nobody announces is given up beyond this.
-const UNANNOUNCED: u64 = 1 << 30;
+const UNANNOUNCED: u64 = 16 << 30;
 /// An attempt that brought so much does not count as a failed one.
 const BROUGHT: u64 = 1 << 20;
 /// What is read and written at a time.
@@ -262,7 +262,9 @@ impl Transfer<'_> {
                 ));
             }
             _ => {
+                // Perhaps another version than before, with another length.
                 at = 0;
+                state.size = self.size;
                 empty(&mut file).map_err(|e| self.unwritable(e))?;
                 state.joined = false;
                 if self.versions {
