@@ -1094,7 +1094,7 @@ fn a_file_of_the_web_is_fetched_and_compared() -> Result<()> {
     says(
         hub.with_offline(true).download(&url, &path, Some(&hash)),
         &[
-            "cinn.ckpt has another MD5 at",
+            "cinn.ckpt has another hash at",
             "nothing is fetched, as with_offline(true) says",
         ],
     );

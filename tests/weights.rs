@@ -183,5 +183,27 @@ fn what_is_not_known_is_said() -> Result<()> {
     };
     let text = escaping.path(&here).unwrap_err().to_string();
     assert!(text.contains("does not end with a file's name"), "{text}");
+    // A file of the web is told by the beginning of its SHA-256.
+    let (network, bytes) = published(&weights("squeezenet1_1")?, str::to_string, &[])?;
+    let address = server.share("squeezenet1_1-b8a52dc0.pth", bytes.clone());
+    let path = folder.path().join("web/squeezenet1_1.pth");
+    let right = &loopback::sha256(&bytes)[..8];
+    let text = here
+        .download(&address, &path, Some("b8a52dc0"))
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("b8a52dc0") && text.contains(right), "{text}");
+    assert!(!path.exists());
+    here.download(&address, &path, Some(right))?;
+    let found = weights("squeezenet1_1")?.load(&path)?;
+    assert_eq!(
+        features(&found, "fire9", 64)?,
+        features(&network, "fire9", 64)?
+    );
+    let text = here
+        .download(&address, &path, Some("short"))
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("a SHA-256 begins"), "{text}");
     Ok(())
 }

@@ -260,22 +260,22 @@ impl Hub {
         Repo::new(self, Kind::Dataset, id)
     }
 
-    /// Fetches any file of the web to `path`, unless it is there with this MD5. Where none is given, a file
-    /// that is there is taken as it is.
+    /// Fetches any file of the web to `path`, unless it is there with this hash: an MD5, or the 8 digits and
+    /// more with which a SHA-256 begins. Where none is given, a file that is there is taken as it is.
     ///
     /// What arrived before a cut is kept as `path.incomplete` and resumed. `path` is whole or not there.
     /// No token is sent, unless the address is the hub's.
     ///
     /// # Errors
-    /// [`Error::Download`] where it cannot be had or is another file than the MD5 says, with what to do;
+    /// [`Error::Download`] where it cannot be had or is another file than the hash says, with what to do;
     /// [`Error::Invalid`] for what is no address, [`Error::Io`] where it cannot be written.
-    pub fn download(&self, url: &str, path: impl AsRef<Path>, md5: Option<&str>) -> Result<()> {
+    pub fn download(&self, url: &str, path: impl AsRef<Path>, hash: Option<&str>) -> Result<()> {
         let path = path.as_ref();
         let name = path.file_name().unwrap_or_default();
         let what = shown(&name.to_string_lossy());
         parse(url)?;
-        let hash = match md5 {
-            Some(md5) => Hash::Md5(md5.to_ascii_lowercase()),
+        let hash = match hash {
+            Some(text) => Hash::published(text)?,
             None => Hash::Unknown,
         };
         let is_there = |tell: bool| -> Result<bool> {
@@ -285,7 +285,8 @@ impl Hub {
             let differs = hash.differs(path)?;
             if let Some((expected, found)) = differs.as_ref().filter(|_| tell) {
                 self.say(format!(
-                    "{what}: expected MD5 {expected}, found {found}; fetched again"
+                    "{what}: expected {} {expected}, found {found}; fetched again",
+                    hash.name()
                 ));
             }
             Ok(differs.is_none())
@@ -295,7 +296,7 @@ impl Hub {
         }
         if let Some(reason) = &self.offline {
             let found = match path.is_file() {
-                true => "has another MD5 at",
+                true => "has another hash at",
                 false => "is not at",
             };
             return Err(Error::download(format!(

@@ -21,7 +21,7 @@ const PIECE: usize = 256 << 10;
 pub(super) enum Hash {
     /// Nobody says.
     Unknown,
-    /// As Git LFS names a file.
+    /// As Git LFS names a file; torch's published files have its beginning in their names.
     Sha256(String),
     /// As Git names a file: over `blob`, its length, a zero byte and its content.
     Git(String),
@@ -39,7 +39,20 @@ impl Hash {
         }
     }
 
-    fn name(&self) -> &'static str {
+    /// A hash that is published beside an address: 32 digits are an MD5, 8 to 64 others the beginning of a SHA-256.
+    pub fn published(text: &str) -> Result<Self> {
+        let text = text.to_ascii_lowercase();
+        let hex = text.bytes().all(|b| b.is_ascii_hexdigit());
+        match text.len() {
+            32 if hex => Ok(Self::Md5(text)),
+            8..=64 if hex => Ok(Self::Sha256(text)),
+            _ => Err(Error::invalid(format!(
+                "expected the 32 digits of an MD5, or 8 to 64 with which a SHA-256 begins, found {text:?}"
+            ))),
+        }
+    }
+
+    pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Unknown => "no hash",
             Self::Sha256(_) => "SHA-256",
@@ -86,7 +99,7 @@ impl Hash {
                 (expected, format!("{:x}", context.finalize()))
             }
         };
-        Ok((*expected != found).then(|| (expected.clone(), found)))
+        Ok((!found.starts_with(expected.as_str())).then(|| (expected.clone(), found)))
     }
 }
 
