@@ -493,3 +493,87 @@ fn features_are_the_layers_and_know_their_neighbours() -> Result<()> {
     );
     Ok(())
 }
+
+/// Models of candle-transformers, tokens or pooled, each in a line; where their gradient lacks a part, none is given.
+#[test]
+fn models_of_candle_transformers_are_networks() -> Result<()> {
+    use invariances::candle_nn::{self, VarBuilder, VarMap};
+    use invariances::candle_transformers::models::{clip, dinov2, vit};
+    let vars = VarMap::new();
+    let at = VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+    let config = vit::Config {
+        hidden_size: 24,
+        num_hidden_layers: 2,
+        num_attention_heads: 3,
+        intermediate_size: 48,
+        hidden_act: candle_nn::Activation::Gelu,
+        layer_norm_eps: 1e-12,
+        image_size: 32,
+        patch_size: 8,
+        num_channels: 3,
+        qkv_bias: true,
+    };
+    let why = "candle-nn's layer norm has no backward pass";
+    let model = vit::Model::new(&config, 7, at.pp("vit"))?;
+    let vit = Custom::new("vit")
+        .layer("logits", move |x: &Tensor| model.forward(x))
+        .with_preprocess(&Preprocess::half(32))
+        .without_gradient(why);
+    let config = clip::vision_model::ClipVisionConfig {
+        embed_dim: 24,
+        activation: clip::text_model::Activation::QuickGelu,
+        intermediate_size: 48,
+        num_hidden_layers: 2,
+        num_attention_heads: 3,
+        projection_dim: 5,
+        num_channels: 3,
+        image_size: 32,
+        patch_size: 8,
+    };
+    let model = clip::vision_model::ClipVisionTransformer::new(at.pp("clip"), &config)?;
+    let tokens = model.clone();
+    let pooled = Custom::new("clip")
+        .layer("pooled", model)
+        .with_preprocess(&Preprocess::clip(32))
+        .without_gradient(why);
+    let tokens = Custom::new("clip tokens")
+        .layer("tokens", move |x: &Tensor| {
+            Ok(tokens.output_hidden_states(x)?.swap_remove(1))
+        })
+        .with_preprocess(&Preprocess::clip(32))
+        .without_gradient(why);
+    let model = dinov2::DinoVisionTransformer::new(at.pp("dinov2"), 2, 24, 3)?;
+    let patches = Custom::new("dinov2")
+        .layer("patches", move |x: &Tensor| {
+            // candle-transformers' takes one image at a time.
+            let images = (0..x.dim(0)?).map(|i| x.narrow(0, i, 1));
+            let each = images.map(|x| {
+                let found = model.get_intermediate_layers(&x?, &[1], false, false, true)?;
+                found.squeeze(0)
+            });
+            Tensor::cat(
+                &each.collect::<invariances::candle_core::Result<Vec<_>>>()?,
+                0,
+            )
+        })
+        .with_preprocess(&Preprocess::imagenet(28))
+        .without_gradient(why);
+    let x = Rng::new(1).uniform(-1.0, 1.0, (2, 3, 40, 40), &Device::Cpu)?;
+    let shape = |network: &Custom, layer: &str, pooling: Pooling| -> Result<Vec<usize>> {
+        let greybox = Greybox::new(network, layer)?.pooled(pooling);
+        let z = greybox.encode(&x)?;
+        assert_eq!(z.dims()[1..], greybox.shape(40)?);
+        let text = greybox
+            .gradient(&x, |z| z.sum_all())
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains(why), "{text}");
+        Ok(z.dims().to_vec())
+    };
+    assert_eq!(shape(&vit, "logits", Pooling::None)?, [2, 7]);
+    assert_eq!(shape(&pooled, "pooled", Pooling::None)?, [2, 24]);
+    assert_eq!(shape(&tokens, "tokens", Pooling::None)?, [2, 17, 24]);
+    assert_eq!(shape(&tokens, "tokens", Pooling::ClassToken)?, [2, 24]);
+    assert_eq!(shape(&patches, "patches", Pooling::Mean)?, [2, 24]);
+    Ok(())
+}

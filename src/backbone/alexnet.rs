@@ -43,7 +43,7 @@ pub fn alexnet(classes: usize, at: &Scope) -> Result<Backbone> {
     }
     net.push("avgpool", Layer::AdaptivePool(6));
     head(&mut net, 256 * 36, classes, [1, 4, 6], at)?;
-    Ok(net.done())
+    Ok(net.done(at.device()))
 }
 
 /// Three dense layers, as AlexNet and VGG-16 end: their numbers in `classifier`.

@@ -28,9 +28,27 @@ use std::sync::Arc;
 /// # Ok::<(), invariances::Error>(())
 /// ```
 ///
-/// candle-transformers' ViT, token by token of its last layer hidden, is `Custom::new("vit").layer("logits", model).without_gradient(…)`: its
-/// layer norm and softmax give no gradient, which it would silently lack. The same checkpoints in [`super::transformer`] have named
-/// blocks and gradients.
+/// A model of candle-transformers is a layer as well. Its layer norm and softmax have no backward pass, so that its gradient would lack a
+/// part without a word; [`Custom::without_gradient`] makes that an error:
+///
+/// ```no_run
+/// use invariances::backbone::{Custom, Preprocess};
+/// use invariances::candle_core::{DType, Device, Tensor};
+/// use invariances::candle_nn::VarBuilder;
+/// use invariances::candle_transformers::models::clip::vision_model::{ClipVisionConfig, ClipVisionTransformer};
+///
+/// let path = invariances::hub::Hub::open()?.model("openai/clip-vit-base-patch32")?.file("model.safetensors")?;
+/// // SAFETY: nobody changes the file meanwhile.
+/// let weights = unsafe { VarBuilder::from_mmaped_safetensors(&[path], DType::F32, &Device::Cpu)? };
+/// let model = ClipVisionTransformer::new(weights.pp("vision_model"), &ClipVisionConfig::vit_base_patch32())?;
+/// let tokens = Custom::new("clip, block 5")
+///     .layer("tokens", move |x: &Tensor| Ok(model.output_hidden_states(x)?.swap_remove(5)))
+///     .with_preprocess(&Preprocess::clip(224))
+///     .without_gradient("candle-nn's layer norm has no backward pass");
+/// # Ok::<(), invariances::Error>(())
+/// ```
+///
+/// The same checkpoints in [`super::transformer`] have named blocks, a Ψ and gradients.
 #[derive(Clone)]
 pub struct Custom {
     name: String,

@@ -170,5 +170,5 @@ pub fn facenet(at: &Scope) -> Result<Backbone> {
         Layer::Norm(Norm::new(512, EPS, &at.pp("last_bn"))?),
     );
     net.push("embedding", Layer::Normalise);
-    Ok(net.done())
+    Ok(net.done(at.device()))
 }

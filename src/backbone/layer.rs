@@ -7,7 +7,7 @@ use crate::ops::{
     batch_norm_training, conv2d, dense, leaky_relu, max_pool2d, softmax,
 };
 use crate::{Error, Result};
-use candle_core::{Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 
 pub(super) const RELU: Activation = Activation::Leaky(0.0);
 
@@ -123,13 +123,18 @@ impl Norm {
         Ok((scale, shift))
     }
 
-    fn frozen(&self) -> Result<Self> {
+    fn frozen(&self, device: &Device) -> Result<Self> {
+        let copy = |var: &Var| -> Result<Var> {
+            // A copy: a variable has its numbers for itself.
+            Ok(Var::from_tensor(
+                &constant(var.as_tensor(), device)?.copy()?,
+            )?)
+        };
         Ok(Self {
-            weight: self.weight.detach(),
-            bias: self.bias.detach(),
-            // Copies: training on with the network that this one was frozen from must not reach it.
-            mean: Var::from_tensor(&self.mean.as_tensor().copy()?)?,
-            variance: Var::from_tensor(&self.variance.as_tensor().copy()?)?,
+            weight: constant(&self.weight, device)?,
+            bias: constant(&self.bias, device)?,
+            mean: copy(&self.mean)?,
+            variance: copy(&self.variance)?,
             ..self.clone()
         })
     }
@@ -213,14 +218,14 @@ impl Conv {
         Ok((weight.reshape(self.weight.shape())?, shift))
     }
 
-    fn frozen(&self) -> Result<Self> {
+    fn frozen(&self, device: &Device) -> Result<Self> {
         let (weight, bias) = match &self.norm {
             None => (self.weight.clone(), self.bias.clone()),
             Some(norm) => self.folded(norm)?,
         };
         Ok(Self {
-            weight: weight.detach(),
-            bias: bias.detach(),
+            weight: constant(&weight, device)?,
+            bias: constant(&bias, device)?,
             norm: None,
             ..self.clone()
         })
@@ -313,12 +318,12 @@ impl Dense {
         self.parameters
     }
 
-    pub(super) fn frozen(&self) -> Self {
-        Self {
-            weight: self.weight.detach(),
-            bias: self.bias.detach(),
+    pub(super) fn frozen(&self, device: &Device) -> Result<Self> {
+        Ok(Self {
+            weight: constant(&self.weight, device)?,
+            bias: constant(&self.bias, device)?,
             ..self.clone()
-        }
+        })
     }
 }
 
@@ -467,13 +472,16 @@ impl Layer {
         }
     }
 
-    /// The layer as a constant: no gradient for its parameters, batch norms taken into the convolutions before them.
-    pub(super) fn frozen(&self) -> Result<Self> {
-        let all = |layers: &[Self]| layers.iter().map(Self::frozen).collect::<Result<Vec<_>>>();
+    /// The layer as a constant on a device: no gradient for its parameters, batch norms taken into the convolutions before them.
+    pub(super) fn frozen(&self, device: &Device) -> Result<Self> {
+        let all = |layers: &[Self]| {
+            let each = layers.iter().map(|l| l.frozen(device));
+            each.collect::<Result<Vec<_>>>()
+        };
         Ok(match self {
-            Self::Conv(conv) => Self::Conv(conv.frozen()?),
-            Self::Norm(norm) => Self::Norm(norm.frozen()?),
-            Self::Dense(dense) => Self::Dense(dense.frozen()),
+            Self::Conv(conv) => Self::Conv(conv.frozen(device)?),
+            Self::Norm(norm) => Self::Norm(norm.frozen(device)?),
+            Self::Dense(dense) => Self::Dense(dense.frozen(device)?),
             Self::Sequence(layers) => Self::Sequence(all(layers)?),
             Self::Concat(layers) => Self::Concat(all(layers)?),
             Self::Residual {
@@ -482,20 +490,25 @@ impl Layer {
                 scale,
                 activation,
             } => Self::Residual {
-                body: Box::new(body.frozen()?),
+                body: Box::new(body.frozen(device)?),
                 shortcut: match shortcut {
-                    Some(shortcut) => Some(Box::new(shortcut.frozen()?)),
+                    Some(shortcut) => Some(Box::new(shortcut.frozen(device)?)),
                     None => None,
                 },
                 scale: *scale,
                 activation: *activation,
             },
-            Self::Embed(embed) => Self::Embed(embed.frozen()),
-            Self::Encoder(encoder) => Self::Encoder(encoder.frozen()),
-            Self::LayerNorm(norm) => Self::LayerNorm(norm.frozen()),
+            Self::Embed(embed) => Self::Embed(embed.frozen(device)?),
+            Self::Encoder(encoder) => Self::Encoder(encoder.frozen(device)?),
+            Self::LayerNorm(norm) => Self::LayerNorm(norm.frozen(device)?),
             other => other.clone(),
         })
     }
+}
+
+/// The numbers of a parameter, without a gradient, on a device.
+pub(super) fn constant(parameter: &Tensor, device: &Device) -> Result<Tensor> {
+    Ok(parameter.detach().to_device(device)?)
 }
 
 fn first(x: &[usize]) -> usize {

@@ -133,5 +133,5 @@ pub fn resnet(depth: usize, classes: usize, at: &Scope) -> Result<Backbone> {
     );
     net.output();
     net.push("softmax", Layer::Softmax);
-    Ok(net.done())
+    Ok(net.done(at.device()))
 }

@@ -47,7 +47,7 @@ pub fn squeezenet_small(classes: usize, at: &Scope) -> Result<Backbone> {
     net.push("fire4", fire(128, 32, 64, &at.pp("fire4"))?);
     net.push("pool", Layer::GlobalMean);
     classifier(&mut net, 128, classes, at)?;
-    Ok(net.done())
+    Ok(net.done(at.device()))
 }
 
 /// A plain convolutional network of another build than the one under study, to judge what pictures show.
@@ -65,7 +65,7 @@ pub fn plain_small(classes: usize, at: &Scope) -> Result<Backbone> {
     net.push("conv6", conv(96, 128, 3, 1, &at.pp("conv6"))?);
     net.push("pool", Layer::GlobalMean);
     classifier(&mut net, 128, classes, at)?;
-    Ok(net.done())
+    Ok(net.done(at.device()))
 }
 
 /// AlexNet's build (arXiv 1404.5997) for images of 32 to 64 px, its layers called by the paper's names: `conv1` … `conv5`, `fc6`, `fc7`,
@@ -97,7 +97,7 @@ pub fn alexnet_small(width: usize, classes: usize, at: &Scope) -> Result<Backbon
     net.push("fc8", Layer::Dense(logits));
     net.output();
     net.push("softmax", Layer::Softmax);
-    Ok(net.done())
+    Ok(net.done(at.device()))
 }
 
 /// A ResNet (arXiv 1512.03385) for images of 32 to 64 px, with batch norm: `conv1`, three stages of two basic blocks (`layer1` … `layer3`),
@@ -124,5 +124,5 @@ pub fn resnet_small(width: usize, classes: usize, at: &Scope) -> Result<Backbone
     }
     net.push("avgpool", Layer::GlobalMean);
     classifier(&mut net, inputs, classes, at)?;
-    Ok(net.done())
+    Ok(net.done(at.device()))
 }

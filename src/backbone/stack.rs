@@ -1,7 +1,7 @@
 use super::layer::{Layer, run};
 use super::{Network, Preprocess};
 use crate::{Error, Result};
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
@@ -29,6 +29,7 @@ pub struct Backbone {
     output: usize,
     preprocess: Preprocess,
     mode: Mode,
+    device: Device,
 }
 
 impl fmt::Debug for Backbone {
@@ -71,17 +72,31 @@ impl Backbone {
     }
 
     /// The network as a constant, in evaluation mode: no gradient for its parameters (that for its input is there),
-    /// and batch norms taken into the convolutions before them, which is quicker. Training on with the network that it was made
-    /// from does not change it where a batch norm was folded, so freeze a network when it is trained.
+    /// and batch norms taken into the convolutions before them, which is quicker. Freeze a network when it is trained: what training
+    /// changes afterwards reaches some of its layers, and those with a folded batch norm not.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where memory runs out on a device.
+    /// [`Error::Tensor`] where memory runs out.
     pub fn frozen(&self) -> Result<Self> {
+        self.frozen_as(None)
+    }
+
+    /// As [`Backbone::frozen`], on another device.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where memory runs out.
+    pub fn frozen_on(&self, device: &Device) -> Result<Self> {
+        self.frozen_as(Some(device))
+    }
+
+    fn frozen_as(&self, device: Option<&Device>) -> Result<Self> {
+        let device = device.unwrap_or(&self.device);
         let layers = self.layers.iter();
-        let frozen = layers.map(|(name, layer)| Ok((name.clone(), layer.frozen()?)));
+        let frozen = layers.map(|(name, layer)| Ok((name.clone(), layer.frozen(device)?)));
         Ok(Self {
             layers: Arc::new(frozen.collect::<Result<_>>()?),
             mode: Mode::Evaluation,
+            device: device.clone(),
             ..self.clone()
         })
     }
@@ -197,7 +212,8 @@ impl Stack {
         self.output = Some(self.last());
     }
 
-    pub(super) fn done(self) -> Backbone {
+    /// The network, whose parameters are on `device`.
+    pub(super) fn done(self, device: &Device) -> Backbone {
         Backbone {
             output: self.output.unwrap_or(self.last()),
             name: self.name,
@@ -205,6 +221,7 @@ impl Stack {
             aliases: Arc::new(self.aliases),
             preprocess: self.preprocess,
             mode: Mode::default(),
+            device: device.clone(),
         }
     }
 }

@@ -3,11 +3,11 @@
 //!
 //! candle-transformers has all three, but hides their blocks, and their gradient stops at candle-nn's layer norm.
 
-use super::layer::{Dense, Layer};
+use super::layer::{Dense, Layer, constant};
 use super::{Backbone, Preprocess, Stack};
 use crate::ops::{ConvConfig, Init, Scope, conv2d, layer_norm, resize_bicubic, softmax};
 use crate::{Error, Result};
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// Whose names and details a transformer has.
@@ -105,12 +105,12 @@ impl LayerNorm {
         2 * self.weight.elem_count()
     }
 
-    pub(super) fn frozen(&self) -> Self {
-        Self {
-            weight: self.weight.detach(),
-            bias: self.bias.detach(),
+    pub(super) fn frozen(&self, device: &Device) -> Result<Self> {
+        Ok(Self {
+            weight: constant(&self.weight, device)?,
+            bias: constant(&self.bias, device)?,
             eps: self.eps,
-        }
+        })
     }
 }
 
@@ -230,14 +230,14 @@ impl Embed {
         self.parameters
     }
 
-    pub(super) fn frozen(&self) -> Self {
-        Self {
-            weight: self.weight.detach(),
-            bias: self.bias.detach(),
-            class: self.class.detach(),
-            position: self.position.detach(),
+    pub(super) fn frozen(&self, device: &Device) -> Result<Self> {
+        Ok(Self {
+            weight: constant(&self.weight, device)?,
+            bias: constant(&self.bias, device)?,
+            class: constant(&self.class, device)?,
+            position: constant(&self.position, device)?,
             parameters: self.parameters,
-        }
+        })
     }
 }
 
@@ -386,22 +386,24 @@ impl Encoder {
         dense + norms + scales.sum::<usize>()
     }
 
-    pub(super) fn frozen(&self) -> Self {
+    pub(super) fn frozen(&self, device: &Device) -> Result<Self> {
+        let [norm1, norm2] = &self.norms;
         let [wide, narrow] = &self.perceptron;
-        Self {
-            norms: self.norms.each_ref().map(LayerNorm::frozen),
-            query: self.query.frozen(),
-            key: self.key.frozen(),
-            value: self.value.frozen(),
-            out: self.out.frozen(),
-            perceptron: [wide.frozen(), narrow.frozen()],
-            scales: self
-                .scales
-                .as_ref()
-                .map(|s| s.each_ref().map(Tensor::detach)),
+        let scales = match &self.scales {
+            Some([a, b]) => Some([constant(a, device)?, constant(b, device)?]),
+            None => None,
+        };
+        Ok(Self {
+            norms: [norm1.frozen(device)?, norm2.frozen(device)?],
+            query: self.query.frozen(device)?,
+            key: self.key.frozen(device)?,
+            value: self.value.frozen(device)?,
+            out: self.out.frozen(device)?,
+            perceptron: [wide.frozen(device)?, narrow.frozen(device)?],
+            scales,
             heads: self.heads,
             gelu: self.gelu,
-        }
+        })
     }
 }
 
@@ -503,7 +505,7 @@ fn build(config: &TransformerConfig, at: &Scope) -> Result<Backbone> {
             }
         }
     }
-    Ok(net.done())
+    Ok(net.done(at.device()))
 }
 
 #[cfg(test)]
@@ -511,7 +513,7 @@ mod tests {
     use super::*;
     use crate::backbone::{Greybox, Network};
     use crate::ops::{Params, Rng};
-    use candle_core::{DType, Device};
+    use candle_core::DType;
     use candle_nn::{Module, VarBuilder};
     use candle_transformers::models::{clip, dinov2, vit};
     use std::collections::HashMap;
