@@ -456,6 +456,17 @@ fn normalisation_has_right_gradients() -> Result<()> {
             ops::batch_norm(&a[0], [&mean, &variance], [&a[1], &a[2]], 1e-5, activation)
         })?;
     }
+    for activation in [Activation::None, Activation::Leaky(0.2)] {
+        let arguments = [x.clone(), normal(&mut rng, x.dims())?];
+        check_gradients("sum", &arguments, |a| ops::add(&a[0], &a[1], activation))?;
+        let sum = (&arguments[0] + &arguments[1])?;
+        let expected = match activation {
+            Activation::None => sum,
+            Activation::Leaky(slope) => ops::leaky_relu(&sum, slope)?,
+        };
+        let y = ops::add(&arguments[0], &arguments[1], activation)?;
+        assert!(distance(&y, &expected)? < 1e-15);
+    }
     // The statistics of a channel far from zero keep their digits.
     let far = (&x + 1e8)?;
     let near = ops::batch_norm_training(&x, &weight, &bias, 1e-5, Activation::None)?;
