@@ -4,7 +4,8 @@
 //! that the notebook kernel generates around a cell.
 
 pub use crate::autoencoder::{
-    Autoencoder, ConvVae, ConvVaeConfig, IinVae, IinVaeConfig, Posterior,
+    Autoencoder, BigAe, BigAeConfig, BigGan, ConvVae, ConvVaeConfig, IinVae, IinVaeConfig,
+    Posterior,
 };
 pub use crate::backbone::{
     Backbone, Custom, Family, Greybox, LayerInfo, Mode, Network, Pooling, Preprocess, SqueezeNet,

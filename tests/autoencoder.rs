@@ -3,7 +3,7 @@
 mod common;
 
 use common::{assert_close, fill, input, reference, state_dict};
-use invariances::autoencoder::{Autoencoder, IinVae, IinVaeConfig};
+use invariances::autoencoder::{Autoencoder, BigAe, BigAeConfig, BigGan, IinVae, IinVaeConfig};
 use invariances::backbone::Mode;
 use invariances::candle_core::{DType, Device, Tensor, Var};
 use invariances::loss::{PatchDiscriminator, adversarial_weight};
@@ -165,5 +165,82 @@ fn the_frechet_distance_is_the_reference() -> Result<()> {
         .unwrap_err()
         .to_string();
     assert!(text.contains("at least two"), "{text}");
+    Ok(())
+}
+
+/// The first 32 numbers of a probe, then mean, population deviation, least and most.
+fn check_probe(what: &str, x: &Tensor, expected: &Tensor) -> Result<()> {
+    let all: Vec<f64> = x.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
+    let expected: Vec<f64> = expected.to_dtype(DType::F64)?.to_vec1()?;
+    let mean = all.iter().sum::<f64>() / all.len() as f64;
+    let variance = all.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / all.len() as f64;
+    let least = all.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = all.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let mut probe = all[..32].to_vec();
+    probe.extend([mean, variance.sqrt(), least, most]);
+    for (i, (a, e)) in probe.iter().zip(&expected).enumerate() {
+        assert!(
+            (a - e).abs() <= 1e-3 * expected[33],
+            "{what} {i}: {a}, expected {e}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn bigae_answers_as_the_originals() -> Result<()> {
+    for (name, config) in [
+        ("bigae_animals", BigAeConfig::animals()),
+        ("bigae_animalfaces", BigAeConfig::default()),
+    ] {
+        let params = Params::blank(&Device::Cpu);
+        let bigae = BigAe::new(&config, &params.root())?;
+        check_names(&params, "manifest_networks.json", name)?;
+        fill(&params, &HashMap::new())?;
+        let stored = reference(name)?;
+        let x = input(&format!("{name}.x"), &[1, 3, 128, 128], 1.0)?;
+        let posterior = bigae.encode(&x)?;
+        for (what, found) in [("mean", posterior.mode()), ("logvar", posterior.logvar())] {
+            let expected = stored[what].flatten_from(1)?;
+            let deviation = expected
+                .to_dtype(DType::F64)?
+                .flatten_all()?
+                .var(0)?
+                .to_scalar::<f64>()?
+                .sqrt();
+            let far = (found - &expected)?.abs()?.flatten_all()?.max(0)?;
+            let far = f64::from(far.to_scalar::<f32>()?);
+            assert!(
+                far < 1e-3 * deviation,
+                "{name} {what}: {far} of {deviation}"
+            );
+        }
+        let z = input(&format!("{name}.z"), &[1, 128], 2.0)?;
+        check_probe(name, &bigae.decode(&z)?, &stored["decoded"])?;
+    }
+    Ok(())
+}
+
+/// BigGAN-256 by its shapes: there is no reference for it.
+#[test]
+fn biggan_gives_images() -> Result<()> {
+    let params = Params::new(0);
+    let biggan = BigGan::new(8, &params.root())?;
+    assert_eq!(biggan.code(), 268);
+    let code = Var::from_tensor(&Rng::new(1).normal((1, 268), &Device::Cpu)?)?;
+    let images = biggan.decode(&code)?;
+    assert_eq!(images.dims(), [1, 3, 256, 256]);
+    let gradients = images.sqr()?.sum_all()?.backward()?;
+    assert!(gradients.get(&code).is_some());
+    let text = biggan
+        .decode(&Tensor::zeros((1, 140), DType::F32, &Device::Cpu)?)
+        .unwrap_err();
+    assert!(text.to_string().contains("(batch, 268)"), "{text}");
+    let short = BigAeConfig {
+        code: 100,
+        ..BigAeConfig::default()
+    };
+    let text = BigAe::new(&short, &Params::blank(&Device::Cpu).root()).unwrap_err();
+    assert!(text.to_string().contains("more than 100"), "{text}");
     Ok(())
 }

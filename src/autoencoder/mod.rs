@@ -1,10 +1,13 @@
 //! E and D: a complete code of an image, z̄ = E(x), and its decoding, x̄ = D(z̄).
 
 mod authors;
+mod bigae;
+mod biggan;
 mod conv;
 mod posterior;
 
 pub use authors::{IinVae, IinVaeConfig};
+pub use bigae::{BigAe, BigAeConfig, BigGan};
 pub use conv::{ConvVae, ConvVaeConfig};
 pub use posterior::Posterior;
 

@@ -1,4 +1,4 @@
-use super::layer::{Conv, Dense, Layer, Norm, RELU};
+use super::layer::{Conv, Dense, Layer, Norm, NormKind, RELU};
 use super::{Backbone, Preprocess, Stack};
 use crate::Result;
 use crate::ops::{Activation, ConvConfig, PoolConfig, Scope};
@@ -18,7 +18,7 @@ pub(super) fn unit(
         padding,
         activation: RELU,
     };
-    let names = (&at.pp("conv"), EPS, &at.pp("bn"));
+    let names = (&at.pp("conv"), NormKind::Batch(EPS), &at.pp("bn"));
     let conv = Conv::normed((inputs, outputs, kernel), config, names)?;
     Ok(Layer::Conv(conv))
 }
@@ -167,7 +167,7 @@ pub fn facenet(at: &Scope) -> Result<Backbone> {
     net.push("last_linear", Layer::Dense(linear));
     net.push(
         "last_bn",
-        Layer::Norm(Norm::new(512, EPS, &at.pp("last_bn"))?),
+        Layer::Norm(Norm::new(512, NormKind::Batch(EPS), &at.pp("last_bn"))?),
     );
     net.push("embedding", Layer::Normalise);
     Ok(net.done(at.device()))

@@ -2,6 +2,7 @@
 
 use super::Mode;
 use super::transformer::{Embed, Encoder, LayerNorm};
+use crate::flow::ActNorm;
 use crate::ops::{
     Activation, ConvConfig, Init, PoolConfig, Scope, adaptive_avg_pool2d, add, avg_pool2d,
     batch_norm, batch_norm_training, conv2d, dense, leaky_relu, max_pool2d, softmax,
@@ -63,22 +64,97 @@ pub(super) struct Conv {
     parameters: usize,
 }
 
+/// What a convolution is normalised by.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum NormKind {
+    /// Batch norm with this epsilon.
+    Batch(f64),
+    /// ActNorm, which starts from the first batch.
+    Act,
+}
+
+/// A normalisation of each channel.
+#[derive(Clone, Debug)]
+pub(super) enum Norm {
+    Batch(BatchNorm),
+    Act(ActNorm),
+}
+
 /// A batch norm with its running statistics.
 #[derive(Clone, Debug)]
-pub(super) struct Norm {
+pub(super) struct BatchNorm {
     weight: Tensor,
     bias: Tensor,
     mean: Var,
     variance: Var,
     eps: f64,
-    activation: Activation,
 }
 
 /// Of the running statistics, the share of a new batch (PyTorch's default).
 const MOMENTUM: f64 = 0.1;
 
 impl Norm {
-    pub(super) fn new(channels: usize, eps: f64, at: &Scope) -> Result<Self> {
+    pub(super) fn new(channels: usize, kind: NormKind, at: &Scope) -> Result<Self> {
+        Ok(match kind {
+            NormKind::Batch(eps) => Self::Batch(BatchNorm::new(channels, eps, at)?),
+            NormKind::Act => Self::Act(ActNorm::new(channels, at)?),
+        })
+    }
+
+    fn forward(&self, x: &Tensor, activation: Activation, mode: Mode) -> Result<Tensor> {
+        match self {
+            Self::Batch(norm) => norm.forward(x, activation, mode),
+            Self::Act(norm) => {
+                if mode == Mode::Training {
+                    norm.initialize(x)?;
+                }
+                let y = norm.normalize(x)?;
+                match activation {
+                    Activation::None => Ok(y),
+                    Activation::Leaky(slope) => leaky_relu(&y, slope),
+                }
+            }
+        }
+    }
+
+    /// By what each channel is multiplied, and what is added.
+    fn affine(&self) -> Result<(Tensor, Tensor)> {
+        match self {
+            Self::Batch(norm) => norm.affine(),
+            Self::Act(norm) => norm.affine(),
+        }
+    }
+
+    fn parameters(&self) -> usize {
+        match self {
+            Self::Batch(norm) => 2 * norm.weight.elem_count(),
+            Self::Act(norm) => 2 * norm.channels(),
+        }
+    }
+
+    fn frozen(&self, device: &Device) -> Result<Self> {
+        Ok(Self::Batch(match self {
+            Self::Batch(norm) => norm.frozen(device)?,
+            Self::Act(norm) => {
+                let (scale, shift) = norm.affine()?;
+                let fixed = |value: f32| -> Result<Var> {
+                    let all = Tensor::full(value, norm.channels(), device)?;
+                    Ok(Var::from_tensor(&all.to_dtype(scale.dtype())?)?)
+                };
+                BatchNorm {
+                    weight: constant(&scale, device)?,
+                    bias: constant(&shift, device)?,
+                    mean: fixed(0.0)?,
+                    variance: fixed(1.0)?,
+                    eps: 0.0,
+                }
+            }
+        }))
+    }
+}
+
+impl BatchNorm {
+    fn new(channels: usize, eps: f64, at: &Scope) -> Result<Self> {
         let tensor = |name, start| -> Result<Tensor> {
             Ok(at
                 .get(channels, name, Init::Const(start))?
@@ -91,7 +167,6 @@ impl Norm {
             mean: at.buffer(channels, "running_mean", Init::Const(0.0))?,
             variance: at.buffer(channels, "running_var", Init::Const(1.0))?,
             eps,
-            activation: Activation::None,
         })
     }
 
@@ -181,11 +256,11 @@ impl Conv {
     pub(super) fn normed(
         sizes: Sizes,
         config: ConvConfig,
-        (at, eps, norm_at): (&Scope, f64, &Scope),
+        (at, kind, norm_at): (&Scope, NormKind, &Scope),
     ) -> Result<Self> {
         let plain = Self::plain(sizes, config, at)?;
         Ok(Self {
-            norm: Some(Norm::new(sizes.1, eps, norm_at)?),
+            norm: Some(Norm::new(sizes.1, kind, norm_at)?),
             parameters: plain.parameters + 2 * sizes.1,
             ..plain
         })
@@ -331,7 +406,7 @@ impl Layer {
     pub(super) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
         Ok(match self {
             Self::Conv(conv) => conv.forward(x, conv.config.activation, mode)?,
-            Self::Norm(norm) => norm.forward(x, norm.activation, mode)?,
+            Self::Norm(norm) => norm.forward(x, Activation::None, mode)?,
             Self::Relu => leaky_relu(x, 0.0)?,
             Self::MaxPool(config) => max_pool2d(x, *config)?,
             Self::AvgPool(config) => avg_pool2d(x, *config)?,
@@ -384,9 +459,7 @@ impl Layer {
             Self::Conv(conv) if conv.config.activation == Activation::None => {
                 Some(conv.forward(x, RELU, mode))
             }
-            Self::Norm(norm) if norm.activation == Activation::None => {
-                Some(norm.forward(x, RELU, mode))
-            }
+            Self::Norm(norm) => Some(norm.forward(x, RELU, mode)),
             Self::Dense(dense) if dense.activation == Activation::None => {
                 Some(dense.forward(x, RELU))
             }
@@ -445,7 +518,7 @@ impl Layer {
     pub(super) fn parameters(&self) -> usize {
         match self {
             Self::Conv(conv) => conv.parameters,
-            Self::Norm(norm) => 2 * norm.weight.elem_count(),
+            Self::Norm(norm) => norm.parameters(),
             Self::Dense(dense) => dense.parameters(),
             Self::Sequence(layers) | Self::Concat(layers) => {
                 layers.iter().map(Self::parameters).sum()

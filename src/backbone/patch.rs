@@ -1,4 +1,4 @@
-use super::layer::{Conv, Layer};
+use super::layer::{Conv, Layer, NormKind};
 use super::{Backbone, Preprocess, Stack};
 use crate::Result;
 use crate::ops::{Activation, ConvConfig, Scope};
@@ -17,7 +17,7 @@ pub(crate) fn patch_layers(at: &Scope) -> Result<Backbone> {
     let first = Conv::biased(size(3, 64), config(2, leaky), &at.pp(0))?;
     net.push("main.0", Layer::Conv(first));
     for (i, outputs, stride) in [(2, 128, 2), (5, 256, 2), (8, 512, 1)] {
-        let names = (&at.pp(i), 1e-5, &at.pp(i + 1));
+        let names = (&at.pp(i), NormKind::Batch(1e-5), &at.pp(i + 1));
         let conv = Conv::normed(size(outputs / 2, outputs), config(stride, leaky), names)?;
         net.push(&format!("main.{i}"), Layer::Conv(conv));
     }

@@ -1,10 +1,13 @@
-use super::layer::{Conv, Dense, Layer, Norm, RELU};
+use super::layer::{Conv, Dense, Layer, Norm, NormKind, RELU};
 use super::{Backbone, Preprocess, Stack};
 use crate::ops::{Activation, ConvConfig, PoolConfig, Scope};
 use crate::{Error, Result};
 
-/// torchvision's.
-const EPS: f64 = 1e-5;
+/// torchvision's batch norm.
+pub(super) const BATCH: NormKind = NormKind::Batch(1e-5);
+
+/// What normalises, and where the parameters are.
+type Place<'a> = (NormKind, &'a Scope);
 
 /// A convolution and the batch norm after it, under their names.
 pub(super) fn conv(
@@ -12,7 +15,7 @@ pub(super) fn conv(
     stride: usize,
     activation: Activation,
     [conv, norm]: [&str; 2],
-    at: &Scope,
+    (kind, at): Place,
 ) -> Result<Layer> {
     let padding = (kernel - 1) / 2;
     let config = ConvConfig {
@@ -21,16 +24,11 @@ pub(super) fn conv(
         activation,
     };
     let sizes = (inputs, outputs, (kernel, kernel));
-    let names = (&at.pp(conv), EPS, &at.pp(norm));
+    let names = (&at.pp(conv), kind, &at.pp(norm));
     Ok(Layer::Conv(Conv::normed(sizes, config, names)?))
 }
 
-fn shortcut(
-    inputs: usize,
-    outputs: usize,
-    stride: usize,
-    at: &Scope,
-) -> Result<Option<Box<Layer>>> {
+fn shortcut(inputs: usize, outputs: usize, stride: usize, at: Place) -> Result<Option<Box<Layer>>> {
     if stride == 1 && inputs == outputs {
         return Ok(None);
     }
@@ -40,7 +38,7 @@ fn shortcut(
 }
 
 /// Two 3×3 convolutions beside a shortcut.
-pub(super) fn basic(inputs: usize, width: usize, stride: usize, at: &Scope) -> Result<Layer> {
+pub(super) fn basic(inputs: usize, width: usize, stride: usize, at: Place) -> Result<Layer> {
     let first = conv((inputs, width, 3), stride, RELU, ["conv1", "bn1"], at)?;
     let names = ["conv2", "bn2"];
     let second = conv((width, width, 3), 1, Activation::None, names, at)?;
@@ -53,7 +51,7 @@ pub(super) fn basic(inputs: usize, width: usize, stride: usize, at: &Scope) -> R
 }
 
 /// A 3×3 convolution between two 1×1, beside a shortcut; the stride is the 3×3's, as torchvision has it.
-fn bottleneck(inputs: usize, width: usize, stride: usize, at: &Scope) -> Result<Layer> {
+fn bottleneck(inputs: usize, width: usize, stride: usize, at: Place) -> Result<Layer> {
     let outputs = 4 * width;
     let body = vec![
         conv((inputs, width, 1), 1, RELU, ["conv1", "bn1"], at)?,
@@ -88,7 +86,25 @@ fn bottleneck(inputs: usize, width: usize, stride: usize, at: &Scope) -> Result<
 /// # Errors
 /// [`Error::Invalid`] for another number of layers, or where parameters exist with other shapes.
 pub fn resnet(depth: usize, classes: usize, at: &Scope) -> Result<Backbone> {
-    type Block = fn(usize, usize, usize, &Scope) -> Result<Layer>;
+    let (mut net, channels) = features(depth, BATCH, at)?;
+    net.push(
+        "fc",
+        Layer::Dense(Dense::new(channels, classes, &at.pp("fc"))?),
+    );
+    net.output();
+    net.push("softmax", Layer::Softmax);
+    Ok(net.done(at.device()))
+}
+
+/// A ResNet up to `avgpool`, with another normalisation than torchvision's: the encoder of the authors' BigAE.
+pub(crate) fn resnet_features(depth: usize, kind: NormKind, at: &Scope) -> Result<Backbone> {
+    let (net, _) = features(depth, kind, at)?;
+    Ok(net.done(at.device()).with_preprocess(&Preprocess::none()))
+}
+
+/// The layers up to `avgpool`, and how many numbers that gives.
+fn features(depth: usize, kind: NormKind, at: &Scope) -> Result<(Stack, usize)> {
+    type Block = fn(usize, usize, usize, Place) -> Result<Layer>;
     let (counts, block, expansion): ([usize; 4], Block, usize) = match depth {
         18 => ([2, 2, 2, 2], basic, 1),
         34 => ([3, 4, 6, 3], basic, 1),
@@ -109,7 +125,7 @@ pub fn resnet(depth: usize, classes: usize, at: &Scope) -> Result<Backbone> {
     };
     let first = Conv::plain((3, 64, (7, 7)), config, &at.pp("conv1"))?;
     net.push("conv1", Layer::Conv(first));
-    net.push("bn1", Layer::Norm(Norm::new(64, EPS, &at.pp("bn1"))?));
+    net.push("bn1", Layer::Norm(Norm::new(64, kind, &at.pp("bn1"))?));
     net.push("relu", Layer::Relu);
     let pool = PoolConfig {
         padding: 1,
@@ -121,17 +137,11 @@ pub fn resnet(depth: usize, classes: usize, at: &Scope) -> Result<Backbone> {
         for i in 0..count {
             let name = format!("layer{}.{i}", stage + 1);
             let stride = if stage > 0 && i == 0 { 2 } else { 1 };
-            net.push(&name, block(inputs, width, stride, &at.pp(&name))?);
+            net.push(&name, block(inputs, width, stride, (kind, &at.pp(&name)))?);
             inputs = width * expansion;
         }
         net.alias(&format!("layer{}", stage + 1));
     }
     net.push("avgpool", Layer::GlobalMean);
-    net.push(
-        "fc",
-        Layer::Dense(Dense::new(inputs, classes, &at.pp("fc"))?),
-    );
-    net.output();
-    net.push("softmax", Layer::Softmax);
-    Ok(net.done(at.device()))
+    Ok((net, inputs))
 }

@@ -1,5 +1,5 @@
 use super::layer::{Conv, Dense, Layer, RELU};
-use super::resnet::{basic, conv as normed};
+use super::resnet::{BATCH, basic, conv as normed};
 use super::squeezenet::fire;
 use super::{Backbone, Preprocess, Stack};
 use crate::Result;
@@ -109,7 +109,7 @@ pub fn resnet_small(width: usize, classes: usize, at: &Scope) -> Result<Backbone
     let mut net = Stack::new("resnet_small", Preprocess::none());
     net.push(
         "conv1",
-        normed((3, width, 3), 1, RELU, ["conv1", "bn1"], at)?,
+        normed((3, width, 3), 1, RELU, ["conv1", "bn1"], (BATCH, at))?,
     );
     let mut inputs = width;
     for stage in 1..=3 {
@@ -117,7 +117,10 @@ pub fn resnet_small(width: usize, classes: usize, at: &Scope) -> Result<Backbone
         for i in 0..2 {
             let name = format!("layer{stage}.{i}");
             let stride = if stage > 1 && i == 0 { 2 } else { 1 };
-            net.push(&name, basic(inputs, outputs, stride, &at.pp(&name))?);
+            net.push(
+                &name,
+                basic(inputs, outputs, stride, (BATCH, &at.pp(&name)))?,
+            );
             inputs = outputs;
         }
         net.alias(&format!("layer{stage}"));

@@ -52,6 +52,18 @@ impl ActNorm {
         }
     }
 
+    /// How many channels it has.
+    pub(crate) fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// By what each channel is multiplied, and what is added, each (channels,).
+    pub(crate) fn affine(&self) -> Result<(Tensor, Tensor)> {
+        let scale = self.scale.flatten_all()?;
+        let shift = (&scale * self.loc.flatten_all()?)?;
+        Ok((scale, shift))
+    }
+
     /// Whether data, or a checkpoint, have set the start.
     ///
     /// # Errors

@@ -1,0 +1,230 @@
+use super::biggan::{CLASSES, EMBEDDING, Generator};
+use super::{Autoencoder, Posterior};
+use crate::backbone::{Backbone, Network, NormKind, Preprocess, resnet_features};
+use crate::ops::{Activation, Init, Scope, dense, softmax};
+use crate::{Error, Result};
+use candle_core::{D, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// What a [`BigAe`] is made of. The defaults are those of the authors' `bigae_animalfaces`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BigAeConfig {
+    /// How many layers the ResNet of E has: 50 or 101.
+    pub depth: usize,
+    /// Length of the code z̄; more than 100.
+    pub code: usize,
+    /// Channels of D's last block; the authors' is 96.
+    pub width: usize,
+    /// Whether E is normalised by ActNorm (`bigae_animals`) or batch norm, and D's last layer too.
+    pub act_norm: bool,
+}
+
+impl Default for BigAeConfig {
+    fn default() -> Self {
+        Self {
+            depth: 101,
+            code: 128,
+            width: 96,
+            act_norm: false,
+        }
+    }
+}
+
+impl BigAeConfig {
+    /// The authors' `bigae_animals`.
+    pub fn animals() -> Self {
+        Self {
+            act_norm: true,
+            ..Self::default()
+        }
+    }
+}
+
+/// The paper's autoencoder for photographs of 128 pixels: a ResNet encodes, the generator of BigGAN-128 decodes, its class embedding
+/// made from the code by three hidden layers. Under the names of the authors' checkpoints. Batch norms take the statistics that they have
+/// seen.
+///
+/// ```no_run
+/// use invariances::{autoencoder::{BigAe, BigAeConfig}, hub::{Hub, published}, ops::Params};
+/// let file = published("bigae_animals")?;
+/// file.fetch(&Hub::open()?)?;
+/// let params = Params::blank(&invariances::candle_core::Device::Cpu);
+/// let bigae = BigAe::new(&BigAeConfig::animals(), &params.root())?;
+/// file.open()?.load_into(&params)?;
+/// # Ok::<(), invariances::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct BigAe {
+    config: BigAeConfig,
+    encoder: Backbone,
+    to_code: (Tensor, Tensor),
+    to_class: Vec<(Tensor, Tensor)>,
+    generator: Generator,
+}
+
+/// The side of its images in pixels.
+const SIZE: usize = 128;
+/// The slope between the layers that make a class of a code.
+const SLOPE: f64 = 0.01;
+
+fn layer(shape: &[usize], at: &Scope) -> Result<(Tensor, Tensor)> {
+    let weight = at.get(shape, "weight", Init::FanIn)?;
+    let bias = at.get(shape[0], "bias", Init::Const(0.0))?;
+    Ok((weight.as_tensor().clone(), bias.as_tensor().clone()))
+}
+
+impl BigAe {
+    /// A network with parameters from `at`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a ResNet that there is not, a code that is too short, or parameters of other shapes.
+    pub fn new(config: &BigAeConfig, at: &Scope) -> Result<Self> {
+        if !matches!(config.depth, 50 | 101) || config.width == 0 {
+            return Err(Error::invalid(format!(
+                "expected a ResNet of 50 or 101 layers and a width of at least 1, found {config:?}"
+            )));
+        }
+        let kind = match config.act_norm {
+            true => NormKind::Act,
+            false => NormKind::Batch(1e-5),
+        };
+        let model = at.pp("encoder.model");
+        let hidden = 2 * CLASSES;
+        let sizes = [config.code, hidden, hidden, hidden, CLASSES];
+        let to_class = sizes.windows(2).enumerate().map(|(i, pair)| {
+            let at = at.pp("decoder.map_to_class_embedding.main").pp(2 * i);
+            layer(&[pair[1], pair[0]], &at)
+        });
+        let w = config.width;
+        let widths = [16 * w, 16 * w, 8 * w, 4 * w, 2 * w, w];
+        Ok(Self {
+            encoder: resnet_features(config.depth, kind, &model)?,
+            to_code: layer(&[2 * config.code, 2048, 1, 1], &model.pp("fc.sub_layers.0"))?,
+            to_class: to_class.collect::<Result<_>>()?,
+            generator: Generator::new(
+                config.code,
+                &widths,
+                config.act_norm,
+                &at.pp("decoder.decoder"),
+            )?,
+            config: config.clone(),
+        })
+    }
+
+    /// What it is made of.
+    pub fn config(&self) -> BigAeConfig {
+        self.config.clone()
+    }
+
+    /// The weight of D's last layer, at which the gradients of the losses are compared.
+    pub fn last_layer(&self) -> Tensor {
+        self.generator.last_layer()
+    }
+}
+
+impl Autoencoder for BigAe {
+    fn code(&self) -> usize {
+        self.config.code
+    }
+
+    fn encode(&self, x: &Tensor) -> Result<Posterior> {
+        if x.dims().get(1..) != Some(&[3, SIZE, SIZE][..]) {
+            return Err(Error::invalid(format!(
+                "expected images (batch, 3, {SIZE}, {SIZE}), found {:?}",
+                x.dims()
+            )));
+        }
+        // ImageNet's colours twice: the original prepares an image in two places, and its weights were trained so.
+        let colours = Preprocess {
+            size: None,
+            ..Preprocess::imagenet(SIZE)
+        };
+        let x = colours.apply(&colours.apply(x)?)?;
+        let (weight, bias) = &self.to_code;
+        let both = dense(&self.encoder.forward(&x)?, weight, bias, Activation::None)?;
+        let halves = both.chunk(2, D::Minus1)?;
+        Posterior::new(&halves[0], &halves[1])
+    }
+
+    fn decode(&self, code: &Tensor) -> Result<Tensor> {
+        check_code(code, self.config.code)?;
+        let mut classes = code.clone();
+        for (i, (weight, bias)) in self.to_class.iter().enumerate() {
+            let activation = match i + 1 == self.to_class.len() {
+                true => Activation::None,
+                false => Activation::Leaky(SLOPE),
+            };
+            classes = dense(&classes, weight, bias, activation)?;
+        }
+        let embedding = self.generator.embed(&softmax(&classes)?)?;
+        self.generator.forward(code, &embedding)
+    }
+}
+
+fn check_code(code: &Tensor, length: usize) -> Result<()> {
+    if code.dims().get(1..) == Some(&[length][..]) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "expected codes (batch, {length}), found {:?}",
+        code.dims()
+    )))
+}
+
+/// BigGAN-256 alone, D of the paper's figures on ResNet-50: a code is 140 numbers of noise and the 128 of a class embedding, z̄ =
+/// (noise, embedding), images are 256 pixels.
+#[derive(Clone, Debug)]
+pub struct BigGan {
+    generator: Generator,
+    width: usize,
+}
+
+impl BigGan {
+    /// How much noise a code begins with.
+    pub const NOISE: usize = 140;
+
+    /// A network with parameters from `at`, `width` channels in the last block (96 in the published one).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a width of 0, or parameters of other shapes.
+    pub fn new(width: usize, at: &Scope) -> Result<Self> {
+        if width == 0 {
+            return Err(Error::invalid("expected a width of at least 1, found 0"));
+        }
+        let w = width;
+        let widths = [16 * w, 16 * w, 8 * w, 8 * w, 4 * w, 2 * w, w];
+        Ok(Self {
+            generator: Generator::new(Self::NOISE, &widths, false, at)?,
+            width,
+        })
+    }
+
+    /// The length of a code: 268.
+    pub fn code(&self) -> usize {
+        Self::NOISE + EMBEDDING
+    }
+
+    /// The channels of the last block.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The embedding of class probabilities (batch, 1000), one-hot for a class: (batch, 128).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another shape.
+    pub fn embed(&self, classes: &Tensor) -> Result<Tensor> {
+        self.generator.embed(classes)
+    }
+
+    /// Images (batch, 3, 256, 256) of codes (batch, 268).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another shape.
+    pub fn decode(&self, code: &Tensor) -> Result<Tensor> {
+        check_code(code, self.code())?;
+        let noise = code.narrow(1, 0, Self::NOISE)?;
+        let embedding = code.narrow(1, Self::NOISE, EMBEDDING)?.contiguous()?;
+        self.generator.forward(&noise, &embedding)
+    }
+}

@@ -1,0 +1,333 @@
+//! The generator of BigGAN (arXiv 1809.11096) in the port that the authors of the paper took, under its names.
+
+use crate::flow::ActNorm;
+use crate::ops::{
+    Activation, ConvConfig, Init, PoolConfig, Scope, batch_norm, conv2d, dense, leaky_relu,
+    max_pool2d, resize_nearest, softmax,
+};
+use crate::{Error, Result};
+use candle_core::{D, Tensor, Var};
+
+/// The epsilon of every batch norm here, and of the power iteration.
+const EPS: f64 = 1e-4;
+
+/// A weight divided by its largest singular value, of which a vector `u` is kept: one step of the power iteration from it tells
+/// the value (arXiv 1802.05957). As in the original, `u` stays what it is.
+#[derive(Clone, Debug)]
+struct Spectral {
+    weight: Tensor,
+    u: Tensor,
+    bias: Tensor,
+}
+
+impl Spectral {
+    /// A weight with its outputs first; biases only where the original has them.
+    fn new(shape: &[usize], biased: bool, at: &Scope) -> Result<Self> {
+        let at = at.pp("module");
+        let outputs = shape.first().copied().unwrap_or(0);
+        let weight = at.get(shape, "weight_bar", Init::Normal(0.02))?;
+        // Both are kept in checkpoints; v follows from u.
+        let u = at.buffer(outputs, "weight_u", Init::Normal(1.0))?;
+        at.buffer(outputs, "weight_v", Init::Normal(1.0))?;
+        let bias = if biased {
+            let bias = at.get(outputs, "bias", Init::Const(0.0))?;
+            bias.as_tensor().clone()
+        } else {
+            Tensor::zeros(outputs, at.dtype(), at.device())?
+        };
+        Ok(Self {
+            weight: weight.as_tensor().clone(),
+            u: u.as_tensor().clone(),
+            bias,
+        })
+    }
+
+    /// The weight to use. The gradient goes through the singular value, not through its vectors.
+    fn weight(&self) -> Result<Tensor> {
+        let flat = self.weight.flatten_from(1)?;
+        let unit = |x: Tensor| -> Result<Tensor> {
+            let norm = (x.sqr()?.sum_all()?.sqrt()? + EPS)?;
+            Ok(x.broadcast_div(&norm)?)
+        };
+        let fixed = flat.detach();
+        let u = self.u.detach().unsqueeze(1)?;
+        let v = unit(fixed.t()?.matmul(&u)?)?;
+        let u = unit(fixed.matmul(&v)?)?;
+        let sigma = (flat.matmul(&v)? * u)?.sum_all()?;
+        Ok(self.weight.broadcast_div(&sigma)?)
+    }
+
+    fn dense(&self, x: &Tensor) -> Result<Tensor> {
+        dense(x, &self.weight()?, &self.bias, Activation::None)
+    }
+
+    fn conv(&self, x: &Tensor) -> Result<Tensor> {
+        let weight = self.weight()?;
+        let padding = (weight.dim(2)? - 1) / 2;
+        let config = ConvConfig {
+            padding: (padding, padding),
+            ..ConvConfig::default()
+        };
+        conv2d(x, &weight, &self.bias, config)
+    }
+}
+
+/// Running statistics without parameters.
+#[derive(Clone, Debug)]
+struct Statistics {
+    mean: Var,
+    variance: Var,
+}
+
+impl Statistics {
+    fn new(channels: usize, at: &Scope) -> Result<Self> {
+        Ok(Self {
+            mean: at.buffer(channels, "running_mean", Init::Const(0.0))?,
+            variance: at.buffer(channels, "running_var", Init::Const(1.0))?,
+        })
+    }
+}
+
+/// A batch norm whose scale and shift depend on the condition.
+#[derive(Clone, Debug)]
+struct Conditional {
+    statistics: Statistics,
+    gamma: Spectral,
+    beta: Spectral,
+    channels: usize,
+}
+
+impl Conditional {
+    fn new(channels: usize, condition: usize, at: &Scope) -> Result<Self> {
+        let shape = [channels, condition];
+        Ok(Self {
+            statistics: Statistics::new(channels, &at.pp("bn"))?,
+            gamma: Spectral::new(&shape, false, &at.pp("gamma_embed"))?,
+            beta: Spectral::new(&shape, false, &at.pp("beta_embed"))?,
+            channels,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, condition: &Tensor) -> Result<Tensor> {
+        let one = Tensor::ones(self.channels, x.dtype(), x.device())?;
+        let zero = one.zeros_like()?;
+        let Statistics { mean, variance } = &self.statistics;
+        let seen = [mean.as_tensor(), variance.as_tensor()];
+        let normed = batch_norm(x, seen, [&one, &zero], EPS, Activation::None)?;
+        let map = |t: Tensor| t.reshape(((), self.channels, 1, 1));
+        let gamma = map((self.gamma.dense(condition)? + 1.0)?)?;
+        let beta = map(self.beta.dense(condition)?)?;
+        Ok(normed.broadcast_mul(&gamma)?.broadcast_add(&beta)?)
+    }
+}
+
+/// A residual block that doubles the image.
+#[derive(Clone, Debug)]
+struct Block {
+    norms: [Conditional; 2],
+    convolutions: [Spectral; 2],
+    shortcut: Spectral,
+}
+
+impl Block {
+    fn new(inputs: usize, outputs: usize, condition: usize, at: &Scope) -> Result<Self> {
+        let conv = |inputs: usize, kernel: usize, name: &str| {
+            Spectral::new(&[outputs, inputs, kernel, kernel], true, &at.pp(name))
+        };
+        Ok(Self {
+            norms: [
+                Conditional::new(inputs, condition, &at.pp("HyperBN"))?,
+                Conditional::new(outputs, condition, &at.pp("HyperBN_1"))?,
+            ],
+            convolutions: [conv(inputs, 3, "conv0")?, conv(outputs, 3, "conv1")?],
+            shortcut: conv(inputs, 1, "conv_sc")?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, condition: &Tensor) -> Result<Tensor> {
+        let (_, _, h, w) = x.dims4()?;
+        let twice = |x: &Tensor| resize_nearest(x, (2 * h, 2 * w));
+        let [norm, norm_1] = &self.norms;
+        let [conv, conv_1] = &self.convolutions;
+        let y = leaky_relu(&norm.forward(x, condition)?, 0.0)?;
+        let y = conv.conv(&twice(&y)?)?;
+        let y = leaky_relu(&norm_1.forward(&y, condition)?, 0.0)?;
+        // A 1×1 convolution and repeated pixels can change places: a quarter of the work.
+        let shortcut = twice(&self.shortcut.conv(x)?)?;
+        Ok((conv_1.conv(&y)? + shortcut)?)
+    }
+}
+
+/// Attention between all places of a map (arXiv 1805.08318).
+#[derive(Clone, Debug)]
+struct Attention {
+    theta: Spectral,
+    phi: Spectral,
+    g: Spectral,
+    out: Spectral,
+    gamma: Tensor,
+}
+
+impl Attention {
+    fn new(channels: usize, at: &Scope) -> Result<Self> {
+        let conv = |outputs: usize, inputs: usize, name: &str| {
+            Spectral::new(&[outputs, inputs, 1, 1], false, &at.pp(name))
+        };
+        let gamma = at.get(1, "gamma", Init::Const(0.0))?;
+        Ok(Self {
+            theta: conv(channels / 8, channels, "theta")?,
+            phi: conv(channels / 8, channels, "phi")?,
+            g: conv(channels / 2, channels, "g")?,
+            out: conv(channels, channels / 2, "o_conv")?,
+            gamma: gamma.as_tensor().clone(),
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, _, h, w) = x.dims4()?;
+        let pooled = |y: Tensor| -> Result<Tensor> {
+            Ok(max_pool2d(&y, PoolConfig::new(2, 2))?.flatten_from(2)?)
+        };
+        let theta = self.theta.conv(x)?.flatten_from(2)?.transpose(1, 2)?;
+        let phi = pooled(self.phi.conv(x)?)?;
+        let g = pooled(self.g.conv(x)?)?;
+        let weights = softmax(&theta.contiguous()?.matmul(&phi)?)?;
+        let seen = g.matmul(&weights.transpose(1, 2)?.contiguous()?)?;
+        let seen = seen.reshape((batch, (), h, w))?;
+        let out = self.out.conv(&seen)?;
+        Ok((out.broadcast_mul(&self.gamma.reshape((1, 1, 1, 1))?)? + x)?)
+    }
+}
+
+#[derive(Clone, Debug)]
+enum LastNorm {
+    Batch {
+        statistics: Statistics,
+        weight: Tensor,
+        bias: Tensor,
+    },
+    Act(ActNorm),
+}
+
+/// The generator: noise in pieces, one for the first map and one for each block, and an embedding of the class.
+#[derive(Clone, Debug)]
+pub(super) struct Generator {
+    /// The lengths of the pieces of noise.
+    pieces: Vec<usize>,
+    /// Channels of the first map.
+    first: usize,
+    embedding: Tensor,
+    start: Spectral,
+    blocks: Vec<Block>,
+    /// The block before which attention is paid.
+    attention_at: usize,
+    attention: Attention,
+    last: LastNorm,
+    image: Spectral,
+}
+
+/// How long the embedding of a class is.
+pub(super) const EMBEDDING: usize = 128;
+/// How many classes there are: ImageNet's.
+pub(super) const CLASSES: usize = 1000;
+/// Of so many numbers is the noise of a block.
+const PIECE: usize = 20;
+
+impl Generator {
+    /// `widths` are the channels of the first map and of each block's result; `act_norm` asks for ActNorm as the last norm.
+    pub(super) fn new(noise: usize, widths: &[usize], act_norm: bool, at: &Scope) -> Result<Self> {
+        let count = widths.len().saturating_sub(1);
+        let pieces: Vec<usize> = noise
+            .checked_sub(count * PIECE)
+            .filter(|first| *first > 0 && count > 0)
+            .map(|first| {
+                std::iter::once(first)
+                    .chain(std::iter::repeat_n(PIECE, count))
+                    .collect()
+            })
+            .ok_or_else(|| {
+                Error::invalid(format!(
+                    "a generator of {count} blocks needs more than {} numbers of noise, found {noise}",
+                    count * PIECE
+                ))
+            })?;
+        let condition = PIECE + EMBEDDING;
+        let blocks = widths
+            .windows(2)
+            .enumerate()
+            .map(|(i, pair)| Block::new(pair[0], pair[1], condition, &at.pp("GBlock").pp(i)));
+        let (first, last) = (widths[0], widths[count]);
+        let norm = at.pp("ScaledCrossReplicaBN");
+        let last_norm = if act_norm {
+            LastNorm::Act(ActNorm::new(last, &norm)?)
+        } else {
+            let weight = norm.get(last, "weight", Init::Const(1.0))?;
+            let bias = norm.get(last, "bias", Init::Const(0.0))?;
+            LastNorm::Batch {
+                statistics: Statistics::new(last, &norm)?,
+                weight: weight.as_tensor().clone(),
+                bias: bias.as_tensor().clone(),
+            }
+        };
+        let embedding = at
+            .pp("linear")
+            .get((EMBEDDING, CLASSES), "weight", Init::Normal(0.02))?;
+        Ok(Self {
+            first,
+            embedding: embedding.as_tensor().clone(),
+            start: Spectral::new(&[16 * first, pieces[0]], true, &at.pp("G_linear"))?,
+            blocks: blocks.collect::<Result<_>>()?,
+            attention_at: count - 1,
+            attention: Attention::new(widths[count - 1], &at.pp("attention"))?,
+            last: last_norm,
+            image: Spectral::new(&[3, last, 3, 3], true, &at.pp("colorize"))?,
+            pieces,
+        })
+    }
+
+    /// The embedding of class probabilities (batch, 1000): (batch, 128).
+    pub(super) fn embed(&self, classes: &Tensor) -> Result<Tensor> {
+        let none = Tensor::zeros(EMBEDDING, classes.dtype(), classes.device())?;
+        dense(classes, &self.embedding, &none, Activation::None)
+    }
+
+    /// Images of noise (batch, noise) and an embedding (batch, 128).
+    pub(super) fn forward(&self, noise: &Tensor, embedding: &Tensor) -> Result<Tensor> {
+        let (batch, _) = noise.dims2()?;
+        let mut from = 0;
+        let mut piece = |length: usize| -> Result<Tensor> {
+            let piece = noise.narrow(1, from, length)?.contiguous()?;
+            from += length;
+            Ok(piece)
+        };
+        let start = self.start.dense(&piece(self.pieces[0])?)?;
+        let mut x = start
+            .reshape((batch, 4, 4, self.first))?
+            .permute((0, 3, 1, 2))?
+            .contiguous()?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            if i == self.attention_at {
+                x = self.attention.forward(&x)?;
+            }
+            let condition = Tensor::cat(&[&piece(PIECE)?, embedding], D::Minus1)?;
+            x = block.forward(&x, &condition)?;
+        }
+        let x = match &self.last {
+            LastNorm::Act(norm) => leaky_relu(&norm.normalize(&x)?, 0.0)?,
+            LastNorm::Batch {
+                statistics: Statistics { mean, variance },
+                weight,
+                bias,
+            } => {
+                let seen = [mean.as_tensor(), variance.as_tensor()];
+                batch_norm(&x, seen, [weight, bias], EPS, Activation::Leaky(0.0))?
+            }
+        };
+        Ok(self.image.conv(&x)?.tanh()?)
+    }
+
+    /// The weight of the last layer, at which the gradients of the losses are compared.
+    pub(super) fn last_layer(&self) -> Tensor {
+        self.image.weight.clone()
+    }
+}
