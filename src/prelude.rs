@@ -5,7 +5,9 @@
 
 pub use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig, Posterior};
 pub use crate::backbone::{Chain, plain_small, squeezenet_small};
-pub use crate::data::{Batch, Digits, Factor, Factors, ImageColumns, ImageTable, Plane, Split};
+pub use crate::data::{
+    Batch, Batches, Digits, Factor, Factors, ImageColumns, Images, Order, Plane, Split,
+};
 pub use crate::figure::{
     Bars, Chart, Colour, Figure, Histogram, ImageGrid, Overview, Panel, Table, heat,
 };
