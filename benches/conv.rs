@@ -38,7 +38,7 @@ fn main() -> invariances::Result<()> {
         let b = Var::from_tensor(&rng.normal(outputs, &dev)?)?;
         let config = ConvConfig {
             stride,
-            padding: 1,
+            padding: (1, 1),
             ..Default::default()
         };
         let ours = || ops::conv2d(&x, &w, &b, config).expect("shapes fit");

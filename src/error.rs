@@ -17,6 +17,9 @@ pub enum Error {
     /// A file whose content is not what it must be.
     #[error("{}: {what}", path.display())]
     Content { path: PathBuf, what: String },
+    /// A file that could not be fetched: which, why, and what to do.
+    #[error("{0}")]
+    Download(String),
     /// Training that left the numbers: what was kept, and where it happened.
     #[error("{0}")]
     Diverged(String),
@@ -60,6 +63,11 @@ impl Error {
             path: path.as_ref().into(),
             what: what.into(),
         }
+    }
+
+    /// A file that could not be fetched: which, why, and what to do.
+    pub fn download(what: impl Into<String>) -> Self {
+        Self::Download(what.into())
     }
 
     /// Adds what to do about an [`Error::Io`].

@@ -4,7 +4,11 @@
 //! that the notebook kernel generates around a cell.
 
 pub use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig, Posterior};
-pub use crate::backbone::{Chain, plain_small, squeezenet_small};
+pub use crate::backbone::{
+    Backbone, Custom, Family, Greybox, LayerInfo, Mode, Network, Pooling, Preprocess, SqueezeNet,
+    TransformerConfig, alexnet, alexnet_small, facenet, fid_inception, plain_small, resnet,
+    resnet_small, squeezenet, squeezenet_small, transformer, vgg16,
+};
 pub use crate::data::{
     Batch, Batches, Digits, Factor, Factors, ImageColumns, Images, Order, Plane, Split,
 };
@@ -15,10 +19,13 @@ pub use crate::flow::{
     Cinn, CinnConfig, Condition, Conditioning, Coupling, FactorConfig, FactorInn, Flow,
     FlowActivation, Memory, Mixing, factor_dims,
 };
-pub use crate::hub::{Checkpoint, Entry, Format, Published, published, published_names};
-pub use crate::interpret::{Codes, Probe, Samples, chance, free_share, unread_share};
+pub use crate::hub::{
+    Checkpoint, Entry, Format, Hub, Published, Repo, RepoFile, Weights, published, published_names,
+    weights, weights_names,
+};
+pub use crate::interpret::{Codes, Features, Probe, Samples, chance, free_share, unread_share};
 pub use crate::loss::{Nll, PairNll, VaeLoss, nll, nll_parts, pair_nll, vae_loss};
-pub use crate::metric::{Estimate, agreement, bootstrap_mean, measure_colours, psnr};
+pub use crate::metric::{Estimate, agreement, bootstrap_mean, cka, measure_colours, psnr};
 pub use crate::notebook::{Claim, ClaimBuilder, Claims, Expected, Lab, Progress, Scale};
 pub use crate::ops::{Init, Params, Rng, Scope};
 pub use crate::train::{

@@ -77,7 +77,7 @@ fn convolution_is_candles_and_its_gradients_are_right() -> Result<()> {
         let bias = normal(&mut rng, &[o])?;
         let plain = ConvConfig {
             stride,
-            padding,
+            padding: (padding, padding),
             activation: Activation::None,
         };
         let weight = normal(&mut rng, &[o, i, k, k])?;
@@ -125,6 +125,7 @@ fn pooling_has_right_gradients() -> Result<()> {
                     stride,
                     padding,
                     ceil,
+                    count_padding: true,
                 };
                 let x = normal(&mut Rng::new(2), &[2, 3, h, w])?;
                 check_gradients(&format!("max {config:?}"), std::slice::from_ref(&x), |t| {
@@ -195,7 +196,7 @@ fn sums_do_not_depend_on_threads() -> Result<()> {
                 &w,
                 &b,
                 ConvConfig {
-                    padding: 1,
+                    padding: (1, 1),
                     ..Default::default()
                 },
             )?;
@@ -282,5 +283,208 @@ fn parameters_start_by_seed_and_name_and_survive_a_file() -> Result<()> {
             .to_string()
             .contains("safetensors")
     );
+    Ok(())
+}
+
+/// Numbers that follow a rule: i² modulo m.
+fn squares(dims: &[usize], modulus: usize) -> Result<Tensor> {
+    let count: usize = dims.iter().product();
+    let values: Vec<f64> = (0..count).map(|i| (i * i % modulus) as f64).collect();
+    Ok(Tensor::from_vec(values, dims, &Device::Cpu)?)
+}
+
+fn assert_values(what: &str, actual: &Tensor, expected: &[f64]) -> Result<()> {
+    let actual: Vec<f64> = actual.flatten_all()?.to_vec1()?;
+    assert_eq!(actual.len(), expected.len(), "{what}");
+    for (a, e) in actual.iter().zip(expected) {
+        assert!(
+            (a - e).abs() < 1e-6,
+            "{what}: {actual:?}, expected {expected:?}"
+        );
+    }
+    Ok(())
+}
+
+/// PyTorch's answers (2.15) to the same numbers.
+#[test]
+fn images_are_resized_as_by_pytorch() -> Result<()> {
+    let x = squares(&[1, 1, 4, 5], 7)?;
+    let check =
+        |what: &str, y: Result<Tensor>, expected: &[f64]| assert_values(what, &y?, expected);
+    check(
+        "bilinear",
+        ops::resize_bilinear(&x, (2, 7), false),
+        &[
+            2.0, 1.428571, 1.285714, 2.0, 1.642857, 2.142857, 3.0, 1.5, 2.357143, 3.0, 3.0,
+            1.928571, 1.714286, 2.0,
+        ],
+    )?;
+    check(
+        "antialiased",
+        ops::resize_bilinear(&x, (2, 3), true),
+        &[1.632653, 1.84127, 2.081633, 2.22449, 2.349206, 1.918367],
+    )?;
+    check(
+        "bicubic",
+        ops::resize_bicubic(&x, (2, 7)),
+        &[
+            2.288356, 1.368714, 0.961279, 1.625, 1.359421, 2.274052, 3.522595, 1.172285, 2.316418,
+            3.444698, 3.375, 1.993349, 1.355685, 1.63484,
+        ],
+    )?;
+    check(
+        "nearest",
+        ops::resize_nearest(&x, (6, 3)),
+        &[
+            0.0, 1.0, 2.0, 0.0, 1.0, 2.0, 4.0, 1.0, 1.0, 2.0, 2.0, 1.0, 2.0, 2.0, 1.0, 1.0, 4.0,
+            2.0,
+        ],
+    )?;
+    check(
+        "adaptive",
+        ops::adaptive_avg_pool2d(&x, (3, 2)),
+        &[1.666667, 2.166667, 2.166667, 1.666667, 2.5, 2.166667],
+    )?;
+    let inside = PoolConfig {
+        padding: 1,
+        count_padding: false,
+        ..PoolConfig::new(3, 2)
+    };
+    check(
+        "mean of what is there",
+        ops::avg_pool2d(&x, inside),
+        &[1.5, 1.5, 2.25, 2.333333, 1.888889, 2.0],
+    )
+}
+
+#[test]
+fn resizing_has_right_gradients() -> Result<()> {
+    let x = normal(&mut Rng::new(5), &[2, 2, 5, 4])?;
+    for size in [(3, 9), (11, 2), (5, 4)] {
+        type Resize<'a> = &'a dyn Fn(&Tensor) -> Result<Tensor>;
+        let each: [(&str, Resize); 5] = [
+            ("bilinear", &|x| ops::resize_bilinear(x, size, false)),
+            ("antialiased", &|x| ops::resize_bilinear(x, size, true)),
+            ("bicubic", &|x| ops::resize_bicubic(x, size)),
+            ("nearest", &|x| ops::resize_nearest(x, size)),
+            ("adaptive", &|x| ops::adaptive_avg_pool2d(x, size)),
+        ];
+        for (what, f) in each {
+            check_gradients(what, std::slice::from_ref(&x), |a| f(&a[0]))?;
+        }
+    }
+    let inside = PoolConfig {
+        padding: 1,
+        count_padding: false,
+        ..PoolConfig::new(3, 2)
+    };
+    check_gradients("inside", std::slice::from_ref(&x), |a| {
+        ops::avg_pool2d(&a[0], inside)
+    })?;
+    // A tensor that takes two ways has the sum of both gradients: candle's nearest upsampling loses one.
+    check_gradients("two ways", std::slice::from_ref(&x), |a| {
+        Ok((ops::resize_nearest(&a[0], (10, 8))?.mean_all()? * a[0].sqr()?.sum_all()?)?)
+    })?;
+    for wrong in [(0, 3), (3, 0), (1 << 20, 3)] {
+        let text = ops::resize_bilinear(&x, wrong, true)
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains("a size from 1"), "{text}");
+    }
+    Ok(())
+}
+
+/// PyTorch's answers (2.15) to the same numbers.
+#[test]
+fn normalisation_is_pytorchs() -> Result<()> {
+    let x = squares(&[2, 2, 2, 2], 5)?;
+    let tensor = |v: &[f64]| Tensor::new(v, &Device::Cpu);
+    let (weight, bias) = (tensor(&[1.5, -0.5])?, tensor(&[0.1, 0.2])?);
+    let normed = ops::batch_norm_training(&x, &weight, &bias, 1e-3, Activation::None)?;
+    assert_values(
+        "batch norm in training",
+        &normed.y,
+        &[
+            -1.562957, -0.676047, 1.984685, 1.984685, 0.458682, 0.754319, 0.458682, -0.428228,
+            1.984685, -0.676047, -1.562957, -0.676047, -0.428228, -0.428228, 0.458682, 0.754319,
+        ],
+    )?;
+    // PyTorch's running statistics after one batch, from 0 and 1 with momentum 0.1.
+    let running = (&normed.mean * 0.1)?;
+    let seen = ((&normed.variance * (0.1 * 8.0 / 7.0))? + 0.9)?;
+    assert_values("mean", &running, &[0.1875, 0.1875])?;
+    assert_values("variance", &seen, &[1.226786, 1.226786])?;
+    let y = ops::batch_norm(
+        &x,
+        [&running, &seen],
+        [&weight, &bias],
+        1e-3,
+        Activation::None,
+    )?;
+    assert_values(
+        "batch norm in evaluation",
+        &y,
+        &[
+            -0.153823, 1.1999, 5.261071, 5.261071, -0.166633, 0.284608, -0.166633, -1.520357,
+            5.261071, 1.1999, -0.153823, 1.1999, -1.520357, -1.520357, -0.166633, 0.284608,
+        ],
+    )?;
+    let y = ops::layer_norm(&x, &tensor(&[2.0, 1.0])?, &tensor(&[0.5, 0.0])?, 1e-3)?;
+    assert_values(
+        "layer norm",
+        &y,
+        &[
+            -1.496012, 0.998006, 0.5, 0.0, 2.496012, -0.998006, -1.499556, 0.999778, 2.499556,
+            -0.999778, -1.496012, 0.998006, 0.5, 0.0, 2.496012, -0.998006,
+        ],
+    )
+}
+
+#[test]
+fn normalisation_has_right_gradients() -> Result<()> {
+    let mut rng = Rng::new(6);
+    let x = normal(&mut rng, &[3, 2, 3, 2])?;
+    let (weight, bias) = (normal(&mut rng, &[2])?, normal(&mut rng, &[2])?);
+    let mean = normal(&mut rng, &[2])?;
+    let variance = (normal(&mut rng, &[2])?.sqr()? + 0.1)?;
+    for activation in [Activation::None, Activation::Leaky(0.0)] {
+        let arguments = [x.clone(), weight.clone(), bias.clone()];
+        check_gradients("batch norm in training", &arguments, |a| {
+            Ok(ops::batch_norm_training(&a[0], &a[1], &a[2], 1e-5, activation)?.y)
+        })?;
+        check_gradients("batch norm in evaluation", &arguments, |a| {
+            ops::batch_norm(&a[0], [&mean, &variance], [&a[1], &a[2]], 1e-5, activation)
+        })?;
+    }
+    // The statistics of a channel far from zero keep their digits.
+    let far = (&x + 1e8)?;
+    let near = ops::batch_norm_training(&x, &weight, &bias, 1e-5, Activation::None)?;
+    let far = ops::batch_norm_training(&far, &weight, &bias, 1e-5, Activation::None)?;
+    assert!(distance(&near.variance, &far.variance)? < 1e-6);
+    let flat = normal(&mut rng, &[4, 5])?;
+    let five = [normal(&mut rng, &[5])?, normal(&mut rng, &[5])?];
+    let arguments = [flat.clone(), five[0].clone(), five[1].clone()];
+    check_gradients("layer norm", &arguments, |a| {
+        ops::layer_norm(&a[0], &a[1], &a[2], 1e-5)
+    })?;
+    check_gradients("softmax", std::slice::from_ref(&flat), |a| {
+        ops::softmax(&a[0])
+    })?;
+    let shifted = (flat.broadcast_add(&Tensor::new(&[1e4f64], &Device::Cpu)?))?;
+    assert!(distance(&ops::softmax(&shifted)?, &ops::softmax(&flat)?)? < 1e-9);
+    let text = ops::layer_norm(&flat, &weight, &bias, 1e-5)
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("as long as the last dimension"), "{text}");
+    let text = ops::batch_norm(
+        &flat,
+        [&mean, &variance],
+        [&weight, &bias],
+        1e-5,
+        Activation::None,
+    )
+    .unwrap_err()
+    .to_string();
+    assert!(text.contains("one number per channel"), "{text}");
     Ok(())
 }

@@ -81,7 +81,7 @@ impl Residual {
     fn new(width: usize, at: &Scope) -> Result<Self> {
         let config = |activation| ConvConfig {
             stride: 1,
-            padding: 1,
+            padding: (1, 1),
             activation,
         };
         Ok(Self {
@@ -125,7 +125,7 @@ impl ConvVae {
         }
         let halve = ConvConfig {
             stride: 2,
-            padding: 1,
+            padding: (1, 1),
             activation: LEAKY,
         };
         let (e, d) = (at.pp("encoder"), at.pp("decoder"));
@@ -151,7 +151,7 @@ impl ConvVae {
         let smallest = widths[2] * (size / 8) * (size / 8);
         let same = ConvConfig {
             stride: 1,
-            padding: 1,
+            padding: (1, 1),
             activation: Activation::None,
         };
         Ok(Self {

@@ -1,65 +1,128 @@
-use super::{Chain, Layer};
+use super::layer::{Conv, Dense, Layer, RELU};
+use super::resnet::{basic, conv as normed};
+use super::squeezenet::fire;
+use super::{Backbone, Preprocess, Stack};
 use crate::Result;
-use crate::ops::{Activation, Conv2d, ConvConfig, Init, Linear, PoolConfig, Scope};
+use crate::ops::{ConvConfig, PoolConfig, Scope};
 
-const RELU: Activation = Activation::Leaky(0.0);
-
-fn conv(inputs: usize, outputs: usize, kernel: usize, stride: usize, at: &Scope) -> Result<Conv2d> {
+fn conv(inputs: usize, outputs: usize, kernel: usize, stride: usize, at: &Scope) -> Result<Layer> {
     let config = ConvConfig {
         stride,
-        padding: (kernel - 1) / 2,
+        padding: ((kernel - 1) / 2, (kernel - 1) / 2),
         activation: RELU,
     };
-    Conv2d::new(inputs, outputs, kernel, config, Init::He, at)
+    let sizes = (inputs, outputs, (kernel, kernel));
+    Ok(Layer::Conv(Conv::biased(sizes, config, at)?))
 }
 
-fn fire(inputs: usize, squeeze: usize, expand: usize, at: &Scope) -> Result<Layer> {
-    Ok(Layer::Fire {
-        squeeze: conv(inputs, squeeze, 1, 1, &at.pp("squeeze"))?,
-        expand1: conv(squeeze, expand, 1, 1, &at.pp("expand1x1"))?,
-        expand3: conv(squeeze, expand, 3, 1, &at.pp("expand3x3"))?,
-    })
+/// Logits, and probabilities after them.
+fn classifier(net: &mut Stack, inputs: usize, classes: usize, at: &Scope) -> Result<()> {
+    net.push(
+        "fc",
+        Layer::Dense(Dense::new(inputs, classes, &at.pp("fc"))?),
+    );
+    net.output();
+    net.push("softmax", Layer::Softmax);
+    Ok(())
 }
 
 /// A SqueezeNet (arXiv 1602.07360) for images of 32 to 64 px: `conv1`, fire modules with overlapping
 /// 3×3/2 pooling between, `pool` (the penultimate layer, 128 numbers), `fc` (logits), `softmax`.
-pub fn squeezenet_small(classes: usize, at: &Scope) -> Result<Chain> {
-    let pool = PoolConfig {
-        ceil: true,
-        ..PoolConfig::new(3, 2)
+///
+/// # Errors
+/// [`crate::Error::Invalid`] where parameters exist with other shapes.
+pub fn squeezenet_small(classes: usize, at: &Scope) -> Result<Backbone> {
+    let pool = || {
+        Layer::MaxPool(PoolConfig {
+            ceil: true,
+            ..PoolConfig::new(3, 2)
+        })
     };
-    let named = |name: &str, layer: Layer| (name.to_string(), layer);
-    Ok(Chain::new(vec![
-        named("conv1", Layer::Conv(conv(3, 32, 4, 2, &at.pp("conv1"))?)),
-        named("fire2", fire(32, 16, 32, &at.pp("fire2"))?),
-        named("maxpool2", Layer::MaxPool(pool)),
-        named("fire3", fire(64, 32, 64, &at.pp("fire3"))?),
-        named("maxpool3", Layer::MaxPool(pool)),
-        named("fire4", fire(128, 32, 64, &at.pp("fire4"))?),
-        named("pool", Layer::GlobalMean),
-        named(
-            "fc",
-            Layer::Linear(Linear::new(128, classes, Init::FanIn, &at.pp("fc"))?),
-        ),
-        named("softmax", Layer::Softmax),
-    ]))
+    let mut net = Stack::new("squeezenet_small", Preprocess::none());
+    net.push("conv1", conv(3, 32, 4, 2, &at.pp("conv1"))?);
+    net.push("fire2", fire(32, 16, 32, &at.pp("fire2"))?);
+    net.push("maxpool2", pool());
+    net.push("fire3", fire(64, 32, 64, &at.pp("fire3"))?);
+    net.push("maxpool3", pool());
+    net.push("fire4", fire(128, 32, 64, &at.pp("fire4"))?);
+    net.push("pool", Layer::GlobalMean);
+    classifier(&mut net, 128, classes, at)?;
+    Ok(net.done(at.device()))
 }
 
 /// A plain convolutional network of another build than the one under study, to judge what pictures show.
-pub fn plain_small(classes: usize, at: &Scope) -> Result<Chain> {
-    let named = |name: &str, layer: Layer| (name.to_string(), layer);
-    Ok(Chain::new(vec![
-        named("conv1", Layer::Conv(conv(3, 24, 3, 1, &at.pp("conv1"))?)),
-        named("conv2", Layer::Conv(conv(24, 48, 4, 2, &at.pp("conv2"))?)),
-        named("conv3", Layer::Conv(conv(48, 48, 3, 1, &at.pp("conv3"))?)),
-        named("conv4", Layer::Conv(conv(48, 96, 4, 2, &at.pp("conv4"))?)),
-        named("conv5", Layer::Conv(conv(96, 96, 3, 1, &at.pp("conv5"))?)),
-        named("avgpool", Layer::AvgPool(PoolConfig::new(2, 2))),
-        named("conv6", Layer::Conv(conv(96, 128, 3, 1, &at.pp("conv6"))?)),
-        named("pool", Layer::GlobalMean),
-        named(
-            "fc",
-            Layer::Linear(Linear::new(128, classes, Init::FanIn, &at.pp("fc"))?),
-        ),
-    ]))
+///
+/// # Errors
+/// [`crate::Error::Invalid`] where parameters exist with other shapes.
+pub fn plain_small(classes: usize, at: &Scope) -> Result<Backbone> {
+    let mut net = Stack::new("plain_small", Preprocess::none());
+    net.push("conv1", conv(3, 24, 3, 1, &at.pp("conv1"))?);
+    net.push("conv2", conv(24, 48, 4, 2, &at.pp("conv2"))?);
+    net.push("conv3", conv(48, 48, 3, 1, &at.pp("conv3"))?);
+    net.push("conv4", conv(48, 96, 4, 2, &at.pp("conv4"))?);
+    net.push("conv5", conv(96, 96, 3, 1, &at.pp("conv5"))?);
+    net.push("avgpool", Layer::AvgPool(PoolConfig::new(2, 2)));
+    net.push("conv6", conv(96, 128, 3, 1, &at.pp("conv6"))?);
+    net.push("pool", Layer::GlobalMean);
+    classifier(&mut net, 128, classes, at)?;
+    Ok(net.done(at.device()))
+}
+
+/// AlexNet's build (arXiv 1404.5997) for images of 32 to 64 px, its layers called by the paper's names: `conv1` … `conv5`, `fc6`, `fc7`,
+/// `fc8` (logits), `softmax`, with pooling after conv1, conv2 and conv5. `width` is conv1's channels; 32 is a good start.
+///
+/// # Errors
+/// [`crate::Error::Invalid`] where parameters exist with other shapes.
+pub fn alexnet_small(width: usize, classes: usize, at: &Scope) -> Result<Backbone> {
+    let mut net = Stack::new("alexnet_small", Preprocess::none());
+    let pool = || Layer::MaxPool(PoolConfig::new(3, 2));
+    let w = width;
+    net.push("conv1", conv(3, w, 5, 1, &at.pp("conv1"))?);
+    net.push("pool1", pool());
+    net.push("conv2", conv(w, 2 * w, 3, 1, &at.pp("conv2"))?);
+    net.push("pool2", pool());
+    net.push("conv3", conv(2 * w, 3 * w, 3, 1, &at.pp("conv3"))?);
+    net.push("conv4", conv(3 * w, 2 * w, 3, 1, &at.pp("conv4"))?);
+    net.push("conv5", conv(2 * w, 2 * w, 3, 1, &at.pp("conv5"))?);
+    net.push("pool5", pool());
+    net.push("avgpool", Layer::AdaptivePool(3));
+    let mut dense = |name: &str, inputs: usize| -> Result<()> {
+        let layer = Dense::activated(inputs, 8 * w, RELU, &at.pp(name))?;
+        net.push(name, Layer::Dense(layer));
+        Ok(())
+    };
+    dense("fc6", 2 * w * 9)?;
+    dense("fc7", 8 * w)?;
+    let logits = Dense::new(8 * w, classes, &at.pp("fc8"))?;
+    net.push("fc8", Layer::Dense(logits));
+    net.output();
+    net.push("softmax", Layer::Softmax);
+    Ok(net.done(at.device()))
+}
+
+/// A ResNet (arXiv 1512.03385) for images of 32 to 64 px, with batch norm: `conv1`, three stages of two basic blocks (`layer1` … `layer3`),
+/// `avgpool`, `fc`, `softmax`. `width` is conv1's channels; 16 is the paper's for 32 px.
+///
+/// # Errors
+/// [`crate::Error::Invalid`] where parameters exist with other shapes.
+pub fn resnet_small(width: usize, classes: usize, at: &Scope) -> Result<Backbone> {
+    let mut net = Stack::new("resnet_small", Preprocess::none());
+    net.push(
+        "conv1",
+        normed((3, width, 3), 1, RELU, ["conv1", "bn1"], at)?,
+    );
+    let mut inputs = width;
+    for stage in 1..=3 {
+        let outputs = width << (stage - 1);
+        for i in 0..2 {
+            let name = format!("layer{stage}.{i}");
+            let stride = if stage > 1 && i == 0 { 2 } else { 1 };
+            net.push(&name, basic(inputs, outputs, stride, &at.pp(&name))?);
+            inputs = outputs;
+        }
+        net.alias(&format!("layer{stage}"));
+    }
+    net.push("avgpool", Layer::GlobalMean);
+    classifier(&mut net, inputs, classes, at)?;
+    Ok(net.done(at.device()))
 }

@@ -11,7 +11,7 @@ const SLOPE: f64 = 0.2;
 /// The convolutions that halve a map.
 const STRIDED: ConvConfig = ConvConfig {
     stride: 2,
-    padding: 1,
+    padding: (1, 1),
     activation: Activation::None,
 };
 

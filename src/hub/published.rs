@@ -1,4 +1,4 @@
-use super::Checkpoint;
+use super::{Checkpoint, Hub};
 use crate::flow::{CinnConfig, Condition, Conditioning, Coupling, FlowActivation, Mixing};
 use crate::ops::files::cache_dir;
 use crate::ops::names::nearest;
@@ -145,7 +145,7 @@ impl Published {
     }
 
     /// Where the file belongs: `checkpoints/NAME.ckpt` in the project's cache, see [`cache_dir`].
-    /// Fetch it from `url` and put it there.
+    /// [`Published::fetch`] puts it there.
     ///
     /// # Errors
     /// As [`cache_dir`].
@@ -153,6 +153,25 @@ impl Published {
         Ok(cache_dir()?
             .join("checkpoints")
             .join(format!("{}.ckpt", self.name)))
+    }
+
+    /// Fetches the file to [`Published::path`], unless it is there already, and compares its MD5 before it has
+    /// its name; where the authors give none, only its length is compared. See [`Hub::download`].
+    ///
+    /// ```no_run
+    /// use invariances::hub::{Hub, published};
+    /// let file = published("cinn_alexnet_aae_fc6")?;
+    /// file.fetch(&Hub::open()?)?;
+    /// println!("{:?}", file.open()?);
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Hub::download`] and [`cache_dir`].
+    pub fn fetch(&self, hub: &Hub) -> Result<PathBuf> {
+        let path = self.path()?;
+        hub.download(&self.url, &path, self.md5.as_deref())?;
+        Ok(path)
     }
 
     /// Compares a file's MD5 with the published one; nothing to compare where the authors give none.
@@ -166,7 +185,12 @@ impl Published {
         let Some(expected) = &self.md5 else {
             return Ok(());
         };
-        let hint = || format!("expected {}, from {}", self.name, self.url);
+        let hint = || {
+            format!(
+                "expected {}, from {}; `fetch` brings it",
+                self.name, self.url
+            )
+        };
         let file = std::fs::File::open(path).map_err(|e| Error::io(path, e).with_hint(hint()))?;
         let mut hash = md5::Context::new();
         std::io::copy(

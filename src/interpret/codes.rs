@@ -1,5 +1,5 @@
 use crate::autoencoder::{Autoencoder, Posterior};
-use crate::backbone::Chain;
+use crate::backbone::Network;
 use crate::data::{Digits, Split};
 use crate::flow::Cinn;
 use crate::ops::Rng;
@@ -26,7 +26,7 @@ impl Codes {
     /// [`Error::Invalid`] for an unknown layer or no images.
     pub fn of(
         autoencoder: &impl Autoencoder,
-        network: &Chain,
+        network: &dyn Network,
         layer: &str,
         digits: &Digits,
         split: Split,

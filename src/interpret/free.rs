@@ -1,5 +1,5 @@
 use crate::autoencoder::Autoencoder;
-use crate::backbone::Chain;
+use crate::backbone::Network;
 use crate::flow::Cinn;
 use crate::metric::agreement;
 use crate::ops::Rng;
@@ -73,7 +73,12 @@ impl Samples {
     ///
     /// # Errors
     /// [`Error::Tensor`] where the labels are not as many as the originals.
-    pub fn misread(&self, network: &Chain, labels: &Tensor, before: usize) -> Result<Vec<usize>> {
+    pub fn misread(
+        &self,
+        network: &dyn Network,
+        labels: &Tensor,
+        before: usize,
+    ) -> Result<Vec<usize>> {
         let kept = self.kept(network, labels)?;
         let place = |n: usize| {
             (n / self.per_image) * (before + self.per_image) + before + n % self.per_image
@@ -83,7 +88,7 @@ impl Samples {
     }
 
     /// For each original the share of its samples to which `network` gives the class `labels` (u32, one per original).
-    pub fn keep_class(&self, network: &Chain, labels: &Tensor) -> Result<Vec<f64>> {
+    pub fn keep_class(&self, network: &dyn Network, labels: &Tensor) -> Result<Vec<f64>> {
         let kept = self.kept(network, labels)?;
         Ok(kept
             .chunks(self.per_image)
@@ -92,7 +97,7 @@ impl Samples {
     }
 
     /// For each sample 1 where `network` gives it the class of its original.
-    fn kept(&self, network: &Chain, labels: &Tensor) -> Result<Vec<f64>> {
+    fn kept(&self, network: &dyn Network, labels: &Tensor) -> Result<Vec<f64>> {
         let repeated = labels
             .unsqueeze(1)?
             .repeat((1, self.per_image))?

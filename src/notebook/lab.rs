@@ -1,6 +1,7 @@
 use super::{Claim, ClaimBuilder, Claims, Scale};
 use crate::data::Digits;
 use crate::figure::{Figure, escape, show};
+use crate::hub::Hub;
 use crate::metric::Estimate;
 use crate::ops::files::cache_dir;
 use crate::ops::keep_freed_memory;
@@ -19,7 +20,7 @@ use std::path::{Path, PathBuf};
 /// | `INVARIANCES_SEED` | every random number | 0 |
 /// | `INVARIANCES_OUT` | where figures and claims go | `out` in the project's folder |
 /// | `INVARIANCES_CACHE` | where trained networks and downloads are kept | the user's cache folder |
-/// | `INVARIANCES_MNIST` | the parquet file of real digits | none |
+/// | `INVARIANCES_MNIST` | the parquet file of real digits | the hub's `ylecun/mnist` |
 /// | `INVARIANCES_OFFLINE` | 1: nothing is downloaded | 0 |
 #[derive(Clone, Debug)]
 pub struct Lab {
@@ -145,21 +146,37 @@ impl Lab {
         Store::open(self.cache.join("trained"))
     }
 
-    /// The digits of the scale, `size` pixels wide: procedural ones at smoke and quick; at real and paper those of
-    /// MNIST, from the parquet file of the hub's `ylecun/mnist` that `INVARIANCES_MNIST` names.
+    /// The hub as the environment sets it, offline where `INVARIANCES_OFFLINE` says so.
+    /// A cell that fetches a file prints lines meanwhile.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the scale needs a file and none is named; else as [`Digits::mnist`].
+    /// As [`Hub::open`].
+    pub fn hub(&self) -> Result<Hub> {
+        let hub = Hub::open()?;
+        Ok(match self.offline {
+            true => hub.with_offline_for("INVARIANCES_OFFLINE"),
+            false => hub,
+        })
+    }
+
+    /// The digits of the scale, `size` pixels wide: procedural ones at smoke and quick; at real and paper those of
+    /// MNIST, from the parquet file that `INVARIANCES_MNIST` names, else from the hub's `ylecun/mnist`.
+    ///
+    /// # Errors
+    /// [`Error::Download`] where the hub is needed and cannot be reached; else as [`Digits::mnist`].
     pub fn digits(&self, size: usize) -> Result<Digits> {
         match self.scale {
             Scale::Smoke | Scale::Quick => Digits::strokes(size, 0),
             Scale::Real | Scale::Paper => {
-                let path = setting("INVARIANCES_MNIST")?.ok_or_else(|| {
-                    Error::invalid(format!(
-                        "scale {} reads real digits: download a parquet file of the hub's dataset ylecun/mnist and set INVARIANCES_MNIST to its path",
-                        self.scale
-                    ))
-                })?;
+                let path = match setting("INVARIANCES_MNIST")? {
+                    Some(path) => PathBuf::from(path),
+                    None => {
+                        let shards = self.hub()?.dataset("ylecun/mnist")?.parquet("train")?;
+                        shards.into_iter().next().ok_or_else(|| {
+                            Error::invalid("ylecun/mnist has no file of the split train; name one by INVARIANCES_MNIST")
+                        })?
+                    }
+                };
                 Digits::mnist(path, size, 0)
             }
         }

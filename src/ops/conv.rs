@@ -9,6 +9,7 @@ use super::params::Init;
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Tensor, Var, WithDType};
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::cell::RefCell;
 
 /// What follows a convolution in the same pass.
@@ -20,13 +21,13 @@ pub enum Activation {
     Leaky(f64),
 }
 
-/// Stride and padding, the same in both directions, and the activation.
+/// Stride, padding and activation.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct ConvConfig {
-    /// Step between patches in pixels, at least 1.
+    /// Step between patches in pixels, in both directions, at least 1.
     pub stride: usize,
-    /// Zeros around the image in pixels; for a transposed convolution what is cut off, as in PyTorch.
-    pub padding: usize,
+    /// Zeros around the image in pixels: (above and below, left and right); for a transposed convolution what is cut off, as in PyTorch.
+    pub padding: (usize, usize),
     /// What follows.
     pub activation: Activation,
 }
@@ -35,7 +36,7 @@ impl Default for ConvConfig {
     fn default() -> Self {
         Self {
             stride: 1,
-            padding: 0,
+            padding: (0, 0),
             activation: Activation::None,
         }
     }
@@ -49,7 +50,7 @@ struct Patches {
     width: usize,
     kernel: (usize, usize),
     stride: usize,
-    padding: usize,
+    padding: (usize, usize),
     out_height: usize,
     out_width: usize,
 }
@@ -104,13 +105,13 @@ impl Patches {
 
     /// A patch matrix equal to the image itself: no copy needed.
     fn is_image(&self) -> bool {
-        self.kernel == (1, 1) && self.stride == 1 && self.padding == 0
+        self.kernel == (1, 1) && self.stride == 1 && self.padding == (0, 0)
     }
 
-    /// The output columns whose patch pixel `k` lies inside a line of `size` pixels.
-    fn inside(&self, k: usize, size: usize, outputs: usize) -> (usize, usize) {
-        let first = self.padding.saturating_sub(k).div_ceil(self.stride);
-        let last = (size + self.padding)
+    /// The output columns whose patch pixel `k` lies inside a line of `size` pixels with `padding` before it.
+    fn inside(&self, k: usize, padding: usize, size: usize, outputs: usize) -> (usize, usize) {
+        let first = padding.saturating_sub(k).div_ceil(self.stride);
+        let last = (size + padding)
             .saturating_sub(k)
             .div_ceil(self.stride)
             .min(outputs);
@@ -124,16 +125,16 @@ impl Patches {
         let mut row = 0;
         for c in 0..self.channels {
             for ky in 0..kh {
-                let (y0, y1) = self.inside(ky, self.height, self.out_height);
+                let (y0, y1) = self.inside(ky, self.padding.0, self.height, self.out_height);
                 for kx in 0..kw {
-                    let (x0, x1) = self.inside(kx, self.width, self.out_width);
+                    let (x0, x1) = self.inside(kx, self.padding.1, self.width, self.out_width);
                     for oy in 0..self.out_height {
                         let at = row * self.positions() + oy * self.out_width;
                         if oy < y0 || oy >= y1 || x0 >= x1 {
                             f(at, 0, 0, None);
                         } else {
-                            let iy = oy * self.stride + ky - self.padding;
-                            let ix = x0 * self.stride + kx - self.padding;
+                            let iy = oy * self.stride + ky - self.padding.0;
+                            let ix = x0 * self.stride + kx - self.padding.1;
                             f(at, x0, x1, Some((c * self.height + iy) * self.width + ix));
                         }
                     }
@@ -554,29 +555,34 @@ fn finish<T: Number>(out: &mut [T], bias: &[T], positions: usize, activation: Ac
         });
 }
 
-/// The gradient before the activation (from the sign of the result, which it keeps), and the bias'.
-fn unfinish<T: Number>(
+/// The gradient before the activation, from the sign of the result, which it keeps.
+fn unfinish<'a, T: Number>(
     result: &[T],
-    gradient: &[T],
-    channels: usize,
-    positions: usize,
+    gradient: &'a [T],
+    image: usize,
     activation: Activation,
-) -> (Vec<T>, Vec<T>) {
+) -> Cow<'a, [T]> {
+    let Activation::Leaky(slope) = activation else {
+        return Cow::Borrowed(gradient);
+    };
+    let slope = T::from_f64(slope);
     let mut before = gradient.to_vec();
-    if let Activation::Leaky(slope) = activation {
-        let slope = T::from_f64(slope);
-        before
-            .par_chunks_mut(positions * channels)
-            .zip(result.par_chunks(positions * channels))
-            .for_each(|(b, r)| {
-                for (b, r) in b.iter_mut().zip(r) {
-                    let factor = if *r > T::default() { T::ONE } else { slope };
-                    *b = factor * *b;
-                }
-            });
-    }
+    before
+        .par_chunks_mut(image)
+        .zip(result.par_chunks(image))
+        .for_each(|(b, r)| {
+            for (b, r) in b.iter_mut().zip(r) {
+                let factor = if *r > T::default() { T::ONE } else { slope };
+                *b = factor * *b;
+            }
+        });
+    Cow::Owned(before)
+}
+
+/// The sum of a gradient over images and positions.
+fn bias_gradient<T: Number>(gradient: &[T], channels: usize, positions: usize) -> Vec<T> {
     let mut bias = vec![T::default(); channels];
-    for image in before.chunks(positions * channels) {
+    for image in gradient.chunks(positions * channels) {
         for (plane, total) in image.chunks(positions).zip(&mut bias) {
             // Eight sums side by side: vectorised, and more exact than one long sum.
             let mut sums = [T::default(); 8];
@@ -590,7 +596,7 @@ fn unfinish<T: Number>(
             sums.into_iter().for_each(|s| *total += s);
         }
     }
-    (before, bias)
+    bias
 }
 
 #[derive(Clone, Copy)]
@@ -624,17 +630,17 @@ impl Convolution {
         }
         let none = || {
             Error::invalid(format!(
-                "{name}: kernel {kh}×{kw}, padding {padding} and stride {stride} leave nothing of an image {x:?}"
+                "{name}: kernel {kh}×{kw}, padding {padding:?} and stride {stride} leave nothing of an image {x:?}"
             ))
         };
         if self.transposed {
-            let size = |n: usize, k: usize| {
+            let size = |n: usize, k: usize, padding: usize| {
                 ((n.max(1) - 1) * stride + k)
                     .checked_sub(2 * padding)
                     .filter(|s| *s > 0)
             };
-            let (oh, ow) = size(h, kh)
-                .zip(size(wd, kw))
+            let (oh, ow) = size(h, kh, padding.0)
+                .zip(size(wd, kw, padding.1))
                 .filter(|_| h > 0 && wd > 0)
                 .ok_or_else(none)?;
             let patches = Patches {
@@ -654,8 +660,10 @@ impl Convolution {
             })
         } else {
             let size =
-                |n: usize, k: usize| (n + 2 * padding).checked_sub(k).map(|s| s / stride + 1);
-            let (oh, ow) = size(h, kh).zip(size(wd, kw)).ok_or_else(none)?;
+                |n: usize, k: usize, p: usize| (n + 2 * p).checked_sub(k).map(|s| s / stride + 1);
+            let (oh, ow) = size(h, kh, padding.0)
+                .zip(size(wd, kw, padding.1))
+                .ok_or_else(none)?;
             let patches = Patches {
                 channels: c_in,
                 height: h,
@@ -704,7 +712,7 @@ impl Convolution {
         out
     }
 
-    /// Gradients of image (where asked for), weight and bias.
+    /// Gradients of image, weight and bias, those that `wanted` asks for.
     fn backward<T: Number>(
         &self,
         g: &Geometry,
@@ -712,23 +720,27 @@ impl Convolution {
         w: &[T],
         result: &[T],
         gradient: &[T],
-        of_x: bool,
-    ) -> (Option<Vec<T>>, Vec<T>, Vec<T>) {
+        wanted: [bool; 3],
+    ) -> [Option<Vec<T>>; 3] {
         let (_, c, h, wd) = self.result_shape(g);
-        let (before, bias) = unfinish(result, gradient, c, h * wd, self.config.activation);
-        let mut dx = of_x.then(|| vec![T::default(); x.len()]);
-        let dw = if self.transposed {
-            if let Some(dx) = &mut dx {
-                g.project(&before, w, dx);
+        let before = unfinish(result, gradient, c * h * wd, self.config.activation);
+        let dx = wanted[0].then(|| {
+            let mut dx = vec![T::default(); x.len()];
+            if self.transposed {
+                g.project(&before, w, &mut dx);
+            } else {
+                g.spread(&before, w, &mut dx);
             }
-            g.correlate(&before, x)
-        } else {
-            if let Some(dx) = &mut dx {
-                g.spread(&before, w, dx);
+            dx
+        });
+        let dw = wanted[1].then(|| {
+            if self.transposed {
+                g.correlate(&before, x)
+            } else {
+                g.correlate(x, &before)
             }
-            g.correlate(x, &before)
-        };
-        (dx, dw, bias)
+        });
+        [dx, dw, wanted[2].then(|| bias_gradient(&before, c, h * wd))]
     }
 
     fn bwd_of<T: Number>(
@@ -740,7 +752,8 @@ impl Convolution {
         grad: &Tensor,
     ) -> Result<[Option<Tensor>; 3]> {
         let g = self.geometry(x.dims(), w.dims(), b.dims())?;
-        let of_x = x.track_op();
+        // Frozen weights, constant biases and the data at a network's entrance cost nothing.
+        let wanted = [x, w, b].map(|t| t.track_op());
         let (x, w, res, grad) = (
             x.contiguous()?,
             w.contiguous()?,
@@ -752,13 +765,13 @@ impl Convolution {
         for (storage, layout) in &storages {
             slices.push(slice::<T>(storage, layout)?);
         }
-        let (dx, dw, db) = self.backward(&g, slices[0], slices[1], slices[2], slices[3], of_x);
-        let dev = x.device();
-        let dx = dx
-            .map(|v| Tensor::from_vec(v, x.shape(), dev))
-            .transpose()?;
-        let dw = Tensor::from_vec(dw, w.shape(), dev)?;
-        Ok([dx, Some(dw), Some(Tensor::from_vec(db, b.shape(), dev)?)])
+        let [dx, dw, db] = self.backward(&g, slices[0], slices[1], slices[2], slices[3], wanted);
+        let of = |values: Option<Vec<T>>, t: &Tensor| {
+            values
+                .map(|v| Tensor::from_vec(v, t.shape(), t.device()))
+                .transpose()
+        };
+        Ok([of(dx, &x)?, of(dw, &w)?, of(db, b)?])
     }
 }
 
@@ -853,10 +866,17 @@ fn apply(op: Convolution, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<
         padding,
         activation,
     } = op.config;
+    // candle's take one padding: what differs by direction is padded before, or cut off after.
+    let both = padding.0.min(padding.1);
+    let rest = (padding.0 - both, padding.1 - both);
     let y = if op.transposed {
-        x.conv_transpose2d(weight, padding, 0, stride, 1)?
+        let y = x.conv_transpose2d(weight, both, 0, stride, 1)?;
+        let (height, width) = (y.dim(2)? - 2 * rest.0, y.dim(3)? - 2 * rest.1);
+        y.narrow(2, rest.0, height)?.narrow(3, rest.1, width)?
     } else {
-        x.conv2d(weight, padding, stride, 1, 1)?
+        let x = x.pad_with_zeros(2, rest.0, rest.0)?;
+        let x = x.pad_with_zeros(3, rest.1, rest.1)?;
+        x.conv2d(weight, both, stride, 1, 1)?
     };
     let y = y.broadcast_add(&bias.reshape((1, (), 1, 1))?)?;
     Ok(match activation {
@@ -876,7 +896,7 @@ fn apply(op: Convolution, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<
 /// let x = Tensor::ones((1, 1, 3, 3), DType::F32, &Device::Cpu)?;
 /// let w = Tensor::ones((1, 1, 3, 3), DType::F32, &Device::Cpu)?;
 /// let b = Tensor::zeros(1, DType::F32, &Device::Cpu)?;
-/// let y = ops::conv2d(&x, &w, &b, ConvConfig { padding: 1, ..Default::default() })?;
+/// let y = ops::conv2d(&x, &w, &b, ConvConfig { padding: (1, 1), ..Default::default() })?;
 /// assert_eq!(y.squeeze(0)?.squeeze(0)?.to_vec2::<f32>()?[1], [6., 9., 6.]);
 /// # Ok::<(), invariances::Error>(())
 /// ```

@@ -42,6 +42,8 @@ pub enum Init {
 #[derive(Clone)]
 pub struct Params {
     seed: u64,
+    /// Whether everything starts at zero, since it will be loaded.
+    blank: bool,
     dtype: DType,
     device: Device,
     entries: Arc<Mutex<BTreeMap<String, Entry>>>,
@@ -81,9 +83,19 @@ impl Params {
     pub fn with(seed: u64, dtype: DType, device: &Device) -> Self {
         Self {
             seed,
+            blank: false,
             dtype,
             device: device.clone(),
             entries: Arc::default(),
+        }
+    }
+
+    /// No parameters yet; those made from it are zeros, whatever start a network asks for: for weights that are
+    /// loaded next, a large network is there at once. f32.
+    pub fn blank(device: &Device) -> Self {
+        Self {
+            blank: true,
+            ..Self::with(0, DType::F32, device)
         }
     }
 
@@ -367,7 +379,11 @@ impl Scope {
                 Init::He => normal(&mut rng, (2.0 / fan_in).sqrt()),
             }
         };
-        let value = Tensor::from_vec(draw(init), shape, &Device::Cpu)?;
+        let value = if self.params.blank {
+            Tensor::zeros(shape, DType::F32, &Device::Cpu)?
+        } else {
+            Tensor::from_vec(draw(init), shape, &Device::Cpu)?
+        };
         let var = Var::from_tensor(
             &value
                 .to_dtype(self.params.dtype)?

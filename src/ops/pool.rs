@@ -18,6 +18,8 @@ pub struct PoolConfig {
     pub padding: usize,
     /// Whether a last window may hang over the edge (PyTorch's `ceil_mode`, as SqueezeNet has it).
     pub ceil: bool,
+    /// Whether a mean counts the padding (PyTorch's default) or only the pixels that are there.
+    pub count_padding: bool,
 }
 
 impl PoolConfig {
@@ -28,7 +30,15 @@ impl PoolConfig {
             stride,
             padding: 0,
             ceil: false,
+            count_padding: true,
         }
+    }
+
+    /// The length of a side of `n` pixels after pooling; nothing where the window is larger.
+    pub(crate) fn size_of(&self, n: usize) -> Option<usize> {
+        (self.kernel > 0 && self.stride > 0)
+            .then(|| self.size(n))
+            .flatten()
     }
 
     fn size(&self, n: usize) -> Option<usize> {
@@ -102,11 +112,17 @@ impl Pool {
         }
     }
 
-    /// The divisor of a mean: the window with its padding, cut where it hangs over that too (PyTorch).
+    /// The divisor of a mean: the window with its padding, where that counts, cut where it hangs over that too (PyTorch).
     fn divisor(&self, (oy, ox): (usize, usize), (h, w): (usize, usize)) -> f64 {
         let c = &self.config;
-        let side =
-            |o: usize, n: usize| (o * c.stride + c.kernel).min(n + 2 * c.padding) - o * c.stride;
+        let side = |o: usize, n: usize| {
+            if c.count_padding {
+                (o * c.stride + c.kernel).min(n + 2 * c.padding) - o * c.stride
+            } else {
+                let (from, to) = c.window(o, n);
+                to - from
+            }
+        };
         (side(oy, h) * side(ox, w)) as f64
     }
 
@@ -315,7 +331,7 @@ pub fn max_pool2d(x: &Tensor, config: PoolConfig) -> Result<Tensor> {
     )
 }
 
-/// The mean of each window of images (batch, channels, h, w); padding counts as zeros, as PyTorch's default.
+/// The mean of each window of images (batch, channels, h, w).
 ///
 /// # Errors
 /// [`Error::Invalid`] where window and image do not fit.
@@ -346,6 +362,7 @@ mod tests {
                     stride: 2,
                     padding: 1,
                     ceil: false,
+                    count_padding: false,
                 },
             ),
             (
@@ -355,6 +372,7 @@ mod tests {
                     stride: 2,
                     padding: 0,
                     ceil: true,
+                    count_padding: true,
                 },
             ),
             (
@@ -364,6 +382,7 @@ mod tests {
                     stride: 2,
                     padding: 1,
                     ceil: true,
+                    count_padding: true,
                 },
             ),
         ] {

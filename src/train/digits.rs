@@ -2,7 +2,7 @@
 
 use super::{Card, Decay, Slot, Step, Store, TrainConfig, Trainer, pretrained};
 use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig};
-use crate::backbone::{Chain, plain_small, squeezenet_small};
+use crate::backbone::{Backbone, Network, plain_small, squeezenet_small};
 use crate::data::{Digits, Split};
 use crate::loss::vae_loss;
 use crate::metric::{agreement, psnr};
@@ -104,9 +104,9 @@ pub struct DigitsNetworks {
     /// E and D.
     pub autoencoder: ConvVae,
     /// The network under study, a small SqueezeNet; its penultimate layer is `pool`.
-    pub classifier: Chain,
+    pub classifier: Backbone,
     /// Another network that judges what a picture shows.
-    pub judge: Chain,
+    pub judge: Backbone,
     cards: BTreeMap<String, Card>,
 }
 
@@ -114,7 +114,7 @@ pub struct DigitsNetworks {
 struct Building {
     params: Params,
     vae: Option<ConvVae>,
-    chain: Option<Chain>,
+    chain: Option<Backbone>,
 }
 
 fn build(network: DigitsNetwork, seed: u64) -> Result<Building> {
@@ -218,7 +218,7 @@ fn fit(
 /// reconstructions that the judge names as it names the original.
 fn figures(
     building: &Building,
-    judge: Option<&Chain>,
+    judge: Option<&Backbone>,
     digits: &Digits,
     count: usize,
 ) -> Result<BTreeMap<String, f64>> {

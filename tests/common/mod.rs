@@ -1,5 +1,8 @@
 //! Reference values that the authors' networks gave, and the rule by which their weights were filled.
 
+// Each test that has this file needs another part of it.
+#![allow(dead_code)]
+
 use invariances::candle_core::{DType, Device, Tensor, safetensors};
 use invariances::ops::Params;
 use invariances::{Error, Result};
@@ -39,6 +42,15 @@ pub fn weight(name: &str, dims: &[usize]) -> Result<Tensor> {
     };
     let values: Vec<f32> = numbers(name, count)
         .map(|u| (offset + u * factor) as f32)
+        .collect();
+    Ok(Tensor::from_vec(values, dims, &Device::Cpu)?)
+}
+
+/// An input of this name, filled by the same rule, times an amplitude.
+pub fn input(name: &str, dims: &[usize], amplitude: f64) -> Result<Tensor> {
+    let count = dims.iter().product();
+    let values: Vec<f32> = numbers(name, count)
+        .map(|u| (u * amplitude) as f32)
         .collect();
     Ok(Tensor::from_vec(values, dims, &Device::Cpu)?)
 }

@@ -1,0 +1,76 @@
+use super::layer::{Conv, Dense, Layer};
+use super::{Backbone, Preprocess, Stack};
+use crate::Result;
+use crate::ops::{ConvConfig, PoolConfig, Scope};
+
+/// AlexNet as torchvision has it (arXiv 1404.5997), under its names, for images of 63 pixels and more; the paper resizes to 227.
+/// The paper's names mean its layers after their ReLU: `conv5` is `features.11`, `fc6` `classifier.2`, `fc7` `classifier.5`;
+/// `fc8` the logits.
+///
+/// # Errors
+/// [`crate::Error::Invalid`] where parameters exist with other shapes.
+pub fn alexnet(classes: usize, at: &Scope) -> Result<Backbone> {
+    let mut net = Stack::new("alexnet", Preprocess::imagenet(227));
+    // Number in `features`, channels in and out, kernel, stride, padding; whether a pooling follows.
+    let convolutions = [
+        (0, 3, 64, 11, 4, 2, true),
+        (3, 64, 192, 5, 1, 2, true),
+        (6, 192, 384, 3, 1, 1, false),
+        (8, 384, 256, 3, 1, 1, false),
+        (10, 256, 256, 3, 1, 1, true),
+    ];
+    for (nth, (i, inputs, outputs, kernel, stride, padding, pooled)) in
+        convolutions.into_iter().enumerate()
+    {
+        let config = ConvConfig {
+            stride,
+            padding: (padding, padding),
+            ..ConvConfig::default()
+        };
+        let name = format!("features.{i}");
+        let sizes = (inputs, outputs, (kernel, kernel));
+        net.push(
+            &name,
+            Layer::Conv(Conv::biased(sizes, config, &at.pp(&name))?),
+        );
+        net.push(&format!("features.{}", i + 1), Layer::Relu);
+        net.alias(&format!("conv{}", nth + 1));
+        if pooled {
+            let pool = Layer::MaxPool(PoolConfig::new(3, 2));
+            net.push(&format!("features.{}", i + 2), pool);
+            net.alias(&format!("pool{}", nth + 1));
+        }
+    }
+    net.push("avgpool", Layer::AdaptivePool(6));
+    head(&mut net, 256 * 36, classes, [1, 4, 6], at)?;
+    Ok(net.done(at.device()))
+}
+
+/// Three dense layers, as AlexNet and VGG-16 end: their numbers in `classifier`.
+pub(super) fn head(
+    net: &mut Stack,
+    inputs: usize,
+    classes: usize,
+    [fc6, fc7, fc8]: [usize; 3],
+    at: &Scope,
+) -> Result<()> {
+    let mut dense = |i: usize, inputs: usize, outputs: usize, alias: &str| -> Result<()> {
+        let name = format!("classifier.{i}");
+        let last = alias == "fc8";
+        net.push(
+            &name,
+            Layer::Dense(Dense::new(inputs, outputs, &at.pp(&name))?),
+        );
+        if !last {
+            net.push(&format!("classifier.{}", i + 1), Layer::Relu);
+        }
+        net.alias(alias);
+        Ok(())
+    };
+    dense(fc6, inputs, 4096, "fc6")?;
+    dense(fc7, 4096, 4096, "fc7")?;
+    dense(fc8, 4096, classes, "fc8")?;
+    net.output();
+    net.push("softmax", Layer::Softmax);
+    Ok(())
+}

@@ -1,0 +1,149 @@
+use super::{Network, Preprocess};
+use crate::{Error, Result};
+use candle_core::Tensor;
+use candle_nn::Module;
+use std::fmt;
+use std::sync::Arc;
+
+/// A network of your own, or of candle-transformers: candle modules and closures as named layers.
+///
+/// Everything that is a candle [`Module`] can be a layer, a closure from tensor to tensor included. A model that hides its layers
+/// is one layer: there is Φ then, and no Ψ. The type can be written down and owns its modules, so that it survives a notebook
+/// cell, which the modules' own closures do not.
+///
+/// ```
+/// use invariances::backbone::{Custom, Network};
+/// use invariances::candle_core::{DType, Device, Tensor};
+/// use invariances::candle_nn::{Linear, Module};
+///
+/// let weight = Tensor::ones((2, 12), DType::F32, &Device::Cpu)?;
+/// let linear = Linear::new(weight, None);
+/// let network = Custom::new("mine")
+///     .layer("flat", |x: &Tensor| x.flatten_from(1))
+///     .layer("relu", |x: &Tensor| x.relu())
+///     .layer("fc", linear);
+/// let x = Tensor::ones((1, 3, 2, 2), DType::F32, &Device::Cpu)?;
+/// assert_eq!(network.forward(&x)?.to_vec2::<f32>()?, [[12.0, 12.0]]);
+/// assert_eq!(network.table(2)?.height(), 3);
+/// # Ok::<(), invariances::Error>(())
+/// ```
+///
+/// A model of candle-transformers is a layer as well. Its layer norm and softmax have no backward pass, so that its gradient would lack a
+/// part without a word; [`Custom::without_gradient`] makes that an error:
+///
+/// ```no_run
+/// use invariances::backbone::{Custom, Preprocess};
+/// use invariances::candle_core::{DType, Device, Tensor};
+/// use invariances::candle_nn::VarBuilder;
+/// use invariances::candle_transformers::models::clip::vision_model::{ClipVisionConfig, ClipVisionTransformer};
+///
+/// let path = invariances::hub::Hub::open()?.model("openai/clip-vit-base-patch32")?.file("model.safetensors")?;
+/// // SAFETY: nobody changes the file meanwhile.
+/// let weights = unsafe { VarBuilder::from_mmaped_safetensors(&[path], DType::F32, &Device::Cpu)? };
+/// let model = ClipVisionTransformer::new(weights.pp("vision_model"), &ClipVisionConfig::vit_base_patch32())?;
+/// let tokens = Custom::new("clip, block 5")
+///     .layer("tokens", move |x: &Tensor| Ok(model.output_hidden_states(x)?.swap_remove(5)))
+///     .with_preprocess(&Preprocess::clip(224))
+///     .without_gradient("candle-nn's layer norm has no backward pass");
+/// # Ok::<(), invariances::Error>(())
+/// ```
+///
+/// The same checkpoints in [`super::transformer`] have named blocks, a Ψ and gradients.
+#[derive(Clone)]
+pub struct Custom {
+    name: String,
+    layers: Vec<(String, Arc<dyn Module + Send + Sync>)>,
+    aliases: Vec<(String, String)>,
+    output: Option<String>,
+    preprocess: Preprocess,
+    no_gradient: Option<String>,
+}
+
+impl fmt::Debug for Custom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Custom({}: {})", self.name, self.layers().join(", "))
+    }
+}
+
+impl Custom {
+    /// A network without layers.
+    pub fn new(name: &str) -> Self {
+        Self {
+            name: name.into(),
+            layers: Vec::new(),
+            aliases: Vec::new(),
+            output: None,
+            preprocess: Preprocess::none(),
+            no_gradient: None,
+        }
+    }
+
+    /// The next layer. Where the name exists already, the first of that name is the one that can be asked for.
+    pub fn layer(mut self, name: &str, module: impl Module + Send + Sync + 'static) -> Self {
+        self.layers.push((name.into(), Arc::new(module)));
+        self
+    }
+
+    /// Another name of a layer.
+    pub fn alias(mut self, other: &str, layer: &str) -> Self {
+        self.aliases.push((other.into(), layer.into()));
+        self
+    }
+
+    /// The layer whose output is f(x), where it is not the last.
+    pub fn output_at(mut self, layer: &str) -> Self {
+        self.output = Some(layer.into());
+        self
+    }
+
+    /// What is done to images first.
+    pub fn with_preprocess(mut self, preprocess: &Preprocess) -> Self {
+        self.preprocess = preprocess.clone();
+        self
+    }
+
+    /// Says that no right gradient goes through it, and why: asked for one, it is an error instead of a wrong number.
+    pub fn without_gradient(mut self, why: &str) -> Self {
+        self.no_gradient = Some(why.into());
+        self
+    }
+}
+
+impl Network for Custom {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn layers(&self) -> Vec<String> {
+        self.layers.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    fn layer(&self, index: usize, x: &Tensor) -> Result<Tensor> {
+        match self.layers.get(index) {
+            Some((_, module)) => Ok(module.forward(x)?),
+            None => Err(Error::invalid(format!(
+                "no layer {index} in {}, which has {}",
+                self.name,
+                self.layers.len()
+            ))),
+        }
+    }
+
+    fn aliases(&self) -> Vec<(String, String)> {
+        self.aliases.clone()
+    }
+
+    fn output(&self) -> usize {
+        let last = self.layers.len().saturating_sub(1);
+        let named = self.output.as_ref();
+        named.map_or(last, |name| self.position(name).unwrap_or(last))
+    }
+
+    fn preprocess(&self) -> Preprocess {
+        self.preprocess.clone()
+    }
+
+    fn no_gradient(&self) -> Option<String> {
+        self.no_gradient.clone()
+    }
+}

@@ -1,0 +1,255 @@
+use super::{LayerInfo, Network, Preprocess};
+use crate::ops::{Rng, backward};
+use crate::{Error, Result};
+use candle_core::{DType, Tensor, Var};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::sync::Arc;
+
+/// What of a layer's output is z.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pooling {
+    /// All of it.
+    #[default]
+    None,
+    /// The first token of a transformer's (batch, tokens, width): its class token.
+    ClassToken,
+    /// The mean over all places: pixels of a map, or tokens.
+    Mean,
+}
+
+/// A network split at a named layer, f = Ψ∘Φ: z = Φ(x) is what it knows about an image there, and Ψ the rest of it.
+///
+/// Cloning shares the network. The type can be written down, so it survives a notebook cell.
+#[derive(Clone)]
+pub struct Greybox {
+    network: Arc<dyn Network>,
+    layer: String,
+    at: usize,
+    pooling: Pooling,
+}
+
+impl fmt::Debug for Greybox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Greybox({} at {}", self.network.name(), self.layer)?;
+        match self.pooling {
+            Pooling::None => write!(f, ")"),
+            pooling => write!(f, ", {pooling:?})"),
+        }
+    }
+}
+
+impl Greybox {
+    /// A network split at a layer, named by its published name or the paper's.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an unknown layer, with the names that there are.
+    pub fn new(network: &(impl Network + Clone + 'static), layer: &str) -> Result<Self> {
+        Self::shared(Arc::new(network.clone()), layer)
+    }
+
+    /// As [`Greybox::new`], for a network that is shared already, or cannot be cloned.
+    ///
+    /// # Errors
+    /// As [`Greybox::new`].
+    pub fn shared(network: Arc<dyn Network>, layer: &str) -> Result<Self> {
+        let layers = network.layers();
+        for (i, name) in layers.iter().enumerate() {
+            if layers[..i].contains(name) {
+                return Err(Error::invalid(format!(
+                    "{} has two layers {name:?}: give each a name of its own",
+                    network.name()
+                )));
+            }
+        }
+        Ok(Self {
+            at: network.position(layer)?,
+            layer: layer.into(),
+            network,
+            pooling: Pooling::None,
+        })
+    }
+
+    /// The same network split at another layer.
+    ///
+    /// # Errors
+    /// As [`Greybox::new`].
+    pub fn at(&self, layer: &str) -> Result<Self> {
+        Ok(Self {
+            pooling: self.pooling,
+            ..Self::shared(self.network.clone(), layer)?
+        })
+    }
+
+    /// z as a part of the layer's output, from which Ψ cannot go on.
+    pub fn pooled(&self, pooling: Pooling) -> Self {
+        Self {
+            pooling,
+            ..self.clone()
+        }
+    }
+
+    /// The layer, as it was asked for.
+    pub fn layer(&self) -> String {
+        self.layer.clone()
+    }
+
+    /// The network.
+    pub fn network(&self) -> Arc<dyn Network> {
+        self.network.clone()
+    }
+
+    /// What tells this greybox from others where trained networks are kept: network, layer, pooling, preprocessing.
+    pub fn id(&self) -> String {
+        let layer = self.network.layers().get(self.at).cloned();
+        let prepared: Preprocess = self.network.preprocess();
+        format!(
+            "{} {} {:?} {prepared:?}",
+            self.network.name(),
+            layer.unwrap_or_default(),
+            self.pooling
+        )
+    }
+
+    /// z = Φ(x) for images (batch, 3, h, w) in [−1, 1].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the images are not what the network takes.
+    pub fn encode(&self, images: &Tensor) -> Result<Tensor> {
+        let x = self.network.preprocess().apply(images)?;
+        let z = self.network.run(&x, 0..self.at + 1)?;
+        let wrong = |expected: &str| {
+            Error::invalid(format!(
+                "{:?} needs {expected}, found {:?} at {}",
+                self.pooling,
+                z.dims(),
+                self.layer
+            ))
+        };
+        Ok(match (self.pooling, z.rank()) {
+            (Pooling::None, _) => z,
+            (Pooling::ClassToken, 3) => z.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?,
+            (Pooling::Mean, 3) => z.mean(1)?,
+            (Pooling::Mean, 4) => z.flatten_from(2)?.mean(2)?,
+            (Pooling::ClassToken, _) => return Err(wrong("tokens (batch, tokens, width)")),
+            (Pooling::Mean, _) => return Err(wrong("tokens or maps")),
+        })
+    }
+
+    /// Ψ(z): the output f(x) from z. For a layer behind the output (a softmax) that is z itself.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where z is not the layer's output, or only a part of it.
+    pub fn decode(&self, z: &Tensor) -> Result<Tensor> {
+        if self.pooling != Pooling::None {
+            return Err(Error::invalid(format!(
+                "there is no Ψ from a part of a layer's output: take {} without {:?}",
+                self.layer, self.pooling
+            )));
+        }
+        let end = self.network.output().max(self.at);
+        self.network.run(z, self.at + 1..end + 1)
+    }
+
+    /// f(x) = Ψ(Φ(x)): the network's output, for a layer behind it that layer's.
+    ///
+    /// # Errors
+    /// As [`Greybox::encode`].
+    pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        let x = self.network.preprocess().apply(images)?;
+        self.network
+            .run(&x, 0..self.network.output().max(self.at) + 1)
+    }
+
+    /// The shape of z for one image of the network's size (of `size` pixels a side, where it takes any), without running.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where images of this size cannot go through.
+    pub fn shape(&self, size: usize) -> Result<Vec<usize>> {
+        let described = self.network.describe(size)?;
+        let shape = described.get(self.at).map(|l: &LayerInfo| l.shape.clone());
+        let shape = shape.unwrap_or_default();
+        Ok(match (self.pooling, &shape[..]) {
+            (Pooling::None, _) => shape,
+            (Pooling::Mean, [channels, _, _]) => vec![*channels],
+            (Pooling::ClassToken | Pooling::Mean, [_, width]) => vec![*width],
+            _ => {
+                return Err(Error::invalid(format!(
+                    "{:?} does not fit {shape:?} at {}",
+                    self.pooling, self.layer
+                )));
+            }
+        })
+    }
+
+    /// The gradient of `objective`(z), one number, with respect to the images: (batch, 3, h, w).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the objective is not one number, or where no gradient goes through the network.
+    pub fn gradient<F>(&self, images: &Tensor, objective: F) -> Result<Tensor>
+    where
+        F: Fn(&Tensor) -> candle_core::Result<Tensor>,
+    {
+        let none = |why: &str| {
+            Error::invalid(format!(
+                "no gradient with respect to the image goes through {}: {why}",
+                self.network.name()
+            ))
+        };
+        if let Some(why) = self.network.no_gradient() {
+            return Err(none(&why));
+        }
+        let x = Var::from_tensor(&images.detach())?;
+        let value = objective(&self.encode(&x)?)?;
+        if value.elem_count() != 1 {
+            return Err(Error::invalid(format!(
+                "expected an objective of one number, found {:?}: sum it over the batch",
+                value.dims()
+            )));
+        }
+        let mut gradients = backward(&value.flatten_all()?.sum_all()?)?;
+        gradients.remove(&x).ok_or_else(|| {
+            none("the objective or a layer is a constant of it, or lacks a backward pass")
+        })
+    }
+
+    /// How far the gradient is from the truth: |g·d − Δ|/(|g·d| + |Δ|), where Δ is the change of a random weighting of z along a
+    /// step d of the image, half along the gradient and half at random, the best of four lengths (kinks spoil long steps,
+    /// rounding short ones). The images are first shaken a little: where they are flat, max pooling has ties, and at a tie there
+    /// is no derivative to compare with. Near 0 for a network whose layers have right gradients; for one of your own, look
+    /// here before you attack or invert it.
+    ///
+    /// # Errors
+    /// As [`Greybox::gradient`].
+    pub fn check_gradient(&self, images: &Tensor) -> Result<f64> {
+        let mut rng = Rng::named(0, "check gradient");
+        let shaken = (rng.normal(images.shape(), images.device())? * 0.03)?;
+        let images = (images.detach() + shaken.to_dtype(images.dtype())?)?;
+        let z = self.encode(&images)?;
+        let weights = rng
+            .normal(z.shape(), images.device())?
+            .to_dtype(z.dtype())?;
+        let noise = rng.normal(images.shape(), images.device())?;
+        let gradient = self.gradient(&images, |z| (z * &weights)?.sum_all())?;
+        let number = |t: &Tensor| -> Result<f64> {
+            Ok(t.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?)
+        };
+        let size = (number(&gradient.sqr()?)? / gradient.elem_count() as f64).sqrt();
+        let along = (&gradient / size.max(f64::MIN_POSITIVE.sqrt()))?;
+        let direction = (along + noise.to_dtype(images.dtype())?)?;
+        let expected = number(&(gradient * &direction)?)?;
+        let value = |by: f64| -> Result<f64> {
+            let z = self.encode(&(&images + (&direction * by)?)?)?;
+            // Summed in f64: the difference of two nearly equal sums.
+            number(&(z.to_dtype(DType::F64)? * weights.to_dtype(DType::F64)?)?)
+        };
+        let mut best = f64::INFINITY;
+        for step in [3e-3, 1e-3, 3e-4, 1e-4] {
+            let change = (value(step)? - value(-step)?) / (2.0 * step);
+            let off = (expected - change).abs();
+            let scale = (expected.abs() + change.abs()).max(f64::MIN_POSITIVE);
+            best = best.min(off / scale);
+        }
+        Ok(best)
+    }
+}

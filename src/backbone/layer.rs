@@ -1,0 +1,534 @@
+//! What the networks here are made of. A [`Layer`] knows its result's shape without running, and can be frozen.
+
+use super::Mode;
+use super::transformer::{Embed, Encoder, LayerNorm};
+use crate::ops::{
+    Activation, ConvConfig, Init, PoolConfig, Scope, adaptive_avg_pool2d, avg_pool2d, batch_norm,
+    batch_norm_training, conv2d, dense, leaky_relu, max_pool2d, softmax,
+};
+use crate::{Error, Result};
+use candle_core::{Device, Tensor, Var};
+
+pub(super) const RELU: Activation = Activation::Leaky(0.0);
+
+/// One step of a network.
+#[derive(Clone, Debug)]
+pub(super) enum Layer {
+    Conv(Conv),
+    Norm(Norm),
+    Relu,
+    MaxPool(PoolConfig),
+    AvgPool(PoolConfig),
+    /// The means of so many windows a side; the image itself where it has that size.
+    AdaptivePool(usize),
+    /// The mean over all pixels: (batch, channels, h, w) to (batch, channels).
+    GlobalMean,
+    /// A dense layer; a map is flattened first.
+    Dense(Dense),
+    /// Probabilities from logits.
+    Softmax,
+    /// Each row divided by its length.
+    Normalise,
+    /// One after the other.
+    Sequence(Vec<Layer>),
+    /// Side by side on the same input, the channels one after the other.
+    Concat(Vec<Layer>),
+    /// shortcut(x) + scale·body(x), then the activation.
+    Residual {
+        body: Box<Layer>,
+        shortcut: Option<Box<Layer>>,
+        scale: f64,
+        activation: Activation,
+    },
+    /// Tokens from pixels.
+    Embed(Embed),
+    /// A transformer's block on tokens (batch, tokens, width).
+    Encoder(Encoder),
+    LayerNorm(LayerNorm),
+    /// The class token, the first: (batch, tokens, width) to (batch, width).
+    ClassToken,
+    /// The class token beside the mean of the others: (batch, 2·width).
+    ClassAndMean,
+}
+
+/// A convolution with what belongs to it: a bias or a batch norm, and an activation.
+#[derive(Clone, Debug)]
+pub(super) struct Conv {
+    weight: Tensor,
+    /// Zeros without a gradient where the published network has none.
+    bias: Tensor,
+    norm: Option<Norm>,
+    config: ConvConfig,
+    /// How many numbers training changes; freezing folds some of them into others.
+    parameters: usize,
+}
+
+/// A batch norm with its running statistics.
+#[derive(Clone, Debug)]
+pub(super) struct Norm {
+    weight: Tensor,
+    bias: Tensor,
+    mean: Var,
+    variance: Var,
+    eps: f64,
+    activation: Activation,
+}
+
+/// Of the running statistics, the share of a new batch (PyTorch's default).
+const MOMENTUM: f64 = 0.1;
+
+impl Norm {
+    pub(super) fn new(channels: usize, eps: f64, at: &Scope) -> Result<Self> {
+        let tensor = |name, start| -> Result<Tensor> {
+            Ok(at
+                .get(channels, name, Init::Const(start))?
+                .as_tensor()
+                .clone())
+        };
+        Ok(Self {
+            weight: tensor("weight", 1.0)?,
+            bias: tensor("bias", 0.0)?,
+            mean: at.buffer(channels, "running_mean", Init::Const(0.0))?,
+            variance: at.buffer(channels, "running_var", Init::Const(1.0))?,
+            eps,
+            activation: Activation::None,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, activation: Activation, mode: Mode) -> Result<Tensor> {
+        let affine = [&self.weight, &self.bias];
+        if mode == Mode::Evaluation {
+            let seen = [self.mean.as_tensor(), self.variance.as_tensor()];
+            return batch_norm(x, seen, affine, self.eps, activation);
+        }
+        let [weight, bias] = affine;
+        let normed = batch_norm_training(x, weight, bias, self.eps, activation)?;
+        let count = (x.elem_count() / self.mean.elem_count()) as f64;
+        let update = |running: &Var, new: &Tensor, factor: f64| -> Result<()> {
+            let old = (running.as_tensor().detach() * (1.0 - MOMENTUM))?;
+            Ok(running.set(&(old + (new * (factor * MOMENTUM))?)?)?)
+        };
+        update(&self.mean, &normed.mean, 1.0)?;
+        update(&self.variance, &normed.variance, count / (count - 1.0))?;
+        Ok(normed.y)
+    }
+
+    /// By what each channel is multiplied, and what is added.
+    fn affine(&self) -> Result<(Tensor, Tensor)> {
+        let rstd = (self.variance.as_tensor().detach() + self.eps)?
+            .sqrt()?
+            .recip()?;
+        let scale = (&self.weight * rstd)?;
+        let shift = (&self.bias - (self.mean.as_tensor().detach() * &scale)?)?;
+        Ok((scale, shift))
+    }
+
+    fn frozen(&self, device: &Device) -> Result<Self> {
+        let copy = |var: &Var| -> Result<Var> {
+            // A copy: a variable has its numbers for itself.
+            Ok(Var::from_tensor(
+                &constant(var.as_tensor(), device)?.copy()?,
+            )?)
+        };
+        Ok(Self {
+            weight: constant(&self.weight, device)?,
+            bias: constant(&self.bias, device)?,
+            mean: copy(&self.mean)?,
+            variance: copy(&self.variance)?,
+            ..self.clone()
+        })
+    }
+}
+
+/// Sizes of a convolution: channels in and out, kernel.
+pub(super) type Sizes = (usize, usize, (usize, usize));
+
+impl Conv {
+    /// A convolution with a bias.
+    pub(super) fn biased(
+        (inputs, outputs, kernel): Sizes,
+        config: ConvConfig,
+        at: &Scope,
+    ) -> Result<Self> {
+        let bias = at.get(outputs, "bias", Init::Const(0.0))?;
+        let weight = at.get((outputs, inputs, kernel.0, kernel.1), "weight", Init::He)?;
+        Ok(Self {
+            parameters: weight.elem_count() + outputs,
+            weight: weight.as_tensor().clone(),
+            bias: bias.as_tensor().clone(),
+            norm: None,
+            config,
+        })
+    }
+
+    /// A convolution without a bias.
+    pub(super) fn plain(
+        (inputs, outputs, kernel): Sizes,
+        config: ConvConfig,
+        at: &Scope,
+    ) -> Result<Self> {
+        let weight = at.get((outputs, inputs, kernel.0, kernel.1), "weight", Init::He)?;
+        Ok(Self {
+            parameters: weight.elem_count(),
+            weight: weight.as_tensor().clone(),
+            bias: Tensor::zeros(outputs, at.dtype(), at.device())?,
+            norm: None,
+            config,
+        })
+    }
+
+    /// A convolution without a bias, and the batch norm that follows it.
+    pub(super) fn normed(
+        sizes: Sizes,
+        config: ConvConfig,
+        (at, eps, norm_at): (&Scope, f64, &Scope),
+    ) -> Result<Self> {
+        let plain = Self::plain(sizes, config, at)?;
+        Ok(Self {
+            norm: Some(Norm::new(sizes.1, eps, norm_at)?),
+            parameters: plain.parameters + 2 * sizes.1,
+            ..plain
+        })
+    }
+
+    fn forward(&self, x: &Tensor, activation: Activation, mode: Mode) -> Result<Tensor> {
+        let with = |activation| ConvConfig {
+            activation,
+            ..self.config
+        };
+        match &self.norm {
+            None => conv2d(x, &self.weight, &self.bias, with(activation)),
+            Some(norm) if mode == Mode::Training => {
+                let y = conv2d(x, &self.weight, &self.bias, with(Activation::None))?;
+                norm.forward(&y, activation, mode)
+            }
+            Some(norm) => {
+                let (weight, bias) = self.folded(norm)?;
+                conv2d(x, &weight, &bias, with(activation))
+            }
+        }
+    }
+
+    /// Weight and bias with the batch norm in them: one pass over the image less.
+    fn folded(&self, norm: &Norm) -> Result<(Tensor, Tensor)> {
+        let (scale, shift) = norm.affine()?;
+        let outputs = self.weight.dim(0)?;
+        let flat = self.weight.reshape((outputs, ()))?;
+        let weight = flat.broadcast_mul(&scale.reshape((outputs, 1))?)?;
+        Ok((weight.reshape(self.weight.shape())?, shift))
+    }
+
+    fn frozen(&self, device: &Device) -> Result<Self> {
+        let (weight, bias) = match &self.norm {
+            None => (self.weight.clone(), self.bias.clone()),
+            Some(norm) => self.folded(norm)?,
+        };
+        Ok(Self {
+            weight: constant(&weight, device)?,
+            bias: constant(&bias, device)?,
+            norm: None,
+            ..self.clone()
+        })
+    }
+
+    fn shape(&self, image: &[usize]) -> Result<Vec<usize>> {
+        let &[outputs, inputs, kh, kw] = self.weight.dims() else {
+            return Err(Error::invalid(
+                "a convolution needs a weight of four dimensions",
+            ));
+        };
+        let ConvConfig {
+            stride,
+            padding: (py, px),
+            ..
+        } = self.config;
+        let size = |n: usize, k: usize, p: usize| Some((n + 2 * p).checked_sub(k)? / stride + 1);
+        match image {
+            &[c, h, w] if c == inputs => match (size(h, kh, py), size(w, kw, px)) {
+                (Some(h), Some(w)) => Ok(vec![outputs, h, w]),
+                _ => Err(too_small(image)),
+            },
+            _ => Err(Error::invalid(format!(
+                "expected maps of {inputs} channels, found {image:?}"
+            ))),
+        }
+    }
+}
+
+fn too_small(image: &[usize]) -> Error {
+    Error::invalid(format!(
+        "nothing is left of maps {image:?} (channels, height, width): use larger images"
+    ))
+}
+
+/// A dense layer with its activation, its weight (outputs, inputs).
+#[derive(Clone, Debug)]
+pub(super) struct Dense {
+    weight: Tensor,
+    bias: Tensor,
+    activation: Activation,
+    parameters: usize,
+}
+
+impl Dense {
+    pub(super) fn new(inputs: usize, outputs: usize, at: &Scope) -> Result<Self> {
+        let bias = at.get(outputs, "bias", Init::Const(0.0))?;
+        let mut dense = Self::plain(inputs, outputs, at)?;
+        dense.bias = bias.as_tensor().clone();
+        dense.parameters += outputs;
+        Ok(dense)
+    }
+
+    /// With an activation.
+    pub(super) fn activated(
+        inputs: usize,
+        outputs: usize,
+        activation: Activation,
+        at: &Scope,
+    ) -> Result<Self> {
+        Ok(Self {
+            activation,
+            ..Self::new(inputs, outputs, at)?
+        })
+    }
+
+    /// Without a bias.
+    pub(super) fn plain(inputs: usize, outputs: usize, at: &Scope) -> Result<Self> {
+        let weight = at.get((outputs, inputs), "weight", Init::FanIn)?;
+        Ok(Self {
+            parameters: weight.elem_count(),
+            weight: weight.as_tensor().clone(),
+            bias: Tensor::zeros(outputs, at.dtype(), at.device())?,
+            activation: Activation::None,
+        })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        dense(&x.flatten_from(1)?, &self.weight, &self.bias, activation)
+    }
+
+    /// The same layer for each token of (batch, tokens, width).
+    pub(super) fn tokens(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, tokens, width) = x.dims3()?;
+        let y = self.forward(&x.reshape((batch * tokens, width))?, self.activation)?;
+        Ok(y.reshape((batch, tokens, ()))?)
+    }
+
+    pub(super) fn parameters(&self) -> usize {
+        self.parameters
+    }
+
+    pub(super) fn frozen(&self, device: &Device) -> Result<Self> {
+        Ok(Self {
+            weight: constant(&self.weight, device)?,
+            bias: constant(&self.bias, device)?,
+            ..self.clone()
+        })
+    }
+}
+
+impl Layer {
+    pub(super) fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor> {
+        Ok(match self {
+            Self::Conv(conv) => conv.forward(x, conv.config.activation, mode)?,
+            Self::Norm(norm) => norm.forward(x, norm.activation, mode)?,
+            Self::Relu => leaky_relu(x, 0.0)?,
+            Self::MaxPool(config) => max_pool2d(x, *config)?,
+            Self::AvgPool(config) => avg_pool2d(x, *config)?,
+            Self::AdaptivePool(size) => adaptive_avg_pool2d(x, (*size, *size))?,
+            Self::GlobalMean => x.flatten_from(2)?.mean(2)?,
+            Self::Dense(dense) => dense.forward(x, dense.activation)?,
+            Self::Softmax => softmax(x)?,
+            Self::Normalise => {
+                let length = (x.sqr()?.sum_keepdim(1)?.sqrt()? + 1e-12)?;
+                x.broadcast_div(&length)?
+            }
+            Self::Sequence(layers) => run(&layers.iter().collect::<Vec<_>>(), x, mode)?,
+            Self::Concat(layers) => {
+                let parts = layers.iter().map(|l| l.forward(x, mode));
+                Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 1)?
+            }
+            Self::Residual {
+                body,
+                shortcut,
+                scale,
+                activation,
+            } => {
+                let body = body.forward(x, mode)?;
+                let body = if *scale == 1.0 {
+                    body
+                } else {
+                    (body * *scale)?
+                };
+                let sum = match shortcut {
+                    Some(shortcut) => (shortcut.forward(x, mode)? + body)?,
+                    None => (x + body)?,
+                };
+                match activation {
+                    Activation::None => sum,
+                    Activation::Leaky(slope) => leaky_relu(&sum, *slope)?,
+                }
+            }
+            Self::Embed(embed) => embed.forward(x)?,
+            Self::Encoder(encoder) => encoder.forward(x)?,
+            Self::LayerNorm(norm) => norm.forward(x)?,
+            Self::ClassToken => x.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?,
+            Self::ClassAndMean => {
+                let (_, tokens, _) = x.dims3()?;
+                let class = x.narrow(1, 0, 1)?.squeeze(1)?;
+                let others = x.narrow(1, 1, tokens.saturating_sub(1))?.mean(1)?;
+                Tensor::cat(&[class, others], 1)?
+            }
+        })
+    }
+
+    /// This layer and the ReLU after it in one pass, which gives the same numbers; nothing where there is no such pass.
+    fn with_relu(&self, x: &Tensor, mode: Mode) -> Option<Result<Tensor>> {
+        match self {
+            Self::Conv(conv) if conv.config.activation == Activation::None => {
+                Some(conv.forward(x, RELU, mode))
+            }
+            Self::Norm(norm) if norm.activation == Activation::None => {
+                Some(norm.forward(x, RELU, mode))
+            }
+            Self::Dense(dense) if dense.activation == Activation::None => {
+                Some(dense.forward(x, RELU))
+            }
+            _ => None,
+        }
+    }
+
+    /// The shape of one image's result from that of its input, both without the batch.
+    pub(super) fn shape(&self, x: &[usize]) -> Result<Vec<usize>> {
+        let pooled = |config: &PoolConfig| match x {
+            &[c, h, w] => match config.size_of(h).zip(config.size_of(w)) {
+                Some((h, w)) => Ok(vec![c, h, w]),
+                None => Err(too_small(x)),
+            },
+            _ => Err(Error::invalid(format!("expected maps, found {x:?}"))),
+        };
+        match self {
+            Self::Conv(conv) => conv.shape(x),
+            Self::Norm(_) | Self::Relu | Self::Softmax | Self::Normalise => Ok(x.to_vec()),
+            Self::Encoder(_) | Self::LayerNorm(_) => Ok(x.to_vec()),
+            Self::MaxPool(config) | Self::AvgPool(config) => pooled(config),
+            Self::AdaptivePool(size) => Ok(vec![first(x), *size, *size]),
+            Self::GlobalMean => Ok(vec![first(x)]),
+            Self::Dense(dense) => {
+                let (outputs, inputs) = dense.weight.dims2()?;
+                if x.iter().product::<usize>() != inputs {
+                    return Err(Error::invalid(format!(
+                        "expected {inputs} numbers per image, found {x:?}: use images of the network's size"
+                    )));
+                }
+                Ok(vec![outputs])
+            }
+            Self::Sequence(layers) => layers.iter().try_fold(x.to_vec(), |x, l| l.shape(&x)),
+            Self::Concat(layers) => {
+                let mut parts = layers.iter().map(|l| l.shape(x));
+                let mut sum = parts.next().unwrap_or_else(|| Ok(x.to_vec()))?;
+                for part in parts {
+                    let part = part?;
+                    if part.get(1..) != sum.get(1..) {
+                        return Err(too_small(x));
+                    }
+                    if let Some(channels) = sum.first_mut() {
+                        *channels += first(&part);
+                    }
+                }
+                Ok(sum)
+            }
+            Self::Residual { body, .. } => body.shape(x),
+            Self::Embed(embed) => embed.shape(x),
+            Self::ClassToken => Ok(x.last().copied().into_iter().collect()),
+            Self::ClassAndMean => Ok(x.last().map(|n| 2 * n).into_iter().collect()),
+        }
+    }
+
+    /// How many numbers training changes.
+    pub(super) fn parameters(&self) -> usize {
+        match self {
+            Self::Conv(conv) => conv.parameters,
+            Self::Norm(norm) => 2 * norm.weight.elem_count(),
+            Self::Dense(dense) => dense.parameters(),
+            Self::Sequence(layers) | Self::Concat(layers) => {
+                layers.iter().map(Self::parameters).sum()
+            }
+            Self::Residual { body, shortcut, .. } => {
+                body.parameters() + shortcut.as_ref().map_or(0, |s| s.parameters())
+            }
+            Self::Embed(embed) => embed.parameters(),
+            Self::Encoder(encoder) => encoder.parameters(),
+            Self::LayerNorm(norm) => norm.parameters(),
+            Self::Relu
+            | Self::MaxPool(_)
+            | Self::AvgPool(_)
+            | Self::AdaptivePool(_)
+            | Self::GlobalMean
+            | Self::Softmax
+            | Self::Normalise
+            | Self::ClassToken
+            | Self::ClassAndMean => 0,
+        }
+    }
+
+    /// The layer as a constant on a device: no gradient for its parameters, batch norms taken into the convolutions before them.
+    pub(super) fn frozen(&self, device: &Device) -> Result<Self> {
+        let all = |layers: &[Self]| {
+            let each = layers.iter().map(|l| l.frozen(device));
+            each.collect::<Result<Vec<_>>>()
+        };
+        Ok(match self {
+            Self::Conv(conv) => Self::Conv(conv.frozen(device)?),
+            Self::Norm(norm) => Self::Norm(norm.frozen(device)?),
+            Self::Dense(dense) => Self::Dense(dense.frozen(device)?),
+            Self::Sequence(layers) => Self::Sequence(all(layers)?),
+            Self::Concat(layers) => Self::Concat(all(layers)?),
+            Self::Residual {
+                body,
+                shortcut,
+                scale,
+                activation,
+            } => Self::Residual {
+                body: Box::new(body.frozen(device)?),
+                shortcut: match shortcut {
+                    Some(shortcut) => Some(Box::new(shortcut.frozen(device)?)),
+                    None => None,
+                },
+                scale: *scale,
+                activation: *activation,
+            },
+            Self::Embed(embed) => Self::Embed(embed.frozen(device)?),
+            Self::Encoder(encoder) => Self::Encoder(encoder.frozen(device)?),
+            Self::LayerNorm(norm) => Self::LayerNorm(norm.frozen(device)?),
+            other => other.clone(),
+        })
+    }
+}
+
+/// The numbers of a parameter, without a gradient, on a device.
+pub(super) fn constant(parameter: &Tensor, device: &Device) -> Result<Tensor> {
+    Ok(parameter.detach().to_device(device)?)
+}
+
+fn first(x: &[usize]) -> usize {
+    x.first().copied().unwrap_or(0)
+}
+
+/// Layers one after the other, those that have one with the ReLU after them in one pass.
+pub(super) fn run(layers: &[&Layer], x: &Tensor, mode: Mode) -> Result<Tensor> {
+    let mut x = x.clone();
+    let mut at = 0;
+    while let Some(layer) = layers.get(at) {
+        let fused = match layers.get(at + 1) {
+            Some(Layer::Relu) => layer.with_relu(&x, mode),
+            _ => None,
+        };
+        at += if fused.is_some() { 2 } else { 1 };
+        x = match fused {
+            Some(y) => y?,
+            None => layer.forward(&x, mode)?,
+        };
+    }
+    Ok(x)
+}

@@ -1,0 +1,263 @@
+use super::Preprocess;
+use crate::ops::names::nearest;
+use crate::{Error, Result};
+use candle_core::{D, DType, Device, Tensor};
+use polars::prelude::{Column, DataFrame};
+use std::ops::Range;
+
+/// A network as a chain of named layers: what can be asked about its representations.
+///
+/// To bring a network of your own under it, three functions are enough, or none: [`super::Custom`] takes candle
+/// modules and closures. The rest is provided.
+///
+/// ```
+/// use invariances::{Result, backbone::Network, candle_core::{DType, Device, Tensor}};
+///
+/// struct Halves;
+/// impl Network for Halves {
+///     fn name(&self) -> String {
+///         "halves".into()
+///     }
+///     fn layers(&self) -> Vec<String> {
+///         ["half", "sum"].map(String::from).into()
+///     }
+///     fn layer(&self, index: usize, x: &Tensor) -> Result<Tensor> {
+///         Ok(match index {
+///             0 => (x * 0.5)?,
+///             _ => x.flatten_from(1)?.sum_keepdim(1)?,
+///         })
+///     }
+/// }
+///
+/// let x = Tensor::ones((1, 3, 2, 2), DType::F32, &Device::Cpu)?;
+/// assert_eq!(Halves.forward(&x)?.to_vec2::<f32>()?, [[6.0]]);
+/// assert_eq!(Halves.encode(&x, "half")?.dims(), [1, 3, 2, 2]);
+/// # Ok::<(), invariances::Error>(())
+/// ```
+pub trait Network: Send + Sync {
+    /// What it is called.
+    fn name(&self) -> String;
+
+    /// The names of its layers, from image to output.
+    fn layers(&self) -> Vec<String>;
+
+    /// What one layer makes of the output of the one before it, or of prepared images for the first.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where x is not what the layer takes.
+    fn layer(&self, index: usize, x: &Tensor) -> Result<Tensor>;
+
+    /// Other names of layers: the other name, and the layer's.
+    fn aliases(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
+
+    /// The layer whose output is f(x); what comes after it (a softmax) is not part of f.
+    fn output(&self) -> usize {
+        self.layers().len().saturating_sub(1)
+    }
+
+    /// What is done to images before the first layer.
+    fn preprocess(&self) -> Preprocess {
+        Preprocess::none()
+    }
+
+    /// Several layers one after the other. Their result must be that of [`Network::layer`], number for number.
+    ///
+    /// # Errors
+    /// As [`Network::layer`].
+    fn run(&self, x: &Tensor, layers: Range<usize>) -> Result<Tensor> {
+        layers.into_iter().try_fold(x.clone(), |x, index| {
+            self.layer(index, &x).map_err(|e| {
+                let name = self.layers().get(index).cloned().unwrap_or_default();
+                Error::invalid(format!("layer {name} of {}: {e}", self.name()))
+            })
+        })
+    }
+
+    /// The shape of each layer's output for one prepared image (channels, height, width), without the batch. Where a network does
+    /// not say it, an empty image goes through it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where images of this size cannot go through.
+    fn shapes(&self, image: [usize; 3]) -> Result<Vec<Vec<usize>>> {
+        let [c, h, w] = image;
+        let mut x = Tensor::zeros((1, c, h, w), DType::F32, &Device::Cpu)?;
+        let mut shapes = Vec::new();
+        for index in 0..self.layers().len() {
+            x = self.run(&x, index..index + 1)?.detach();
+            shapes.push(x.dims().get(1..).unwrap_or_default().to_vec());
+        }
+        Ok(shapes)
+    }
+
+    /// How many numbers training changes, for each layer; nothing where that is not known.
+    fn parameters(&self) -> Option<Vec<usize>> {
+        None
+    }
+
+    /// Why no gradient goes through this network, where that is so.
+    fn no_gradient(&self) -> Option<String> {
+        None
+    }
+
+    /// The number of the layer that a name or an alias means.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the nearest name and those that there are.
+    fn position(&self, layer: &str) -> Result<usize> {
+        let layers = self.layers();
+        let aliases = self.aliases();
+        let meant = aliases.iter().find(|(alias, _)| alias == layer);
+        let name = meant.map_or(layer, |(_, name)| name);
+        if let Some(found) = layers.iter().position(|l| l == name) {
+            return Ok(found);
+        }
+        let known: Vec<&str> = aliases
+            .iter()
+            .map(|(alias, _)| alias)
+            .chain(&layers)
+            .map(String::as_str)
+            .collect();
+        let advice = match nearest(layer, &known) {
+            Some(near) => format!("did you mean {near:?}? "),
+            None => String::new(),
+        };
+        Err(Error::invalid(format!(
+            "no layer {layer:?} in {}: {advice}It has {}",
+            self.name(),
+            known.join(", ")
+        )))
+    }
+
+    /// f(x): the output (logits, for a classifier) of images (batch, 3, h, w) in [−1, 1].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the images are not what the network takes.
+    fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        let x = self.preprocess().apply(images)?;
+        self.run(&x, 0..self.output() + 1)
+    }
+
+    /// z = Φ(x): the output of a layer for images (batch, 3, h, w) in [−1, 1].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an unknown layer, with the names that there are.
+    fn encode(&self, images: &Tensor, layer: &str) -> Result<Tensor> {
+        let end = self.position(layer)?;
+        let x = self.preprocess().apply(images)?;
+        self.run(&x, 0..end + 1)
+    }
+
+    /// Ψ(z): what the rest of the network makes of a layer's output; z itself for a layer from the output on.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an unknown layer, with the names that there are.
+    fn decode(&self, z: &Tensor, layer: &str) -> Result<Tensor> {
+        let end = self.position(layer)?;
+        self.run(z, end + 1..self.output().max(end) + 1)
+    }
+
+    /// The outputs of several layers in one pass, in the order asked for.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an unknown layer, with the names that there are.
+    fn encode_all(&self, images: &Tensor, layers: &[&str]) -> Result<Vec<Tensor>> {
+        let places: Vec<usize> = layers
+            .iter()
+            .map(|l| self.position(l))
+            .collect::<Result<_>>()?;
+        let mut order = places.clone();
+        order.sort_unstable();
+        order.dedup();
+        let mut x = self.preprocess().apply(images)?;
+        let (mut from, mut found) = (0, Vec::new());
+        for place in order {
+            x = self.run(&x, from..place + 1)?;
+            from = place + 1;
+            found.push((place, x.clone()));
+        }
+        let of = |place: &usize| {
+            let result = found.iter().find(|(p, _)| p == place);
+            // Every place was visited.
+            result.map_or_else(|| x.clone(), |(_, z)| z.clone())
+        };
+        Ok(places.iter().map(of).collect())
+    }
+
+    /// The class of each image, u32 (batch,), without a graph.
+    ///
+    /// # Errors
+    /// As [`Network::forward`].
+    fn classify(&self, images: &Tensor) -> Result<Tensor> {
+        Ok(self.forward(&images.detach())?.argmax(D::Minus1)?)
+    }
+
+    /// What is known about each layer before anything runs, for images of `size` × `size` pixels where the network does not resize
+    /// them to its own.
+    ///
+    /// # Errors
+    /// As [`Network::shapes`].
+    fn describe(&self, size: usize) -> Result<Vec<LayerInfo>> {
+        let size = self.preprocess().size.unwrap_or(size);
+        let shapes = self.shapes([3, size, size])?;
+        let aliases = self.aliases();
+        let counts = self.parameters();
+        let each = self.layers().into_iter().zip(shapes).enumerate();
+        let described = each.map(|(index, (name, shape))| LayerInfo {
+            aliases: aliases
+                .iter()
+                .filter(|(_, n)| *n == name)
+                .map(|(alias, _)| alias.clone())
+                .collect(),
+            parameters: counts.as_ref().and_then(|c| c.get(index).copied()),
+            name,
+            shape,
+        });
+        Ok(described.collect())
+    }
+
+    /// [`Network::describe`] as a frame: layer, also called, shape, numbers (of one image), parameters.
+    ///
+    /// # Errors
+    /// As [`Network::shapes`].
+    fn table(&self, size: usize) -> Result<DataFrame> {
+        let layers = self.describe(size)?;
+        let text = |f: &dyn Fn(&LayerInfo) -> String| layers.iter().map(f).collect::<Vec<_>>();
+        let shape = |l: &LayerInfo| {
+            let sides: Vec<String> = l.shape.iter().map(ToString::to_string).collect();
+            sides.join(" × ")
+        };
+        let numbers = |l: &LayerInfo| l.shape.iter().product::<usize>() as u64;
+        let columns = vec![
+            Column::new("layer".into(), text(&|l| l.name.clone())),
+            Column::new("also called".into(), text(&|l| l.aliases.join(", "))),
+            Column::new("shape".into(), text(&shape)),
+            Column::new(
+                "numbers".into(),
+                layers.iter().map(numbers).collect::<Vec<u64>>(),
+            ),
+            Column::new(
+                "parameters".into(),
+                layers
+                    .iter()
+                    .map(|l| l.parameters.map(|p| p as u64))
+                    .collect::<Vec<Option<u64>>>(),
+            ),
+        ];
+        Ok(DataFrame::new_infer_height(columns)?)
+    }
+}
+
+/// What is known about a layer before it runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LayerInfo {
+    /// Its published name.
+    pub name: String,
+    /// Its other names, the paper's among them.
+    pub aliases: Vec<String>,
+    /// The shape of its output for one image.
+    pub shape: Vec<usize>,
+    /// How many numbers training changes in it, where that is known.
+    pub parameters: Option<usize>,
+}

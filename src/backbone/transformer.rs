@@ -1,0 +1,685 @@
+//! Vision transformers whose blocks are layers: ViT, DINOv2 and CLIP's image encoder, under the names of their
+//! checkpoints on the hub.
+//!
+//! candle-transformers has all three, but hides their blocks, and their gradient stops at candle-nn's layer norm.
+
+use super::layer::{Dense, Layer, constant};
+use super::{Backbone, Preprocess, Stack};
+use crate::ops::{ConvConfig, Init, Scope, conv2d, layer_norm, resize_bicubic, softmax};
+use crate::{Error, Result};
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// Whose names and details a transformer has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Family {
+    /// An image is worth 16×16 words (arXiv 2010.11929), names as `google/vit-base-patch16-224` has them.
+    Vit,
+    /// DINOv2 (arXiv 2304.07193), with layer scale, names as `facebook/dinov2-small` has them.
+    Dinov2,
+    /// CLIP's image encoder (arXiv 2103.00020), names as `openai/clip-vit-base-patch32` has them.
+    Clip,
+}
+
+/// The sizes of a vision transformer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TransformerConfig {
+    /// Names and details.
+    pub family: Family,
+    /// The side of the images that the position embeddings were trained for, in pixels. Images of another size
+    /// have them interpolated.
+    pub image: usize,
+    /// The side of a patch in pixels.
+    pub patch: usize,
+    /// The length of a token.
+    pub width: usize,
+    /// How many blocks.
+    pub depth: usize,
+    /// How many heads attend in each.
+    pub heads: usize,
+    /// The hidden length of a block's perceptron.
+    pub hidden: usize,
+    /// How many logits (ViT, DINOv2; 0: none), or the length of CLIP's joint embedding.
+    pub outputs: usize,
+}
+
+impl TransformerConfig {
+    fn new(family: Family, image: usize, patch: usize, width: usize, outputs: usize) -> Self {
+        Self {
+            family,
+            image,
+            patch,
+            width,
+            depth: if width >= 1024 { 24 } else { 12 },
+            heads: width / 64,
+            hidden: 4 * width,
+            outputs,
+        }
+    }
+
+    /// `google/vit-base-patch16-224`.
+    pub fn vit_base() -> Self {
+        Self::new(Family::Vit, 224, 16, 768, 1000)
+    }
+
+    /// `facebook/dinov2-small`, without a classifier.
+    pub fn dinov2_small() -> Self {
+        Self::new(Family::Dinov2, 518, 14, 384, 0)
+    }
+
+    /// `facebook/dinov2-base`, without a classifier.
+    pub fn dinov2_base() -> Self {
+        Self::new(Family::Dinov2, 518, 14, 768, 0)
+    }
+
+    /// `openai/clip-vit-base-patch32`'s image encoder.
+    pub fn clip_base() -> Self {
+        Self::new(Family::Clip, 224, 32, 768, 512)
+    }
+}
+
+/// Layer norm over a token.
+#[derive(Clone, Debug)]
+pub(super) struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f64,
+}
+
+impl LayerNorm {
+    fn new(width: usize, eps: f64, at: &Scope) -> Result<Self> {
+        let weight = at.get(width, "weight", Init::Const(1.0))?;
+        let bias = at.get(width, "bias", Init::Const(0.0))?;
+        Ok(Self {
+            weight: weight.as_tensor().clone(),
+            bias: bias.as_tensor().clone(),
+            eps,
+        })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        layer_norm(x, &self.weight, &self.bias, self.eps)
+    }
+
+    pub(super) fn parameters(&self) -> usize {
+        2 * self.weight.elem_count()
+    }
+
+    pub(super) fn frozen(&self, device: &Device) -> Result<Self> {
+        Ok(Self {
+            weight: constant(&self.weight, device)?,
+            bias: constant(&self.bias, device)?,
+            eps: self.eps,
+        })
+    }
+}
+
+/// Patches as tokens, the class token before them, and where each is.
+#[derive(Clone, Debug)]
+pub(super) struct Embed {
+    weight: Tensor,
+    /// Zeros without a gradient where the published network has none.
+    bias: Tensor,
+    class: Tensor,
+    /// (tokens, width), the class token's first.
+    position: Tensor,
+    parameters: usize,
+}
+
+impl Embed {
+    fn new(config: &TransformerConfig, at: &Scope) -> Result<Self> {
+        let TransformerConfig {
+            patch, width: d, ..
+        } = *config;
+        let tokens = (config.image / patch.max(1)).pow(2) + 1;
+        let (class, position, projection) = match config.family {
+            Family::Clip => (
+                at.get(d, "class_embedding", Init::Normal(0.02))?,
+                at.pp("position_embedding")
+                    .get((tokens, d), "weight", Init::Normal(0.02))?,
+                at.pp("patch_embedding"),
+            ),
+            _ => (
+                at.get((1, 1, d), "cls_token", Init::Normal(0.02))?,
+                at.get((1, tokens, d), "position_embeddings", Init::Normal(0.02))?,
+                at.pp("patch_embeddings.projection"),
+            ),
+        };
+        let weight = projection.get((d, 3, patch, patch), "weight", Init::FanIn)?;
+        let bias = match config.family {
+            Family::Clip => Tensor::zeros(d, at.dtype(), at.device())?,
+            _ => projection
+                .get(d, "bias", Init::Const(0.0))?
+                .as_tensor()
+                .clone(),
+        };
+        let has_bias = config.family != Family::Clip;
+        Ok(Self {
+            parameters: weight.elem_count()
+                + if has_bias { d } else { 0 }
+                + class.elem_count()
+                + position.elem_count(),
+            weight: weight.as_tensor().clone(),
+            bias,
+            class: class.as_tensor().clone(),
+            position: position.as_tensor().clone(),
+        })
+    }
+
+    fn grid(&self, h: usize, w: usize) -> Result<(usize, usize)> {
+        let patch = self.weight.dim(2)?;
+        if h == 0 || w == 0 || !h.is_multiple_of(patch) || !w.is_multiple_of(patch) {
+            return Err(Error::invalid(format!(
+                "expected images whose sides are multiples of the patch, {patch} pixels, found {h}×{w}"
+            )));
+        }
+        Ok((h / patch, w / patch))
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, _, h, w) = x.dims4()?;
+        let (rows, columns) = self.grid(h, w)?;
+        let config = ConvConfig {
+            stride: self.weight.dim(2)?,
+            ..ConvConfig::default()
+        };
+        let patches = conv2d(x, &self.weight, &self.bias, config)?
+            .flatten_from(2)?
+            .transpose(1, 2)?;
+        let d = self.bias.elem_count();
+        let class = self.class.reshape((1, 1, d))?;
+        let class = class.broadcast_as((batch, 1, d))?;
+        let position = self.position(rows, columns)?;
+        let tokens = Tensor::cat(&[class.contiguous()?, patches.contiguous()?], 1)?;
+        Ok(tokens.broadcast_add(&position)?)
+    }
+
+    /// Where each token is, (tokens, width), between the places that were trained where the grid is another.
+    fn position(&self, rows: usize, columns: usize) -> Result<Tensor> {
+        let d = self.bias.elem_count();
+        let all = self.position.reshape(((), d))?;
+        let count = all.dim(0)? - 1;
+        let side = count.isqrt();
+        if (rows, columns) == (side, side) {
+            return Ok(all);
+        }
+        let grid = all
+            .narrow(0, 1, count)?
+            .t()?
+            .contiguous()?
+            .reshape((1, d, side, side))?;
+        let grid = resize_bicubic(&grid, (rows, columns))?
+            .reshape((d, rows * columns))?
+            .t()?;
+        Ok(Tensor::cat(&[all.narrow(0, 0, 1)?, grid.contiguous()?], 0)?)
+    }
+
+    pub(super) fn shape(&self, image: &[usize]) -> Result<Vec<usize>> {
+        match image {
+            &[3, h, w] => {
+                let (rows, columns) = self.grid(h, w)?;
+                Ok(vec![rows * columns + 1, self.bias.elem_count()])
+            }
+            _ => Err(Error::invalid(format!(
+                "expected images of 3 channels, found {image:?}"
+            ))),
+        }
+    }
+
+    pub(super) fn parameters(&self) -> usize {
+        self.parameters
+    }
+
+    pub(super) fn frozen(&self, device: &Device) -> Result<Self> {
+        Ok(Self {
+            weight: constant(&self.weight, device)?,
+            bias: constant(&self.bias, device)?,
+            class: constant(&self.class, device)?,
+            position: constant(&self.position, device)?,
+            parameters: self.parameters,
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Gelu {
+    /// x·Φ(x), as it is defined (arXiv 1606.08415).
+    Exact,
+    /// x·σ(1.702 x), as CLIP has it.
+    Quick,
+    /// The approximation by tanh, which candle-transformers' DINOv2 takes.
+    #[cfg(test)]
+    Tanh,
+}
+
+impl Gelu {
+    fn forward(self, x: &Tensor) -> Result<Tensor> {
+        Ok(match self {
+            Self::Exact => x.gelu_erf()?,
+            Self::Quick => ((x * 1.702)?.silu()? / 1.702)?,
+            #[cfg(test)]
+            Self::Tanh => x.gelu()?,
+        })
+    }
+}
+
+/// A block: attention, then a perceptron, each behind a layer norm and beside a shortcut.
+#[derive(Clone, Debug)]
+pub(super) struct Encoder {
+    norms: [LayerNorm; 2],
+    query: Dense,
+    key: Dense,
+    value: Dense,
+    out: Dense,
+    perceptron: [Dense; 2],
+    /// What each branch is multiplied by before it is added (DINOv2's layer scale).
+    scales: Option<[Tensor; 2]>,
+    heads: usize,
+    gelu: Gelu,
+}
+
+impl Encoder {
+    fn new(config: &TransformerConfig, at: &Scope) -> Result<Self> {
+        let (d, family) = (config.width, config.family);
+        // Names of: both norms, query, key, value, the product's output, both layers of the perceptron.
+        let names = match family {
+            Family::Vit => [
+                "layernorm_before",
+                "layernorm_after",
+                "attention.attention.query",
+                "attention.attention.key",
+                "attention.attention.value",
+                "attention.output.dense",
+                "intermediate.dense",
+                "output.dense",
+            ],
+            Family::Dinov2 => [
+                "norm1",
+                "norm2",
+                "attention.attention.query",
+                "attention.attention.key",
+                "attention.attention.value",
+                "attention.output.dense",
+                "mlp.fc1",
+                "mlp.fc2",
+            ],
+            Family::Clip => [
+                "layer_norm1",
+                "layer_norm2",
+                "self_attn.q_proj",
+                "self_attn.k_proj",
+                "self_attn.v_proj",
+                "self_attn.out_proj",
+                "mlp.fc1",
+                "mlp.fc2",
+            ],
+        };
+        let eps = eps(family);
+        let norm = |i: usize| LayerNorm::new(d, eps, &at.pp(names[i]));
+        let square = |i: usize| Dense::new(d, d, &at.pp(names[i]));
+        let scale = |name: &str| -> Result<Tensor> {
+            let lambda = at.pp(name).get(d, "lambda1", Init::Const(1.0))?;
+            Ok(lambda.as_tensor().clone())
+        };
+        Ok(Self {
+            norms: [norm(0)?, norm(1)?],
+            query: square(2)?,
+            key: square(3)?,
+            value: square(4)?,
+            out: square(5)?,
+            perceptron: [
+                Dense::new(d, config.hidden, &at.pp(names[6]))?,
+                Dense::new(config.hidden, d, &at.pp(names[7]))?,
+            ],
+            scales: match family {
+                Family::Dinov2 => Some([scale("layer_scale1")?, scale("layer_scale2")?]),
+                _ => None,
+            },
+            heads: config.heads,
+            gelu: match family {
+                Family::Clip => Gelu::Quick,
+                _ => Gelu::Exact,
+            },
+        })
+    }
+
+    fn attend(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, tokens, d) = x.dims3()?;
+        let each = d / self.heads;
+        let split = |layer: &Dense| -> Result<Tensor> {
+            let y = layer.tokens(x)?;
+            let y = y.reshape((batch, tokens, self.heads, each))?;
+            Ok(y.transpose(1, 2)?.contiguous()?)
+        };
+        let query = (split(&self.query)? / (each as f64).sqrt())?;
+        let key = split(&self.key)?.t()?.contiguous()?;
+        let weights = softmax(&query.matmul(&key)?)?;
+        let y = weights.matmul(&split(&self.value)?)?;
+        let y = y.transpose(1, 2)?.contiguous()?;
+        self.out.tokens(&y.reshape((batch, tokens, d))?)
+    }
+
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let scaled = |y: Tensor, i: usize| -> Result<Tensor> {
+            Ok(match &self.scales {
+                Some(scales) => y.broadcast_mul(&scales[i])?,
+                None => y,
+            })
+        };
+        let [norm1, norm2] = &self.norms;
+        let x = (x + scaled(self.attend(&norm1.forward(x)?)?, 0)?)?;
+        let [wide, narrow] = &self.perceptron;
+        let y = wide.tokens(&norm2.forward(&x)?)?;
+        let y = narrow.tokens(&self.gelu.forward(&y)?)?;
+        Ok((&x + scaled(y, 1)?)?)
+    }
+
+    fn dense(&self) -> [&Dense; 6] {
+        let [wide, narrow] = &self.perceptron;
+        [&self.query, &self.key, &self.value, &self.out, wide, narrow]
+    }
+
+    pub(super) fn parameters(&self) -> usize {
+        let dense: usize = self.dense().iter().map(|d| d.parameters()).sum();
+        let norms: usize = self.norms.iter().map(LayerNorm::parameters).sum();
+        let scales = self.scales.iter().flatten().map(Tensor::elem_count);
+        dense + norms + scales.sum::<usize>()
+    }
+
+    pub(super) fn frozen(&self, device: &Device) -> Result<Self> {
+        let [norm1, norm2] = &self.norms;
+        let [wide, narrow] = &self.perceptron;
+        let scales = match &self.scales {
+            Some([a, b]) => Some([constant(a, device)?, constant(b, device)?]),
+            None => None,
+        };
+        Ok(Self {
+            norms: [norm1.frozen(device)?, norm2.frozen(device)?],
+            query: self.query.frozen(device)?,
+            key: self.key.frozen(device)?,
+            value: self.value.frozen(device)?,
+            out: self.out.frozen(device)?,
+            perceptron: [wide.frozen(device)?, narrow.frozen(device)?],
+            scales,
+            heads: self.heads,
+            gelu: self.gelu,
+        })
+    }
+}
+
+fn eps(family: Family) -> f64 {
+    match family {
+        Family::Vit => 1e-12,
+        Family::Dinov2 => 1e-6,
+        Family::Clip => 1e-5,
+    }
+}
+
+/// A vision transformer. Its layers are `embeddings`, each block (`encoder.layer.0` …; CLIP: `pre_layrnorm`,
+/// `encoder.layers.0` …), the norm, `class_token` and the output, tokens being (batch, 1 + patches, width) with the
+/// class token first. The aliases `block0` … name the blocks of all three alike.
+///
+/// # Errors
+/// [`Error::Invalid`] where the sizes do not fit each other.
+pub fn transformer(config: &TransformerConfig, at: &Scope) -> Result<Backbone> {
+    build(config, at)
+}
+
+fn build(config: &TransformerConfig, at: &Scope) -> Result<Backbone> {
+    let TransformerConfig {
+        family,
+        image,
+        patch,
+        width,
+        depth,
+        heads,
+        outputs,
+        ..
+    } = *config;
+    if patch == 0 || image < patch || heads == 0 || width == 0 || width % heads != 0 {
+        return Err(Error::invalid(format!(
+            "expected images of at least a patch and a width that the heads divide, found {config:?}"
+        )));
+    }
+    let (name, inner, preprocess) = match family {
+        Family::Vit => ("vit", at.pp("vit"), Preprocess::half(image)),
+        Family::Dinov2 if outputs > 0 => ("dinov2", at.pp("dinov2"), Preprocess::imagenet(224)),
+        Family::Dinov2 => ("dinov2", at.clone(), Preprocess::imagenet(224)),
+        Family::Clip => ("clip", at.pp("vision_model"), Preprocess::clip(image)),
+    };
+    let mut net = Stack::new(name, preprocess);
+    net.push(
+        "embeddings",
+        Layer::Embed(Embed::new(config, &inner.pp("embeddings"))?),
+    );
+    if family == Family::Clip {
+        let norm = LayerNorm::new(width, eps(family), &inner.pp("pre_layrnorm"))?;
+        net.push("pre_layrnorm", Layer::LayerNorm(norm));
+    }
+    for i in 0..depth {
+        let name = match family {
+            Family::Clip => format!("encoder.layers.{i}"),
+            _ => format!("encoder.layer.{i}"),
+        };
+        net.push(
+            &name,
+            Layer::Encoder(Encoder::new(config, &inner.pp(&name))?),
+        );
+        net.alias(&format!("block{i}"));
+    }
+    let norm = |name: &str| LayerNorm::new(width, eps(family), &inner.pp(name));
+    match family {
+        Family::Vit => {
+            net.push("layernorm", Layer::LayerNorm(norm("layernorm")?));
+            net.push("class_token", Layer::ClassToken);
+        }
+        Family::Dinov2 => {
+            net.push("layernorm", Layer::LayerNorm(norm("layernorm")?));
+            if outputs > 0 {
+                net.push("class_and_mean", Layer::ClassAndMean);
+            } else {
+                net.push("class_token", Layer::ClassToken);
+            }
+        }
+        Family::Clip => {
+            net.push("class_token", Layer::ClassToken);
+            net.push("post_layernorm", Layer::LayerNorm(norm("post_layernorm")?));
+        }
+    }
+    if outputs > 0 {
+        match family {
+            Family::Clip => {
+                let dense = Dense::plain(width, outputs, &at.pp("visual_projection"))?;
+                net.push("visual_projection", Layer::Dense(dense));
+            }
+            _ => {
+                let inputs = if family == Family::Dinov2 {
+                    2 * width
+                } else {
+                    width
+                };
+                let dense = Dense::new(inputs, outputs, &at.pp("classifier"))?;
+                net.push("classifier", Layer::Dense(dense));
+                net.output();
+                net.push("softmax", Layer::Softmax);
+            }
+        }
+    }
+    Ok(net.done(at.device()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backbone::{Greybox, Network};
+    use crate::ops::{Params, Rng};
+    use candle_core::DType;
+    use candle_nn::{Module, VarBuilder};
+    use candle_transformers::models::{clip, dinov2, vit};
+    use std::collections::HashMap;
+
+    fn config(family: Family, outputs: usize) -> TransformerConfig {
+        TransformerConfig {
+            family,
+            image: 32,
+            patch: 8,
+            width: 24,
+            depth: 2,
+            heads: 3,
+            hidden: 48,
+            outputs,
+        }
+    }
+
+    /// Ours with every parameter drawn, and its parameters.
+    fn drawn(config: &TransformerConfig) -> Result<(Backbone, HashMap<String, Tensor>)> {
+        let params = Params::new(0);
+        let network = build(config, &params.root())?;
+        let mut values = params.tensors();
+        for (name, value) in &mut values {
+            let noise = Rng::named(1, name).normal(value.shape(), &Device::Cpu)?;
+            *value = (noise * 0.3)?;
+        }
+        params.set_all(&values)?;
+        Ok((network, values))
+    }
+
+    fn builder(values: HashMap<String, Tensor>) -> VarBuilder<'static> {
+        VarBuilder::from_tensors(values, DType::F32, &Device::Cpu)
+    }
+
+    fn assert_near(a: &Tensor, b: &Tensor, tolerance: f32) -> Result<()> {
+        assert_eq!(a.dims(), b.dims());
+        let far = (a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+        let size = b.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+        assert!(far < tolerance * size, "{far} of {size}");
+        Ok(())
+    }
+
+    #[test]
+    fn vit_is_that_of_candle_transformers() -> Result<()> {
+        let (network, values) = drawn(&config(Family::Vit, 7))?;
+        let theirs = vit::Config {
+            hidden_size: 24,
+            num_hidden_layers: 2,
+            num_attention_heads: 3,
+            intermediate_size: 48,
+            hidden_act: candle_nn::Activation::Gelu,
+            layer_norm_eps: 1e-12,
+            image_size: 32,
+            patch_size: 8,
+            num_channels: 3,
+            qkv_bias: true,
+        };
+        let theirs = vit::Model::new(&theirs, 7, builder(values))?;
+        let x = Rng::new(2).normal((2, 3, 32, 32), &Device::Cpu)?;
+        assert_near(&network.forward(&x)?, &theirs.forward(&x)?, 1e-4)
+    }
+
+    #[test]
+    fn clip_is_that_of_candle_transformers() -> Result<()> {
+        let (network, values) = drawn(&config(Family::Clip, 5))?;
+        let theirs = clip::vision_model::ClipVisionConfig {
+            embed_dim: 24,
+            activation: clip::text_model::Activation::QuickGelu,
+            intermediate_size: 48,
+            num_hidden_layers: 2,
+            num_attention_heads: 3,
+            projection_dim: 5,
+            num_channels: 3,
+            image_size: 32,
+            patch_size: 8,
+        };
+        let at = builder(values).pp("vision_model");
+        let theirs = clip::vision_model::ClipVisionTransformer::new(at, &theirs)?;
+        let network = network.with_preprocess(&Preprocess::none());
+        let x = Rng::new(2).normal((2, 3, 32, 32), &Device::Cpu)?;
+        let hidden = theirs.output_hidden_states(&x)?;
+        assert_near(&network.encode(&x, "block1")?, &hidden[1], 1e-4)?;
+        assert_near(
+            &network.encode(&x, "post_layernorm")?,
+            &theirs.forward(&x)?,
+            1e-4,
+        )
+    }
+
+    /// candle-transformers' has the images' size fixed, keeps query, key and value in one, and approximates the GELU.
+    #[test]
+    fn dinov2_is_that_of_candle_transformers() -> Result<()> {
+        let config = TransformerConfig {
+            image: 518,
+            patch: 14,
+            hidden: 96,
+            ..config(Family::Dinov2, 1000)
+        };
+        let (network, values) = drawn(&config)?;
+        let mut theirs = HashMap::new();
+        for (name, value) in &values {
+            let name = name.strip_prefix("dinov2.").unwrap_or(name);
+            let name = match name {
+                "embeddings.cls_token" => "cls_token".into(),
+                "embeddings.position_embeddings" => "pos_embed".into(),
+                other => other
+                    .replace("embeddings.patch_embeddings.projection", "patch_embed.proj")
+                    .replace("encoder.layer.", "blocks.")
+                    .replace("attention.output.dense", "attn.proj")
+                    .replace("layer_scale1.lambda1", "ls1.gamma")
+                    .replace("layer_scale2.lambda1", "ls2.gamma")
+                    .replace("layernorm.", "norm.")
+                    .replace("classifier.", "head."),
+            };
+            theirs.insert(name, value.clone());
+        }
+        for block in 0..2 {
+            for kind in ["weight", "bias"] {
+                let part = |which: &str| {
+                    values[&format!(
+                        "dinov2.encoder.layer.{block}.attention.attention.{which}.{kind}"
+                    )]
+                        .clone()
+                };
+                let all = [part("query"), part("key"), part("value")];
+                let name = format!("blocks.{block}.attn.qkv.{kind}");
+                theirs.insert(name, Tensor::cat(&all, 0)?);
+            }
+        }
+        let theirs = dinov2::DinoVisionTransformer::new(builder(theirs), 2, 24, 3)?;
+        let layers = network.map(|layer| match layer {
+            Layer::Encoder(encoder) => Layer::Encoder(Encoder {
+                gelu: Gelu::Tanh,
+                norms: encoder.norms.clone().map(|n| LayerNorm { eps: 1e-5, ..n }),
+                ..encoder.clone()
+            }),
+            Layer::LayerNorm(norm) => Layer::LayerNorm(LayerNorm {
+                eps: 1e-5,
+                ..norm.clone()
+            }),
+            other => other.clone(),
+        });
+        let network = layers.with_preprocess(&Preprocess::none());
+        let x = Rng::new(2).normal((1, 3, 518, 518), &Device::Cpu)?;
+        assert_near(&network.forward(&x)?, &theirs.forward(&x)?, 1e-4)
+    }
+
+    /// Where candle-nn's layer norm and softmax let a gradient vanish, there is one here, and it is right; other sizes of images too.
+    #[test]
+    fn the_gradient_reaches_the_image() -> Result<()> {
+        for family in [Family::Vit, Family::Dinov2, Family::Clip] {
+            let (network, _) = drawn(&config(family, 4))?;
+            let network = network.frozen()?.with_preprocess(&Preprocess::none());
+            for (h, w) in [(32, 32), (48, 24)] {
+                let x = Rng::new(3).normal((2, 3, h, w), &Device::Cpu)?;
+                let layers = network.layers();
+                let z = network
+                    .encode_all(&x, &layers.iter().map(String::as_str).collect::<Vec<_>>())?;
+                for (z, shape) in z.iter().zip(network.shapes([3, h, w])?) {
+                    assert_eq!(z.dims()[1..], shape);
+                }
+                let last = &layers[network.output()];
+                let off = Greybox::new(&network, last)?.check_gradient(&x)?;
+                assert!(off < 1e-2, "{family:?}: {off}");
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,583 @@
+//! Bytes from a server into a file: resumed, measured, compared with their hash, and whole or not there.
+
+use super::Hub;
+use super::http::{Ask, Failure, bare};
+use crate::{Error, Result};
+use ring::digest;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// A file whose length nobody announces is given up beyond this.
+const UNANNOUNCED: u64 = 16 << 30;
+/// An attempt that brought so much does not count as a failed one.
+const BROUGHT: u64 = 1 << 20;
+/// What is read and written at a time.
+const PIECE: usize = 256 << 10;
+
+/// What the content must hash to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Hash {
+    /// Nobody says.
+    Unknown,
+    /// As Git LFS names a file; torch's published files have its beginning in their names.
+    Sha256(String),
+    /// As Git names a file: over `blob`, its length, a zero byte and its content.
+    Git(String),
+    Md5(String),
+}
+
+impl Hash {
+    /// The hub's ETag of a file is its SHA-256 if it is kept by LFS, else Git's name for it.
+    pub fn of_etag(etag: &str) -> Self {
+        let hex = etag.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        match etag.len() {
+            64 if hex => Self::Sha256(etag.into()),
+            40 if hex => Self::Git(etag.into()),
+            _ => Self::Unknown,
+        }
+    }
+
+    /// A hash that is published beside an address: 32 digits are an MD5, 8 to 64 others the beginning of a SHA-256.
+    pub fn published(text: &str) -> Result<Self> {
+        let text = text.to_ascii_lowercase();
+        let hex = text.bytes().all(|b| b.is_ascii_hexdigit());
+        match text.len() {
+            32 if hex => Ok(Self::Md5(text)),
+            8..=64 if hex => Ok(Self::Sha256(text)),
+            _ => Err(Error::invalid(format!(
+                "expected the 32 digits of an MD5, or 8 to 64 with which a SHA-256 begins, found {text:?}"
+            ))),
+        }
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Unknown => "no hash",
+            Self::Sha256(_) => "SHA-256",
+            Self::Git(_) => "Git hash",
+            Self::Md5(_) => "MD5",
+        }
+    }
+
+    /// The hash that a file should have and the one that it has, where these differ.
+    pub fn differs(&self, path: &Path) -> Result<Option<(String, String)>> {
+        let io = |e| Error::io(path, e);
+        let mut file = File::open(path).map_err(io)?;
+        let mut piece = vec![0; PIECE];
+        let mut each = |take: &mut dyn FnMut(&[u8])| -> std::io::Result<()> {
+            loop {
+                match file.read(&mut piece) {
+                    Ok(0) => return Ok(()),
+                    Ok(n) => take(&piece[..n]),
+                    Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                    Err(e) => return Err(e),
+                }
+            }
+        };
+        let hex = |d: digest::Digest| -> String {
+            d.as_ref().iter().map(|b| format!("{b:02x}")).collect()
+        };
+        let (expected, found) = match self {
+            Self::Unknown => return Ok(None),
+            Self::Sha256(expected) => {
+                let mut context = digest::Context::new(&digest::SHA256);
+                each(&mut |b| context.update(b)).map_err(io)?;
+                (expected, hex(context.finish()))
+            }
+            Self::Git(expected) => {
+                let len = std::fs::metadata(path).map_err(io)?.len();
+                let mut context = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
+                context.update(format!("blob {len}\0").as_bytes());
+                each(&mut |b| context.update(b)).map_err(io)?;
+                (expected, hex(context.finish()))
+            }
+            Self::Md5(expected) => {
+                let mut context = md5::Context::new();
+                each(&mut |b| context.consume(b)).map_err(io)?;
+                (expected, format!("{:x}", context.finalize()))
+            }
+        };
+        Ok((!found.starts_with(expected.as_str())).then(|| (expected.clone(), found)))
+    }
+}
+
+/// A file that is to be fetched.
+pub(super) struct Transfer<'a> {
+    /// Its name in lines and errors.
+    pub what: &'a str,
+    pub url: &'a str,
+    /// Where it belongs. What has arrived of it lies beside, with `.incomplete` behind its name.
+    pub target: &'a Path,
+    /// Its length, where that is known before it is asked for.
+    pub size: Option<u64>,
+    pub hash: Hash,
+    /// Whether the server's ETag is kept beside the part, so that parts of two versions are not joined.
+    /// A file that is named by its hash needs none.
+    pub versions: bool,
+}
+
+/// What is known while a file is fetched.
+struct State {
+    size: Option<u64>,
+    /// Whether the part holds bytes of more than one answer.
+    joined: bool,
+    /// Whether the part must not be resumed.
+    anew: bool,
+    progress: Progress,
+}
+
+impl Transfer<'_> {
+    pub fn part(&self) -> PathBuf {
+        beside(self.target, ".incomplete")
+    }
+
+    /// What to say of the part that an error leaves.
+    pub fn kept(&self) -> String {
+        match self.arrived() {
+            0 => String::new(),
+            bytes => format!("; {} have arrived and are kept", amount(bytes)),
+        }
+    }
+
+    fn version(&self) -> PathBuf {
+        beside(self.target, ".incomplete.etag")
+    }
+
+    /// Fetches the file to its place. The caller holds its lock.
+    pub fn run(&self, hub: &Hub) -> Result<(), Failure> {
+        let mut state = State {
+            size: self.size,
+            joined: false,
+            anew: false,
+            progress: Progress::new(self.what),
+        };
+        let (mut tried, mut before, mut renewed) = (0, self.arrived(), false);
+        loop {
+            if let Err(failure) = self.attempt(hub, &mut state) {
+                let now = self.arrived();
+                if now >= before + BROUGHT {
+                    tried = 0;
+                }
+                before = now;
+                if hub.pause(self.what, &failure, tried, hub.retries).is_none() {
+                    return Err(failure);
+                }
+                tried += 1;
+                continue;
+            }
+            match self.hash.differs(&self.part())? {
+                None => break,
+                Some(_) if state.joined && !renewed => {
+                    hub.say(format!(
+                        "{}: the parts do not fit together; fetched anew",
+                        self.what
+                    ));
+                    (state.anew, renewed) = (true, true);
+                }
+                Some((expected, found)) => {
+                    let page = self.is_page();
+                    self.forget();
+                    let hint = match page {
+                        true => {
+                            "a web page came instead of the file: has it moved, or does a proxy ask for a login?"
+                        }
+                        false => {
+                            "try once more; if it happens again, a server or a proxy on the way changes files"
+                        }
+                    };
+                    return Err(Failure::Final(Error::download(format!(
+                        "{}: expected {} {expected}, found {found}, from {}; nothing was kept. {hint}",
+                        self.what,
+                        self.hash.name(),
+                        bare(self.url),
+                    ))));
+                }
+            }
+        }
+        let keep = || -> std::io::Result<()> {
+            OpenOptions::new()
+                .append(true)
+                .open(self.part())?
+                .sync_all()?;
+            std::fs::rename(self.part(), self.target)
+        };
+        keep().map_err(|e| self.unwritable(e))?;
+        let _ = std::fs::remove_file(self.version());
+        state.progress.done(hub);
+        Ok(())
+    }
+
+    fn arrived(&self) -> u64 {
+        std::fs::metadata(self.part()).map_or(0, |m| m.len())
+    }
+
+    fn forget(&self) {
+        let _ = std::fs::remove_file(self.part());
+        let _ = std::fs::remove_file(self.version());
+    }
+
+    /// One request for what is missing.
+    fn attempt(&self, hub: &Hub, state: &mut State) -> Result<(), Failure> {
+        let mut file = self.open().map_err(|e| self.unwritable(e))?;
+        let mut at = file.metadata().map_err(|e| self.unwritable(e))?.len();
+        let version = self.stored_version();
+        let checked = self.hash != Hash::Unknown || version.is_some();
+        if state.anew || !checked || state.size.is_some_and(|s| at > s) {
+            at = 0;
+        }
+        if at == 0 {
+            empty(&mut file).map_err(|e| self.unwritable(e))?;
+        }
+        state.joined = at > 0;
+        if state.size == Some(at) {
+            return Ok(());
+        }
+        let mut headers = Vec::new();
+        if at > 0 {
+            headers.push(("Range", format!("bytes={at}-")));
+            if let Some(version) = version {
+                headers.push(("If-Range", version));
+            }
+        }
+        let mut answer = hub.ask(Ask {
+            head: false,
+            url: self.url,
+            headers: &headers,
+        })?;
+        let text = |name: &str| answer.headers.get(name)?.to_str().ok();
+        let coded = text("content-encoding").is_some_and(|e| !e.eq_ignore_ascii_case("identity"));
+        let range = text("content-range").and_then(content_range);
+        let total = match answer.status {
+            206 => match range {
+                Some((Some(start), total))
+                    if at > 0 && start == at && state.size.is_none_or(|s| total == Some(s)) =>
+                {
+                    total
+                }
+                _ => {
+                    state.anew = true;
+                    return Err(Failure::Unreachable(
+                        "the server sent another part of the file than it was asked for".into(),
+                    ));
+                }
+            },
+            416 => {
+                // Nothing is missing, or the file is another by now.
+                if at > 0 && range.is_some_and(|(_, total)| total == Some(at)) {
+                    state.size = Some(at);
+                    return Ok(());
+                }
+                state.anew = true;
+                return Err(Failure::Unreachable(
+                    "the server's file is shorter than what has arrived of it".into(),
+                ));
+            }
+            _ => {
+                // Perhaps another version than before, with another length.
+                at = 0;
+                state.size = self.size;
+                empty(&mut file).map_err(|e| self.unwritable(e))?;
+                state.joined = false;
+                if self.versions {
+                    self.keep_version(text("etag"))
+                        .map_err(|e| self.unwritable(e))?;
+                }
+                text("content-length")
+                    .filter(|_| !coded)
+                    .and_then(|l| l.parse().ok())
+            }
+        };
+        state.anew = false;
+        if let (Some(size), Some(total)) = (state.size, total)
+            && size != total
+        {
+            self.forget();
+            return Err(Failure::Final(Error::download(format!(
+                "{}: the hub announces {size} bytes, and {} has {total}; nothing was kept. Try again later",
+                self.what,
+                bare(self.url)
+            ))));
+        }
+        let size = state.size.or(total);
+        state.size = size;
+        state.progress.begin(hub, at, size);
+        let mut reader = answer.body.as_reader();
+        let mut piece = vec![0; PIECE];
+        file.seek(SeekFrom::Start(at))
+            .map_err(|e| self.unwritable(e))?;
+        loop {
+            let count = match reader.read(&mut piece) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+                Err(e) => {
+                    return Err(match hub.failed(ureq::Error::from(e), &bare(self.url)) {
+                        Failure::Unreachable(why) => self.cut(&why, at, size),
+                        other => other,
+                    });
+                }
+            };
+            if at + count as u64 > size.unwrap_or(UNANNOUNCED) {
+                self.forget();
+                let limit = match size {
+                    Some(size) => format!("more than the {size} bytes that were announced"),
+                    None => format!(
+                        "more than {} without an announced length",
+                        amount(UNANNOUNCED)
+                    ),
+                };
+                return Err(Failure::Final(Error::download(format!(
+                    "{}: {} sends {limit}; nothing was kept. Try again later",
+                    self.what,
+                    bare(self.url)
+                ))));
+            }
+            file.write_all(&piece[..count])
+                .map_err(|e| self.unwritable(e))?;
+            at += count as u64;
+            state.progress.at(hub, at, size);
+        }
+        match size {
+            Some(size) if at < size => {
+                Err(self.cut("the connection ended too soon", at, Some(size)))
+            }
+            _ => {
+                state.size = Some(at);
+                Ok(())
+            }
+        }
+    }
+
+    fn cut(&self, why: &str, at: u64, size: Option<u64>) -> Failure {
+        let of = size.map_or(String::new(), |s| format!(" of {}", amount(s)));
+        Failure::Unreachable(format!("{why}, after {}{of}", amount(at)))
+    }
+
+    /// Whether a web page arrived.
+    fn is_page(&self) -> bool {
+        let mut head = [0; 64];
+        let read = File::open(self.part()).and_then(|mut f| f.read(&mut head));
+        let head = String::from_utf8_lossy(&head[..read.unwrap_or(0)]).to_lowercase();
+        let head = head.trim_start();
+        head.starts_with("<!doctype") || head.starts_with("<html")
+    }
+
+    /// The part, made where there is none. What is no file there is not written to.
+    fn open(&self) -> std::io::Result<File> {
+        let part = self.part();
+        if std::fs::symlink_metadata(&part).is_ok_and(|m| !m.is_file()) {
+            std::fs::remove_file(&part)?;
+        }
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&part)
+    }
+
+    fn stored_version(&self) -> Option<String> {
+        if !self.versions {
+            return None;
+        }
+        let text = std::fs::read_to_string(self.version()).ok()?;
+        is_strong(&text).then_some(text)
+    }
+
+    fn keep_version(&self, etag: Option<&str>) -> std::io::Result<()> {
+        match etag.filter(|e| is_strong(e)) {
+            Some(etag) => std::fs::write(self.version(), etag),
+            None => match std::fs::remove_file(self.version()) {
+                Err(e) if e.kind() != ErrorKind::NotFound => Err(e),
+                _ => Ok(()),
+            },
+        }
+    }
+
+    fn unwritable(&self, error: std::io::Error) -> Failure {
+        let hint = match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+                let size = self
+                    .size
+                    .map_or(String::new(), |s| format!("{} are needed; ", amount(s)));
+                format!(
+                    "{size}free space, or have the cache elsewhere: HF_HOME for the hub's files, INVARIANCES_CACHE for the authors'"
+                )
+            }
+            _ => CACHE_HINT.into(),
+        };
+        Failure::Final(Error::io(self.part(), error).with_hint(hint))
+    }
+}
+
+/// What to do about a cache that cannot be written.
+pub(super) const CACHE_HINT: &str = "the cache must be a folder that can be written; HF_HOME names another for the hub's files, INVARIANCES_CACHE for the authors'";
+
+/// An ETag by which parts of one version are known, fit for a header.
+fn is_strong(etag: &str) -> bool {
+    etag.len() <= 256
+        && etag.len() >= 2
+        && etag.starts_with('"')
+        && etag.ends_with('"')
+        && etag.bytes().all(|b| b.is_ascii_graphic())
+}
+
+fn empty(file: &mut File) -> std::io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()
+}
+
+/// `bytes 10-99/100` and `bytes */100`: the first byte and the length, where they are said.
+fn content_range(text: &str) -> Option<(Option<u64>, Option<u64>)> {
+    let (range, total) = text.trim().strip_prefix("bytes")?.trim().split_once('/')?;
+    let total = total.trim().parse().ok();
+    if range.trim() == "*" {
+        return Some((None, total));
+    }
+    let (first, last) = range.split_once('-')?;
+    let (first, last): (u64, u64) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+    let fits = first <= last && total.is_none_or(|t| last < t);
+    fits.then_some((Some(first), total))
+}
+
+/// A path with something behind its last name.
+pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+/// Waits until nobody else fetches the same file. The lock ends with what is returned, or with the process.
+///
+/// Where the file system has no locks, two can fetch at once; their sizes and hashes are compared all the same.
+pub(super) fn lock(path: &Path, what: &str, hub: &Hub) -> Result<File> {
+    let io = |e| Error::io(path, e).with_hint(CACHE_HINT);
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e).with_hint(CACHE_HINT))?;
+    }
+    loop {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(std::fs::TryLockError::WouldBlock) => {
+                hub.say(format!("{what}: waiting, as it is being fetched already"));
+                file.lock().map_err(io)?;
+            }
+            Err(std::fs::TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => {}
+            Err(std::fs::TryLockError::Error(e)) => return Err(io(e)),
+        }
+        // Python's library can have removed the lock's file meanwhile.
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            if file.metadata().map_err(io)?.nlink() == 0 {
+                continue;
+            }
+        }
+        return Ok(file);
+    }
+}
+
+/// Bytes for a reader.
+pub(super) fn amount(bytes: u64) -> String {
+    match bytes as f64 {
+        b if b < 1e3 => format!("{bytes} bytes"),
+        b if b < 1e6 => format!("{:.0} kB", b / 1e3),
+        b if b < 1e9 => format!("{:.1} MB", b / 1e6),
+        b => format!("{:.2} GB", b / 1e9),
+    }
+}
+
+/// Lines of text: one at the beginning, then after 2, 5, 10, 20, 30 … seconds, and one at the end.
+struct Progress {
+    what: String,
+    begun: Option<(Instant, u64)>,
+    next: Duration,
+    last: u64,
+}
+
+impl Progress {
+    fn new(what: &str) -> Self {
+        Self {
+            what: what.into(),
+            begun: None,
+            next: Duration::from_secs(2),
+            last: 0,
+        }
+    }
+
+    fn begin(&mut self, hub: &Hub, at: u64, size: Option<u64>) {
+        let size = size.map_or("of unknown size".into(), amount);
+        let what = &self.what;
+        hub.say(match at {
+            0 => format!("{what}: fetching, {size}"),
+            _ => format!("{what}: resumed after {}, {size}", amount(at)),
+        });
+        self.begun.get_or_insert((Instant::now(), at));
+        self.last = at;
+    }
+
+    fn at(&mut self, hub: &Hub, at: u64, size: Option<u64>) {
+        self.last = at;
+        let Some((started, first)) = self.begun else {
+            return;
+        };
+        let gone = started.elapsed();
+        if gone < self.next {
+            return;
+        }
+        self.next = match gone.as_secs() {
+            0..5 => Duration::from_secs(5),
+            s => Duration::from_secs((s / 10 + 1) * 10),
+        };
+        let rate = at.saturating_sub(first) as f64 / gone.as_secs_f64();
+        let of = match size {
+            Some(size) if size > 0 && rate > 0.0 => format!(
+                " of {} ({} %), about {} left",
+                amount(size),
+                u128::from(at) * 100 / u128::from(size),
+                span(Duration::from_secs_f64(
+                    (size.saturating_sub(at) as f64 / rate).min(1e6)
+                ))
+            ),
+            _ => String::new(),
+        };
+        hub.say(format!(
+            "{}: {}{of}, {}/s",
+            self.what,
+            amount(at),
+            amount(rate as u64)
+        ));
+    }
+
+    /// Says that the file is here, where that took long enough to wonder.
+    fn done(&self, hub: &Hub) {
+        if let Some((started, _)) = self.begun
+            && started.elapsed() >= Duration::from_secs(2)
+        {
+            hub.say(format!(
+                "{}: {} in {}",
+                self.what,
+                amount(self.last),
+                span(started.elapsed())
+            ));
+        }
+    }
+}
+
+/// A time for a reader.
+pub(super) fn span(d: Duration) -> String {
+    match d.as_secs() {
+        0 => format!("{} ms", d.as_millis()),
+        s if s >= 3600 => format!("{} h {} min", s / 3600, s / 60 % 60),
+        s if s >= 60 => format!("{} min {} s", s / 60, s % 60),
+        s => format!("{s} s"),
+    }
+}

@@ -1,0 +1,126 @@
+use crate::backbone::Network;
+use crate::ops::names::nearest;
+use crate::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+
+/// How many images go through a network at once.
+const TOGETHER: usize = 64;
+
+/// What layers of a network say about a set of images: their outputs, flattened to (n, f), without a graph.
+///
+/// ```
+/// use invariances::{backbone::squeezenet_small, data::{Digits, Split}, interpret::Features, ops::Params};
+/// let network = squeezenet_small(10, &Params::new(0).root())?;
+/// let digits = Digits::strokes(32, 0)?.batch(Split::Test, 0, 20)?;
+/// let features = Features::of(&network, &["conv1", "pool"], &digits.images)?;
+/// assert_eq!(features.at("pool")?.dims(), [20, 128]);
+/// let alike = features.nearest("pool", &[0], 3)?; // the three most like image 0
+/// assert_eq!(alike[0].len(), 3);
+/// # Ok::<(), invariances::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Features {
+    layers: Vec<String>,
+    each: Vec<Tensor>,
+}
+
+impl Features {
+    /// The outputs of the named layers for images (n, 3, h, w) in [−1, 1], in one pass. Memory holds them all.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an unknown layer, no layers or no images.
+    pub fn of(network: &dyn Network, layers: &[&str], images: &Tensor) -> Result<Self> {
+        let count = images.dims().first().copied().unwrap_or(0);
+        if count == 0 || layers.is_empty() {
+            return Err(Error::invalid(format!(
+                "features need images and at least one layer, found images {:?} and {} layers",
+                images.dims(),
+                layers.len()
+            )));
+        }
+        let mut parts: Vec<Vec<Tensor>> = vec![Vec::new(); layers.len()];
+        for start in (0..count).step_by(TOGETHER) {
+            let some = images.narrow(0, start, TOGETHER.min(count - start))?;
+            let found = network.encode_all(&some.detach(), layers)?;
+            for (parts, z) in parts.iter_mut().zip(found) {
+                parts.push(z.detach().flatten_from(1)?);
+            }
+        }
+        let each = parts.iter().map(|p| Ok(Tensor::cat(p, 0)?));
+        Ok(Self {
+            layers: layers.iter().map(ToString::to_string).collect(),
+            each: each.collect::<Result<_>>()?,
+        })
+    }
+
+    /// The layers, as they were asked for.
+    pub fn layers(&self) -> Vec<String> {
+        self.layers.clone()
+    }
+
+    /// How many images there are.
+    pub fn len(&self) -> usize {
+        self.each
+            .first()
+            .and_then(|z| z.dims().first().copied())
+            .unwrap_or(0)
+    }
+
+    /// Whether there are none; never so for features made by [`Features::of`].
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What a layer says, (n, f).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a layer that was not asked for.
+    pub fn at(&self, layer: &str) -> Result<Tensor> {
+        let found = self.layers.iter().position(|l| l == layer);
+        let known: Vec<&str> = self.layers.iter().map(String::as_str).collect();
+        found.map(|i| self.each[i].clone()).ok_or_else(|| {
+            let advice = match nearest(layer, &known) {
+                Some(near) => format!("did you mean {near:?}? "),
+                None => String::new(),
+            };
+            Error::invalid(format!(
+                "no features of layer {layer:?}; {advice}There are {}",
+                known.join(", ")
+            ))
+        })
+    }
+
+    /// For each of `rows` the `count` other images that a layer finds most like it, the nearest first: by the cosine of features from
+    /// which the mean over all images was taken.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a layer that was not asked for, or an image that is not there.
+    pub fn nearest(&self, layer: &str, rows: &[usize], count: usize) -> Result<Vec<Vec<usize>>> {
+        if let Some(row) = rows.iter().find(|r| **r >= self.len()) {
+            return Err(Error::invalid(format!(
+                "no image {row}: there are {}, counted from 0",
+                self.len()
+            )));
+        }
+        let z = self
+            .at(layer)?
+            .to_dtype(DType::F32)?
+            .to_device(&Device::Cpu)?;
+        let centred = z.broadcast_sub(&z.mean_keepdim(0)?)?;
+        let length = (centred.sqr()?.sum_keepdim(1)?.sqrt()? + 1e-12)?;
+        let unit = centred.broadcast_div(&length)?;
+        let chosen: Vec<u32> = rows.iter().map(|r| *r as u32).collect();
+        if chosen.is_empty() {
+            return Ok(Vec::new());
+        }
+        let queries = unit.index_select(&Tensor::new(chosen, &Device::Cpu)?, 0)?;
+        let cosine = queries.matmul(&unit.t()?)?.to_vec2::<f32>()?;
+        let order = rows.iter().zip(cosine).map(|(row, cosine)| {
+            let mut others: Vec<usize> = (0..cosine.len()).filter(|i| i != row).collect();
+            others.sort_by(|a, b| cosine[*b].total_cmp(&cosine[*a]).then(a.cmp(b)));
+            others.truncate(count);
+            others
+        });
+        Ok(order.collect())
+    }
+}

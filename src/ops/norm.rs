@@ -1,0 +1,440 @@
+//! Normalisation and softmax with gradients.
+//!
+//! The quick paths of candle-nn's `layer_norm` and `softmax_last_dim` have no backward pass: the gradient of a
+//! transformer's input vanishes. candle-nn's batch norm in training makes a dozen temporaries.
+
+use super::Activation;
+use super::conv::Number;
+use super::dense::{Real, numbers};
+use crate::{Error, Result};
+use candle_core::backend::BackendStorage;
+use candle_core::{
+    CpuStorage, CustomOp1, CustomOp3, D, DType, Layout, Shape, Storage, Tensor, bail,
+};
+use rayon::prelude::*;
+
+/// The numbers of a contiguous tensor on the CPU.
+fn with_numbers<T: Number, R>(x: &Tensor, f: impl FnOnce(&[T]) -> R) -> candle_core::Result<R> {
+    let (storage, layout) = x.storage_and_layout();
+    match &*storage {
+        Storage::Cpu(storage) => Ok(f(numbers(storage, layout)?)),
+        _ => bail!("expected a tensor on the CPU"),
+    }
+}
+
+/// Mean and biased variance of each channel of images (batch, channels, …), in f64.
+fn statistics<T: Number>(x: &[T], channels: usize, plane: usize) -> Vec<(f64, f64)> {
+    let count = (x.len() / channels) as f64;
+    let of = |c: usize| {
+        let planes = x.chunks(plane).skip(c).step_by(channels);
+        // Around the first value: squares of a channel far from zero would lose its variance.
+        let origin = x[c * plane].to_f64();
+        let (mut sum, mut squares) = (0.0, 0.0);
+        for plane in planes {
+            for part in plane.chunks(256) {
+                let (mut s, mut q) = ([0.0; 8], [0.0; 8]);
+                let mut blocks = part.chunks_exact(8);
+                for block in &mut blocks {
+                    for ((s, q), v) in s.iter_mut().zip(&mut q).zip(block) {
+                        let v = v.to_f64() - origin;
+                        *s += v;
+                        *q += v * v;
+                    }
+                }
+                for v in blocks.remainder() {
+                    let v = v.to_f64() - origin;
+                    s[0] += v;
+                    q[0] += v * v;
+                }
+                sum += s.iter().sum::<f64>();
+                squares += q.iter().sum::<f64>();
+            }
+        }
+        let mean = sum / count;
+        (origin + mean, (squares / count - mean * mean).max(0.0))
+    };
+    (0..channels).into_par_iter().map(of).collect()
+}
+
+/// (x − mean)·rstd·weight + bias per channel, then the activation. Where `of_batch`, mean and deviation are those of
+/// x itself, and the gradient goes through them.
+struct ChannelNorm {
+    mean: Vec<f64>,
+    rstd: Vec<f64>,
+    activation: Activation,
+    of_batch: bool,
+}
+
+impl ChannelNorm {
+    fn slope(&self) -> f64 {
+        match self.activation {
+            Activation::None => 1.0,
+            Activation::Leaky(slope) => slope,
+        }
+    }
+
+    fn kernel<T: Number>(&self, x: &[T], weight: &[T], bias: &[T], plane: usize) -> Vec<T> {
+        let channels = weight.len();
+        let slope = T::from_f64(self.slope());
+        let mut out = vec![T::default(); x.len()];
+        out.par_chunks_mut(plane)
+            .zip(x.par_chunks(plane))
+            .enumerate()
+            .for_each(|(i, (out, x))| {
+                let c = i % channels;
+                let scale = weight[c].to_f64() * self.rstd[c];
+                let shift = T::from_f64(bias[c].to_f64() - scale * self.mean[c]);
+                let scale = T::from_f64(scale);
+                for (o, &x) in out.iter_mut().zip(x) {
+                    let mut y = scale * x;
+                    y += shift;
+                    *o = if y > T::default() { y } else { slope * y };
+                }
+            });
+        out
+    }
+
+    /// Gradients of x, weight and bias.
+    fn backward<T: Number>(
+        &self,
+        x: &[T],
+        weight: &[T],
+        result: &[T],
+        gradient: &[T],
+        plane: usize,
+    ) -> (Vec<T>, Vec<T>, Vec<T>) {
+        let channels = weight.len();
+        let slope = self.slope();
+        let factor = |r: T| if r > T::default() { 1.0 } else { slope };
+        let sums: Vec<(f64, f64)> = (0..channels)
+            .into_par_iter()
+            .map(|c| {
+                let (mut g_sum, mut gx_sum) = (0.0, 0.0);
+                let starts = (c * plane..x.len()).step_by(channels * plane);
+                for at in starts {
+                    let range = at..at + plane;
+                    let all = x[range.clone()]
+                        .iter()
+                        .zip(&result[range.clone()])
+                        .zip(&gradient[range]);
+                    for ((x, r), g) in all {
+                        let g = g.to_f64() * factor(*r);
+                        g_sum += g;
+                        gx_sum += g * (x.to_f64() - self.mean[c]);
+                    }
+                }
+                (g_sum, gx_sum * self.rstd[c])
+            })
+            .collect();
+        let count = (x.len() / channels) as f64;
+        let mut dx = vec![T::default(); x.len()];
+        dx.par_chunks_mut(plane).enumerate().for_each(|(i, dx)| {
+            let (c, range) = (i % channels, i * plane..(i + 1) * plane);
+            let (rstd, mean) = (self.rstd[c], self.mean[c]);
+            let scale = weight[c].to_f64() * rstd;
+            let (g_mean, gx_mean) = if self.of_batch {
+                (sums[c].0 / count, sums[c].1 / count)
+            } else {
+                (0.0, 0.0)
+            };
+            let all = x[range.clone()]
+                .iter()
+                .zip(&result[range.clone()])
+                .zip(&gradient[range]);
+            for (d, ((x, r), g)) in dx.iter_mut().zip(all) {
+                let g = g.to_f64() * factor(*r);
+                let normed = (x.to_f64() - mean) * rstd;
+                *d = T::from_f64(scale * (g - g_mean - normed * gx_mean));
+            }
+        });
+        let of = |f: fn(&(f64, f64)) -> f64| sums.iter().map(|s| T::from_f64(f(s))).collect();
+        (dx, of(|s| s.1), of(|s| s.0))
+    }
+}
+
+/// A tensor's numbers are cut into runs of so many: one channel of one image.
+fn plane(dims: &[usize]) -> usize {
+    dims[2..].iter().product::<usize>().max(1)
+}
+
+impl CustomOp3 for ChannelNorm {
+    fn name(&self) -> &'static str {
+        "batch_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        lx: &Layout,
+        w: &CpuStorage,
+        lw: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let n = plane(lx.dims());
+        let out = match x {
+            CpuStorage::F32(_) => {
+                CpuStorage::F32(self.kernel(numbers(x, lx)?, numbers(w, lw)?, numbers(b, lb)?, n))
+            }
+            CpuStorage::F64(_) => {
+                CpuStorage::F64(self.kernel(numbers(x, lx)?, numbers(w, lw)?, numbers(b, lb)?, n))
+            }
+            other => bail!("batch_norm has no kernel for {:?}", other.dtype()),
+        };
+        Ok((out, lx.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        b: &Tensor,
+        result: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        fn run<T: Number>(
+            norm: &ChannelNorm,
+            [x, w, b, result, grad]: [&Tensor; 5],
+        ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+            let grad = grad.contiguous()?;
+            let n = plane(x.dims());
+            let found = with_numbers::<T, _>(x, |xs| {
+                with_numbers::<T, _>(w, |ws| {
+                    with_numbers::<T, _>(result, |rs| {
+                        with_numbers::<T, _>(&grad, |gs| norm.backward(xs, ws, rs, gs, n))
+                    })
+                })
+            })????;
+            let (dx, dw, db) = found;
+            let dev = x.device();
+            Ok((
+                Some(Tensor::from_vec(dx, x.shape(), dev)?),
+                Some(Tensor::from_vec(dw, w.shape(), dev)?),
+                Some(Tensor::from_vec(db, b.shape(), dev)?),
+            ))
+        }
+        match x.dtype() {
+            DType::F64 => run::<f64>(self, [x, w, b, result, grad]),
+            _ => run::<f32>(self, [x, w, b, result, grad]),
+        }
+    }
+}
+
+fn check_channels(x: &Tensor, each: &[(&str, &Tensor)]) -> Result<()> {
+    let fits =
+        x.rank() >= 2 && x.elem_count() > 0 && each.iter().all(|(_, t)| t.dims() == [x.dims()[1]]);
+    if fits {
+        return Ok(());
+    }
+    let found: Vec<String> = each
+        .iter()
+        .map(|(name, t)| format!("{name} {:?}", t.dims()))
+        .collect();
+    Err(Error::invalid(format!(
+        "batch norm expects x (batch, channels, …) and one number per channel, found x {:?}, {}",
+        x.dims(),
+        found.join(", ")
+    )))
+}
+
+/// One number per channel, to be broadcast over x (batch, channels, …).
+fn per_channel(t: &Tensor, x: &Tensor) -> Result<Tensor> {
+    let mut dims = vec![1; x.rank()];
+    dims[1] = t.elem_count();
+    Ok(t.reshape(dims)?)
+}
+
+fn activated(y: Tensor, activation: Activation) -> Result<Tensor> {
+    match activation {
+        Activation::None => Ok(y),
+        Activation::Leaky(slope) => super::leaky_relu(&y, slope),
+    }
+}
+
+/// Batch norm in evaluation mode (arXiv 1502.03167): (x − mean)/√(variance + eps)·weight + bias for each channel of
+/// x (batch, channels, …), then the activation. Mean and variance are constants.
+///
+/// # Errors
+/// [`Error::Invalid`] where the shapes do not fit each other.
+pub fn batch_norm(
+    x: &Tensor,
+    [mean, variance]: [&Tensor; 2],
+    [weight, bias]: [&Tensor; 2],
+    eps: f64,
+    activation: Activation,
+) -> Result<Tensor> {
+    check_channels(
+        x,
+        &[
+            ("mean", mean),
+            ("variance", variance),
+            ("weight", weight),
+            ("bias", bias),
+        ],
+    )?;
+    if !super::has_kernel(x) {
+        let rstd = (variance.detach() + eps)?.sqrt()?.recip()?;
+        let scale = (weight * rstd)?;
+        let shift = (bias - (mean.detach() * &scale)?)?;
+        let y = x
+            .broadcast_mul(&per_channel(&scale, x)?)?
+            .broadcast_add(&per_channel(&shift, x)?)?;
+        return activated(y, activation);
+    }
+    let list = |t: &Tensor| t.to_dtype(DType::F64)?.to_vec1::<f64>();
+    let op = ChannelNorm {
+        mean: list(mean)?,
+        rstd: list(variance)?
+            .iter()
+            .map(|v| (v + eps).sqrt().recip())
+            .collect(),
+        activation,
+        of_batch: false,
+    };
+    Ok(x.contiguous()?
+        .apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?)
+}
+
+/// What [`batch_norm_training`] gives.
+#[derive(Clone, Debug)]
+pub struct BatchNormed {
+    /// The result, of x's shape.
+    pub y: Tensor,
+    /// The mean of each channel, (channels,), without a graph.
+    pub mean: Tensor,
+    /// The biased variance of each channel, (channels,), without a graph.
+    pub variance: Tensor,
+}
+
+/// Batch norm in training mode (arXiv 1502.03167): as [`batch_norm`], with the mean and variance of the batch itself,
+/// through which the gradient goes. They come back, for a running mean.
+///
+/// # Errors
+/// [`Error::Invalid`] where the shapes do not fit each other, or a channel has a single number, which has no variance.
+pub fn batch_norm_training(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    eps: f64,
+    activation: Activation,
+) -> Result<BatchNormed> {
+    check_channels(x, &[("weight", weight), ("bias", bias)])?;
+    let channels = x.dims()[1];
+    if x.elem_count() == channels {
+        return Err(Error::invalid(format!(
+            "batch norm in training needs more than one number per channel, found x {:?}: use a larger batch",
+            x.dims()
+        )));
+    }
+    if !super::has_kernel(x) {
+        let flat = x.transpose(0, 1)?.flatten_from(1)?;
+        let mean = flat.mean(1)?;
+        let centred = x.broadcast_sub(&per_channel(&mean, x)?)?;
+        let variance = centred.sqr()?.transpose(0, 1)?.flatten_from(1)?.mean(1)?;
+        let rstd = (&variance + eps)?.sqrt()?.recip()?;
+        let y = centred
+            .broadcast_mul(&per_channel(&(weight * rstd)?, x)?)?
+            .broadcast_add(&per_channel(bias, x)?)?;
+        return Ok(BatchNormed {
+            y: activated(y, activation)?,
+            mean: mean.detach(),
+            variance: variance.detach(),
+        });
+    }
+    let x = x.contiguous()?;
+    let n = plane(x.dims());
+    let found = match x.dtype() {
+        DType::F64 => with_numbers::<f64, _>(&x, |x| statistics(x, channels, n))?,
+        _ => with_numbers::<f32, _>(&x, |x| statistics(x, channels, n))?,
+    };
+    let (mean, variance): (Vec<f64>, Vec<f64>) = found.into_iter().unzip();
+    let tensor = |v: &[f64]| Tensor::new(v, x.device())?.to_dtype(x.dtype());
+    let (mean_tensor, variance_tensor) = (tensor(&mean)?, tensor(&variance)?);
+    let op = ChannelNorm {
+        rstd: variance.iter().map(|v| (v + eps).sqrt().recip()).collect(),
+        mean,
+        activation,
+        of_batch: true,
+    };
+    let y = x.apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?;
+    Ok(BatchNormed {
+        y,
+        mean: mean_tensor,
+        variance: variance_tensor,
+    })
+}
+
+/// Softmax over rows of `width` numbers.
+struct Softmax {
+    width: usize,
+}
+
+impl Softmax {
+    fn kernel<T: Real>(&self, x: &[T]) -> Vec<T> {
+        let mut out = x.to_vec();
+        out.par_chunks_mut(self.width).for_each(|row| {
+            let largest = row.iter().fold(row[0], |l, &v| if v > l { v } else { l });
+            let mut sum = T::zero();
+            for v in row.iter_mut() {
+                *v = Real::exp(*v - largest);
+                sum += *v;
+            }
+            row.iter_mut().for_each(|v| *v /= sum);
+        });
+        out
+    }
+}
+
+impl CustomOp1 for Softmax {
+    fn name(&self) -> &'static str {
+        "softmax"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let out = match x {
+            CpuStorage::F32(_) => CpuStorage::F32(self.kernel(numbers(x, l)?)),
+            CpuStorage::F64(_) => CpuStorage::F64(self.kernel(numbers(x, l)?)),
+            other => bail!("softmax has no kernel for {:?}", other.dtype()),
+        };
+        Ok((out, l.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, y: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let weighted = (grad * y)?;
+        let mean = weighted.sum_keepdim(D::Minus1)?;
+        Ok(Some((weighted - y.broadcast_mul(&mean)?)?))
+    }
+}
+
+/// Softmax over the last dimension, with its gradient.
+///
+/// # Errors
+/// [`Error::Tensor`] for a tensor without dimensions.
+pub fn softmax(x: &Tensor) -> Result<Tensor> {
+    let width = x.dim(D::Minus1)?;
+    if super::has_kernel(x) && width > 0 {
+        return Ok(x.contiguous()?.apply_op1(Softmax { width })?);
+    }
+    Ok(candle_nn::ops::softmax(x, D::Minus1)?)
+}
+
+/// Layer norm (arXiv 1607.06450) over the last dimension of x, with its gradient: (x − mean)/√(variance + eps)·weight +
+/// bias, weight and bias as long as that dimension.
+///
+/// # Errors
+/// [`Error::Invalid`] where the shapes do not fit each other.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
+    let width = x.dims().last().copied().unwrap_or(0);
+    if width == 0 || weight.dims() != [width] || bias.dims() != [width] {
+        return Err(Error::invalid(format!(
+            "layer norm expects a weight and a bias as long as the last dimension of x, found {:?}, {:?} and x {:?}",
+            weight.dims(),
+            bias.dims(),
+            x.dims()
+        )));
+    }
+    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+    let normed = centred.broadcast_div(&(variance + eps)?.sqrt()?)?;
+    Ok(normed.broadcast_mul(weight)?.broadcast_add(bias)?)
+}
