@@ -9,8 +9,8 @@ use super::params::Init;
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Tensor, Var, WithDType};
 use rayon::prelude::*;
-use std::borrow::Cow;
 use std::cell::RefCell;
+use std::ops::Range;
 
 /// What follows a convolution in the same pass.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -42,7 +42,7 @@ impl Default for ConvConfig {
     }
 }
 
-/// The patches of an image: `positions` of them, each `channels·kernel²` numbers.
+/// The patches of an image: `positions` of them, each `channels·window` numbers.
 #[derive(Clone, Copy, Debug)]
 struct Patches {
     channels: usize,
@@ -95,12 +95,22 @@ impl Patches {
         self.out_height * self.out_width
     }
 
+    /// Pixels of a window.
+    fn window(&self) -> usize {
+        self.kernel.0 * self.kernel.1
+    }
+
     fn length(&self) -> usize {
-        self.channels * self.kernel.0 * self.kernel.1
+        self.channels * self.window()
+    }
+
+    /// Pixels of a channel.
+    fn area(&self) -> usize {
+        self.height * self.width
     }
 
     fn image(&self) -> usize {
-        self.channels * self.height * self.width
+        self.channels * self.area()
     }
 
     /// A patch matrix equal to the image itself: no copy needed.
@@ -108,8 +118,8 @@ impl Patches {
         self.kernel == (1, 1) && self.stride == 1 && self.padding == (0, 0)
     }
 
-    /// The output columns whose patch pixel `k` lies inside a line of `size` pixels with `padding` before it.
-    fn inside(&self, k: usize, padding: usize, size: usize, outputs: usize) -> (usize, usize) {
+    /// The output lines or columns whose patch pixel `k` lies inside a line of `size` pixels.
+    fn inside(&self, k: usize, size: usize, padding: usize, outputs: usize) -> (usize, usize) {
         let first = padding.saturating_sub(k).div_ceil(self.stride);
         let last = (size + padding)
             .saturating_sub(k)
@@ -118,86 +128,211 @@ impl Patches {
         (first.min(last), last)
     }
 
-    /// Calls `f(row of the patch matrix, its range, start in the image)` for every run of pixels.
+    /// Where the pixels of a window come from, for some channels and lines: calls `f` for each row of the patch matrix.
     #[inline(always)]
-    fn runs(&self, mut f: impl FnMut(usize, usize, usize, Option<usize>)) {
+    fn each_row(
+        &self,
+        channels: &Range<usize>,
+        lines: &Range<usize>,
+        mut f: impl FnMut(usize, Run),
+    ) {
         let (kh, kw) = self.kernel;
         let mut row = 0;
-        for c in 0..self.channels {
+        for c in channels.clone() {
             for ky in 0..kh {
-                let (y0, y1) = self.inside(ky, self.padding.0, self.height, self.out_height);
+                let (y0, y1) = self.inside(ky, self.height, self.padding.0, self.out_height);
+                let y0 = y0.clamp(lines.start, lines.end);
+                let y1 = y1.clamp(y0, lines.end);
                 for kx in 0..kw {
-                    let (x0, x1) = self.inside(kx, self.padding.1, self.width, self.out_width);
-                    for oy in 0..self.out_height {
-                        let at = row * self.positions() + oy * self.out_width;
-                        if oy < y0 || oy >= y1 || x0 >= x1 {
-                            f(at, 0, 0, None);
-                        } else {
-                            let iy = oy * self.stride + ky - self.padding.0;
-                            let ix = x0 * self.stride + kx - self.padding.1;
-                            f(at, x0, x1, Some((c * self.height + iy) * self.width + ix));
-                        }
-                    }
+                    let (x0, x1) = self.inside(kx, self.width, self.padding.1, self.out_width);
+                    // Nothing of the image is in it, or where the first of its pixels is.
+                    let start = if y0 == y1 || x0 == x1 {
+                        0
+                    } else {
+                        let iy = y0 * self.stride + ky - self.padding.0;
+                        let ix = x0 * self.stride + kx - self.padding.1;
+                        c * self.area() + iy * self.width + ix
+                    };
+                    let run = Run {
+                        y0: y0 - lines.start,
+                        y1: if x0 == x1 { y0 } else { y1 } - lines.start,
+                        x0,
+                        x1,
+                        start,
+                    };
+                    f(row, run);
                     row += 1;
                 }
             }
         }
     }
 
-    /// The patch matrix (length, positions) of an image, rows `stride_out` apart from `offset` on.
-    fn gather<T: Number>(&self, image: &[T], out: &mut [T], pitch: usize, offset: usize) {
-        let positions = self.positions();
-        self.runs(|at, x0, x1, start| {
-            let (row, inner) = (at / positions, at % positions);
-            let line = &mut out[row * pitch + offset + inner..][..self.out_width];
-            match start {
-                None => line.fill(T::default()),
-                Some(start) => {
-                    line[..x0].fill(T::default());
-                    line[x1..].fill(T::default());
-                    let source = &image[start..];
-                    if self.stride == 1 {
-                        line[x0..x1].copy_from_slice(&source[..x1 - x0]);
-                    } else {
-                        for (o, i) in line[x0..x1]
-                            .iter_mut()
-                            .zip(source.iter().step_by(self.stride))
-                        {
-                            *o = *i;
-                        }
+    /// The patch matrix of some channels and lines of an image, rows `pitch` apart from `offset` on.
+    fn gather<T: Number>(
+        &self,
+        image: &[T],
+        (channels, lines): (&Range<usize>, &Range<usize>),
+        out: &mut [T],
+        pitch: usize,
+        offset: usize,
+    ) {
+        let (width, count) = (self.out_width, lines.len());
+        let step = self.stride * self.width;
+        let zero = T::default();
+        self.each_row(channels, lines, |row, run| {
+            let out = &mut out[row * pitch + offset..][..count * width];
+            let Run {
+                y0,
+                y1,
+                x0,
+                x1,
+                start,
+            } = run;
+            out[..y0 * width].fill(zero);
+            out[y1 * width..].fill(zero);
+            if y0 == y1 {
+                return;
+            }
+            if self.stride == 1 && width == self.width {
+                // The lines follow each other on both sides: one copy, then the ends that came from other lines.
+                let length = (y1 - y0 - 1) * width + x1 - x0;
+                out[y0 * width + x0..][..length].copy_from_slice(&image[start..][..length]);
+                if x0 > 0 || x1 < width {
+                    for line in out[y0 * width..y1 * width].chunks_mut(width) {
+                        line[..x0].fill(zero);
+                        line[x1..].fill(zero);
+                    }
+                }
+                return;
+            }
+            let lines = out[y0 * width..y1 * width].chunks_mut(width);
+            for (line, source) in lines.zip(image[start..].chunks(step)) {
+                line[..x0].fill(zero);
+                line[x1..].fill(zero);
+                if self.stride == 1 {
+                    line[x0..x1].copy_from_slice(&source[..x1 - x0]);
+                } else {
+                    let pixels = source.iter().step_by(self.stride);
+                    for (o, i) in line[x0..x1].iter_mut().zip(pixels) {
+                        *o = *i;
                     }
                 }
             }
         });
     }
 
-    /// The adjoint of [`Patches::gather`]: adds a patch matrix back onto an image.
-    fn scatter<T: Number>(&self, patches: &[T], image: &mut [T], pitch: usize, offset: usize) {
-        let positions = self.positions();
-        self.runs(|at, x0, x1, start| {
-            let Some(start) = start else { return };
-            let (row, inner) = (at / positions, at % positions);
-            let line = &patches[row * pitch + offset + inner..][..self.out_width];
-            let target = &mut image[start..];
-            if self.stride == 1 {
-                for (o, i) in target.iter_mut().zip(&line[x0..x1]) {
-                    *o += *i;
-                }
-            } else {
-                for (o, i) in target.iter_mut().step_by(self.stride).zip(&line[x0..x1]) {
-                    *o += *i;
+    /// The adjoint of [`Patches::gather`]: adds a patch matrix back onto those channels of an image, which `image` begins with.
+    fn scatter<T: Number>(
+        &self,
+        patches: &[T],
+        (channels, lines): (usize, &Range<usize>),
+        image: &mut [T],
+        pitch: usize,
+        offset: usize,
+    ) {
+        let (width, count) = (self.out_width, lines.len());
+        let step = self.stride * self.width;
+        self.each_row(&(0..channels), lines, |row, run| {
+            let patches = &patches[row * pitch + offset..][..count * width];
+            let Run {
+                y0,
+                y1,
+                x0,
+                x1,
+                start,
+            } = run;
+            if y0 == y1 {
+                return;
+            }
+            let lines = patches[y0 * width..y1 * width].chunks(width);
+            for (line, target) in lines.zip(image[start..].chunks_mut(step)) {
+                if self.stride == 1 {
+                    for (o, i) in target.iter_mut().zip(&line[x0..x1]) {
+                        *o += *i;
+                    }
+                } else {
+                    for (o, i) in target.iter_mut().step_by(self.stride).zip(&line[x0..x1]) {
+                        *o += *i;
+                    }
                 }
             }
         });
     }
 
-    /// How many images share one matrix product: enough columns to be quick, enough products for all threads.
-    /// It depends on the shapes alone, so that sums have the same order for any number of threads.
-    fn together(&self, batch: usize) -> usize {
-        256usize
-            .div_ceil(self.positions().max(1))
-            .min(batch.div_ceil(4))
-            .max(1)
+    /// The positions cut into pieces whose patch matrices stay in a core's cache: lines of one image, or several
+    /// images at once where they are small. The cut depends on the shapes alone, so that sums have the same order for any
+    /// number of threads.
+    fn tiles(&self, batch: usize) -> Vec<Tile> {
+        let wanted = (CACHED / self.length().max(1)).clamp(64, 1024);
+        let n = self.positions();
+        if n > wanted {
+            let lines = (wanted / self.out_width).max(1);
+            let pieces = self.out_height.div_ceil(lines);
+            let lines = self.out_height.div_ceil(pieces);
+            let each = |image| {
+                (0..self.out_height).step_by(lines).map(move |y| Tile {
+                    first: image,
+                    images: 1,
+                    lines: y..(y + lines).min(self.out_height),
+                })
+            };
+            return (0..batch).flat_map(each).collect();
+        }
+        let together = (wanted / n.max(1)).min(batch.div_ceil(4)).max(1);
+        let group = |first| Tile {
+            first,
+            images: together.min(batch - first),
+            lines: 0..self.out_height,
+        };
+        (0..batch).step_by(together).map(group).collect()
+    }
+}
+
+/// A row of the patch matrix: its lines y0..y1 and columns x0..x1 are pixels of the image, `start` being the first of
+/// them; the rest is zero.
+struct Run {
+    y0: usize,
+    y1: usize,
+    x0: usize,
+    x1: usize,
+    start: usize,
+}
+
+/// Positions that one product takes at a time: lines of one image, or all of several.
+#[derive(Clone, Debug)]
+struct Tile {
+    first: usize,
+    images: usize,
+    lines: Range<usize>,
+}
+
+/// A patch matrix of so many numbers stays in a core's second cache.
+const CACHED: usize = 1 << 17;
+
+/// At least into so many pieces work is cut, if it can be: enough for the threads of a usual machine, and fixed, so
+/// that their number changes no sum.
+const PIECES: usize = 16;
+
+/// `count` things in runs, such that `others` times as many runs are at least [`PIECES`]; none shorter than `least`.
+fn runs(count: usize, others: usize, least: usize) -> Vec<Range<usize>> {
+    let wanted = PIECES.div_ceil(others.max(1));
+    let length = count.div_ceil(wanted).max(least).max(1);
+    // Even ones: the last would have the others wait.
+    let length = count.div_ceil(count.div_ceil(length).max(1)).max(1);
+    let starts = (0..count).step_by(length);
+    starts.map(|s| s..(s + length).min(count)).collect()
+}
+
+/// Memory into which threads write different parts.
+struct Shared<T>(*mut T);
+
+// SAFETY: who writes through it says why no two threads write, or read, the same part.
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    fn at(&self, offset: usize) -> *mut T {
+        // Within the memory, or a slice or product that starts there fails its own check.
+        self.0.wrapping_add(offset)
     }
 }
 
@@ -333,257 +468,353 @@ fn side_by_side<T: Number>(
     }
 }
 
-/// The reverse of [`side_by_side`].
-fn apart<T: Number>(
-    matrix: &[T],
-    blocks: &mut [T],
-    channels: usize,
-    positions: usize,
-    images: usize,
-) {
-    for g in 0..images {
-        for c in 0..channels {
-            blocks[(g * channels + c) * positions..][..positions]
-                .copy_from_slice(&matrix[(c * images + g) * positions..][..positions]);
-        }
-    }
-}
-
-/// What both operations share: `few` channels at the patches' positions, `patches` of the image side.
+/// What both operations share: `channels` channels at the patches' positions, `patches` of the image side.
 /// A convolution reads the image side and writes the position side; a transposed one the reverse.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Geometry {
     batch: usize,
     channels: usize,
     patches: Patches,
 }
 
-impl Geometry {
-    /// positions side = weight (channels × length) · patches(image side).
-    fn project<T: Number>(&self, image: &[T], weight: &[T], out: &mut [T]) {
-        let (p, n) = (&self.patches, self.patches.positions());
-        let (g, length) = (p.together(self.batch), p.length());
-        out.par_chunks_mut(g * self.channels * n)
-            .zip(image.par_chunks(g * p.image()))
-            .for_each(|(out, image)| {
-                let images = image.len() / p.image();
-                let w = Matrix {
-                    values: weight,
-                    row: length,
-                    column: 1,
-                };
-                if images == 1 && p.is_image() {
-                    let cols = Matrix {
-                        values: image,
-                        row: n,
-                        column: 1,
-                    };
-                    product((self.channels, n, length), w, cols, out, n, false);
-                    return;
+/// What is done to a result while it is in the cache.
+#[derive(Clone, Copy)]
+struct Finish<'a, T> {
+    bias: &'a [T],
+    activation: Activation,
+}
+
+impl<T: Number> Finish<'_, T> {
+    /// Adds the bias of a channel and applies the activation, in place.
+    fn apply(&self, channel: usize, values: &mut [T]) {
+        let bias = self.bias[channel];
+        match self.activation {
+            Activation::None => values.iter_mut().for_each(|v| *v += bias),
+            Activation::Leaky(slope) => {
+                let slope = T::from_f64(slope);
+                for v in values {
+                    let mut x = *v;
+                    x += bias;
+                    *v = if x > T::default() { x } else { slope * x };
                 }
-                let pitch = images * n;
-                let mut cols = T::take_scratch(length * pitch);
-                for (i, image) in image.chunks(p.image()).enumerate() {
-                    p.gather(image, &mut cols, pitch, i * n);
-                }
-                let c = Matrix {
-                    values: &cols,
-                    row: pitch,
-                    column: 1,
-                };
-                if images == 1 {
-                    product((self.channels, n, length), w, c, out, n, false);
-                } else {
-                    let mut wide = T::take_scratch(self.channels * pitch);
-                    product(
-                        (self.channels, pitch, length),
-                        w,
-                        c,
-                        &mut wide,
-                        pitch,
-                        false,
-                    );
-                    apart(&wide, out, self.channels, n, images);
-                    T::give_scratch(wide);
-                }
-                T::give_scratch(cols);
-            });
+            }
+        }
+    }
+}
+
+/// The columns of a tile, as the right side of a product, and the scratch that holds them.
+struct Columns<'a, T: Number> {
+    scratch: Option<Vec<T>>,
+    image: &'a [T],
+    row: usize,
+}
+
+impl<T: Number> Columns<'_, T> {
+    fn values(&self) -> &[T] {
+        self.scratch.as_deref().unwrap_or(self.image)
     }
 
-    /// image side = the adjoint of [`Geometry::project`] in the image; `out` must be zero.
-    fn spread<T: Number>(&self, positions: &[T], weight: &[T], out: &mut [T]) {
+    fn free(self) {
+        if let Some(scratch) = self.scratch {
+            T::give_scratch(scratch);
+        }
+    }
+}
+
+impl Geometry {
+    /// The patch matrix (channels·window, columns of the tile) of some channels of the image side.
+    fn columns<'a, T: Number>(
+        &self,
+        image: &'a [T],
+        tile: &Tile,
+        channels: &Range<usize>,
+    ) -> Columns<'a, T> {
+        let p = &self.patches;
+        let width = tile.lines.len() * p.out_width;
+        if tile.images == 1 && p.is_image() {
+            let at = tile.first * p.image() + channels.start * p.area();
+            return Columns {
+                scratch: None,
+                image: &image[at + tile.lines.start * p.out_width..],
+                row: p.positions(),
+            };
+        }
+        let pitch = tile.images * width;
+        let mut scratch = T::take_scratch(channels.len() * p.window() * pitch);
+        for i in 0..tile.images {
+            let image = &image[(tile.first + i) * p.image()..][..p.image()];
+            p.gather(
+                image,
+                (channels, &tile.lines),
+                &mut scratch,
+                pitch,
+                i * width,
+            );
+        }
+        Columns {
+            scratch: Some(scratch),
+            image: &[],
+            row: pitch,
+        }
+    }
+
+    /// The position side of a tile as a matrix (channels, columns of the tile).
+    fn rows<'a, T: Number>(&self, positions: &'a [T], tile: &Tile) -> Columns<'a, T> {
+        let n = self.patches.positions();
+        let at = tile.first * self.channels * n;
+        if tile.images == 1 {
+            return Columns {
+                scratch: None,
+                image: &positions[at + tile.lines.start * self.patches.out_width..],
+                row: n,
+            };
+        }
+        let mut scratch = T::take_scratch(self.channels * tile.images * n);
+        let blocks = &positions[at..][..tile.images * self.channels * n];
+        side_by_side(blocks, &mut scratch, self.channels, n, tile.images);
+        Columns {
+            scratch: Some(scratch),
+            image: &[],
+            row: tile.images * n,
+        }
+    }
+
+    /// positions side = weight (channels × length) · patches(image side), then `finish`.
+    fn project<T: Number>(&self, image: &[T], weight: &[T], finish: Option<Finish<T>>) -> Vec<T> {
         let (p, n) = (&self.patches, self.patches.positions());
-        let (g, length) = (p.together(self.batch), p.length());
-        out.par_chunks_mut(g * p.image())
-            .zip(positions.par_chunks(g * self.channels * n))
-            .for_each(|(out, positions)| {
-                let images = out.len() / p.image();
-                let pitch = images * n;
-                let wt = Matrix {
-                    values: weight,
+        let length = p.length();
+        let total = self.batch * self.channels * n;
+        if length == 0 {
+            return vec![T::default(); total];
+        }
+        let mut out: Vec<T> = Vec::with_capacity(total);
+        let shared = Shared(out.as_mut_ptr());
+        let tiles = p.tiles(self.batch);
+        let shares = runs(self.channels, tiles.len(), 32);
+        let work = tiles.len() * shares.len();
+        (0..work).into_par_iter().for_each(|i| {
+            let (tile, share) = (&tiles[i / shares.len()], &shares[i % shares.len()]);
+            let columns = self.columns(image, tile, &(0..p.channels));
+            let width = tile.lines.len() * p.out_width;
+            let pitch = tile.images * width;
+            let left = Matrix {
+                values: &weight[share.start * length..],
+                row: length,
+                column: 1,
+            };
+            let right = Matrix {
+                values: columns.values(),
+                row: columns.row,
+                column: 1,
+            };
+            let sizes = (share.len(), pitch, length);
+            let place = |image: usize, channel: usize| {
+                let line = tile.lines.start * p.out_width;
+                shared.at(((tile.first + image) * self.channels + channel) * n + line)
+            };
+            if tile.images == 1 {
+                // SAFETY: `out` has room for the tile's columns of the share's channels of this image, n apart, and no
+                // other piece of work has the same tile and share. The product writes each of them, then they are read.
+                unsafe {
+                    product_at(sizes, left, right, place(0, share.start), n, false);
+                    if let Some(finish) = finish {
+                        for c in share.clone() {
+                            let plane = std::slice::from_raw_parts_mut(place(0, c), width);
+                            finish.apply(c, plane);
+                        }
+                    }
+                }
+            } else {
+                let mut wide = T::take_scratch(share.len() * pitch);
+                product(sizes, left, right, &mut wide, pitch, false);
+                for (c, row) in share.clone().zip(wide.chunks_mut(pitch)) {
+                    if let Some(finish) = finish {
+                        finish.apply(c, row);
+                    }
+                    for (image, plane) in row.chunks(width).enumerate() {
+                        // SAFETY: as above; the tile has whole images, so that a plane is n numbers.
+                        unsafe {
+                            std::ptr::copy_nonoverlapping(plane.as_ptr(), place(image, c), width);
+                        }
+                    }
+                }
+                T::give_scratch(wide);
+            }
+            columns.free();
+        });
+        // SAFETY: the tiles together are all columns of all images, the shares all channels: every number was written.
+        unsafe { out.set_len(total) };
+        out
+    }
+
+    /// image side = the adjoint of [`Geometry::project`] in the image, then `finish`.
+    fn spread<T: Number>(
+        &self,
+        positions: &[T],
+        weight: &[T],
+        finish: Option<Finish<T>>,
+    ) -> Vec<T> {
+        let p = &self.patches;
+        let (kh, kw) = p.kernel;
+        if p.stride == 1 && p.padding.0 < kh && p.padding.1 < kw && p.length() > 0 {
+            // Without strides the adjoint is a convolution by the weight turned around, which needs no adding up.
+            let mut turned = vec![T::default(); weight.len()];
+            let window = p.window();
+            for (co, from) in weight.chunks(p.length()).enumerate() {
+                for (ci, from) in from.chunks(window).enumerate() {
+                    let to = &mut turned[(ci * self.channels + co) * window..][..window];
+                    to.iter_mut()
+                        .zip(from.iter().rev())
+                        .for_each(|(t, f)| *t = *f);
+                }
+            }
+            let other = Geometry {
+                batch: self.batch,
+                channels: p.channels,
+                patches: Patches {
+                    channels: self.channels,
+                    height: p.out_height,
+                    width: p.out_width,
+                    kernel: p.kernel,
+                    stride: 1,
+                    padding: (kh - 1 - p.padding.0, kw - 1 - p.padding.1),
+                    out_height: p.height,
+                    out_width: p.width,
+                },
+            };
+            return other.project(positions, &turned, finish);
+        }
+        let (length, window) = (p.length(), p.window());
+        let mut out = vec![T::default(); self.batch * p.image()];
+        // Tiles of the same images add to the same pixels: they stay on one thread.
+        let tiles = p.tiles(self.batch);
+        let groups: Vec<&[Tile]> = tiles.chunk_by(|a, b| a.first == b.first).collect();
+        let shares = runs(p.channels, groups.len(), 64usize.div_ceil(window.max(1)));
+        let shared = Shared(out.as_mut_ptr());
+        let work = groups.len() * shares.len();
+        (0..work).into_par_iter().for_each(|i| {
+            let (group, share) = (groups[i / shares.len()], &shares[i % shares.len()]);
+            let (first, images) = (group[0].first, group[0].images);
+            let area = share.len() * p.area();
+            let place = |image: usize| {
+                let at = (first + image) * p.image() + share.start * p.area();
+                // SAFETY: within `out`, which is set; no other piece of work has these channels of these images, and
+                // the slices are used one after the other.
+                unsafe { std::slice::from_raw_parts_mut(shared.at(at), area) }
+            };
+            for tile in group {
+                let rows = self.rows(positions, tile);
+                let width = tile.lines.len() * p.out_width;
+                let pitch = images * width;
+                let left = Matrix {
+                    values: &weight[share.start * window..],
                     row: 1,
                     column: length,
                 };
-                let mut wide = Vec::new();
-                let right = if images == 1 {
-                    positions
-                } else {
-                    wide = T::take_scratch(self.channels * pitch);
-                    side_by_side(positions, &mut wide, self.channels, n, images);
-                    &wide
-                };
                 let right = Matrix {
-                    values: right,
-                    row: pitch,
+                    values: rows.values(),
+                    row: rows.row,
                     column: 1,
                 };
-                if images == 1 && p.is_image() {
-                    product((length, n, self.channels), wt, right, out, n, false);
-                } else {
-                    let mut cols = T::take_scratch(length * pitch);
-                    product(
-                        (length, pitch, self.channels),
-                        wt,
-                        right,
-                        &mut cols,
-                        pitch,
-                        false,
-                    );
-                    for (i, image) in out.chunks_mut(p.image()).enumerate() {
-                        p.scatter(&cols, image, pitch, i * n);
+                let mut patches = T::take_scratch(share.len() * window * pitch);
+                let sizes = (share.len() * window, pitch, self.channels);
+                product(sizes, left, right, &mut patches, pitch, false);
+                for image in 0..images {
+                    let what = (share.len(), &tile.lines);
+                    p.scatter(&patches, what, place(image), pitch, image * width);
+                }
+                T::give_scratch(patches);
+                rows.free();
+            }
+            if let Some(finish) = finish {
+                for image in 0..images {
+                    for (c, plane) in share.clone().zip(place(image).chunks_mut(p.area())) {
+                        finish.apply(c, plane);
                     }
-                    T::give_scratch(cols);
                 }
-                if images > 1 {
-                    T::give_scratch(wide);
-                }
-            });
+            }
+        });
+        out
     }
 
     /// The gradient of the weight (channels × length): Σ over images of positions · patchesᵀ.
     fn correlate<T: Number>(&self, image: &[T], positions: &[T]) -> Vec<T> {
-        // A fixed number of partial sums, whatever the number of threads: same sums, same order.
-        const LANES: usize = 8;
-        let (p, n) = (&self.patches, self.patches.positions());
-        let (g, length) = (p.together(self.batch), p.length());
-        let chunks = self.batch.div_ceil(g);
-        let per_lane = chunks.div_ceil(LANES).max(1) * g;
-        let partial: Vec<Vec<T>> = image
-            .par_chunks(per_lane * p.image())
-            .zip(positions.par_chunks(per_lane * self.channels * n))
-            .map(|(image, positions)| {
-                let mut sum = vec![T::default(); self.channels * length];
-                let pieces = image
-                    .chunks(g * p.image())
-                    .zip(positions.chunks(g * self.channels * n));
-                for (nth, (image, positions)) in pieces.enumerate() {
-                    let images = image.len() / p.image();
-                    let pitch = images * n;
-                    let mut cols = Vec::new();
-                    let mut wide = Vec::new();
-                    let right = if images == 1 && p.is_image() {
-                        image
-                    } else {
-                        cols = T::take_scratch(length * pitch);
-                        for (i, image) in image.chunks(p.image()).enumerate() {
-                            p.gather(image, &mut cols, pitch, i * n);
-                        }
-                        &cols
-                    };
-                    let left = if images == 1 {
-                        positions
-                    } else {
-                        wide = T::take_scratch(self.channels * pitch);
-                        side_by_side(positions, &mut wide, self.channels, n, images);
-                        &wide
-                    };
-                    let left = Matrix {
-                        values: left,
-                        row: pitch,
-                        column: 1,
-                    };
-                    let right = Matrix {
-                        values: right,
-                        row: 1,
-                        column: pitch,
-                    };
-                    product(
-                        (self.channels, length, pitch),
-                        left,
-                        right,
-                        &mut sum,
-                        length,
-                        nth > 0,
-                    );
-                    if !cols.is_empty() {
-                        T::give_scratch(cols);
-                    }
-                    if !wide.is_empty() {
-                        T::give_scratch(wide);
-                    }
-                }
-                sum
-            })
-            .collect();
-        let mut partial = partial.into_iter();
-        let mut total = partial
-            .next()
-            .unwrap_or_else(|| vec![T::default(); self.channels * length]);
-        for part in partial {
-            total.iter_mut().zip(part).for_each(|(t, p)| *t += p);
+        let p = &self.patches;
+        let (length, window) = (p.length(), p.window());
+        let size = self.channels * length;
+        if size == 0 {
+            return Vec::new();
         }
-        total
+        let tiles = p.tiles(self.batch);
+        let blocks = runs(p.channels, 1, 128usize.div_ceil(window));
+        // Partial sums, where there are too few blocks; their number is fixed, so that the order of the sum is.
+        let lanes = PIECES.div_ceil(blocks.len()).min(tiles.len()).max(1);
+        let lanes: Vec<&[Tile]> = tiles.chunks(tiles.len().div_ceil(lanes)).collect();
+        let mut partial = vec![T::default(); lanes.len() * size];
+        let shared = Shared(partial.as_mut_ptr());
+        let work = lanes.len() * blocks.len();
+        (0..work).into_par_iter().for_each(|i| {
+            let (lane, block) = (i / blocks.len(), &blocks[i % blocks.len()]);
+            for (nth, tile) in lanes[lane].iter().enumerate() {
+                let columns = self.columns(image, tile, block);
+                let rows = self.rows(positions, tile);
+                let left = Matrix {
+                    values: rows.values(),
+                    row: rows.row,
+                    column: 1,
+                };
+                let right = Matrix {
+                    values: columns.values(),
+                    row: 1,
+                    column: columns.row,
+                };
+                let pitch = tile.images * tile.lines.len() * p.out_width;
+                let sizes = (self.channels, block.len() * window, pitch);
+                // SAFETY: within `partial`, which is set; no other piece of work has this lane and these columns.
+                unsafe {
+                    let out = shared.at(lane * size + block.start * window);
+                    product_at(sizes, left, right, out, length, nth > 0);
+                }
+                rows.free();
+                columns.free();
+            }
+        });
+        if lanes.len() > 1 {
+            let (total, others) = partial.split_at_mut(size);
+            for part in others.chunks(size) {
+                total.iter_mut().zip(part).for_each(|(t, p)| *t += *p);
+            }
+            partial.truncate(size);
+        }
+        partial
     }
 }
 
-/// Adds the bias per channel and applies the activation, in place.
-fn finish<T: Number>(out: &mut [T], bias: &[T], positions: usize, activation: Activation) {
-    out.par_chunks_mut(positions * bias.len())
-        .for_each(|image| {
-            for (plane, &b) in image.chunks_mut(positions).zip(bias) {
-                match activation {
-                    Activation::None => plane.iter_mut().for_each(|v| *v += b),
-                    Activation::Leaky(slope) => {
-                        let slope = T::from_f64(slope);
-                        for v in plane {
-                            let x = *v + b;
-                            *v = if x > T::default() { x } else { slope * x };
-                        }
-                    }
-                }
-            }
-        });
-}
-
-/// The gradient before the activation, from the sign of the result, which it keeps.
-fn unfinish<'a, T: Number>(
-    result: &[T],
-    gradient: &'a [T],
-    image: usize,
-    activation: Activation,
-) -> Cow<'a, [T]> {
+/// The gradient before the activation, from the sign of the result, which it keeps; nothing where there is none.
+fn unfinished<T: Number>(result: &[T], gradient: &[T], activation: Activation) -> Option<Vec<T>> {
     let Activation::Leaky(slope) = activation else {
-        return Cow::Borrowed(gradient);
+        return None;
     };
     let slope = T::from_f64(slope);
-    let mut before = gradient.to_vec();
+    let mut before: Vec<T> = vec![T::default(); gradient.len()];
     before
-        .par_chunks_mut(image)
-        .zip(result.par_chunks(image))
-        .for_each(|(b, r)| {
-            for (b, r) in b.iter_mut().zip(r) {
+        .par_chunks_mut(1 << 14)
+        .zip(result.par_chunks(1 << 14))
+        .zip(gradient.par_chunks(1 << 14))
+        .for_each(|((before, result), gradient)| {
+            for ((b, r), g) in before.iter_mut().zip(result).zip(gradient) {
                 let factor = if *r > T::default() { T::ONE } else { slope };
-                *b = factor * *b;
+                *b = factor * *g;
             }
         });
-    Cow::Owned(before)
+    Some(before)
 }
 
-/// The sum of a gradient over images and positions.
+/// The gradient of the bias: the sum of each channel over images and positions.
 fn bias_gradient<T: Number>(gradient: &[T], channels: usize, positions: usize) -> Vec<T> {
-    let mut bias = vec![T::default(); channels];
-    for image in gradient.chunks(positions * channels) {
-        for (plane, total) in image.chunks(positions).zip(&mut bias) {
+    let of = |channel: usize| {
+        let mut total = T::default();
+        for plane in gradient.chunks(positions).skip(channel).step_by(channels) {
             // Eight sums side by side: vectorised, and more exact than one long sum.
             let mut sums = [T::default(); 8];
             let mut blocks = plane.chunks_exact(8);
@@ -593,10 +824,11 @@ fn bias_gradient<T: Number>(gradient: &[T], channels: usize, positions: usize) -
             sums.iter_mut()
                 .zip(blocks.remainder())
                 .for_each(|(s, v)| *s += *v);
-            sums.into_iter().for_each(|s| *total += s);
+            sums.into_iter().for_each(|s| total += s);
         }
-    }
-    bias
+        total
+    };
+    (0..channels).into_par_iter().map(of).collect()
 }
 
 #[derive(Clone, Copy)]
@@ -701,15 +933,15 @@ impl Convolution {
     }
 
     fn forward<T: Number>(&self, g: &Geometry, x: &[T], w: &[T], b: &[T]) -> Vec<T> {
-        let (n, c, h, wd) = self.result_shape(g);
-        let mut out = vec![T::default(); n * c * h * wd];
+        let finish = Some(Finish {
+            bias: b,
+            activation: self.config.activation,
+        });
         if self.transposed {
-            g.spread(x, w, &mut out);
+            g.spread(x, w, finish)
         } else {
-            g.project(x, w, &mut out);
+            g.project(x, w, finish)
         }
-        finish(&mut out, b, h * wd, self.config.activation);
-        out
     }
 
     /// Gradients of image, weight and bias, those that `wanted` asks for.
@@ -723,24 +955,23 @@ impl Convolution {
         wanted: [bool; 3],
     ) -> [Option<Vec<T>>; 3] {
         let (_, c, h, wd) = self.result_shape(g);
-        let before = unfinish(result, gradient, c * h * wd, self.config.activation);
+        let before = unfinished(result, gradient, self.config.activation);
+        let before = before.as_deref().unwrap_or(gradient);
         let dx = wanted[0].then(|| {
-            let mut dx = vec![T::default(); x.len()];
             if self.transposed {
-                g.project(&before, w, &mut dx);
+                g.project(before, w, None)
             } else {
-                g.spread(&before, w, &mut dx);
+                g.spread(before, w, None)
             }
-            dx
         });
         let dw = wanted[1].then(|| {
             if self.transposed {
-                g.correlate(&before, x)
+                g.correlate(before, x)
             } else {
-                g.correlate(x, &before)
+                g.correlate(x, before)
             }
         });
-        [dx, dw, wanted[2].then(|| bias_gradient(&before, c, h * wd))]
+        [dx, dw, wanted[2].then(|| bias_gradient(before, c, h * wd))]
     }
 
     fn bwd_of<T: Number>(
