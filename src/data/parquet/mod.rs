@@ -15,7 +15,7 @@ use footer::{Chunk, Footer, Leaf, Logical};
 use page::{Header, Kind};
 pub(super) use page::{Page, Values};
 use polars::prelude::{
-    BooleanChunkedBuilder, ChunkedBuilder, IntoSeries, NamedFrom, NewChunkedArray, Series,
+    BooleanChunkedBuilder, ChunkedBuilder, IntoSeries, NamedFrom, Series,
     StringChunkedBuilder,
 };
 use std::fs::File;
@@ -70,7 +70,7 @@ impl Budget {
     /// The budget of a file of this length.
     fn new(length: u64) -> Self {
         Self {
-            left: length.saturating_mul(4).max(64 << 20),
+            left: length.saturating_mul(4).max(256 << 20),
         }
     }
 
