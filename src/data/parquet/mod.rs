@@ -15,8 +15,7 @@ use footer::{Chunk, Footer, Leaf, Logical};
 use page::{Header, Kind};
 pub(super) use page::{Page, Values};
 use polars::prelude::{
-    BooleanChunkedBuilder, ChunkedBuilder, IntoSeries, NamedFrom, Series,
-    StringChunkedBuilder,
+    BooleanChunkedBuilder, ChunkedBuilder, IntoSeries, NamedFrom, Series, StringChunkedBuilder,
 };
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
