@@ -54,7 +54,7 @@ table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"feat
 
 
 def write(name, **options):
-    options = {"row_group_size": 3, "write_statistics": False, "store_schema": False, **options}
+    options = {"row_group_size": 3, "write_statistics": False, **options}
     pq.write_table(table, os.path.join(folder, name + ".parquet"), **options)
 
 
@@ -78,7 +78,6 @@ if "--all" in sys.argv:
             data_page_size=1 if batch == 1 else None,
             dictionary_pagesize_limit=150 if batch == 1 else None,
             write_statistics=rich,
-            store_schema=rich,
             write_page_index=rich,
             write_page_checksum=rich,
         )
@@ -93,7 +92,7 @@ else:
     small = dict(data_page_size=1, write_batch_size=1, row_group_size=100)
     write("pages", dictionary_pagesize_limit=150, **small)
     # Everything that only some writers add.
-    rich = dict(write_statistics=True, store_schema=True, write_page_index=True, write_page_checksum=True)
+    rich = dict(write_statistics=True, write_page_index=True, write_page_checksum=True)
     write("rich", row_group_size=4, **rich)
     # What is refused.
     delta = {"image.bytes": "DELTA_LENGTH_BYTE_ARRAY"}
