@@ -23,6 +23,17 @@ fn check_gradients(
     arguments: &[Tensor],
     f: impl Fn(&[Tensor]) -> Result<Tensor>,
 ) -> Result<()> {
+    check_gradients_by(1e-6, what, arguments, f)
+}
+
+/// As [`check_gradients`], with the differences' step: a long one for what is linear in each argument, where it is exact
+/// and rounds less.
+fn check_gradients_by(
+    h: f64,
+    what: &str,
+    arguments: &[Tensor],
+    f: impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> Result<()> {
     let vars: Vec<Var> = arguments
         .iter()
         .map(Var::from_tensor)
@@ -46,7 +57,6 @@ fn check_gradients(
                 t[nth] = Tensor::from_vec(v, argument.shape(), &Device::Cpu)?;
                 value(&t)
             };
-            let h = 1e-6;
             let numeric = (moved(h)? - moved(-h)?) / (2.0 * h);
             assert!(
                 (numeric - gradient[i]).abs() < 1e-6 * (1.0 + numeric.abs()),
@@ -68,6 +78,165 @@ const SHAPES: [[usize; 8]; 7] = [
     [5, 2, 3, 5, 5, 3, 3, 2],
     [2, 1, 1, 1, 1, 1, 1, 0],
 ];
+
+/// A convolution straight from its definition, (batch, out, h', w') in f64.
+fn direct(x: &Tensor, weight: &Tensor, stride: usize, padding: (usize, usize)) -> Result<Tensor> {
+    let (b, i, h, w) = x.dims4()?;
+    let (o, _, kh, kw) = weight.dims4()?;
+    let (oh, ow) = (
+        (h + 2 * padding.0 - kh) / stride + 1,
+        (w + 2 * padding.1 - kw) / stride + 1,
+    );
+    let (x, weight) = (
+        x.flatten_all()?.to_vec1::<f64>()?,
+        weight.flatten_all()?.to_vec1::<f64>()?,
+    );
+    let mut y = Vec::new();
+    for n in 0..b * o * oh * ow {
+        let (px, py, co, image) = (n % ow, n / ow % oh, n / (ow * oh) % o, n / (ow * oh * o));
+        let mut sum = 0.0;
+        for k in 0..i * kh * kw {
+            let (kx, ky, ci) = (k % kw, k / kw % kh, k / (kw * kh));
+            let (sy, sx) = (py * stride + ky, px * stride + kx);
+            let inside = (padding.0..h + padding.0).contains(&sy)
+                && (padding.1..w + padding.1).contains(&sx);
+            if inside {
+                let at = ((image * i + ci) * h + sy - padding.0) * w + sx - padding.1;
+                sum += x[at] * weight[co * i * kh * kw + k];
+            }
+        }
+        y.push(sum);
+    }
+    Ok(Tensor::from_vec(y, (b, o, oh, ow), &Device::Cpu)?)
+}
+
+/// Sizes at which work is cut in tiles of lines, in images together, in shares of channels, one pixel and the like; kernels and
+/// paddings that differ by direction.
+#[test]
+fn convolution_of_any_size_is_its_definition() -> Result<()> {
+    let mut rng = Rng::new(7);
+    let sizes = [1, 2, 3, 5, 17, 33, 70, 130];
+    let pick = |rng: &mut Rng, from: &[usize]| from[rng.below(from.len())];
+    let mut done = 0;
+    while done < 60 {
+        let (b, i, o) = (
+            pick(&mut rng, &[1, 2, 5, 9]),
+            pick(&mut rng, &[1, 2, 3, 40]),
+            pick(&mut rng, &[1, 3, 4, 67]),
+        );
+        let (h, w) = (pick(&mut rng, &sizes), pick(&mut rng, &sizes));
+        let (kh, kw) = (
+            pick(&mut rng, &[1, 2, 3, 7, 11]),
+            pick(&mut rng, &[1, 2, 3, 7, 11]),
+        );
+        let padding = (
+            pick(&mut rng, &[0, 0, 1, 3, 12]),
+            pick(&mut rng, &[0, 0, 1, 3]),
+        );
+        let stride = pick(&mut rng, &[1, 1, 2, 4]);
+        let fits = h + 2 * padding.0 >= kh && w + 2 * padding.1 >= kw;
+        let work = b * i * o * (h + 2 * padding.0) * (w + 2 * padding.1) * kh * kw;
+        if !fits || work > 20_000_000 {
+            continue;
+        }
+        done += 1;
+        let what = format!(
+            "{b}×{i}×{h}×{w} to {o}, kernel {kh}×{kw}, stride {stride}, padding {padding:?}"
+        );
+        let (x, weight) = (
+            normal(&mut rng, &[b, i, h, w])?,
+            normal(&mut rng, &[o, i, kh, kw])?,
+        );
+        let bias = normal(&mut rng, &[o])?;
+        let config = ConvConfig {
+            stride,
+            padding,
+            activation: Activation::Leaky(0.1),
+        };
+        let plain = direct(&x, &weight, stride, padding)?;
+        let sum = plain.broadcast_add(&bias.reshape((1, (), 1, 1))?)?;
+        let expected = ops::leaky_relu(&sum, 0.1)?;
+        let y = ops::conv2d(&x, &weight, &bias, config)?;
+        assert!(distance(&y, &expected)? < 1e-11, "{what}");
+        let single = |t: &Tensor| t.to_dtype(DType::F32);
+        let y32 = ops::conv2d(&single(&x)?, &single(&weight)?, &single(&bias)?, config)?;
+        let size = expected.abs()?.flatten_all()?.max(0)?.to_scalar::<f64>()?;
+        assert!(
+            distance(&y32.to_dtype(DType::F64)?, &expected)? < 1e-5 * (1.0 + size),
+            "{what} in f32"
+        );
+        if done % 3 == 0 {
+            // Without the kink, which is then linear in each.
+            let smooth = ConvConfig {
+                activation: Activation::None,
+                ..config
+            };
+            check_gradients_by(
+                0.1,
+                &what,
+                &[x.clone(), weight.clone(), bias.clone()],
+                |a| ops::conv2d(&a[0], &a[1], &a[2], smooth),
+            )?;
+            // What is no variable gets no gradient and costs none.
+            let x = Var::from_tensor(&x)?;
+            let loss = ops::conv2d(&x, &weight, &bias, config)?.sum_all()?;
+            assert!(loss.backward()?.get(&weight).is_none());
+        }
+    }
+    Ok(())
+}
+
+/// The cut of the work depends on shapes alone: the same numbers, bit for bit, for any number of threads.
+#[test]
+fn threads_change_no_number() -> Result<()> {
+    let run = |threads: usize, shape: [usize; 6]| -> Result<Vec<Vec<f32>>> {
+        let [b, i, o, size, kernel, stride] = shape;
+        let mut rng = Rng::new(9);
+        let mut var = |dims: &[usize]| -> Result<Var> {
+            Ok(Var::from_tensor(&rng.normal(dims, &Device::Cpu)?)?)
+        };
+        let (x, w, bias) = (
+            var(&[b, i, size, size])?,
+            var(&[o, i, kernel, kernel])?,
+            var(&[o])?,
+        );
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        let pool = pool.map_err(|e| Error::invalid(e.to_string()))?;
+        pool.install(|| {
+            let config = ConvConfig {
+                stride,
+                padding: (kernel / 2, kernel / 2),
+                activation: Activation::Leaky(0.0),
+            };
+            let y = ops::conv2d(&x, &w, &bias, config)?;
+            let y = ops::max_pool2d(&y, PoolConfig::new(2, 2))?;
+            let gradients = y.sqr()?.sum_all()?.backward()?;
+            let mut all = vec![y.flatten_all()?.to_vec1::<f32>()?];
+            for var in [&x, &w, &bias] {
+                let found = gradients
+                    .get(var)
+                    .ok_or_else(|| Error::invalid("no gradient"))?;
+                all.push(found.flatten_all()?.to_vec1()?);
+            }
+            Ok(all)
+        })
+    };
+    for shape in [
+        [1, 3, 16, 60, 3, 1],
+        [5, 64, 40, 9, 3, 1],
+        [2, 8, 130, 30, 5, 2],
+        [9, 70, 20, 6, 1, 1],
+    ] {
+        let one = run(1, shape)?;
+        for threads in [2, 3, 7] {
+            assert!(
+                one == run(threads, shape)?,
+                "{shape:?} on {threads} threads"
+            );
+        }
+    }
+    Ok(())
+}
 
 #[test]
 fn convolution_is_candles_and_its_gradients_are_right() -> Result<()> {
@@ -455,6 +624,17 @@ fn normalisation_has_right_gradients() -> Result<()> {
         check_gradients("batch norm in evaluation", &arguments, |a| {
             ops::batch_norm(&a[0], [&mean, &variance], [&a[1], &a[2]], 1e-5, activation)
         })?;
+    }
+    for activation in [Activation::None, Activation::Leaky(0.2)] {
+        let arguments = [x.clone(), normal(&mut rng, x.dims())?];
+        check_gradients("sum", &arguments, |a| ops::add(&a[0], &a[1], activation))?;
+        let sum = (&arguments[0] + &arguments[1])?;
+        let expected = match activation {
+            Activation::None => sum,
+            Activation::Leaky(slope) => ops::leaky_relu(&sum, slope)?,
+        };
+        let y = ops::add(&arguments[0], &arguments[1], activation)?;
+        assert!(distance(&y, &expected)? < 1e-15);
     }
     // The statistics of a channel far from zero keep their digits.
     let far = (&x + 1e8)?;

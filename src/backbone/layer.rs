@@ -3,8 +3,8 @@
 use super::Mode;
 use super::transformer::{Embed, Encoder, LayerNorm};
 use crate::ops::{
-    Activation, ConvConfig, Init, PoolConfig, Scope, adaptive_avg_pool2d, avg_pool2d, batch_norm,
-    batch_norm_training, conv2d, dense, leaky_relu, max_pool2d, softmax,
+    Activation, ConvConfig, Init, PoolConfig, Scope, adaptive_avg_pool2d, add, avg_pool2d,
+    batch_norm, batch_norm_training, conv2d, dense, leaky_relu, max_pool2d, softmax,
 };
 use crate::{Error, Result};
 use candle_core::{Device, Tensor, Var};
@@ -360,13 +360,9 @@ impl Layer {
                 } else {
                     (body * *scale)?
                 };
-                let sum = match shortcut {
-                    Some(shortcut) => (shortcut.forward(x, mode)? + body)?,
-                    None => (x + body)?,
-                };
-                match activation {
-                    Activation::None => sum,
-                    Activation::Leaky(slope) => leaky_relu(&sum, *slope)?,
+                match shortcut {
+                    Some(shortcut) => add(&shortcut.forward(x, mode)?, &body, *activation)?,
+                    None => add(x, &body, *activation)?,
                 }
             }
             Self::Embed(embed) => embed.forward(x)?,

@@ -5,6 +5,7 @@
 //! over the same patch matrix ("im2col" and its adjoint), with bias and leaky ReLU in the same pass.
 
 use super::Scope;
+use super::dense::map2;
 use super::params::Init;
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Tensor, Var, WithDType};
@@ -492,10 +493,11 @@ impl<T: Number> Finish<'_, T> {
             Activation::None => values.iter_mut().for_each(|v| *v += bias),
             Activation::Leaky(slope) => {
                 let slope = T::from_f64(slope);
+                // The factor is chosen, then multiplied: that is what the compiler vectorises.
                 for v in values {
                     let mut x = *v;
                     x += bias;
-                    *v = if x > T::default() { x } else { slope * x };
+                    *v = x * if x > T::default() { T::ONE } else { slope };
                 }
             }
         }
@@ -796,18 +798,9 @@ fn unfinished<T: Number>(result: &[T], gradient: &[T], activation: Activation) -
         return None;
     };
     let slope = T::from_f64(slope);
-    let mut before: Vec<T> = vec![T::default(); gradient.len()];
-    before
-        .par_chunks_mut(1 << 14)
-        .zip(result.par_chunks(1 << 14))
-        .zip(gradient.par_chunks(1 << 14))
-        .for_each(|((before, result), gradient)| {
-            for ((b, r), g) in before.iter_mut().zip(result).zip(gradient) {
-                let factor = if *r > T::default() { T::ONE } else { slope };
-                *b = factor * *g;
-            }
-        });
-    Some(before)
+    Some(map2(result, gradient, move |r, g| {
+        g * if r > T::default() { T::ONE } else { slope }
+    }))
 }
 
 /// The gradient of the bias: the sum of each channel over images and positions.

@@ -10,6 +10,7 @@ use candle_core::{
 };
 use gemm::Parallelism;
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 /// From this many numbers on, threads pay for themselves in an element-wise pass.
 const PARALLEL: usize = 1 << 17;
@@ -64,37 +65,45 @@ pub(crate) fn repeated(x: &Tensor, times: usize) -> Result<Tensor> {
     Ok(each.contiguous()?.reshape((rows * times, width))?)
 }
 
-fn map<T: Real>(x: &[T], f: impl Fn(T) -> T + Sync) -> Vec<T> {
-    if x.len() < PARALLEL {
-        x.iter().map(|&x| f(x)).collect()
+/// Numbers that are written once, in pieces on all threads where they are many. `write` has a piece and where it starts, and must
+/// write each of its numbers; what is left is garbage, and so is never read.
+pub(super) fn written<T: Copy + Send>(
+    length: usize,
+    piece: usize,
+    write: impl Fn(usize, &mut [MaybeUninit<T>]) + Sync,
+) -> Vec<T> {
+    let mut values: Vec<T> = Vec::with_capacity(length);
+    let room = &mut values.spare_capacity_mut()[..length];
+    if length < PARALLEL {
+        write(0, room);
     } else {
-        let mut y = vec![T::zero(); x.len()];
-        let chunk = x.len().div_ceil(rayon::current_num_threads()).max(1);
-        let pairs = y.par_chunks_mut(chunk).zip(x.par_chunks(chunk));
-        pairs.for_each(|(y, x)| y.iter_mut().zip(x).for_each(|(y, &x)| *y = f(x)));
-        y
+        let pieces = room.par_chunks_mut(piece.max(1)).enumerate();
+        pieces.for_each(|(i, room)| write(i * piece.max(1), room));
     }
+    // SAFETY: there is room for them, and each was written, as the callers here promise.
+    unsafe { values.set_len(length) };
+    values
 }
 
-fn map2<T: Real>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
-    if a.len() < PARALLEL {
-        a.iter().zip(b).map(|(&a, &b)| f(a, b)).collect()
-    } else {
-        let mut y = vec![T::zero(); a.len()];
-        let chunk = a.len().div_ceil(rayon::current_num_threads()).max(1);
-        let parts = (
-            y.par_chunks_mut(chunk),
-            a.par_chunks(chunk),
-            b.par_chunks(chunk),
-        );
-        parts.into_par_iter().for_each(|(y, a, b)| {
-            let pairs = a.iter().zip(b);
-            y.iter_mut()
-                .zip(pairs)
-                .for_each(|(y, (&a, &b))| *y = f(a, b));
+/// Of so many numbers is a piece of an element-wise pass.
+const PIECE: usize = 1 << 14;
+
+fn map<T: Real>(x: &[T], f: impl Fn(T) -> T + Sync) -> Vec<T> {
+    written(x.len(), PIECE, |at, y| {
+        y.iter_mut().zip(&x[at..]).for_each(|(y, &x)| {
+            y.write(f(x));
         });
-        y
-    }
+    })
+}
+
+pub(super) fn map2<T: Number>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
+    let length = a.len().min(b.len());
+    written(length, PIECE, |at, y| {
+        let pairs = a[at..].iter().zip(&b[at..]);
+        y.iter_mut().zip(pairs).for_each(|(y, (&a, &b))| {
+            y.write(f(a, b));
+        });
+    })
 }
 
 struct LeakyRelu(f64);
@@ -102,7 +111,7 @@ struct LeakyRelu(f64);
 impl LeakyRelu {
     fn kernel<T: Real>(&self, x: &[T]) -> Vec<T> {
         let slope = T::from_f64(self.0);
-        map(x, |x| if x > T::zero() { x } else { slope * x })
+        map(x, move |x| x * if x > T::zero() { T::one() } else { slope })
     }
 }
 
@@ -136,8 +145,8 @@ impl Slope {
             Activation::None => grad.to_vec(),
             Activation::Leaky(slope) => {
                 let slope = T::from_f64(slope);
-                // The factor is chosen, then multiplied: that is what the compiler vectorises.
-                map2(y, grad, |y, g| {
+                // The factor is chosen, then multiplied, and the slope is the closure's own: that is what the compiler vectorises.
+                map2(y, grad, move |y, g| {
                     g * if y > T::zero() { T::one() } else { slope }
                 })
             }
@@ -258,6 +267,9 @@ impl Dense {
 /// Up to so many rows a product with a weight is quicker with its rows side by side.
 const FEW: usize = 128;
 
+/// And up to so many the gradient of its input takes no longer than reading it.
+const HANDFUL: usize = 8;
+
 /// Outputs, or inputs, that one thread takes at a time for few rows. It is fixed, so that no number of threads
 /// changes a sum.
 const SHARE: usize = 128;
@@ -323,6 +335,9 @@ impl ToInput {
     fn kernel<T: Real>(gradient: &[T], weight: &[T], outputs: usize) -> Vec<T> {
         let rows = gradient.len() / outputs.max(1);
         let inputs = weight.len() / outputs.max(1);
+        if rows <= HANDFUL {
+            return Self::handful(gradient, weight, outputs);
+        }
         let gradient = turned(gradient, outputs);
         let mut out = vec![T::zero(); inputs * rows];
         let shares = out.par_chunks_mut(SHARE * rows).enumerate();
@@ -340,6 +355,35 @@ impl ToInput {
             product((out.len() / rows, rows, outputs), a, b, out, rows, false);
         });
         turned(&out, rows)
+    }
+
+    /// For so few rows that all there is to do is to read the weight: along its rows, shares of the inputs side by side.
+    fn handful<T: Real>(gradient: &[T], weight: &[T], outputs: usize) -> Vec<T> {
+        let rows = gradient.len() / outputs.max(1);
+        let inputs = weight.len() / outputs.max(1);
+        let starts: Vec<usize> = (0..inputs).step_by(4 * SHARE).collect();
+        let shares = starts.par_iter().map(|&from| {
+            let a = Matrix {
+                values: gradient,
+                row: outputs,
+                column: 1,
+            };
+            let b = Matrix {
+                values: &weight[from..],
+                row: inputs,
+                column: 1,
+            };
+            product_new((rows, (4 * SHARE).min(inputs - from), outputs), a, b)
+        });
+        let shares: Vec<Vec<T>> = shares.collect();
+        let mut out = vec![T::zero(); rows * inputs];
+        for (&from, share) in starts.iter().zip(&shares) {
+            let width = share.len() / rows.max(1);
+            for (out, share) in out.chunks_mut(inputs).zip(share.chunks(width.max(1))) {
+                out[from..from + width].copy_from_slice(share);
+            }
+        }
+        out
     }
 }
 
@@ -485,14 +529,104 @@ impl CustomOp3 for Dense {
             true if few => Some(grad.apply_op2_no_bwd(&flat, &ToInput)?),
             true => Some(grad.matmul(&flat)?),
         };
-        let to_w = if few {
-            grad.apply_op2_no_bwd(x, &ToWeight)?
-        } else {
-            grad.t()?.matmul(x)?
+        // Nor do frozen weights.
+        let to_w = match w.track_op() {
+            false => None,
+            true => {
+                let to_w = if few {
+                    grad.apply_op2_no_bwd(x, &ToWeight)?
+                } else {
+                    grad.t()?.matmul(x)?
+                };
+                hand_over(w, to_w.reshape(w.shape())?)?
+            }
         };
-        let to_w = to_w.reshape(w.shape())?;
-        let to_b = grad.apply_op1_no_bwd(&ColumnSum)?;
-        Ok((to_x, hand_over(w, to_w)?, hand_over(b, to_b)?))
+        let to_b = match b.track_op() {
+            false => None,
+            true => hand_over(b, grad.apply_op1_no_bwd(&ColumnSum)?)?,
+        };
+        Ok((to_x, to_w, to_b))
+    }
+}
+
+/// A sum and the activation of it.
+struct Sum(Activation);
+
+impl Sum {
+    fn kernel<T: Real>(&self, a: &[T], b: &[T]) -> Vec<T> {
+        match self.0 {
+            Activation::None => map2(a, b, |a, b| a + b),
+            Activation::Leaky(slope) => {
+                let slope = T::from_f64(slope);
+                map2(a, b, move |a, b| {
+                    let x = a + b;
+                    x * if x > T::zero() { T::one() } else { slope }
+                })
+            }
+        }
+    }
+}
+
+impl CustomOp2 for Sum {
+    fn name(&self) -> &'static str {
+        "add"
+    }
+
+    fn cpu_fwd(
+        &self,
+        a: &CpuStorage,
+        la: &Layout,
+        b: &CpuStorage,
+        lb: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let y = match a {
+            CpuStorage::F32(_) => CpuStorage::F32(self.kernel(numbers(a, la)?, numbers(b, lb)?)),
+            CpuStorage::F64(_) => CpuStorage::F64(self.kernel(numbers(a, la)?, numbers(b, lb)?)),
+            other => bail!("add has no kernel for {:?}", other.dtype()),
+        };
+        Ok((y, la.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        _: &Tensor,
+        _: &Tensor,
+        y: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let grad = match self.0 {
+            Activation::None => grad,
+            other => y.apply_op2_no_bwd(&grad, &Slope(other))?,
+        };
+        Ok((Some(grad.clone()), Some(grad)))
+    }
+}
+
+/// activation(a + b) for two tensors of one shape, in one pass forward and one backward: how a residual block ends.
+///
+/// # Errors
+/// [`Error::Invalid`] where the shapes differ, or for a negative slope.
+pub fn add(a: &Tensor, b: &Tensor, activation: Activation) -> Result<Tensor> {
+    if a.dims() != b.dims() {
+        return Err(Error::invalid(format!(
+            "a sum needs tensors of one shape, found {:?} and {:?}",
+            a.dims(),
+            b.dims()
+        )));
+    }
+    if let Activation::Leaky(slope) = activation {
+        check_slope(slope)?;
+    }
+    if has_kernel(a) && a.dtype() == b.dtype() {
+        return Ok(a
+            .contiguous()?
+            .apply_op2(&b.contiguous()?, Sum(activation))?);
+    }
+    let sum = (a + b)?;
+    match activation {
+        Activation::None => Ok(sum),
+        Activation::Leaky(slope) => leaky_relu(&sum, slope),
     }
 }
 

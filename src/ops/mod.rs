@@ -15,7 +15,7 @@ mod rng;
 pub(crate) mod spline;
 
 pub use conv::{Activation, Conv2d, ConvConfig, Linear, conv_transpose2d, conv2d};
-pub use dense::{dense, leaky_relu};
+pub use dense::{add, dense, leaky_relu};
 pub(crate) use dense::{has_kernel, repeated};
 pub use gradients::backward;
 pub use memory::keep_freed_memory;

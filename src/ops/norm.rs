@@ -5,7 +5,7 @@
 
 use super::Activation;
 use super::conv::Number;
-use super::dense::{Real, numbers};
+use super::dense::{Real, map2, numbers, written};
 use crate::{Error, Result};
 use candle_core::backend::BackendStorage;
 use candle_core::{
@@ -76,79 +76,94 @@ impl ChannelNorm {
     fn kernel<T: Number>(&self, x: &[T], weight: &[T], bias: &[T], plane: usize) -> Vec<T> {
         let channels = weight.len();
         let slope = T::from_f64(self.slope());
-        let mut out = vec![T::default(); x.len()];
-        out.par_chunks_mut(plane)
-            .zip(x.par_chunks(plane))
-            .enumerate()
-            .for_each(|(i, (out, x))| {
-                let c = i % channels;
+        written(x.len(), plane, |at, out| {
+            let planes = out.chunks_mut(plane).zip(x[at..].chunks(plane));
+            for (i, (out, x)) in planes.enumerate() {
+                let c = (at / plane + i) % channels;
                 let scale = weight[c].to_f64() * self.rstd[c];
                 let shift = T::from_f64(bias[c].to_f64() - scale * self.mean[c]);
-                let scale = T::from_f64(scale);
+                // Copies of its own: through a reference the compiler would not vectorise the choice below.
+                let (scale, slope) = (T::from_f64(scale), slope);
                 for (o, &x) in out.iter_mut().zip(x) {
                     let mut y = scale * x;
                     y += shift;
-                    *o = if y > T::default() { y } else { slope * y };
+                    o.write(y * if y > T::default() { T::ONE } else { slope });
                 }
-            });
-        out
+            }
+        })
     }
 
-    /// Gradients of x, weight and bias.
+    /// Gradients of x, weight and bias; the last two only where `affine` asks for them.
     fn backward<T: Number>(
         &self,
         x: &[T],
         weight: &[T],
         result: &[T],
         gradient: &[T],
-        plane: usize,
-    ) -> (Vec<T>, Vec<T>, Vec<T>) {
+        (plane, affine): (usize, bool),
+    ) -> (Vec<T>, Option<[Vec<T>; 2]>) {
         let channels = weight.len();
-        let slope = self.slope();
-        let factor = |r: T| if r > T::default() { 1.0 } else { slope };
-        let sums: Vec<(f64, f64)> = (0..channels)
-            .into_par_iter()
-            .map(|c| {
+        let slope = T::from_f64(self.slope());
+        let before = map2(result, gradient, move |r, g| {
+            g * if r > T::default() { T::ONE } else { slope }
+        });
+        // Of each channel Σ g and Σ g·(x − mean)·rstd.
+        let sums: Vec<(f64, f64)> = if affine || self.of_batch {
+            let of = |c: usize| {
                 let (mut g_sum, mut gx_sum) = (0.0, 0.0);
-                let starts = (c * plane..x.len()).step_by(channels * plane);
-                for at in starts {
-                    let range = at..at + plane;
-                    let all = x[range.clone()]
-                        .iter()
-                        .zip(&result[range.clone()])
-                        .zip(&gradient[range]);
-                    for ((x, r), g) in all {
-                        let g = g.to_f64() * factor(*r);
-                        g_sum += g;
-                        gx_sum += g * (x.to_f64() - self.mean[c]);
+                let mean = self.mean[c];
+                for at in (c * plane..x.len()).step_by(channels * plane) {
+                    // Eight sums side by side: vectorised, and more exact than one long sum.
+                    let (mut s, mut q) = ([0.0; 8], [0.0; 8]);
+                    let pairs = x[at..at + plane]
+                        .chunks(8)
+                        .zip(before[at..at + plane].chunks(8));
+                    for (x, g) in pairs {
+                        for (((s, q), x), g) in s.iter_mut().zip(&mut q).zip(x).zip(g) {
+                            let g = g.to_f64();
+                            *s += g;
+                            *q += g * (x.to_f64() - mean);
+                        }
                     }
+                    g_sum += s.iter().sum::<f64>();
+                    gx_sum += q.iter().sum::<f64>();
                 }
                 (g_sum, gx_sum * self.rstd[c])
-            })
-            .collect();
-        let count = (x.len() / channels) as f64;
-        let mut dx = vec![T::default(); x.len()];
-        dx.par_chunks_mut(plane).enumerate().for_each(|(i, dx)| {
-            let (c, range) = (i % channels, i * plane..(i + 1) * plane);
-            let (rstd, mean) = (self.rstd[c], self.mean[c]);
-            let scale = weight[c].to_f64() * rstd;
-            let (g_mean, gx_mean) = if self.of_batch {
-                (sums[c].0 / count, sums[c].1 / count)
-            } else {
-                (0.0, 0.0)
             };
-            let all = x[range.clone()]
-                .iter()
-                .zip(&result[range.clone()])
-                .zip(&gradient[range]);
-            for (d, ((x, r), g)) in dx.iter_mut().zip(all) {
-                let g = g.to_f64() * factor(*r);
-                let normed = (x.to_f64() - mean) * rstd;
-                *d = T::from_f64(scale * (g - g_mean - normed * gx_mean));
+            (0..channels).into_par_iter().map(of).collect()
+        } else {
+            Vec::new()
+        };
+        let count = (x.len() / channels) as f64;
+        let dx = written(x.len(), plane, |at, out| {
+            let planes = out.chunks_mut(plane).zip(x[at..].chunks(plane));
+            let planes = planes.zip(before[at..].chunks(plane));
+            for (i, ((out, x), g)) in planes.enumerate() {
+                let c = (at / plane + i) % channels;
+                let scale = weight[c].to_f64() * self.rstd[c];
+                if !self.of_batch {
+                    let scale = T::from_f64(scale);
+                    out.iter_mut().zip(g).for_each(|(d, g)| {
+                        d.write(scale * *g);
+                    });
+                    continue;
+                }
+                let (g_sum, gx_sum) = sums[c];
+                let tilt = T::from_f64(-scale * self.rstd[c] * gx_sum / count);
+                let (shift, less) = (-scale * g_sum / count, T::from_f64(-self.mean[c]));
+                let (scale, shift) = (T::from_f64(scale), T::from_f64(shift));
+                for ((d, x), g) in out.iter_mut().zip(x).zip(g) {
+                    let mut centred = *x;
+                    centred += less;
+                    let mut value = scale * *g;
+                    value += tilt * centred;
+                    value += shift;
+                    d.write(value);
+                }
             }
         });
         let of = |f: fn(&(f64, f64)) -> f64| sums.iter().map(|s| T::from_f64(f(s))).collect();
-        (dx, of(|s| s.1), of(|s| s.0))
+        (dx, affine.then(|| [of(|s| s.1), of(|s| s.0)]))
     }
 }
 
@@ -198,17 +213,23 @@ impl CustomOp3 for ChannelNorm {
         ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
             let grad = grad.contiguous()?;
             let n = plane(x.dims());
+            // Frozen parameters cost nothing.
+            let affine = w.track_op() || b.track_op();
             let found = with_numbers::<T, _>(x, |xs| {
                 with_numbers::<T, _>(w, |ws| {
                     with_numbers::<T, _>(result, |rs| {
-                        with_numbers::<T, _>(&grad, |gs| norm.backward(xs, ws, rs, gs, n))
+                        with_numbers::<T, _>(&grad, |gs| norm.backward(xs, ws, rs, gs, (n, affine)))
                     })
                 })
             })????;
-            let (dx, dw, db) = found;
+            let (dx, others) = found;
             let dev = x.device();
+            let dx = Tensor::from_vec(dx, x.shape(), dev)?;
+            let Some([dw, db]) = others else {
+                return Ok((Some(dx), None, None));
+            };
             Ok((
-                Some(Tensor::from_vec(dx, x.shape(), dev)?),
+                Some(dx),
                 Some(Tensor::from_vec(dw, w.shape(), dev)?),
                 Some(Tensor::from_vec(db, b.shape(), dev)?),
             ))

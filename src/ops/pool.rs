@@ -3,9 +3,11 @@
 //! candle's pooling has gradients only where the kernel equals the stride, and that of its maximum is
 //! divided by the window's size.
 
+use super::dense::written;
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor, WithDType};
 use rayon::prelude::*;
+use std::mem::MaybeUninit;
 
 /// A pooling window, as in PyTorch.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -77,7 +79,14 @@ struct Pool {
 }
 
 trait Number:
-    WithDType + Copy + Default + PartialOrd + std::ops::AddAssign + std::ops::Mul<Output = Self>
+    WithDType
+    + Copy
+    + Default
+    + PartialOrd
+    + std::ops::AddAssign
+    + std::ops::Mul<Output = Self>
+    + Send
+    + Sync
 {
     fn storage(values: Vec<Self>) -> CpuStorage;
 }
@@ -128,43 +137,64 @@ impl Pool {
 
     fn forward<T: Number>(&self, x: &[T], [_, _, h, w, oh, ow]: [usize; 6]) -> Vec<T> {
         let planes = x.len() / (h * w).max(1);
-        let mut out = vec![T::default(); planes * oh * ow];
-        out.par_chunks_mut(oh * ow)
-            .zip(x.par_chunks(h * w))
-            .for_each(|(out, x)| {
-                for oy in 0..oh {
+        let each_plane = |at: usize, out: &mut [MaybeUninit<T>]| {
+            let mut line = vec![T::default(); w];
+            let x = x[at / (oh * ow) * (h * w)..].chunks(h * w);
+            for (out, x) in out.chunks_mut(oh * ow).zip(x) {
+                for (oy, out) in out.chunks_mut(ow).enumerate() {
+                    // The lines of the windows together first, which is vectorised, then their columns.
                     let (y0, y1) = self.config.window(oy, h);
-                    for ox in 0..ow {
+                    line.copy_from_slice(&x[y0 * w..][..w]);
+                    for other in x[(y0 + 1) * w..y1 * w].chunks(w) {
+                        let pairs = line.iter_mut().zip(other);
+                        match self.kind {
+                            Kind::Max => pairs.for_each(|(l, o)| *l = larger(*l, *o)),
+                            Kind::Mean => pairs.for_each(|(l, o)| *l += *o),
+                        }
+                    }
+                    for (ox, out) in out.iter_mut().enumerate() {
                         let (x0, x1) = self.config.window(ox, w);
-                        out[oy * ow + ox] = match self.kind {
-                            Kind::Max => x[first_maximum(x, w, (y0, y1), (x0, x1))],
-                            Kind::Mean => {
-                                let mut sum = T::default();
-                                for y in y0..y1 {
-                                    x[y * w + x0..y * w + x1].iter().for_each(|v| sum += *v);
-                                }
-                                sum * T::from_f64(self.divisor((oy, ox), (h, w)).recip())
+                        let mut value = line[x0];
+                        for &other in &line[x0 + 1..x1] {
+                            match self.kind {
+                                Kind::Max => value = larger(value, other),
+                                Kind::Mean => value += other,
                             }
-                        };
+                        }
+                        out.write(match self.kind {
+                            Kind::Max => value,
+                            Kind::Mean => {
+                                value * T::from_f64(self.divisor((oy, ox), (h, w)).recip())
+                            }
+                        });
                     }
                 }
-            });
-        out
+            }
+        };
+        written(planes * oh * ow, oh * ow, each_plane)
     }
 
-    fn backward<T: Number>(&self, x: &[T], grad: &[T], [_, _, h, w, oh, ow]: [usize; 6]) -> Vec<T> {
+    fn backward<T: Number>(
+        &self,
+        (x, y): (&[T], &[T]),
+        grad: &[T],
+        [_, _, h, w, oh, ow]: [usize; 6],
+    ) -> Vec<T> {
         let mut out = vec![T::default(); x.len()];
         out.par_chunks_mut(h * w)
             .zip(x.par_chunks(h * w))
-            .zip(grad.par_chunks(oh * ow))
-            .for_each(|((out, x), grad)| {
+            .zip(y.par_chunks(oh * ow).zip(grad.par_chunks(oh * ow)))
+            .for_each(|((out, x), (y, grad))| {
                 for oy in 0..oh {
                     let (y0, y1) = self.config.window(oy, h);
                     for ox in 0..ow {
                         let (x0, x1) = self.config.window(ox, w);
                         let g = grad[oy * ow + ox];
                         match self.kind {
-                            Kind::Max => out[first_maximum(x, w, (y0, y1), (x0, x1))] += g,
+                            Kind::Max => {
+                                out[first_maximum((x, w), y[oy * ow + ox], (y0, y1), (x0, x1))] +=
+                                    g;
+                            }
                             Kind::Mean => {
                                 let share = g * T::from_f64(self.divisor((oy, ox), (h, w)).recip());
                                 for y in y0..y1 {
@@ -181,23 +211,34 @@ impl Pool {
     }
 }
 
-/// Where the first maximum of a window is (ties go to the first, as in PyTorch).
+/// The larger of two numbers; a NaN gets through, as in PyTorch, instead of being hidden.
+#[inline(always)]
+fn larger<T: PartialOrd + Copy>(a: T, b: T) -> T {
+    // Not a number is what differs from itself.
+    #[allow(clippy::eq_op)]
+    let is_nan = b != b;
+    if b > a || is_nan { b } else { a }
+}
+
+/// Where a window's maximum, which is known, is for the first time (ties go to the first, as in PyTorch). Where it is no number,
+/// so is the one that is found last.
 fn first_maximum<T: PartialOrd + Copy>(
-    x: &[T],
-    w: usize,
+    (x, w): (&[T], usize),
+    maximum: T,
     (y0, y1): (usize, usize),
     (x0, x1): (usize, usize),
 ) -> usize {
-    let mut best = y0 * w + x0;
     for y in y0..y1 {
-        for i in y * w + x0..y * w + x1 {
-            // The second half lets a NaN through, as PyTorch does, instead of hiding it.
-            if x[i] > x[best] || x[i].partial_cmp(&x[i]).is_none() {
-                best = i;
-            }
+        let line = &x[y * w + x0..y * w + x1];
+        if let Some(i) = line.iter().position(|v| *v == maximum) {
+            return y * w + x0 + i;
         }
     }
-    best
+    (y0..y1)
+        .flat_map(|y| y * w + x0..y * w + x1)
+        .filter(|&i| x[i].partial_cmp(&x[i]).is_none())
+        .last()
+        .unwrap_or(y0 * w + x0)
 }
 
 fn cpu_slice<'a, T: WithDType>(
@@ -234,26 +275,28 @@ impl CustomOp1 for Pool {
         Ok((out, (s[0], s[1], s[4], s[5]).into()))
     }
 
-    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+    fn bwd(&self, x: &Tensor, y: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         fn run<T: Number>(
             pool: &Pool,
-            x: &Tensor,
+            (x, y): (&Tensor, &Tensor),
             grad: &Tensor,
             s: [usize; 6],
         ) -> candle_core::Result<Tensor> {
-            let (x, grad) = (x.contiguous()?, grad.contiguous()?);
-            let ((xs, xl), (gs, gl)) = (x.storage_and_layout(), grad.storage_and_layout());
-            let (candle_core::Storage::Cpu(xs), candle_core::Storage::Cpu(gs)) = (&*xs, &*gs)
-            else {
+            let (x, y, grad) = (x.contiguous()?, y.contiguous()?, grad.contiguous()?);
+            let ((xs, xl), (ys, yl)) = (x.storage_and_layout(), y.storage_and_layout());
+            let (gs, gl) = grad.storage_and_layout();
+            use candle_core::Storage::Cpu;
+            let (Cpu(xs), Cpu(ys), Cpu(gs)) = (&*xs, &*ys, &*gs) else {
                 candle_core::bail!("expected tensors on the CPU")
             };
-            let out = pool.backward::<T>(cpu_slice(xs, xl)?, cpu_slice(gs, gl)?, s);
+            let both = (cpu_slice(xs, xl)?, cpu_slice(ys, yl)?);
+            let out = pool.backward::<T>(both, cpu_slice(gs, gl)?, s);
             Tensor::from_vec(out, x.shape(), x.device())
         }
         let s = self.shape(x.dims()).map_err(candle_core::Error::wrap)?;
         Ok(Some(match x.dtype() {
-            DType::F64 => run::<f64>(self, x, grad, s)?,
-            _ => run::<f32>(self, x, grad, s)?,
+            DType::F64 => run::<f64>(self, (x, y), grad, s)?,
+            _ => run::<f32>(self, (x, y), grad, s)?,
         }))
     }
 }
