@@ -129,7 +129,7 @@ fn send(
             while first < images.len() {
                 let end = images.len().min(first.saturating_add(batch));
                 let rows: Vec<usize> = (first..end).collect();
-                give(images.batch(&rows, size).map_err(Into::into))?;
+                give(images.batch(&rows, size))?;
                 first = end;
             }
             return Ok(());
@@ -141,7 +141,7 @@ fn send(
             let order = rng.permutation(images.len());
             for rows in order.chunks(batch) {
                 let rows: Vec<usize> = rows.iter().map(|&r| r as usize).collect();
-                give(images.batch(&rows, size).map_err(Into::into))?;
+                give(images.batch(&rows, size))?;
             }
             Ok(())
         }
@@ -152,7 +152,7 @@ fn send(
                 if files.is_empty() {
                     return Ok(());
                 }
-                give(images.batch_of(&files, size).map_err(Into::into))?;
+                give(images.batch_of(&files, size))?;
             }
         }
     }

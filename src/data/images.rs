@@ -10,6 +10,7 @@ use image::{DynamicImage, ImageFormat, RgbImage};
 use polars::prelude::*;
 use rayon::prelude::*;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io::Cursor;
 use std::path::Path;
@@ -135,6 +136,24 @@ impl Images {
     ///
     /// Files are not opened: one that cannot be read is an error when it is asked for.
     ///
+    /// ```
+    /// use invariances::prelude::*;
+    /// use polars::prelude::*;
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path();
+    /// # for name in ["fox/1.png", "fox/2.png", "lynx/1.png"] {
+    /// #     std::fs::create_dir_all(path.join(name).parent().unwrap()).unwrap();
+    /// #     image::RgbImage::new(8, 6).save(path.join(name)).unwrap();
+    /// # }
+    /// let images = Images::folder(path)?;
+    /// assert_eq!(images.classes(), ["fox", "lynx"]);
+    /// assert_eq!(images.of_class("fox")?.len(), 2);
+    /// // Any selection that a frame can say.
+    /// let mask = images.frame()?.column("path")?.str()?.equal("lynx/1.png");
+    /// assert_eq!(images.filter(&mask)?.batch(&[0], 4)?.images.dims(), [1, 3, 4, 4]);
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Io`] for a folder that cannot be listed, [`Error::Content`] for one without images.
     pub fn folder(path: impl AsRef<Path>) -> Result<Self> {
@@ -248,7 +267,8 @@ impl Images {
         Ok(self.view(self.origins_of(rows)?))
     }
 
-    /// The images for which a mask is true, such as `images.frame()?.column("label")?.u32()?.equal(3)`.
+    /// The images for which a mask is true, such as `images.frame()?.column("label")?.u32()?.equal(3)` (with
+    /// `use polars::prelude::*;`).
     ///
     /// # Errors
     /// [`Error::Invalid`] unless there is a value for each image.
@@ -561,15 +581,16 @@ impl Set {
             let mut size = 0;
             while let Some(&i) = order.get(next) {
                 let (key, row) = shards.place(rows[i] as usize)?;
-                if !pages.contains_key(&key) {
-                    if size > KEPT {
-                        break;
+                let page = match pages.entry(key) {
+                    Entry::Occupied(page) => page.into_mut(),
+                    Entry::Vacant(_) if size > KEPT => break,
+                    Entry::Vacant(place) => {
+                        let page = shards.page(key)?;
+                        size += page.size();
+                        place.insert(page)
                     }
-                    let page = shards.page(key)?;
-                    size += page.size();
-                    pages.insert(key, page);
-                }
-                jobs.push((i, pages[&key].clone(), row));
+                };
+                jobs.push((i, page.clone(), row));
                 next += 1;
             }
             let done: Vec<(usize, Result<T>)> = jobs
