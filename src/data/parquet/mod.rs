@@ -59,10 +59,12 @@ pub(super) struct Place {
     pub row: usize,
 }
 
-/// How much memory what is kept of a file may take: what it would take as it is, and more only in reason.
+/// How much memory what is kept of a file may take, and how much may be unpacked for it: what it would take as it is, and
+/// more only in reason.
 #[derive(Debug)]
 pub(super) struct Budget {
     left: u64,
+    unpacked: u64,
 }
 
 impl Budget {
@@ -70,7 +72,17 @@ impl Budget {
     fn new(length: u64) -> Self {
         Self {
             left: length.saturating_mul(4).max(256 << 20),
+            unpacked: length.saturating_mul(64).max(1 << 30),
         }
+    }
+
+    /// For a page that is unpacked: many that are short and promise much would take time without end.
+    fn unpack(&mut self, header: &Header) -> std::result::Result<(), String> {
+        self.unpacked = self
+            .unpacked
+            .checked_sub(header.unpacked as u64)
+            .ok_or("its labels and attributes promise far more bytes than the file has")?;
+        Ok(())
     }
 
     fn charge(&mut self, bytes: usize) -> std::result::Result<(), String> {
@@ -243,6 +255,10 @@ impl Parquet {
         };
         for group in 0..self.footer.groups.len() {
             let index = self.walk(&mut file, group, leaf)?;
+            let headers = index.dictionary.iter().chain(&index.pages);
+            for (_, header) in headers {
+                budget.unpack(header).map_err(wrong)?;
+            }
             let dictionary = self.dictionary(&mut file, group, leaf, &index)?;
             for page in 0..index.pages.len() {
                 let data = self.data(&mut file, group, leaf, &index, page, dictionary.as_ref())?;

@@ -53,7 +53,20 @@ features = {
 table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
 
 
-def write(name, **options):
+# The same with columns in which nothing can be missing, where nothing is.
+missing = ("score", "path")
+parts = pa.struct([pa.field("bytes", pa.binary(), nullable=False), pa.field("path", pa.string())])
+strict = pa.schema(
+    [
+        pa.field(f.name, parts if f.name == "image" else f.type, nullable=f.name in missing)
+        for f in table.schema
+    ],
+    metadata=table.schema.metadata,
+)
+strict = pa.Table.from_arrays([c.cast(f.type) for c, f in zip(table.columns, strict)], schema=strict)
+
+
+def write(name, table=table, **options):
     options = {"row_group_size": 3, "write_statistics": False, **options}
     pq.write_table(table, os.path.join(folder, name + ".parquet"), **options)
 
@@ -66,10 +79,12 @@ if "--all" in sys.argv:
         [1, 3, 100],
         [1, 1024],
         [True, False],
+        [table, strict],
     )
-    for n, (codec, page, words, group, batch, rich) in enumerate(kinds):
+    for n, (codec, page, words, group, batch, rich, columns) in enumerate(kinds):
         write(
             f"all{n:03}_{codec}_{page}_{words}_{group}_{batch}_{rich}",
+            columns,
             compression=codec,
             data_page_version=page,
             use_dictionary=words,
@@ -82,11 +97,11 @@ if "--all" in sys.argv:
             write_page_checksum=rich,
         )
 else:
-    write("none", compression="none", use_dictionary=False)
+    write("none", strict, compression="none", use_dictionary=False)
     write("snappy", compression="snappy")
     write("gzip_v2", compression="gzip", data_page_version="2.0")
     write("brotli", compression="brotli", use_dictionary=False)
-    write("zstd_v2", compression="zstd", data_page_version="2.0", use_dictionary=False)
+    write("zstd_v2", strict, compression="zstd", data_page_version="2.0", use_dictionary=False)
     write("lz4", compression="lz4", row_group_size=100)
     # A page per row, and a dictionary that is given up within a row group.
     small = dict(data_page_size=1, write_batch_size=1, row_group_size=100)
