@@ -3,7 +3,9 @@
 //! No `Result`, `Error` or other name of std comes out of here: a glob that hides them breaks the code
 //! that the notebook kernel generates around a cell.
 
-pub use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig, Posterior};
+pub use crate::autoencoder::{
+    Autoencoder, ConvVae, ConvVaeConfig, IinVae, IinVaeConfig, Posterior,
+};
 pub use crate::backbone::{
     Backbone, Custom, Family, Greybox, LayerInfo, Mode, Network, Pooling, Preprocess, SqueezeNet,
     TransformerConfig, alexnet, alexnet_small, facenet, fid_inception, plain_small, resnet,
@@ -24,8 +26,13 @@ pub use crate::hub::{
     weights, weights_names,
 };
 pub use crate::interpret::{Codes, Features, Probe, Samples, chance, free_share, unread_share};
-pub use crate::loss::{Nll, PairNll, VaeLoss, nll, nll_parts, pair_nll, vae_loss};
-pub use crate::metric::{Estimate, agreement, bootstrap_mean, cka, measure_colours, psnr};
+pub use crate::loss::{
+    Lpips, Nll, PairNll, PatchDiscriminator, VaeLoss, adversarial_weight, nll, nll_parts, pair_nll,
+    vae_loss,
+};
+pub use crate::metric::{
+    Estimate, agreement, bootstrap_mean, cka, frechet_distance, measure_colours, psnr,
+};
 pub use crate::notebook::{Claim, ClaimBuilder, Claims, Expected, Lab, Progress, Scale};
 pub use crate::ops::{Init, Params, Rng, Scope};
 pub use crate::train::{

@@ -10,6 +10,7 @@ use invariances::backbone::{
 };
 use invariances::candle_core::{DType, Device, Tensor, Var};
 use invariances::interpret::Features;
+use invariances::loss::Lpips;
 use invariances::metric::cka;
 use invariances::ops::{Params, Rng, Scope};
 use invariances::{Error, Result};
@@ -155,7 +156,7 @@ fn vgg_gives_the_distance_of_lpips() -> Result<()> {
     let params = Params::blank(&Device::Cpu);
     let network = vgg16(1, &params.root())?;
     let mut values = params.tensors();
-    let mut heads = Vec::new();
+    let mut heads = HashMap::new();
     for (name, dims) in state_dict(NETWORKS, "lpips_vgg")? {
         let parts: Vec<&str> = name.split('.').collect();
         let value = common::weight(&name, &dims)?;
@@ -167,38 +168,32 @@ fn vgg_gives_the_distance_of_lpips() -> Result<()> {
                     "{name} is no weight of VGG-16"
                 );
             }
-            [head, "model", "1", "weight"] if head.starts_with("lin") => heads.push(value.abs()?),
+            [head, "model", "1", "weight"] if head.starts_with("lin") => {
+                heads.insert(name.clone(), value.abs()?);
+            }
             _ => {}
         }
     }
     params.set_all(&values)?;
-    let network = network.frozen()?.with_preprocess(&Preprocess::none());
-    let layers = ["relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"];
-    let per = |v: [f32; 3]| Tensor::from_vec(v.to_vec(), (1, 3, 1, 1), &Device::Cpu);
-    let (shift, scale) = (per([-0.030, -0.088, -0.188])?, per([0.458, 0.448, 0.450])?);
-    let features = |name: &str| -> Result<Vec<Tensor>> {
-        let x = input(name, &[2, 3, 64, 64], 1.0)?;
-        let x = x.broadcast_sub(&shift)?.broadcast_div(&scale)?;
-        let unit = |z: &Tensor| -> Result<Tensor> {
-            Ok(z.broadcast_div(&(z.sqr()?.sum_keepdim(1)?.sqrt()? + 1e-10)?)?)
-        };
-        network.encode_all(&x, &layers)?.iter().map(unit).collect()
-    };
-    let (a, b) = (features("lpips.a")?, features("lpips.b")?);
-    let mut distance = Tensor::zeros((2, 1, 1, 1), DType::F32, &Device::Cpu)?;
-    for ((a, b), head) in a.iter().zip(&b).zip(&heads) {
-        let weighted = (a - b)?
-            .sqr()?
-            .broadcast_mul(&head.reshape((1, (), 1, 1))?)?;
-        let mean = weighted.sum_keepdim(1)?.mean_keepdim(2)?.mean_keepdim(3)?;
-        distance = (distance + mean)?;
-    }
+    let lpips = Lpips::new(&network, &heads)?;
+    // The authors' scaling layer takes what is in [−1, 1] to ImageNet's colours, and so does the network here.
+    let (a, b) = (
+        input("lpips.a", &[2, 3, 64, 64], 1.0)?,
+        input("lpips.b", &[2, 3, 64, 64], 1.0)?,
+    );
+    let stored = reference("lpips_vgg")?;
+    check_probe("a", &a, &stored["a"])?;
     common::assert_close(
         "distance",
-        &distance,
-        &reference("lpips_vgg")?["distance"],
+        &lpips.distance(&a, &b)?,
+        &stored["distance"],
         1e-4,
-    )
+    )?;
+    common::assert_close("zero", &lpips.distance(&a, &a)?, &stored["zero"], 1e-6)?;
+    heads.remove("lin3.model.1.weight");
+    let text = Lpips::new(&network, &heads).unwrap_err().to_string();
+    assert!(text.contains("no lin3.model.1.weight"), "{text}");
+    Ok(())
 }
 
 /// Small ones, and a large one of each kind on small images.

@@ -1,8 +1,10 @@
 //! E and D: a complete code of an image, z̄ = E(x), and its decoding, x̄ = D(z̄).
 
+mod authors;
 mod conv;
 mod posterior;
 
+pub use authors::{IinVae, IinVaeConfig};
 pub use conv::{ConvVae, ConvVaeConfig};
 pub use posterior::Posterior;
 

@@ -2,10 +2,12 @@
 
 mod colour;
 mod estimate;
+mod frechet;
 mod image;
 mod similarity;
 
 pub use colour::measure_colours;
 pub use estimate::{Estimate, bootstrap_mean};
+pub use frechet::frechet_distance;
 pub use image::{agreement, psnr};
 pub use similarity::cka;

@@ -1,0 +1,204 @@
+use super::{Autoencoder, Posterior};
+use crate::flow::ActNorm;
+use crate::ops::{Activation, ConvConfig, Init, Scope, conv_transpose2d, conv2d, leaky_relu};
+use crate::{Error, Result};
+use candle_core::{D, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// The slope of the leaky ReLU between the layers.
+const SLOPE: f64 = 0.2;
+
+/// What an [`IinVae`] is made of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IinVaeConfig {
+    /// Side of the square images in pixels: a multiple of 2 to the power of `down`.
+    pub size: usize,
+    /// Length of the code z̄.
+    pub code: usize,
+    /// How often E halves the image.
+    pub down: usize,
+    /// Channels at half the size; each halving doubles them, up to 16 times. The authors' is 64.
+    pub width: usize,
+}
+
+impl Default for IinVaeConfig {
+    fn default() -> Self {
+        Self {
+            size: 32,
+            code: 64,
+            down: 4,
+            width: 64,
+        }
+    }
+}
+
+/// The small convolutional VAE of the interpretation network's authors (arXiv 2004.13166): strided 4×4 convolutions with ActNorm and
+/// LeakyReLU(0.2), a dense layer over what is left, and the reverse with transposed convolutions, under their names. Its images end in
+/// a tanh.
+///
+/// ActNorms start from the first images: call [`IinVae::initialize`] before training.
+#[derive(Clone, Debug)]
+pub struct IinVae {
+    config: IinVaeConfig,
+    down: Vec<(Tensor, ActNorm)>,
+    encode: (Tensor, Tensor),
+    decode: (Tensor, Tensor),
+    up: Vec<(Tensor, ActNorm)>,
+    image: Tensor,
+}
+
+impl IinVae {
+    /// A network with parameters from `at`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a size that cannot be halved so often.
+    pub fn new(config: &IinVaeConfig, at: &Scope) -> Result<Self> {
+        let left = config.size.checked_shr(config.down as u32).unwrap_or(0);
+        if left == 0
+            || config.down == 0
+            || left << config.down != config.size
+            || config.code == 0
+            || config.width == 0
+        {
+            return Err(Error::invalid(format!(
+                "expected images whose side can be halved {} times, a code and a width of at least 1, found {config:?}",
+                config.down
+            )));
+        }
+        let channels = |scale: usize| config.width << scale.min(4);
+        let start = Init::Normal(0.02);
+        let weight = |shape: (usize, usize, usize, usize), at: &Scope| -> Result<Tensor> {
+            Ok(at.get(shape, "weight", start)?.as_tensor().clone())
+        };
+        let bias = |length: usize, at: &Scope| -> Result<Tensor> {
+            Ok(at
+                .get(length, "bias", Init::Const(0.0))?
+                .as_tensor()
+                .clone())
+        };
+        let (mut down, mut up) = (Vec::new(), Vec::new());
+        for i in 0..config.down {
+            let at = at.pp("feature_layers").pp(i).pp("sub_layers");
+            let inputs = if i == 0 { 3 } else { channels(i - 1) };
+            let weight = weight((channels(i), inputs, 4, 4), &at.pp(0))?;
+            down.push((weight, ActNorm::new(channels(i), &at.pp(1))?));
+        }
+        for i in 0..config.down - 1 {
+            let at = at.pp("decoder_layers").pp(i).pp("sub_layers");
+            let weight = weight((channels(i + 1), channels(i), 4, 4), &at.pp(0))?;
+            up.push((weight, ActNorm::new(channels(i), &at.pp(1))?));
+        }
+        let deepest = channels(config.down - 1);
+        let dense = at.pp("dense_encode.sub_layers.0");
+        let encode = (
+            weight((2 * config.code, deepest, left, left), &dense)?,
+            bias(2 * config.code, &dense)?,
+        );
+        let dense = at.pp("dense_decode.sub_layers.0");
+        let decode = (
+            weight((config.code, deepest, left, left), &dense)?,
+            bias(deepest, &dense)?,
+        );
+        Ok(Self {
+            config: config.clone(),
+            down,
+            encode,
+            decode,
+            up,
+            image: weight((config.width, 3, 4, 4), &at.pp("image_layer.sub_layers.0"))?,
+        })
+    }
+
+    /// What it is made of.
+    pub fn config(&self) -> IinVaeConfig {
+        self.config.clone()
+    }
+
+    /// Starts the ActNorms from images (batch, 3, size, size), those of D from the images' codes. Does nothing the second time.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for images of another size, or too few.
+    pub fn initialize(&self, images: &Tensor) -> Result<()> {
+        let mut h = images.detach();
+        for (weight, norm) in &self.down {
+            h = strided(&h, weight, false)?;
+            norm.initialize(&h)?;
+            h = leaky_relu(&norm.normalize(&h)?, SLOPE)?;
+        }
+        let mut h = self.first(&self.encode(images)?.mode().detach())?;
+        for (weight, norm) in self.up.iter().rev() {
+            h = strided(&h, weight, true)?;
+            norm.initialize(&h)?;
+            h = leaky_relu(&norm.normalize(&h)?, SLOPE)?;
+        }
+        Ok(())
+    }
+
+    /// The smallest map of D.
+    fn first(&self, code: &Tensor) -> Result<Tensor> {
+        let (batch, _) = code.dims2()?;
+        let (weight, bias) = &self.decode;
+        let code = code.reshape((batch, self.config.code, 1, 1))?;
+        conv_transpose2d(&code, weight, bias, ConvConfig::default())
+    }
+
+    /// The parameters of D's last layer, at which the gradients of the losses are compared.
+    pub fn last_layer(&self) -> Tensor {
+        self.image.clone()
+    }
+}
+
+/// A 4×4 convolution that halves an image, or the transposed one that doubles it, without a bias.
+fn strided(x: &Tensor, weight: &Tensor, doubles: bool) -> Result<Tensor> {
+    let config = ConvConfig {
+        stride: 2,
+        padding: (1, 1),
+        activation: Activation::None,
+    };
+    let outputs = weight.dims()[if doubles { 1 } else { 0 }];
+    let none = Tensor::zeros(outputs, x.dtype(), x.device())?;
+    if doubles {
+        conv_transpose2d(x, weight, &none, config)
+    } else {
+        conv2d(x, weight, &none, config)
+    }
+}
+
+impl Autoencoder for IinVae {
+    fn code(&self) -> usize {
+        self.config.code
+    }
+
+    fn encode(&self, x: &Tensor) -> Result<Posterior> {
+        let size = self.config.size;
+        if x.dims().get(1..) != Some(&[3, size, size][..]) {
+            return Err(Error::invalid(format!(
+                "expected images (batch, 3, {size}, {size}), found {:?}",
+                x.dims()
+            )));
+        }
+        let mut h = x.clone();
+        for (weight, norm) in &self.down {
+            h = leaky_relu(&norm.normalize(&strided(&h, weight, false)?)?, SLOPE)?;
+        }
+        let (weight, bias) = &self.encode;
+        let both = conv2d(&h, weight, bias, ConvConfig::default())?.flatten_from(1)?;
+        let halves = both.chunk(2, D::Minus1)?;
+        Posterior::new(&halves[0], &halves[1])
+    }
+
+    fn decode(&self, code: &Tensor) -> Result<Tensor> {
+        if code.dims().get(1..) != Some(&[self.config.code][..]) {
+            return Err(Error::invalid(format!(
+                "expected codes (batch, {}), found {:?}",
+                self.config.code,
+                code.dims()
+            )));
+        }
+        let mut h = self.first(code)?;
+        for (weight, norm) in self.up.iter().rev() {
+            h = leaky_relu(&norm.normalize(&strided(&h, weight, true)?)?, SLOPE)?;
+        }
+        Ok(strided(&h, &self.image, true)?.tanh()?)
+    }
+}

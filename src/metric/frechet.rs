@@ -1,0 +1,75 @@
+use crate::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+use nalgebra::DMatrix;
+
+/// The Fréchet distance between two samples of features, each taken as Gaussian (arXiv 1706.08500, equation 6):
+/// |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½), in f64, with unbiased covariances. a is (n, f) and b (m, f), n and m at least 2.
+///
+/// It is called FID where the features are those of [`crate::backbone::fid_inception`]'s `pool`; of another network's, say so. Small samples
+/// make it larger than it is: compare numbers of equal sample sizes. The root's trace is that of (Σ₁^½ Σ₂ Σ₁^½)^½, whose
+/// eigenvalues are real and not negative also where a covariance lacks full rank.
+///
+/// ```
+/// use invariances::{candle_core::Device, metric::frechet_distance, ops::Rng};
+/// let a = Rng::new(0).normal((500, 4), &Device::Cpu)?;
+/// assert!(frechet_distance(&a, &a)? < 1e-6);
+/// let shifted = (&a + 1.0)?; // one away in each of four features
+/// assert!((frechet_distance(&a, &shifted)? - 4.0).abs() < 1e-4);
+/// # Ok::<(), invariances::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Invalid`] where the features differ in number, a sample has fewer than two rows, or a number is NaN or infinite.
+pub fn frechet_distance(a: &Tensor, b: &Tensor) -> Result<f64> {
+    let fits = match (a.dims(), b.dims()) {
+        ([n, f], [m, g]) => f == g && *f > 0 && *n >= 2 && *m >= 2,
+        _ => false,
+    };
+    if !fits {
+        return Err(Error::invalid(format!(
+            "the Fréchet distance needs features (n, f) and (m, f) of at least two images each, found {:?} and {:?}",
+            a.dims(),
+            b.dims()
+        )));
+    }
+    let ((mean_a, cov_a), (mean_b, cov_b)) = (moments(a)?, moments(b)?);
+    let means: f64 = mean_a
+        .iter()
+        .zip(&mean_b)
+        .map(|(a, b)| (a - b).powi(2))
+        .sum();
+    let eigen = cov_a.clone().symmetric_eigen();
+    let roots = eigen.eigenvalues.map(|v| v.max(0.0).sqrt());
+    let root =
+        &eigen.eigenvectors * DMatrix::from_diagonal(&roots) * eigen.eigenvectors.transpose();
+    let both = &root * &cov_b * &root;
+    // Symmetric but for rounding.
+    let both = (&both + both.transpose()) * 0.5;
+    let root_trace: f64 = both
+        .symmetric_eigenvalues()
+        .iter()
+        .map(|v| v.max(0.0).sqrt())
+        .sum();
+    let distance = means + cov_a.trace() + cov_b.trace() - 2.0 * root_trace;
+    // Rounding can bring the distance of equal samples below zero.
+    Ok(distance.max(0.0))
+}
+
+/// Mean and unbiased covariance.
+fn moments(x: &Tensor) -> Result<(Vec<f64>, DMatrix<f64>)> {
+    let (n, f) = x.dims2()?;
+    let x = x.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+    let mean = x.mean_keepdim(0)?;
+    let centred = x.broadcast_sub(&mean)?;
+    let covariance = (centred.t()?.matmul(&centred)? / (n - 1) as f64)?;
+    let numbers: Vec<f64> = covariance.flatten_all()?.to_vec1()?;
+    if numbers.iter().any(|v| !v.is_finite()) {
+        return Err(Error::invalid(
+            "the Fréchet distance needs finite features, found NaN or infinity",
+        ));
+    }
+    Ok((
+        mean.flatten_all()?.to_vec1()?,
+        DMatrix::from_row_slice(f, f, &numbers),
+    ))
+}
