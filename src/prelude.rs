@@ -12,7 +12,9 @@ pub use crate::backbone::{
     TransformerConfig, alexnet, alexnet_small, facenet, fid_inception, plain_small, resnet,
     resnet_small, squeezenet, squeezenet_small, transformer, vgg16,
 };
-pub use crate::data::{Batch, Digits, Factor, Factors, ImageColumns, ImageTable, Plane, Split};
+pub use crate::data::{
+    Batch, Batches, Digits, Factor, Factors, ImageColumns, Images, Order, Plane, Split,
+};
 pub use crate::figure::{
     Bars, Chart, Colour, Figure, Histogram, ImageGrid, Overview, Panel, Table, heat,
 };

@@ -1,4 +1,4 @@
-//! Data: digits, tables of images, and the colours that images show.
+//! Data: digits, drawn and from a table, and the colours that images show.
 
 use image::{ImageFormat, RgbImage};
 use invariances::metric::measure_colours;
@@ -86,7 +86,7 @@ fn grey_batch(count: usize) -> Result<Batch> {
 
 fn table(folder: &Path, count: usize) -> Result<PathBuf> {
     let path = folder.join(format!("digits{count}.parquet"));
-    ImageTable::write(&path, &grey_batch(count)?, &ImageColumns::default())?;
+    grey_batch(count)?.write_parquet(&path, &ImageColumns::default())?;
     Ok(path)
 }
 
@@ -367,34 +367,12 @@ fn the_id_tells_data_apart() -> Result<()> {
 }
 
 #[test]
-fn a_table_gives_back_what_was_written() -> Result<()> {
+fn the_tables_ink_is_in_the_colours_of_the_factors() -> Result<()> {
     let folder = tempfile::tempdir().unwrap();
-    let columns = ImageColumns {
-        image: "picture".into(),
-        label: "class".into(),
-    };
-    let batch = Digits::strokes(20, 0)?.batch(Split::Test, 0, 12)?;
-    let path = folder.path().join("new/folder/drawn.parquet");
-    ImageTable::write(&path, &batch, &columns)?;
-    let read = ImageTable::open(&path, &columns)?;
-    assert_eq!((read.len(), read.is_empty()), (12, false));
-    assert_eq!(read.labels(), batch.labels.to_vec1::<u32>()?);
-    assert_eq!(read.rest(), batch.factors.frame()?);
-    let images = read.images(&(0..12).collect::<Vec<_>>())?;
-    for (a, b) in values(&images)?.iter().zip(values(&batch.images)?) {
-        // Half an 8-bit level.
-        assert!((a - b).abs() <= 1.0 / 255.0 + 1e-6);
-    }
-    message(read.image(12), &["no row 12", "12 rows"]);
-    message(read.images(&[]), &["at least one"]);
-    message(
-        ImageTable::open(&path, &ImageColumns::default()),
-        &["\"image\"", "picture", "class", "slant"],
-    );
-
-    // From a table, ink is what the table's images say, for 28 pixels and in the middle of 32.
+    // Ink is what the table's images say, for 28 pixels and in the middle of 32.
     let path = table(folder.path(), 60)?;
-    let rows = ImageTable::open(&path, &ImageColumns::default())?;
+    let rows = Images::parquet(&[&path], &ImageColumns::default())?;
+    let known = rows.labels().unwrap();
     for (size, border) in [(32usize, 2usize)] {
         let digits = Digits::mnist(&path, size, 0)?;
         let batch = digits.batch(Split::Train, 0, 30)?;
@@ -404,7 +382,7 @@ fn a_table_gives_back_what_was_written() -> Result<()> {
         let pixels = batch.images.to_dtype(DType::F32)?;
         for n in 0..30 {
             let row = row[n] as usize;
-            assert_eq!(labels[n], rows.labels()[row]);
+            assert_eq!(labels[n], known[row]);
             let glyph = rows.image(row)?.get(0)?.to_vec2::<f32>()?;
             for c in 0..3 {
                 let plane = pixels.get(n)?.get(c)?.to_vec2::<f32>()?;
@@ -429,21 +407,6 @@ fn a_table_gives_back_what_was_written() -> Result<()> {
             .images;
         assert_eq!(images.dims(), [3, 3, size, size]);
     }
-
-    // Whole or not at all: a folder that is a file.
-    let blocked = path.join("below.parquet");
-    let error = ImageTable::write(&blocked, &batch, &columns).unwrap_err();
-    assert!(matches!(error, Error::Io { .. }), "{error}");
-    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
-    assert_eq!(left.len(), 2, "no temporary file stays behind");
-    let odd = Batch {
-        labels: batch.labels.narrow(0, 0, 3)?,
-        ..batch
-    };
-    message(
-        ImageTable::write(&blocked, &odd, &columns),
-        &["3 labels", "12 images"],
-    );
     Ok(())
 }
 
@@ -515,19 +478,8 @@ fn bad_tables_are_refused_in_words() -> Result<()> {
         ],
     );
     message(mnist(&path), &["row 1", "8×9", "square"]);
-    message(
-        ImageTable::open(&path, &ImageColumns::default())?.images(&[0, 1]),
-        &["rows 0 and 1", "different sizes"],
-    );
     write_columns(&path, vec![labels(&[1]), images(&[&png(300, 300)])]);
     message(mnist(&path), &["row 0", "256 pixels"]);
-    // A size is refused before memory is set aside for it.
-    let mut vast = image.clone();
-    vast[16..24].copy_from_slice(&[0x7F, 0xFF, 0xFF, 0xFF, 0x7F, 0xFF, 0xFF, 0xFF]);
-    write_columns(&path, vec![labels(&[1]), images(&[&vast])]);
-    let vast = ImageTable::open(&path, &ImageColumns::default())?;
-    message(vast.image(0), &["row 0", "4096 pixels"]);
-
     write_columns(&path, vec![labels(&[1, 10]), images(&[&image, &image])]);
     message(mnist(&path), &["row 1 has label 10", "0 to 9"]);
     write_columns(&path, vec![labels(&[1, -1]), images(&[&image, &image])]);
@@ -563,98 +515,15 @@ fn bad_tables_are_refused_in_words() -> Result<()> {
     Ok(())
 }
 
-/// Flips bits one by one in a table, from a position on, and leaves the position at which it is beside the file.
-fn flip_bits(path: &Path, from: usize) {
-    let whole = std::fs::read(path).unwrap();
-    let (damaged, at) = (path.with_extension("damaged"), path.with_extension("at"));
-    for i in from..whole.len() {
-        std::fs::write(&at, i.to_string()).unwrap();
-        let mut bytes = whole.clone();
-        bytes[i] ^= 1 << (i % 8);
-        read_damaged(&damaged, &bytes);
-    }
-}
-
-/// Whether the bytes were read as a table of digits; that they are not is said as what is wrong with the content.
-fn read_damaged(path: &Path, bytes: &[u8]) -> bool {
-    std::fs::write(path, bytes).unwrap();
-    if let Ok(table) = ImageTable::open(path, &ImageColumns::default()) {
-        for row in 0..table.len() {
-            let _ = table.image(row);
-        }
-    }
-    match Digits::mnist(path, 28, 0) {
-        Ok(digits) => {
-            let _ = digits.batch(Split::Train, 0, 4);
-            true
-        }
-        Err(error) => {
-            assert!(matches!(error, Error::Content { .. }), "{error:?}");
-            false
-        }
-    }
-}
-
-#[test]
-fn a_table_cut_short_is_refused() -> Result<()> {
-    let folder = tempfile::tempdir().unwrap();
-    let whole = std::fs::read(table(folder.path(), 4)?).unwrap();
-    let path = folder.path().join("cut.parquet");
-    for length in (0..whole.len()).step_by(5) {
-        assert!(!read_damaged(&path, &whole[..length]), "{length} bytes");
-    }
-    Ok(())
-}
-
-/// One wrong bit anywhere: never a panic. A bit in the run lengths of a page makes polars ask for 2⁶¹ bytes, which ends a
-/// process, catch_unwind or not; hence a process of its own here, and a count of such places that may not grow.
-#[test]
-fn a_wrong_bit_never_panics() -> Result<()> {
-    const FILE: &str = "INVARIANCES_TEST_FLIP";
-    if let Ok(file) = std::env::var(FILE) {
-        let from = std::fs::read_to_string(Path::new(&file).with_extension("at")).unwrap();
-        flip_bits(Path::new(&file), from.parse().unwrap());
-        return Ok(());
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let path = table(folder.path(), 4)?;
-    let size = std::fs::metadata(&path).unwrap().len();
-    let at = path.with_extension("at");
-    std::fs::write(&at, "0").unwrap();
-    let mut ended = Vec::new();
-    loop {
-        let child = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_wrong_bit_never_panics", "--nocapture"])
-            .env(FILE, &path)
-            .env("RUST_BACKTRACE", "0")
-            .output()
-            .unwrap();
-        if child.status.success() {
-            break;
-        }
-        let place: usize = std::fs::read_to_string(&at).unwrap().parse().unwrap();
-        let text = String::from_utf8_lossy(&child.stderr);
-        assert!(
-            text.contains("memory allocation of"),
-            "bit at byte {place}: {}",
-            &text[text.len().saturating_sub(2000)..]
-        );
-        ended.push(place);
-        std::fs::write(&at, (place + 1).to_string()).unwrap();
-    }
-    println!("{size} bytes, places where one wrong bit asks for all memory: {ended:?}");
-    assert!(ended.len() <= 4, "{ended:?}");
-    Ok(())
-}
-
 #[test]
 fn the_hubs_mnist_is_read() -> Result<()> {
     let Some(path) = shared("data/mnist_t10k.parquet") else {
         return Ok(());
     };
-    let table = ImageTable::open(&path, &ImageColumns::default())?;
+    let table = Images::parquet(&[&path], &ImageColumns::default())?;
     assert_eq!(table.len(), 10_000);
-    assert_eq!(table.labels().iter().filter(|&&l| l == 0).count(), 980);
+    let labels = table.labels().unwrap();
+    assert_eq!(labels.iter().filter(|&&l| l == 0).count(), 980);
     assert_eq!(table.image(0)?.dims(), [3, 28, 28]);
 
     let digits = Digits::mnist(&path, 32, 0)?;

@@ -1,5 +1,5 @@
 use super::strokes::{self, Hand};
-use super::{Batch, Factor, Factors, ImageColumns, ImageTable, Split};
+use super::{Batch, Factor, Factors, ImageColumns, Images, Split};
 use crate::ops::Rng;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
@@ -90,8 +90,8 @@ impl Digits {
     pub fn mnist(path: impl AsRef<Path>, size: usize, seed: u64) -> Result<Self> {
         check_size(size)?;
         let path = path.as_ref();
-        let table = ImageTable::open(path, &ImageColumns::default())?;
-        let labels = table.labels();
+        let table = Images::parquet(&[path], &ImageColumns::default())?;
+        let labels = table.labels().unwrap_or_default();
         if let Some(row) = labels.iter().position(|&l| l > 9) {
             return Err(Error::content(
                 path,
@@ -123,7 +123,7 @@ impl Digits {
             labels: labels.iter().map(|&l| l as u8).collect(),
             splits,
             alike,
-            hash: table.hash(),
+            hash: table.hash()?,
         };
         Ok(Self {
             size,
@@ -368,29 +368,17 @@ impl Digits {
 const LARGEST: u32 = 256;
 
 /// Every image of a table in grey, one after the other, and their common side.
-fn grey_squares(table: &ImageTable, path: &Path) -> Result<(usize, Vec<u8>)> {
-    if table.is_empty() {
-        return Err(Error::content(path, "the table has no rows"));
-    }
-    let (side, _, _) = table.grey(0, LARGEST)?;
-    let area = side * side;
+fn grey_squares(table: &Images, path: &Path) -> Result<(usize, Vec<u8>)> {
+    /// So many images are decoded at a time.
+    const STAGE: usize = 1024;
     let mut pixels: Vec<u8> = Vec::new();
-    let wanted = table.len().checked_mul(area);
-    if wanted.is_none_or(|n| pixels.try_reserve_exact(n).is_err()) {
-        return Err(Error::content(
-            path,
-            format!(
-                "{} images of {side}×{side} pixels are more than memory holds",
-                table.len()
-            ),
-        ));
-    }
-    pixels.resize(table.len() * area, 0);
-    let rows: Vec<Result<()>> = pixels
-        .par_chunks_mut(area)
-        .enumerate()
-        .map(|(row, pixels)| {
-            let (width, height, image) = table.grey(row, LARGEST)?;
+    let mut side = None;
+    let rows: Vec<usize> = (0..table.len()).collect();
+    for rows in rows.chunks(STAGE) {
+        let images = table.decoded(rows, LARGEST, |image| Ok(image.into_luma8()))?;
+        for (row, image) in rows.iter().zip(images) {
+            let (width, height) = (image.width() as usize, image.height() as usize);
+            let side = *side.get_or_insert(width);
             if (width, height) != (side, side) {
                 return Err(Error::content(
                     path,
@@ -399,12 +387,22 @@ fn grey_squares(table: &ImageTable, path: &Path) -> Result<(usize, Vec<u8>)> {
                     ),
                 ));
             }
-            pixels.copy_from_slice(&image);
-            Ok(())
-        })
-        .collect();
-    // Of several bad rows the first is named, whichever was met first.
-    rows.into_iter().collect::<Result<()>>()?;
+            if *row == 0 {
+                let wanted = table.len().checked_mul(side * side);
+                if wanted.is_none_or(|n| pixels.try_reserve_exact(n).is_err()) {
+                    return Err(Error::content(
+                        path,
+                        format!(
+                            "{} images of {side}×{side} pixels are more than memory holds",
+                            table.len()
+                        ),
+                    ));
+                }
+            }
+            pixels.extend_from_slice(image.as_raw());
+        }
+    }
+    let side = side.ok_or_else(|| Error::content(path, "the table has no rows"))?;
     Ok((side, pixels))
 }
 

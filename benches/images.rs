@@ -1,0 +1,131 @@
+//! Images of a parquet file: how many a second, and the memory that reading them takes beside the file's size.
+//!
+//! `cargo bench --bench images`, on Linux: a file of 256×256 JPEG photographs of noise is written to a temporary folder
+//! (`INVARIANCES_BENCH_MIB` MiB, 300 unless set); each line is a process of its own, whose peak memory is the system's
+//! (VmHWM), less what the process has once the file is open.
+
+use image::{ImageFormat, RgbImage};
+use invariances::polars::prelude::*;
+use invariances::prelude::{DataFrame, ImageColumns, Images, Order, Rng};
+use invariances::{Error, Result};
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+const SIDE: u32 = 256;
+/// Images of a row group, as the hub writes them.
+const GROUP: usize = 100;
+
+/// The largest resident memory of this process so far, in MiB.
+fn peak() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<f64>().ok());
+    kib.unwrap_or(f64::NAN) / 1024.0
+}
+
+/// Blurred blotches with grain: about 25 kB, as a photograph has.
+fn photograph(rng: &mut Rng) -> Vec<u8> {
+    let coarse = RgbImage::from_fn(16, 16, |_, _| {
+        image::Rgb([0; 3].map(|_: u8| rng.below(256) as u8))
+    });
+    let mut image =
+        image::imageops::resize(&coarse, SIDE, SIDE, image::imageops::FilterType::Triangle);
+    for value in image.iter_mut() {
+        *value = value.saturating_add(rng.below(24) as u8);
+    }
+    let mut file = std::io::Cursor::new(Vec::new());
+    image
+        .write_to(&mut file, ImageFormat::Jpeg)
+        .expect("a JPEG file in memory");
+    file.into_inner()
+}
+
+/// Writes row groups until the file has so many MiB; how many images it has.
+fn write(path: &Path, mib: u64) -> Result<usize> {
+    let mut rng = Rng::new(0);
+    let some: Vec<Vec<u8>> = (0..GROUP).map(|_| photograph(&mut rng)).collect();
+    let group = |from: usize| -> Result<DataFrame> {
+        // A number after the end of each makes them differ, so that none is kept once for several.
+        let files = some.iter().enumerate().map(|(i, file)| {
+            let mut file = file.clone();
+            file.extend_from_slice(&((from + i) as u64).to_le_bytes());
+            file
+        });
+        let bytes = Series::new("bytes".into(), files.collect::<Vec<_>>());
+        let names: Vec<String> = (from..from + GROUP).map(|i| format!("{i}.jpg")).collect();
+        let names = Series::new("path".into(), names);
+        let image = StructChunked::from_series("image".into(), GROUP, [bytes, names].iter())?;
+        let labels: Vec<i64> = (from..from + GROUP).map(|i| i as i64 % 10).collect();
+        let columns = vec![
+            image.into_series().into_column(),
+            Column::new("label".into(), labels),
+        ];
+        Ok(DataFrame::new(GROUP, columns)?)
+    };
+    let size: usize = some.iter().map(Vec::len).sum();
+    let groups = ((mib as usize) << 20).div_ceil(size).max(1);
+    let file = std::fs::File::create(path).map_err(|e| Error::io(path, e))?;
+    let first = group(0)?;
+    let mut writer = ParquetWriter::new(file)
+        .with_compression(ParquetCompression::Snappy)
+        .batched(first.schema())?;
+    for n in 0..groups {
+        writer.write_batch(&group(n * GROUP)?)?;
+    }
+    writer.finish()?;
+    Ok(groups * GROUP)
+}
+
+fn read(path: &str, size: usize, order: &str) -> Result<()> {
+    let start = Instant::now();
+    let images = Images::parquet(&[path], &ImageColumns::default())?;
+    let open = start.elapsed().as_secs_f64();
+    let before = peak();
+    let order_of = match order {
+        "shuffled" => Order::Shuffled(0),
+        _ => Order::InOrder,
+    };
+    let start = Instant::now();
+    let mut count = 0;
+    for batch in images.batches(64, size, order_of)? {
+        count += batch?.labels.dim(0)?;
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    let bytes = std::fs::metadata(path).map_or(0, |m| m.len());
+    println!(
+        "{size:3} pixels, {order:8}: {count} images in {seconds:.1} s, {:.0} a second; memory {:.0} MiB beside a file of {:.0} MiB, opened in {open:.2} s",
+        count as f64 / seconds,
+        peak() - before,
+        bytes as f64 / 1048576.0
+    );
+    Ok(())
+}
+
+fn main() -> Result<()> {
+    let given: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| a != "--bench")
+        .collect();
+    if let [path, size, order] = given.as_slice() {
+        return read(path, size.parse().expect("a size"), order);
+    }
+    let mib = std::env::var("INVARIANCES_BENCH_MIB").ok();
+    let mib = mib.map_or(300, |v| v.parse().expect("a number of MiB"));
+    let folder = tempfile::tempdir().map_err(|e| Error::io("a temporary folder", e))?;
+    let path = folder.path().join("train-00000-of-00001.parquet");
+    let count = write(&path, mib)?;
+    println!("{count} JPEG images of {SIDE}×{SIDE} pixels in row groups of {GROUP}, batches of 64");
+    let program = std::env::current_exe().map_err(|e| Error::io("the bench", e))?;
+    for size in ["64", "224"] {
+        for order in ["in-order", "shuffled"] {
+            let status = Command::new(&program)
+                .arg(&path)
+                .args([size, order])
+                .status()
+                .map_err(|e| Error::io(&program, e))?;
+            assert!(status.success());
+        }
+    }
+    Ok(())
+}

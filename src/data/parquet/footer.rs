@@ -1,0 +1,281 @@
+//! What a parquet file says about itself: its columns, its row groups and where their pages lie.
+
+use super::thrift::{Fault, Out, Thrift};
+use std::sync::Arc;
+
+/// The columns and row groups of a file.
+#[derive(Debug, Default)]
+pub(super) struct Footer {
+    pub leaves: Vec<Leaf>,
+    pub groups: Vec<Group>,
+    /// The value of the hub's key `huggingface`.
+    pub hub: Option<String>,
+}
+
+/// A column of values: one without parts, or a part of one.
+#[derive(Clone, Debug)]
+pub(super) struct Leaf {
+    /// Its name, after the names of what it is part of.
+    pub path: Vec<Arc<str>>,
+    pub physical: i64,
+    pub logical: Logical,
+    /// The level of a value that is there: how many of it and what it is part of may be missing.
+    pub defined: u32,
+    /// Whether a row can have several values.
+    pub repeated: bool,
+}
+
+/// What the values mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Logical {
+    /// What they are.
+    Plain,
+    Text,
+    Unsigned,
+    /// Dates, decimals and the like.
+    Other,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    pub rows: u64,
+    /// By leaf.
+    pub chunks: Vec<Chunk>,
+}
+
+/// Where a column of a row group lies.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Chunk {
+    pub codec: i64,
+    pub start: u64,
+    pub length: u64,
+}
+
+/// The most columns, and the most levels that they nest.
+const COLUMNS: usize = 10_000;
+const LEVELS: usize = 32;
+
+/// An entry of the schema, which lists a tree from the root down.
+#[derive(Default)]
+struct Element {
+    name: String,
+    physical: Option<i64>,
+    repetition: i64,
+    children: i64,
+    converted: Option<i64>,
+    logical: Option<Logical>,
+}
+
+impl Footer {
+    /// Reads the footer's bytes.
+    pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
+        let mut elements = Vec::new();
+        let mut groups = Vec::new();
+        let mut hub = None;
+        let read = Thrift::new(bytes).root(|t, id, kind| {
+            match id {
+                2 => t.list(kind, |t, kind| {
+                    if elements.len() > 2 * COLUMNS {
+                        return Err(Fault::Wrong("more columns than can be read"));
+                    }
+                    elements.push(element(t, kind)?);
+                    Ok(())
+                })?,
+                4 => t.list(kind, |t, kind| {
+                    groups.push(group(t, kind)?);
+                    Ok(())
+                })?,
+                5 => t.list(kind, |t, kind| {
+                    let (mut key, mut value) = (&[][..], &[][..]);
+                    t.structure(kind, |t, id, kind| {
+                        match id {
+                            1 => key = t.binary(kind)?,
+                            2 => value = t.binary(kind)?,
+                            _ => return Ok(false),
+                        }
+                        Ok(true)
+                    })?;
+                    if key == b"huggingface" {
+                        hub = Some(String::from_utf8_lossy(value).into_owned());
+                    }
+                    Ok(())
+                })?,
+                8 => return Err(Fault::Wrong("it is encrypted")),
+                _ => return Ok(false),
+            }
+            Ok(true)
+        });
+        read.map_err(|fault| match fault {
+            Fault::Cut => "the list of its contents is cut short".to_string(),
+            Fault::Wrong(what) => format!("the list of its contents cannot be read: {what}"),
+        })?;
+        let leaves = leaves(elements)?;
+        for (number, group) in groups.iter().enumerate() {
+            if group.chunks.len() != leaves.len() {
+                return Err(format!(
+                    "row group {number} has {} columns, the table has {}",
+                    group.chunks.len(),
+                    leaves.len()
+                ));
+            }
+        }
+        Ok(Self {
+            leaves,
+            groups,
+            hub,
+        })
+    }
+}
+
+fn element(t: &mut Thrift, kind: u8) -> Out<Element> {
+    let mut e = Element::default();
+    t.structure(kind, |t, id, kind| {
+        match id {
+            1 => e.physical = Some(t.int(kind)?),
+            3 => e.repetition = t.int(kind)?,
+            4 => e.name = String::from_utf8_lossy(t.binary(kind)?).into_owned(),
+            5 => e.children = t.int(kind)?,
+            6 => e.converted = Some(t.int(kind)?),
+            10 => t.structure(kind, |t, id, kind| {
+                e.logical = Some(match id {
+                    1 | 4 | 12 => Logical::Text,
+                    10 => {
+                        let mut logical = Logical::Plain;
+                        t.structure(kind, |_, id, kind| {
+                            if id != 2 {
+                                return Ok(false);
+                            }
+                            if !Thrift::flag(kind)? {
+                                logical = Logical::Unsigned;
+                            }
+                            Ok(true)
+                        })?;
+                        e.logical = Some(logical);
+                        return Ok(true);
+                    }
+                    _ => Logical::Other,
+                });
+                Ok(false)
+            })?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    Ok(e)
+}
+
+impl Element {
+    fn meaning(&self) -> Logical {
+        self.logical.unwrap_or(match self.converted {
+            None | Some(15..=18) => Logical::Plain,
+            Some(0 | 4 | 19) => Logical::Text,
+            Some(11..=14) => Logical::Unsigned,
+            Some(_) => Logical::Other,
+        })
+    }
+}
+
+fn group(t: &mut Thrift, kind: u8) -> Out<Group> {
+    let mut group = Group::default();
+    let mut rows = None;
+    t.structure(kind, |t, id, kind| {
+        match id {
+            1 => t.list(kind, |t, kind| {
+                group.chunks.push(chunk(t, kind)?);
+                Ok(())
+            })?,
+            3 => rows = Some(t.int(kind)?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    group.rows = rows
+        .and_then(|n| u64::try_from(n).ok())
+        .ok_or(Fault::Wrong("a row group without a number of rows"))?;
+    Ok(group)
+}
+
+fn chunk(t: &mut Thrift, kind: u8) -> Out<Chunk> {
+    let (mut codec, mut length, mut data, mut dictionary) = (None, None, None, None);
+    t.structure(kind, |t, id, kind| {
+        match id {
+            1 => {
+                if !t.binary(kind)?.is_empty() {
+                    return Err(Fault::Wrong("its columns lie in other files"));
+                }
+            }
+            3 => t.structure(kind, |t, id, kind| {
+                match id {
+                    4 => codec = Some(t.int(kind)?),
+                    7 => length = Some(t.int(kind)?),
+                    9 => data = Some(t.int(kind)?),
+                    11 => dictionary = Some(t.int(kind)?),
+                    _ => return Ok(false),
+                }
+                Ok(true)
+            })?,
+            8 | 9 => return Err(Fault::Wrong("it is encrypted")),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    // Some writers say 0 for no dictionary.
+    let first = match (data, dictionary) {
+        (Some(data), Some(dictionary)) if dictionary > 0 => Some(data.min(dictionary)),
+        (data, _) => data,
+    };
+    let number = |n: Option<i64>| n.and_then(|n| u64::try_from(n).ok());
+    match (codec, number(first), number(length)) {
+        (Some(codec), Some(start), Some(length)) => Ok(Chunk {
+            codec,
+            start,
+            length,
+        }),
+        _ => Err(Fault::Wrong("a column without its place")),
+    }
+}
+
+/// The columns of values of a tree that is listed from the root down.
+fn leaves(elements: Vec<Element>) -> Result<Vec<Leaf>, String> {
+    let mut elements = elements.into_iter();
+    let root = elements.next().ok_or("it has no columns")?;
+    let mut leaves = Vec::new();
+    // What is open: how many children are left, the path and levels so far.
+    let mut open: Vec<(i64, Option<Arc<str>>, u32, bool)> = vec![(root.children, None, 0, false)];
+    for e in elements {
+        while open.last().is_some_and(|top| top.0 <= 0) {
+            open.pop();
+        }
+        let Some(top) = open.last_mut() else {
+            return Err("its columns are not those of a table".into());
+        };
+        top.0 -= 1;
+        let (defined, repeated) = (top.2, top.3);
+        let defined = defined + u32::from(e.repetition != 0);
+        let repeated = repeated || e.repetition == 2;
+        let name: Arc<str> = e.name.as_str().into();
+        if e.children > 0 {
+            if open.len() >= LEVELS {
+                return Err(format!("its columns nest deeper than {LEVELS} levels"));
+            }
+            open.push((e.children, Some(name), defined, repeated));
+            continue;
+        }
+        let mut path: Vec<Arc<str>> = open.iter().filter_map(|o| o.1.clone()).collect();
+        path.push(name);
+        leaves.push(Leaf {
+            path,
+            logical: e.meaning(),
+            physical: e.physical.ok_or("a column has no type")?,
+            defined,
+            repeated,
+        });
+    }
+    if open.iter().any(|top| top.0 > 0) {
+        return Err("columns that it promises are missing".into());
+    }
+    if leaves.len() > COLUMNS {
+        return Err(format!("it has more than {COLUMNS} columns"));
+    }
+    Ok(leaves)
+}

@@ -1,0 +1,544 @@
+//! A reader of parquet files that trusts nothing in them: columns of plain values, page by page, so that memory is bounded
+//! by a page and not by the file.
+//!
+//! polars reads whole row groups, and its reader sets memory aside by numbers in the file: one wrong bit can make it ask
+//! for 2⁶¹ bytes, which ends the process and cannot be caught. Here a number is first compared with the bytes
+//! that are there. Pages are unpacked by polars' own methods. The form is that of
+//! <https://parquet.apache.org/docs/file-format/>; encodings: plain, dictionary and runs, versions 1 and 2 of pages.
+
+mod footer;
+mod page;
+mod thrift;
+
+use crate::{Error, Result};
+use footer::{Chunk, Footer, Leaf, Logical};
+use page::{Header, Kind};
+pub(super) use page::{Page, Values};
+use polars::prelude::{
+    BooleanChunkedBuilder, ChunkedBuilder, IntoSeries, NamedFrom, Series, StringChunkedBuilder,
+};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use thrift::Fault;
+
+/// The longest list of contents.
+const LONGEST_FOOTER: u64 = 64 << 20;
+/// The longest header of a page; it may hold the least and the greatest value.
+const LONGEST_HEADER: usize = 16 << 20;
+
+/// A parquet file of which only the list of contents is in memory.
+#[derive(Debug)]
+pub(super) struct Parquet {
+    path: PathBuf,
+    length: u64,
+    /// Where the list of contents starts: pages lie before it.
+    end: u64,
+    footer: Footer,
+    /// The first row of each row group, and the number of rows.
+    starts: Vec<usize>,
+    /// By row group: where the pages of one column lie, of the column that is read page by page.
+    index: Vec<OnceLock<Arc<Index>>>,
+}
+
+/// Where the pages of a column of a row group lie.
+#[derive(Debug)]
+pub(super) struct Index {
+    dictionary: Option<(u64, Header)>,
+    pages: Vec<(u64, Header)>,
+    /// The first row of each page, within the row group.
+    firsts: Vec<usize>,
+}
+
+/// Where a row lies: row group, page, and its number in that page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub group: usize,
+    pub page: usize,
+    pub row: usize,
+}
+
+/// How much memory what is kept of a file may take, and how much may be unpacked for it: what it would take as it is, and
+/// more only in reason.
+#[derive(Debug)]
+pub(super) struct Budget {
+    left: u64,
+    unpacked: u64,
+}
+
+impl Budget {
+    /// The budget of a file of this length.
+    fn new(length: u64) -> Self {
+        Self {
+            left: length.saturating_mul(4).max(256 << 20),
+            unpacked: length.saturating_mul(64).max(1 << 30),
+        }
+    }
+
+    /// For a page that is unpacked: many that are short and promise much would take time without end.
+    fn unpack(&mut self, header: &Header) -> std::result::Result<(), String> {
+        self.unpacked = self
+            .unpacked
+            .checked_sub(header.unpacked as u64)
+            .ok_or("its labels and attributes promise far more bytes than the file has")?;
+        Ok(())
+    }
+
+    fn charge(&mut self, bytes: usize) -> std::result::Result<(), String> {
+        self.left = self.left.checked_sub(bytes as u64).ok_or(
+            "its labels and attributes take far more memory than the file is long; write them without so many repetitions",
+        )?;
+        Ok(())
+    }
+}
+
+impl Parquet {
+    /// Opens a file.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let hint = "expected a parquet file with an image column";
+        let io = |e| Error::io(path, e).with_hint(hint);
+        let mut file = File::open(path).map_err(io)?;
+        let about = file.metadata().map_err(io)?;
+        if !about.is_file() {
+            let what = std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a file");
+            return Err(io(what));
+        }
+        let length = about.len();
+        let wrong = |what: String| Error::content(path, what);
+        let cut = || {
+            wrong(format!(
+                "not a parquet file, or one cut short ({length} bytes)"
+            ))
+        };
+        let mut ends = [0u8; 12];
+        if length >= 12 {
+            file.read_exact(&mut ends[..4]).map_err(io)?;
+            file.seek(SeekFrom::End(-8)).map_err(io)?;
+            file.read_exact(&mut ends[4..]).map_err(io)?;
+        }
+        if ends[8..] == *b"PARE" {
+            return Err(wrong(
+                "an encrypted parquet file, which cannot be read".into(),
+            ));
+        }
+        if ends[..4] != *b"PAR1" || ends[8..] != *b"PAR1" {
+            return Err(cut());
+        }
+        let size = u64::from(u32::from_le_bytes([ends[4], ends[5], ends[6], ends[7]]));
+        if size > LONGEST_FOOTER {
+            return Err(wrong(format!(
+                "a damaged parquet file: its list of contents has {size} bytes, at most {LONGEST_FOOTER} are read"
+            )));
+        }
+        let end = (length - 8).checked_sub(size).filter(|&e| e >= 4);
+        let end = end.ok_or_else(cut)?;
+        file.seek(SeekFrom::Start(end)).map_err(io)?;
+        let mut bytes = vec![0; size as usize];
+        file.read_exact(&mut bytes).map_err(io)?;
+        let damaged = |what: String| wrong(format!("a damaged parquet file: {what}"));
+        let footer = Footer::read(&bytes).map_err(damaged)?;
+        // Memory is set aside by the number of rows. An image takes many bytes, but equal ones may be kept once.
+        let most = length.max(1 << 20).min(u64::from(u32::MAX));
+        let (mut starts, mut rows) = (vec![0], 0u64);
+        for group in &footer.groups {
+            rows = rows
+                .checked_add(group.rows)
+                .filter(|&r| r <= most)
+                .ok_or_else(|| {
+                    damaged(format!("more rows promised than {length} bytes can hold"))
+                })?;
+            starts.push(rows as usize);
+        }
+        // Columns that share their bytes would take time without end.
+        for leaf in 0..footer.leaves.len() {
+            let mut chunks = footer.groups.iter().map(|g| g.chunks[leaf].length);
+            let sum = chunks.try_fold(0u64, u64::checked_add);
+            if sum.is_none_or(|s| s > length) {
+                return Err(damaged("a column that is longer than the file".into()));
+            }
+        }
+        let index = footer.groups.iter().map(|_| OnceLock::new()).collect();
+        Ok(Self {
+            path: path.into(),
+            length,
+            end,
+            footer,
+            starts,
+            index,
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The number of rows.
+    pub(super) fn len(&self) -> usize {
+        self.starts.last().copied().unwrap_or(0)
+    }
+
+    /// The value of the key under which the hub describes its data sets.
+    pub(super) fn hub(&self) -> Option<&str> {
+        self.footer.hub.as_deref()
+    }
+
+    pub(super) fn budget(&self) -> Budget {
+        Budget::new(self.length)
+    }
+
+    /// The columns with their types, in words.
+    pub(super) fn describe(&self) -> String {
+        let mut columns: Vec<String> = Vec::new();
+        let mut last = "";
+        for leaf in &self.footer.leaves {
+            let name: &str = &leaf.path[0];
+            if leaf.path.len() == 1 {
+                columns.push(format!("{name}: {}", leaf.type_name()));
+            } else if last != name {
+                let kind = if leaf.repeated { "list" } else { "struct" };
+                columns.push(format!("{name}: {kind}"));
+            }
+            last = name;
+        }
+        columns.join(", ")
+    }
+
+    /// The number of the column of values with this path.
+    pub(super) fn leaf(&self, path: &[&str]) -> Option<usize> {
+        let same = |leaf: &Leaf| leaf.path.iter().map(|p| &**p).eq(path.iter().copied());
+        self.footer.leaves.iter().position(same)
+    }
+
+    /// Whether there is a column of this name, with or without parts.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.footer.leaves.iter().any(|l| &*l.path[0] == name)
+    }
+
+    /// Whether a column holds bytes, a value per row at most.
+    pub(super) fn is_binary(&self, leaf: usize) -> bool {
+        let leaf = &self.footer.leaves[leaf];
+        leaf.physical == 6 && !leaf.repeated
+    }
+
+    /// Whether a column holds whole numbers.
+    pub(super) fn is_whole(&self, leaf: usize) -> bool {
+        let leaf = &self.footer.leaves[leaf];
+        matches!(leaf.physical, 1 | 2)
+            && !leaf.repeated
+            && matches!(leaf.logical, Logical::Plain | Logical::Unsigned)
+    }
+
+    /// The columns without parts that hold numbers, text or flags: number and name.
+    pub(super) fn attributes(&self) -> Vec<(usize, String)> {
+        let leaves = self.footer.leaves.iter().enumerate();
+        leaves
+            .filter(|(_, l)| l.path.len() == 1 && !l.repeated && l.is_attribute())
+            .map(|(i, l)| (i, l.path[0].to_string()))
+            .collect()
+    }
+
+    /// A column as a whole.
+    pub(super) fn column(&self, leaf: usize, name: &str, budget: &mut Budget) -> Result<Series> {
+        let wrong = |what: String| self.damaged(what);
+        let about = &self.footer.leaves[leaf];
+        // A cell's value, its flag, and the same while it is built.
+        let rows = self.len();
+        budget.charge(rows * 16).map_err(wrong)?;
+        let mut file = self.file()?;
+        let mut column = match (about.physical, about.logical) {
+            (0, _) => Cells::Bool(BooleanChunkedBuilder::new(name.into(), rows)),
+            (1 | 2, logical) => Cells::Whole(Vec::with_capacity(rows), about.physical, logical),
+            (4, _) => Cells::F32(Vec::with_capacity(rows)),
+            (5, _) => Cells::F64(Vec::with_capacity(rows)),
+            _ => Cells::Text(StringChunkedBuilder::new(name.into(), rows)),
+        };
+        for group in 0..self.footer.groups.len() {
+            let index = self.walk(&mut file, group, leaf)?;
+            let headers = index.dictionary.iter().chain(&index.pages);
+            for (_, header) in headers {
+                budget.unpack(header).map_err(wrong)?;
+            }
+            let dictionary = self.dictionary(&mut file, group, leaf, &index)?;
+            for page in 0..index.pages.len() {
+                let data = self.data(&mut file, group, leaf, &index, page, dictionary.as_ref())?;
+                for row in 0..index.pages[page].1.values {
+                    column.push(&data, row, budget).map_err(wrong)?;
+                }
+            }
+        }
+        Ok(column.finish(name))
+    }
+
+    /// Where a row of a column that is read page by page lies.
+    pub(super) fn place(&self, leaf: usize, row: usize) -> Result<Place> {
+        if row >= self.len() {
+            return Err(Error::invalid(format!(
+                "no row {row}: the table has {} rows, counted from 0",
+                self.len()
+            )));
+        }
+        // The last group that starts here or before: empty ones start where the next does.
+        let group = self.starts.partition_point(|&s| s <= row) - 1;
+        let index = self.index(group, leaf)?;
+        let row = row - self.starts[group];
+        let page = index.firsts.partition_point(|&f| f <= row) - 1;
+        let row = row - index.firsts[page];
+        Ok(Place { group, page, row })
+    }
+
+    fn index(&self, group: usize, leaf: usize) -> Result<Arc<Index>> {
+        if let Some(index) = self.index[group].get() {
+            return Ok(index.clone());
+        }
+        let index = Arc::new(self.walk(&mut self.file()?, group, leaf)?);
+        Ok(self.index[group].get_or_init(|| index).clone())
+    }
+
+    /// Whether a page needs its row group's dictionary.
+    pub(super) fn needs_words(&self, leaf: usize, place: Place) -> Result<bool> {
+        let index = self.index(place.group, leaf)?;
+        Ok(index.pages[place.page].1.needs_dictionary())
+    }
+
+    /// The dictionary of a row group.
+    pub(super) fn words(&self, group: usize, leaf: usize) -> Result<Option<Values>> {
+        let index = self.index(group, leaf)?;
+        self.dictionary(&mut self.file()?, group, leaf, &index)
+    }
+
+    /// A page of a column that is read page by page.
+    pub(super) fn page(&self, leaf: usize, place: Place, words: Option<&Values>) -> Result<Page> {
+        let index = self.index(place.group, leaf)?;
+        let mut file = self.file()?;
+        self.data(&mut file, place.group, leaf, &index, place.page, words)
+    }
+
+    fn file(&self) -> Result<File> {
+        let io = |e| Error::io(&self.path, e);
+        let file = File::open(&self.path).map_err(io)?;
+        if file.metadata().map_err(io)?.len() != self.length {
+            return Err(
+                self.wrong("the file has changed since it was opened; open it again".into())
+            );
+        }
+        Ok(file)
+    }
+
+    /// The headers of a column of a row group.
+    fn walk(&self, file: &mut File, group: usize, leaf: usize) -> Result<Index> {
+        let damaged = |what: &str| self.damaged(format!("row group {group}: {what}"));
+        let Chunk { start, length, .. } = self.footer.groups[group].chunks[leaf];
+        let end = start.checked_add(length).filter(|&e| e <= self.end);
+        let end = end
+            .filter(|_| start >= 4)
+            .ok_or_else(|| damaged("a column that lies outside of the file"))?;
+        let rows = self.footer.groups[group].rows as usize;
+        let mut index = Index {
+            dictionary: None,
+            pages: Vec::new(),
+            firsts: Vec::new(),
+        };
+        let (mut at, mut first) = (start, 0usize);
+        // Writers may leave room after the last page.
+        while first < rows {
+            let (header, size) = self.header(file, group, at, end)?;
+            let body = at + size as u64;
+            at = body
+                .checked_add(header.packed as u64)
+                .filter(|&e| e <= end)
+                .ok_or_else(|| damaged("a page that is longer than its column"))?;
+            match header.kind {
+                Kind::Dictionary => index.dictionary = Some((body, header)),
+                Kind::Other => {}
+                _ if header.values == 0 => {}
+                _ => {
+                    index.firsts.push(first);
+                    first = first
+                        .checked_add(header.values)
+                        .filter(|&f| f <= rows)
+                        .ok_or_else(|| damaged("a column with more values than rows"))?;
+                    index.pages.push((body, header));
+                }
+            }
+        }
+        Ok(index)
+    }
+
+    fn header(&self, file: &mut File, group: usize, at: u64, end: u64) -> Result<(Header, usize)> {
+        let damaged = |what: &str| self.damaged(format!("row group {group}: {what}"));
+        let mut size = 256;
+        loop {
+            let all = end.saturating_sub(at);
+            let length = all.min(size as u64) as usize;
+            let bytes = self.read(file, at, length)?;
+            match Header::read(&bytes) {
+                Ok(found) => return Ok(found),
+                Err(Fault::Wrong(what)) => return Err(damaged(what)),
+                Err(Fault::Cut) if length as u64 == all || size >= LONGEST_HEADER => {
+                    return Err(damaged("a page without a whole header"));
+                }
+                Err(Fault::Cut) => size *= 16,
+            }
+        }
+    }
+
+    fn dictionary(
+        &self,
+        file: &mut File,
+        group: usize,
+        leaf: usize,
+        index: &Index,
+    ) -> Result<Option<Values>> {
+        let Some((at, header)) = &index.dictionary else {
+            return Ok(None);
+        };
+        let data = self.unpacked(file, group, leaf, *at, header)?;
+        let values = page::dictionary(&self.footer.leaves[leaf], header, data);
+        values.map(Some).map_err(|what| self.damaged(what))
+    }
+
+    fn data(
+        &self,
+        file: &mut File,
+        group: usize,
+        leaf: usize,
+        index: &Index,
+        page: usize,
+        dictionary: Option<&Values>,
+    ) -> Result<Page> {
+        let (at, header) = &index.pages[page];
+        let data = self.unpacked(file, group, leaf, *at, header)?;
+        page::data(&self.footer.leaves[leaf], header, data, dictionary)
+            .map_err(|what| self.damaged(what))
+    }
+
+    fn unpacked(
+        &self,
+        file: &mut File,
+        group: usize,
+        leaf: usize,
+        at: u64,
+        header: &Header,
+    ) -> Result<Vec<u8>> {
+        if header.packed > page::MOST {
+            let (found, most) = (header.packed, page::MOST);
+            return Err(self.wrong(format!(
+                "a page of {found} bytes: at most {most} are read; write it with smaller pages or row groups"
+            )));
+        }
+        let body = self.read(file, at, header.packed)?;
+        let codec = self.footer.groups[group].chunks[leaf].codec;
+        header
+            .unpack(body, codec)
+            .map_err(|what| self.damaged(what))
+    }
+
+    fn read(&self, file: &mut File, at: u64, length: usize) -> Result<Vec<u8>> {
+        let io = |e| Error::io(&self.path, e);
+        let mut bytes = page::zeros(length).map_err(|what| self.wrong(what))?;
+        file.seek(SeekFrom::Start(at)).map_err(io)?;
+        file.read_exact(&mut bytes).map_err(io)?;
+        Ok(bytes)
+    }
+
+    fn damaged(&self, what: String) -> Error {
+        self.wrong(format!(
+            "a damaged parquet file, or one that cannot be read: {what}"
+        ))
+    }
+
+    pub(super) fn wrong(&self, what: String) -> Error {
+        Error::content(&self.path, what)
+    }
+}
+
+impl Leaf {
+    fn is_attribute(&self) -> bool {
+        match self.physical {
+            0 | 4 | 5 => true,
+            1 | 2 => matches!(self.logical, Logical::Plain | Logical::Unsigned),
+            6 => self.logical == Logical::Text,
+            _ => false,
+        }
+    }
+
+    /// As polars calls it, where it has a name there.
+    fn type_name(&self) -> String {
+        if self.repeated {
+            return "list".into();
+        }
+        let name = match (self.physical, self.logical) {
+            (0, _) => "bool",
+            (1, Logical::Plain) => "i32",
+            (1, Logical::Unsigned) => "u32",
+            (2, Logical::Plain) => "i64",
+            (2, Logical::Unsigned) => "u64",
+            (4, _) => "f32",
+            (5, _) => "f64",
+            (6, Logical::Text) => "str",
+            (6, _) => "binary",
+            _ => "another type",
+        };
+        name.into()
+    }
+}
+
+/// A column while it is built.
+enum Cells {
+    Bool(BooleanChunkedBuilder),
+    Whole(Vec<Option<i64>>, i64, Logical),
+    F32(Vec<Option<f32>>),
+    F64(Vec<Option<f64>>),
+    Text(StringChunkedBuilder),
+}
+
+impl Cells {
+    fn push(
+        &mut self,
+        page: &Page,
+        row: usize,
+        budget: &mut Budget,
+    ) -> std::result::Result<(), String> {
+        let place = page.place(row);
+        match (self, &page.values) {
+            (Self::Bool(b), Values::Bool(v)) => b.append_option(place.map(|p| v[p])),
+            (Self::Whole(b, _, Logical::Unsigned), Values::I32(v)) => {
+                b.push(place.map(|p| i64::from(v[p] as u32)));
+            }
+            (Self::Whole(b, ..), Values::I32(v)) => b.push(place.map(|p| i64::from(v[p]))),
+            (Self::Whole(b, ..), Values::I64(v)) => b.push(place.map(|p| v[p])),
+            (Self::F32(b), Values::F32(v)) => b.push(place.map(|p| v[p])),
+            (Self::F64(b), Values::F64(v)) => b.push(place.map(|p| v[p])),
+            (Self::Text(b), Values::Bytes { .. }) => {
+                let text = page.bytes(row).map(String::from_utf8_lossy);
+                budget.charge(text.as_ref().map_or(0, |t| t.len()))?;
+                b.append_option(text.as_deref());
+            }
+            _ => return Err("a column that changes its type".into()),
+        }
+        Ok(())
+    }
+
+    fn finish(self, name: &str) -> Series {
+        match self {
+            Self::Bool(b) => b.finish().into_series(),
+            Self::Text(b) => b.finish().into_series(),
+            Self::F32(v) => Series::new(name.into(), v),
+            Self::F64(v) => Series::new(name.into(), v),
+            Self::Whole(v, 1, Logical::Unsigned) => {
+                let v: Vec<Option<u32>> = v.into_iter().map(|v| v.map(|v| v as u32)).collect();
+                Series::new(name.into(), v)
+            }
+            Self::Whole(v, 1, _) => {
+                let v: Vec<Option<i32>> = v.into_iter().map(|v| v.map(|v| v as i32)).collect();
+                Series::new(name.into(), v)
+            }
+            Self::Whole(v, _, Logical::Unsigned) => {
+                let v: Vec<Option<u64>> = v.into_iter().map(|v| v.map(|v| v as u64)).collect();
+                Series::new(name.into(), v)
+            }
+            Self::Whole(v, ..) => Series::new(name.into(), v),
+        }
+    }
+}
