@@ -44,7 +44,7 @@ pub(super) enum Layer {
     /// Tokens from pixels.
     Embed(Embed),
     /// A transformer's block on tokens (batch, tokens, width).
-    Encoder(Encoder),
+    Encoder(Box<Encoder>),
     LayerNorm(LayerNorm),
     /// The class token, the first: (batch, tokens, width) to (batch, width).
     ClassToken,
@@ -568,7 +568,7 @@ impl Layer {
                 activation: *activation,
             },
             Self::Embed(embed) => Self::Embed(embed.frozen(device)?),
-            Self::Encoder(encoder) => Self::Encoder(encoder.frozen(device)?),
+            Self::Encoder(encoder) => Self::Encoder(Box::new(encoder.frozen(device)?)),
             Self::LayerNorm(norm) => Self::LayerNorm(norm.frozen(device)?),
             other => other.clone(),
         })

@@ -463,7 +463,7 @@ fn build(config: &TransformerConfig, at: &Scope) -> Result<Backbone> {
         };
         net.push(
             &name,
-            Layer::Encoder(Encoder::new(config, &inner.pp(&name))?),
+            Layer::Encoder(Box::new(Encoder::new(config, &inner.pp(&name))?)),
         );
         net.alias(&format!("block{i}"));
     }
@@ -645,11 +645,11 @@ mod tests {
         }
         let theirs = dinov2::DinoVisionTransformer::new(builder(theirs), 2, 24, 3)?;
         let layers = network.map(|layer| match layer {
-            Layer::Encoder(encoder) => Layer::Encoder(Encoder {
+            Layer::Encoder(encoder) => Layer::Encoder(Box::new(Encoder {
                 gelu: Gelu::Tanh,
                 norms: encoder.norms.clone().map(|n| LayerNorm { eps: 1e-5, ..n }),
-                ..encoder.clone()
-            }),
+                ..encoder.as_ref().clone()
+            })),
             Layer::LayerNorm(norm) => Layer::LayerNorm(LayerNorm {
                 eps: 1e-5,
                 ..norm.clone()
