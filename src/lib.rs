@@ -8,7 +8,7 @@
 //! `D(t⁻¹(v | z))` shows every image that the layer cannot tell from `x`.
 //!
 //! The modules depend on each other in one direction only:
-//! `ops` ← `flow`, `backbone`, `autoencoder`, `loss` ← `data`, `hub`, `train`, `metric`, `interpret` ← `figure` ← `notebook`.
+//! `ops` ← `flow` ← `backbone`, `autoencoder`, `loss` ← `data`, `hub`, `train`, `metric`, `interpret` ← `figure` ← `notebook`.
 //!
 //! Notebooks use candle, plotters, polars and hf-hub through the re-exports below and never by a
 //! dependency of their own: a second copy of candle would have its own tensor ids, and gradients would be lost.
