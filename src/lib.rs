@@ -26,6 +26,7 @@ pub mod metric;
 pub mod notebook;
 pub mod ops;
 pub mod prelude;
+mod say;
 pub mod train;
 
 pub use error::{Error, Result};

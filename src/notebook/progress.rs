@@ -1,3 +1,4 @@
+use crate::say::say;
 use std::time::{Duration, Instant};
 
 /// Progress of a long loop, as lines of text: few, soon at first, at least one every ten seconds.
@@ -39,7 +40,7 @@ impl Progress {
         self.at = count;
         let gone = self.started.elapsed();
         if gone >= self.next {
-            println!("{}", self.line(gone, about));
+            say(&self.line(gone, about));
             // 1, 2, 5, 10, 20, 30 … seconds.
             self.next = match gone.as_secs() {
                 0..2 => Duration::from_secs(2),
@@ -53,7 +54,7 @@ impl Progress {
     pub fn done(&self) {
         let gone = self.started.elapsed();
         if gone >= Duration::from_secs(1) {
-            println!("{} {} in {}", self.at, self.what, seconds(gone));
+            say(&format!("{} {} in {}", self.at, self.what, seconds(gone)));
         }
     }
 

@@ -7,6 +7,7 @@ use crate::data::{Digits, Split};
 use crate::loss::vae_loss;
 use crate::metric::{agreement, psnr};
 use crate::ops::{Params, PoolConfig, Rng, avg_pool2d};
+use crate::say::say;
 use crate::{Error, Result};
 use candle_core::Tensor;
 use serde_json::json;
@@ -210,7 +211,7 @@ fn fit(
     let trained = Trainer::new(training.clone()).fit_in(slot, &building.params, |n, rng| {
         step(network, &building, digits, training.batch, n, rng)
     })?;
-    println!("{}: {trained}", network.name());
+    say(&format!("{}: {trained}", network.name()));
     Ok(building)
 }
 
@@ -292,9 +293,9 @@ impl DigitsNetworks {
                     &name,
                     &network.configuration(digits, &training, Some(&card)),
                 )?;
-                println!(
+                say(&format!(
                     "{name}: the shipped weights, trained on for {adapt} steps on these digits"
-                );
+                ));
                 let adapted = fit(network, digits, &training, &slot, Some(&building.params))?;
                 cards.insert(name, slot.load(&adapted.params)?.unwrap_or(card));
                 return Ok(adapted);

@@ -1,4 +1,4 @@
-use std::io::Write;
+use crate::say::say;
 use std::time::{Duration, Instant};
 
 /// Lines of text while a training runs: soon after the start, then every ten seconds. A notebook shows
@@ -53,9 +53,7 @@ impl Progress {
     /// Prints any line, at once.
     pub fn say(&self, text: &str) {
         if !self.quiet {
-            println!("{text}");
-            // A closed pipe must not end a training.
-            let _ = std::io::stdout().flush();
+            say(text);
         }
     }
 }

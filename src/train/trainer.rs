@@ -5,6 +5,7 @@ use super::progress::{Progress, number, span};
 use super::store::{CARD, LOG, WEIGHTS, machine, today};
 use super::{Card, Slot, TrainConfig};
 use crate::ops::{Params, Rng, backward, keep_freed_memory};
+use crate::say::say;
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 use polars::frame::DataFrame;
@@ -188,10 +189,10 @@ impl Trainer {
         // The system frees the lock when a process ends, however it ends.
         if lock.try_lock().is_err() {
             if !self.quiet {
-                println!(
+                say(&format!(
                     "another process trains this network ({}): waiting for it",
                     folder.display()
-                );
+                ));
             }
             lock.lock().map_err(|e| Error::io(&path, e))?;
         }
@@ -205,7 +206,7 @@ impl Trainer {
                 card.date
             );
             if !self.quiet {
-                println!("{summary}");
+                say(&summary);
             }
             return Ok(Trained {
                 steps: card.steps,
@@ -295,7 +296,7 @@ impl Trainer {
                         done = place;
                         break;
                     }
-                    Err(e) if !self.quiet => println!("{e}: left out"),
+                    Err(e) if !self.quiet => say(&format!("{e}: left out")),
                     Err(_) => {}
                 }
             }

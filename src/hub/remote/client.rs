@@ -2,10 +2,10 @@ use super::http::{Answer, Ask, Failure, bare, parse};
 use super::repo::{Kind, Repo};
 use super::transfer::{Hash, Transfer, beside, lock};
 use crate::ops::names::shown;
+use crate::say::say;
 use crate::{Error, Result};
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -344,9 +344,7 @@ impl Hub {
     /// Says a line.
     pub(super) fn say(&self, line: String) {
         if self.progress {
-            // A closed pipe must not end a download.
-            let mut out = std::io::stdout().lock();
-            let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+            say(&line);
         }
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.len() == LINES {
