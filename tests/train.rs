@@ -547,6 +547,21 @@ fn a_finished_training_is_reused() -> Result<()> {
     assert_eq!(card.training.learning_rate, config.learning_rate);
     assert_eq!(card.version, invariances::VERSION);
 
+    // A slot whose configuration leaves the training out does not pass its weights off as another training's.
+    let other = TrainConfig {
+        learning_rate: 0.5,
+        ..config.clone()
+    };
+    let text = trainer(&other)
+        .fit_in(&slot, &again.params, |_, _| panic!("trained again"))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        text.contains("trained with other settings") && text.contains("learning_rate"),
+        "{text}"
+    );
+    assert!(again.bits()? == net.bits()?);
+
     // Another setting, another place; how often checkpoints are written is none.
     let seeded = TrainConfig {
         seed: 4,

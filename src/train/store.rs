@@ -133,15 +133,26 @@ impl Slot {
         self.file(CARD).is_file() && self.file(WEIGHTS).is_file()
     }
 
+    /// What is known about the weights; nothing where no training has finished here.
+    ///
+    /// # Errors
+    /// [`Error::Content`] where the card is damaged.
+    pub fn card(&self) -> Result<Option<Card>> {
+        if !self.is_trained() {
+            return Ok(None);
+        }
+        let card = Card::read(&self.file(CARD)).map_err(|e| self.advise(e))?;
+        Ok(Some(card))
+    }
+
     /// Takes up the trained weights; nothing where no training has finished here.
     ///
     /// # Errors
     /// [`Error::Content`] where the files are damaged or of another network.
     pub fn load(&self, params: &Params) -> Result<Option<Card>> {
-        if !self.is_trained() {
+        let Some(card) = self.card()? else {
             return Ok(None);
-        }
-        let card = Card::read(&self.file(CARD)).map_err(|e| self.advise(e))?;
+        };
         let tensors = card
             .read_weights(&self.file(WEIGHTS))
             .map_err(|e| self.advise(e))?;

@@ -2,13 +2,14 @@ use super::adam::Adam;
 use super::checkpoint::{self, Average, BEFORE, NEWEST, NEXT, Place, State};
 use super::log::{Log, read_frame, write_frame};
 use super::progress::{Progress, number, span};
-use super::store::{CARD, LOG, WEIGHTS, machine, today};
+use super::store::{CARD, LOG, WEIGHTS, differences, machine, today};
 use super::{Card, Slot, TrainConfig};
 use crate::ops::{Params, Rng, backward, keep_freed_memory};
 use crate::say::say;
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 use polars::frame::DataFrame;
+use serde_json::json;
 use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -197,6 +198,17 @@ impl Trainer {
             lock.lock().map_err(|e| Error::io(&path, e))?;
         }
         remove_temporary(folder);
+        if let Some(card) = slot.card()? {
+            // A configuration that leaves the training out would have its weights taken for those of any other.
+            let other = differences(&json!(card.training), &json!(self.config));
+            if !other.is_empty() {
+                return Err(Error::invalid(format!(
+                    "{} holds weights that were trained with other settings ({}): name the training's settings in the slot's configuration, as in `store.slot(name, &(config, training))`",
+                    folder.display(),
+                    other.join("; ")
+                )));
+            }
+        }
         if let Some(card) = slot.load(params)? {
             let log = read_frame(&slot.file(LOG)).map_err(|e| slot.advise(e))?;
             let summary = format!(
