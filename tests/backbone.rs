@@ -4,9 +4,9 @@ mod common;
 
 use common::{fill, input, reference, state_dict};
 use invariances::backbone::{
-    Backbone, Custom, Greybox, Mode, Network, Pooling, Preprocess, SqueezeNet, alexnet,
-    alexnet_small, facenet, fid_inception, plain_small, resnet, resnet_small, squeezenet,
-    squeezenet_small, vgg16,
+    Backbone, Custom, Greybox, Mode, Network, Pooling, Preprocess, SqueezeNet, TransformerConfig,
+    alexnet, alexnet_small, facenet, fid_inception, plain_small, resnet, resnet_small, squeezenet,
+    squeezenet_small, transformer, vgg16,
 };
 use invariances::candle_core::{DType, Device, Tensor, Var};
 use invariances::interpret::Features;
@@ -352,6 +352,30 @@ fn layers_are_named_and_misnamed_ones_are_told() -> Result<()> {
         text.contains("features.0") && text.contains("3 channels"),
         "{text}"
     );
+    for build in [
+        |at: &Scope| alexnet_small(0, 10, at),
+        |at: &Scope| squeezenet_small(0, at),
+        |at: &Scope| {
+            transformer(
+                &TransformerConfig {
+                    hidden: 0,
+                    ..TransformerConfig::vit_base()
+                },
+                at,
+            )
+        },
+    ] {
+        let text = build(&Params::blank(&Device::Cpu).root())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            text.contains("expected widths and classes of at least 1"),
+            "{text}"
+        );
+    }
+    let none = Tensor::zeros((0, 3, 227, 227), DType::F32, &Device::Cpu)?;
+    let text = bare.forward(&none).unwrap_err().to_string();
+    assert!(text.contains("at least one image"), "{text}");
     let text = resnet(42, 10, &Params::new(0).root())
         .unwrap_err()
         .to_string();

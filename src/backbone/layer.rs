@@ -225,6 +225,7 @@ impl Conv {
         config: ConvConfig,
         at: &Scope,
     ) -> Result<Self> {
+        check_sizes(inputs, outputs, at)?;
         let bias = at.get(outputs, "bias", Init::Const(0.0))?;
         let weight = at.get((outputs, inputs, kernel.0, kernel.1), "weight", Init::He)?;
         Ok(Self {
@@ -242,6 +243,7 @@ impl Conv {
         config: ConvConfig,
         at: &Scope,
     ) -> Result<Self> {
+        check_sizes(inputs, outputs, at)?;
         let weight = at.get((outputs, inputs, kernel.0, kernel.1), "weight", Init::He)?;
         Ok(Self {
             parameters: weight.elem_count(),
@@ -369,6 +371,7 @@ impl Dense {
 
     /// Without a bias.
     pub(super) fn plain(inputs: usize, outputs: usize, at: &Scope) -> Result<Self> {
+        check_sizes(inputs, outputs, at)?;
         let weight = at.get((outputs, inputs), "weight", Init::FanIn)?;
         Ok(Self {
             parameters: weight.elem_count(),
@@ -573,6 +576,17 @@ impl Layer {
             other => other.clone(),
         })
     }
+}
+
+/// A layer of nothing would fail later, and not by its name.
+fn check_sizes(inputs: usize, outputs: usize, at: &Scope) -> Result<()> {
+    if inputs > 0 && outputs > 0 {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "layer {} would take {inputs} and give {outputs} numbers: expected widths and classes of at least 1",
+        at.name()
+    )))
 }
 
 /// The numbers of a parameter, without a gradient, on a device.

@@ -2,6 +2,9 @@ use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use nalgebra::DMatrix;
 
+/// So many features at most: their covariance takes 2 GiB.
+const MOST: usize = 1 << 14;
+
 /// The Fréchet distance between two samples of features, each taken as Gaussian (arXiv 1706.08500, equation 6):
 /// |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½), in f64, with unbiased covariances. a is (n, f) and b (m, f), n and m at least 2.
 ///
@@ -30,6 +33,12 @@ pub fn frechet_distance(a: &Tensor, b: &Tensor) -> Result<f64> {
             "the Fréchet distance needs features (n, f) and (m, f) of at least two images each, found {:?} and {:?}",
             a.dims(),
             b.dims()
+        )));
+    }
+    let features = a.dims()[1];
+    if features > MOST {
+        return Err(Error::invalid(format!(
+            "the Fréchet distance takes at most {MOST} features, whose covariance is a square, found {features}: pool the layer, or take a later one"
         )));
     }
     let ((mean_a, cov_a), (mean_b, cov_b)) = (moments(a)?, moments(b)?);

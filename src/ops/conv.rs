@@ -843,12 +843,16 @@ impl Convolution {
                 "{name}: expected an image (batch, channels, height, width), a weight of four and a bias of one dimension, found {x:?}, {w:?}, {b:?}"
             )));
         };
+        if batch == 0 {
+            return Err(Error::invalid(format!(
+                "{name}: expected at least one image, found none: {x:?}"
+            )));
+        }
         let ConvConfig {
             stride, padding, ..
         } = self.config;
         let (expected_in, c_out) = if self.transposed { (w0, w1) } else { (w1, w0) };
-        if c_in != expected_in || c_bias != c_out || stride == 0 || kh == 0 || kw == 0 || batch == 0
-        {
+        if c_in != expected_in || c_bias != c_out || stride == 0 || kh == 0 || kw == 0 {
             return Err(Error::invalid(format!(
                 "{name}: weight {w:?} takes {expected_in} channels and gives {c_out}; found an image {x:?}, a bias of {c_bias}, stride {stride}"
             )));

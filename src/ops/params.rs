@@ -301,6 +301,11 @@ impl Scope {
         }
     }
 
+    /// The name of this place: that of its parameters without their last part.
+    pub fn name(&self) -> String {
+        self.prefix.clone()
+    }
+
     /// The parameters that this is a place in.
     pub fn params(&self) -> &Params {
         &self.params
