@@ -28,11 +28,12 @@ pub use crate::hub::{
 };
 pub use crate::interpret::{Codes, Features, Probe, Samples, chance, free_share, unread_share};
 pub use crate::loss::{
-    Lpips, Nll, PairNll, PatchDiscriminator, VaeLoss, adversarial_weight, nll, nll_parts, pair_nll,
+    FeatureDistance, Lpips, Nll, PairNll, PatchDiscriminator, PerceptualDistance,
+    PerceptualVaeLoss, VaeLoss, adversarial_weight, nll, nll_parts, pair_nll, perceptual_vae_loss,
     vae_loss,
 };
 pub use crate::metric::{
-    Estimate, agreement, bootstrap_mean, cka, frechet_distance, measure_colours, psnr,
+    Estimate, agreement, bootstrap_mean, cka, frechet_distance, measure_colours, psnr, ssim,
 };
 pub use crate::notebook::{Claim, ClaimBuilder, Claims, Expected, Lab, Progress, Scale};
 pub use crate::ops::{Init, Params, Rng, Scope};

@@ -3,11 +3,16 @@
 mod common;
 
 use common::{assert_close, fill, input, reference, state_dict};
-use invariances::autoencoder::{Autoencoder, BigAe, BigAeConfig, BigGan, IinVae, IinVaeConfig};
-use invariances::backbone::Mode;
+use invariances::autoencoder::{
+    Autoencoder, BigAe, BigAeConfig, BigGan, IinVae, IinVaeConfig, Posterior,
+};
+use invariances::backbone::{Mode, plain_small};
 use invariances::candle_core::{DType, Device, Tensor, Var};
-use invariances::loss::{PatchDiscriminator, adversarial_weight};
-use invariances::metric::frechet_distance;
+use invariances::loss::{
+    FeatureDistance, PatchDiscriminator, PerceptualDistance, adversarial_weight,
+    perceptual_vae_loss,
+};
+use invariances::metric::{frechet_distance, ssim};
 use invariances::ops::{Params, Rng};
 use invariances::{Error, Result};
 use std::collections::HashMap;
@@ -242,5 +247,95 @@ fn biggan_gives_images() -> Result<()> {
     };
     let text = BigAe::new(&short, &Params::blank(&Device::Cpu).root()).unwrap_err();
     assert!(text.to_string().contains("more than 100"), "{text}");
+    Ok(())
+}
+
+/// Structural similarity from its definition, window by window.
+#[test]
+fn structural_similarity_is_its_definition() -> Result<()> {
+    let (h, w) = (13, 12);
+    let x = input("ssim.x", &[2, 3, h, w], 1.0)?;
+    let y = ((&x * 0.6)? + input("ssim.y", &[2, 3, h, w], 0.4)?)?;
+    let flat = |t: &Tensor| t.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>();
+    let (a, b) = (flat(&x)?, flat(&y)?);
+    let weight = |i: usize, j: usize| {
+        let d = |k: usize| (k as f64 - 5.0).powi(2);
+        (-(d(i) + d(j)) / 4.5).exp()
+    };
+    let total: f64 = (0..121).map(|k| weight(k / 11, k % 11)).sum();
+    let found = ssim(&x, &y)?;
+    for (image, found) in found.iter().enumerate() {
+        let (mut sum, mut count) = (0.0, 0.0);
+        for c in 0..3 {
+            for top in 0..=h - 11 {
+                for left in 0..=w - 11 {
+                    let mean = |f: &dyn Fn(f64, f64) -> f64| -> f64 {
+                        let each = (0..121).map(|k| {
+                            let (i, j) = (k / 11, k % 11);
+                            let at = ((image * 3 + c) * h + top + i) * w + left + j;
+                            weight(i, j) / total * f(a[at], b[at])
+                        });
+                        each.sum()
+                    };
+                    let (ma, mb) = (mean(&|a, _| a), mean(&|_, b| b));
+                    let va = mean(&|a, _| (a - ma).powi(2));
+                    let vb = mean(&|_, b| (b - mb).powi(2));
+                    let cov = mean(&|a, b| (a - ma) * (b - mb));
+                    let (c1, c2) = (0.0004, 0.0036);
+                    sum += (2.0 * ma * mb + c1) * (2.0 * cov + c2)
+                        / ((ma * ma + mb * mb + c1) * (va + vb + c2));
+                    count += 1.0;
+                }
+            }
+        }
+        assert!(
+            (found - sum / count).abs() < 1e-9,
+            "{found}, expected {}",
+            sum / count
+        );
+    }
+    let text = ssim(&x.narrow(2, 0, 8)?, &y.narrow(2, 0, 8)?)
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("at least 11 pixels"), "{text}");
+    Ok(())
+}
+
+/// The paper's loss against its formula, and its gradients: to the images, to γ, and by features to the images too.
+#[test]
+fn the_papers_vae_loss_is_its_formula() -> Result<()> {
+    let network = plain_small(10, &Params::new(3).root())?.frozen()?;
+    let distance = FeatureDistance::new(&network, &["conv2", "conv4", "pool"])?;
+    let x = input("loss.x", &[2, 3, 32, 32], 1.0)?;
+    let decoded = Var::from_tensor(&input("loss.decoded", &[2, 3, 32, 32], 1.0)?)?;
+    let gamma = Var::new(0.3f32, &Device::Cpu)?;
+    let posterior = Posterior::new(&input("m", &[2, 5], 1.0)?, &input("v", &[2, 5], 1.0)?)?;
+    let loss = perceptual_vae_loss((&x, &decoded), &posterior, &gamma, Some(&distance), 0.5)?;
+    let number = |t: &Tensor| -> Result<f64> { Ok(f64::from(t.to_scalar::<f32>()?)) };
+    let apart = (&x - decoded.as_tensor())?.abs()?.mean_all()?;
+    let by_features = distance.distance(&x, &decoded)?.mean_all()?;
+    assert!(number(&by_features)? > 0.0);
+    let per_number = (number(&apart)? + number(&by_features)?) / 0.3f64.exp() + 0.3;
+    let expected = 3072.0 * per_number + 0.5 * number(&posterior.kl()?.mean_all()?)?;
+    assert!((number(&loss.loss)? - expected).abs() < 1e-3 * expected);
+    let gradients = loss.loss.backward()?;
+    assert!(gradients.get(&decoded).is_some() && gradients.get(&gamma).is_some());
+    let features = by_features.backward()?;
+    let gradient = features
+        .get(&decoded)
+        .ok_or_else(|| Error::invalid("no gradient"))?;
+    assert!(gradient.abs()?.sum_all()?.to_scalar::<f32>()? > 0.0);
+    // Equal images: no distance, and a gradient that is a number.
+    let same = Var::from_tensor(&x)?;
+    let none = distance.distance(&x, &same)?.sum_all()?;
+    assert_eq!(none.to_scalar::<f32>()?, 0.0);
+    let gradient = none
+        .backward()?
+        .get(&same)
+        .map(|g| g.sum_all())
+        .transpose()?;
+    assert!(gradient.is_none_or(|g| g.to_scalar::<f32>().is_ok_and(f32::is_finite)));
+    let text = FeatureDistance::new(&network, &[]).unwrap_err().to_string();
+    assert!(text.contains("at least one layer"), "{text}");
     Ok(())
 }

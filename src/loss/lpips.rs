@@ -76,7 +76,8 @@ impl Lpips {
             )));
         }
         let unit = |z: &Tensor| -> Result<Tensor> {
-            let length = (z.sqr()?.sum_keepdim(1)?.sqrt()? + 1e-10)?;
+            // The first small number keeps the gradient finite where a place has no features at all.
+            let length = ((z.sqr()?.sum_keepdim(1)? + 1e-20)?.sqrt()? + 1e-10)?;
             Ok(z.broadcast_div(&length)?)
         };
         let (fa, fb) = (

@@ -3,9 +3,11 @@
 mod discriminator;
 mod flow;
 mod lpips;
+mod perceptual;
 mod vae;
 
 pub use discriminator::{PatchDiscriminator, adversarial_weight};
 pub use flow::{Nll, PairNll, nll, nll_parts, pair_nll};
 pub use lpips::Lpips;
+pub use perceptual::{FeatureDistance, PerceptualDistance, PerceptualVaeLoss, perceptual_vae_loss};
 pub use vae::{VaeLoss, vae_loss};

@@ -5,9 +5,11 @@ mod estimate;
 mod frechet;
 mod image;
 mod similarity;
+mod ssim;
 
 pub use colour::measure_colours;
 pub use estimate::{Estimate, bootstrap_mean};
 pub use frechet::frechet_distance;
 pub use image::{agreement, psnr};
 pub use similarity::cka;
+pub use ssim::ssim;

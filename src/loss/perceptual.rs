@@ -1,0 +1,163 @@
+use super::Lpips;
+use crate::autoencoder::Posterior;
+use crate::backbone::Network;
+use crate::{Error, Result};
+use candle_core::Tensor;
+use std::fmt;
+use std::sync::Arc;
+
+/// How different two images look, by features of a network that takes no part in the question asked.
+pub trait PerceptualDistance {
+    /// The distance of each pair of images (batch, 3, h, w) in [−1, 1]: (batch,), with a gradient for both.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the shapes differ or do not fit the network.
+    fn distance(&self, a: &Tensor, b: &Tensor) -> Result<Tensor>;
+}
+
+impl PerceptualDistance for Lpips {
+    fn distance(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        Lpips::distance(self, a, b)
+    }
+}
+
+/// LPIPS' build on any network and without people's weights: at each layer the features of every place are divided by their length, and
+/// the squared differences are summed over channels and averaged over places and layers. For worlds that have a network of their own; never take
+/// the network under study.
+///
+/// ```
+/// use invariances::{backbone::plain_small, candle_core::Device, ops::{Params, Rng}};
+/// use invariances::loss::{FeatureDistance, PerceptualDistance};
+/// let network = plain_small(10, &Params::new(0).root())?.frozen()?;
+/// let distance = FeatureDistance::new(&network, &["conv2", "conv4"])?;
+/// let x = Rng::new(1).normal((2, 3, 32, 32), &Device::Cpu)?;
+/// assert_eq!(distance.distance(&x, &x)?.to_vec1::<f32>()?, [0.0, 0.0]);
+/// # Ok::<(), invariances::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct FeatureDistance {
+    network: Arc<dyn Network>,
+    layers: Vec<String>,
+}
+
+impl fmt::Debug for FeatureDistance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "FeatureDistance({} at {})",
+            self.network.name(),
+            self.layers.join(", ")
+        )
+    }
+}
+
+impl FeatureDistance {
+    /// From the named layers of a network.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an unknown layer, no layers, or a network that gives no gradient.
+    pub fn new(network: &(impl Network + Clone + 'static), layers: &[&str]) -> Result<Self> {
+        if layers.is_empty() {
+            return Err(Error::invalid(
+                "a distance by features needs at least one layer",
+            ));
+        }
+        if let Some(why) = network.no_gradient() {
+            return Err(Error::invalid(format!(
+                "a distance by features of {} would have no gradient: {why}",
+                network.name()
+            )));
+        }
+        for layer in layers {
+            network.position(layer)?;
+        }
+        Ok(Self {
+            network: Arc::new(network.clone()),
+            layers: layers.iter().map(ToString::to_string).collect(),
+        })
+    }
+}
+
+impl PerceptualDistance for FeatureDistance {
+    fn distance(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        if a.dims() != b.dims() {
+            return Err(Error::invalid(format!(
+                "a distance compares images of one shape, found {:?} and {:?}",
+                a.dims(),
+                b.dims()
+            )));
+        }
+        let layers: Vec<&str> = self.layers.iter().map(String::as_str).collect();
+        let (fa, fb) = (
+            self.network.encode_all(a, &layers)?,
+            self.network.encode_all(b, &layers)?,
+        );
+        let unit = |z: &Tensor| -> Result<Tensor> {
+            // The small number is inside the root: its gradient at zero is not infinite.
+            let length = (z.sqr()?.sum_keepdim(1)? + 1e-10)?.sqrt()?;
+            Ok(z.broadcast_div(&length)?)
+        };
+        let parts = fa.iter().zip(&fb).map(|(a, b)| {
+            let differences = (unit(a)? - unit(b)?)?.sqr()?.sum(1)?;
+            Ok(match differences.rank() {
+                1 => differences,
+                _ => differences.flatten_from(1)?.mean(1)?,
+            })
+        });
+        let parts = parts.collect::<Result<Vec<_>>>()?;
+        Ok((Tensor::stack(&parts, 0)?.sum(0)? / self.layers.len() as f64)?)
+    }
+}
+
+/// The parts of the paper's VAE loss, each a mean over the batch.
+#[derive(Clone, Debug)]
+pub struct PerceptualVaeLoss {
+    /// What is minimised without the adversary, a scalar in nats per image: likelihood and KL divergence.
+    pub loss: Tensor,
+    /// The likelihood's part, at whose gradient the adversary's weight is measured (see [`super::adversarial_weight`]).
+    pub nll: Tensor,
+    /// Mean absolute error per pixel and channel, a scalar; images in [−1, 1].
+    pub l1: Tensor,
+    /// The perceptual distance, a scalar; zero where none is given.
+    pub perceptual: Tensor,
+    /// KL divergence in nats per image, a scalar.
+    pub kl: Tensor,
+}
+
+/// The paper's VAE loss without the adversary (arXiv 2008.01777): (|x − x̂| + distance)/exp(γ) + γ summed over pixels and channels, over
+/// all of which the distance and the learned scalar γ are broadcast, and the KL divergence times `kl_weight`.
+///
+/// # Errors
+/// [`Error::Invalid`] where the image shapes differ.
+pub fn perceptual_vae_loss(
+    (x, decoded): (&Tensor, &Tensor),
+    posterior: &Posterior,
+    gamma: &Tensor,
+    distance: Option<&dyn PerceptualDistance>,
+    kl_weight: f64,
+) -> Result<PerceptualVaeLoss> {
+    if x.dims() != decoded.dims() || x.rank() != 4 || x.elem_count() == 0 {
+        return Err(Error::invalid(format!(
+            "the VAE loss compares images of one shape (batch, channels, h, w), found {:?} and {:?}",
+            x.dims(),
+            decoded.dims()
+        )));
+    }
+    let numbers = (x.elem_count() / x.dims()[0]) as f64;
+    let l1 = (x - decoded)?.abs()?.mean_all()?;
+    let perceptual = match distance {
+        Some(distance) => distance.distance(x, decoded)?.mean_all()?,
+        None => l1.zeros_like()?,
+    };
+    let gamma = gamma.reshape(())?;
+    let per_number = ((&l1 + &perceptual)? / gamma.exp()?)?;
+    let nll = ((per_number + &gamma)? * numbers)?;
+    let kl = posterior.kl()?.mean_all()?;
+    Ok(PerceptualVaeLoss {
+        loss: (&nll + (&kl * kl_weight)?)?,
+        nll,
+        l1,
+        perceptual,
+        kl,
+    })
+}

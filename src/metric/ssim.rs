@@ -1,0 +1,62 @@
+use crate::ops::{ConvConfig, conv2d};
+use crate::{Error, Result};
+use candle_core::{DType, Tensor};
+
+/// The side of the window in pixels, and the deviation of its Gaussian.
+const WINDOW: usize = 11;
+const SIGMA: f64 = 1.5;
+
+/// Structural similarity (Wang et al. 2004, doi 10.1109/TIP.2003.819861) of each pair of images (batch, channels, h, w) in [−1, 1]: 1 for equal
+/// ones. Means, variances and covariance in a Gaussian window of 11 pixels and deviation 1.5, constants (0.01·2)² and (0.03·2)², the mean
+/// over colours and all places where the window is inside.
+///
+/// ```
+/// use invariances::{candle_core::Device, metric::ssim, ops::Rng};
+/// let x = Rng::new(0).uniform(-1.0, 1.0, (2, 3, 16, 16), &Device::Cpu)?;
+/// assert!(ssim(&x, &x)?.iter().all(|s| (s - 1.0).abs() < 1e-6));
+/// # Ok::<(), invariances::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Invalid`] where the shapes differ, or the images are smaller than the window.
+pub fn ssim(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
+    let (batch, channels, h, w) = match (x.dims(), y.dims()) {
+        (&[b, c, h, w], other) if x.dims() == other && b > 0 && c > 0 && h.min(w) >= WINDOW => {
+            (b, c, h, w)
+        }
+        (x, y) => {
+            return Err(Error::invalid(format!(
+                "structural similarity compares images of one shape (batch, channels, h, w) of at least {WINDOW} pixels a side, found {x:?} and {y:?}"
+            )));
+        }
+    };
+    let middle = (WINDOW / 2) as f64;
+    let line: Vec<f64> = (0..WINDOW)
+        .map(|i| (-(i as f64 - middle).powi(2) / (2.0 * SIGMA * SIGMA)).exp())
+        .collect();
+    let sum: f64 = line.iter().sum();
+    let line = Tensor::new(line, x.device())?.affine(1.0 / sum, 0.0)?;
+    // Colour by colour, in f64: variances are differences of nearly equal numbers.
+    let plane = |t: &Tensor| -> Result<Tensor> {
+        Ok(t.detach()
+            .to_dtype(DType::F64)?
+            .reshape((batch * channels, 1, h, w))?)
+    };
+    let (x, y) = (plane(x)?, plane(y)?);
+    let none = Tensor::zeros(1, DType::F64, x.device())?;
+    let blurred = |t: &Tensor| -> Result<Tensor> {
+        let plain = ConvConfig::default();
+        let lines = conv2d(t, &line.reshape((1, 1, WINDOW, 1))?, &none, plain)?;
+        conv2d(&lines, &line.reshape((1, 1, 1, WINDOW))?, &none, plain)
+    };
+    let (mx, my) = (blurred(&x)?, blurred(&y)?);
+    let both = (&mx * &my)?;
+    let (xx, yy) = (mx.sqr()?, my.sqr()?);
+    let variances = ((blurred(&x.sqr()?)? - &xx)? + (blurred(&y.sqr()?)? - &yy)?)?;
+    let covariance = (blurred(&(&x * &y)?)? - &both)?;
+    let (c1, c2) = (0.02f64.powi(2), 0.06f64.powi(2));
+    let above = (both.affine(2.0, c1)? * covariance.affine(2.0, c2)?)?;
+    let below = ((xx + yy)?.affine(1.0, c1)? * variances.affine(1.0, c2)?)?;
+    let each = (above / below)?.reshape((batch, ()))?.mean(1)?;
+    Ok(each.to_vec1()?)
+}
