@@ -3,6 +3,9 @@
 //! `cargo bench --bench backbone [-- NETWORK …]`: medians in milliseconds, each network in a process of its own.
 //! `benches/backbone.py` runs the same in PyTorch, side by side.
 
+mod common;
+
+use common::{arguments, peak};
 use invariances::Result;
 use invariances::backbone::{Network, Preprocess, SqueezeNet, alexnet, resnet, squeezenet};
 use invariances::candle_core::{Device, Var};
@@ -22,14 +25,6 @@ fn median(mut run: impl FnMut() -> Result<()>) -> Result<f64> {
     }
     times.sort_by(f64::total_cmp);
     Ok(times[times.len() / 2])
-}
-
-/// The largest resident memory of this process so far, in MiB.
-fn peak() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<f64>().ok());
-    kib.unwrap_or(f64::NAN) / 1024.0
 }
 
 fn measure(name: &str) -> Result<()> {
@@ -63,10 +58,7 @@ fn measure(name: &str) -> Result<()> {
 }
 
 fn main() -> Result<()> {
-    let arguments: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|a| a != "--bench")
-        .collect();
+    let arguments = arguments();
     if let [one, name] = &arguments[..]
         && one == "--one"
     {

@@ -4,6 +4,9 @@
 //! (`INVARIANCES_BENCH_MIB` MiB, 300 unless set); each line is a process of its own, whose peak memory is the system's
 //! (VmHWM), less what the process has once the file is open.
 
+mod common;
+
+use common::{arguments, peak};
 use image::{ImageFormat, RgbImage};
 use invariances::polars::prelude::*;
 use invariances::prelude::{DataFrame, ImageColumns, Images, Order, Rng};
@@ -15,14 +18,6 @@ use std::time::Instant;
 const SIDE: u32 = 256;
 /// Images of a row group, as the hub writes them.
 const GROUP: usize = 100;
-
-/// The largest resident memory of this process so far, in MiB.
-fn peak() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<f64>().ok());
-    kib.unwrap_or(f64::NAN) / 1024.0
-}
 
 /// Blurred blotches with grain: about 25 kB, as a photograph has.
 fn photograph(rng: &mut Rng) -> Vec<u8> {
@@ -103,10 +98,7 @@ fn read(path: &str, size: usize, order: &str) -> Result<()> {
 }
 
 fn main() -> Result<()> {
-    let given: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|a| a != "--bench")
-        .collect();
+    let given = arguments();
     if let [path, size, order] = given.as_slice() {
         return read(path, size.parse().expect("a size"), order);
     }

@@ -3,6 +3,9 @@
 //! `cargo bench --bench memory`, on Linux: each line is a process of its own, measured by the system (VmHWM).
 //! `benches/pytorch.py --memory` measures the same in PyTorch.
 
+mod common;
+
+use common::{arguments, peak};
 use invariances::Result;
 use invariances::candle_core::Device;
 use invariances::flow::{Cinn, CinnConfig, Condition, Memory};
@@ -12,14 +15,6 @@ use invariances::train::Adam;
 use std::process::Command;
 
 const WAYS: [&str; 3] = ["ordinary", "constant", "in-backward"];
-
-/// The largest resident memory of this process so far, in MiB.
-fn peak() -> f64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|l| l.trim().trim_end_matches("kB").trim().parse::<f64>().ok());
-    kib.unwrap_or(f64::NAN) / 1024.0
-}
 
 fn steps(way: &str, size: &str, flows: usize, batch: usize) -> Result<()> {
     keep_freed_memory();
@@ -70,10 +65,7 @@ fn steps(way: &str, size: &str, flows: usize, batch: usize) -> Result<()> {
 }
 
 fn main() -> Result<()> {
-    let given: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|a| a != "--bench")
-        .collect();
+    let given = arguments();
     if let [way, size, flows, batch] = given.as_slice() {
         let number = |s: &str| s.parse().expect("a number");
         return steps(way, size, number(flows), number(batch));

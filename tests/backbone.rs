@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{fill, input, reference, state_dict};
+use common::{check_probe, fill, input, probe, reference, state_dict};
 use invariances::backbone::{
     Backbone, Custom, Greybox, Mode, Network, Pooling, Preprocess, SqueezeNet, TransformerConfig,
     alexnet, alexnet_small, facenet, fid_inception, plain_small, resnet, resnet_small, squeezenet,
@@ -17,35 +17,6 @@ use invariances::{Error, Result};
 use std::collections::{BTreeMap, HashMap};
 
 const NETWORKS: &str = "manifest_networks.json";
-
-/// A probe: the first 32 numbers, then mean, population deviation, minimum and maximum.
-fn probe(x: &Tensor) -> Result<Vec<f64>> {
-    let all: Vec<f64> = x.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
-    let mean = all.iter().sum::<f64>() / all.len() as f64;
-    let variance = all.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / all.len() as f64;
-    let least = all.iter().copied().fold(f64::INFINITY, f64::min);
-    let most = all.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let mut probe = all[..all.len().min(32)].to_vec();
-    probe.extend([mean, variance.sqrt(), least, most]);
-    Ok(probe)
-}
-
-/// Within a thousandth of the layer's deviation, as the references' README has it.
-fn check_probe(what: &str, actual: &Tensor, expected: &Tensor) -> Result<()> {
-    let (actual, expected) = (
-        probe(actual)?,
-        expected.to_dtype(DType::F64)?.to_vec1::<f64>()?,
-    );
-    assert_eq!(actual.len(), expected.len(), "{what}");
-    let tolerance = 1e-3 * expected[expected.len() - 3];
-    for (i, (a, e)) in actual.iter().zip(&expected).enumerate() {
-        assert!(
-            (a - e).abs() <= tolerance,
-            "{what}: number {i} of the probe is {a}, expected {e} ± {tolerance}"
-        );
-    }
-    Ok(())
-}
 
 /// A network with the state dict of the manifest, filled by the rule.
 fn filled(name: &str, build: impl Fn(&Scope) -> Result<Backbone>) -> Result<Backbone> {

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{assert_close, fill, reference};
+use common::{assert_close, bound_memory, fill, reference};
 use invariances::candle_core::{DType, Device, Tensor};
 use invariances::flow::{Cinn, CinnConfig, Condition, Conditioning, FlowActivation};
 use invariances::hub::{self, Checkpoint, Format, Published, published, published_names};
@@ -1652,30 +1652,3 @@ fn damaged_files_are_errors_in_bounded_memory() -> Result<()> {
     }
     Ok(())
 }
-
-/// From here on the process has so many bytes more than it has now; what asks for more aborts.
-#[cfg(target_os = "linux")]
-fn bound_memory(more: u64) {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = statm
-        .split(' ')
-        .next()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(0);
-    assert!(pages > 0, "the size of this process cannot be read");
-    // SAFETY: no pointer but that of a local structure, which is whole.
-    unsafe {
-        let page = libc::sysconf(libc::_SC_PAGESIZE) as u64;
-        let size = pages * page + more;
-        let limit = libc::rlimit {
-            rlim_cur: size,
-            rlim_max: size,
-        };
-        assert_eq!(libc::setrlimit(libc::RLIMIT_AS, &limit), 0);
-    }
-    // The bound holds: more than it cannot be had.
-    assert!(Vec::<u8>::new().try_reserve_exact(more as usize).is_err());
-}
-
-#[cfg(not(target_os = "linux"))]
-fn bound_memory(_: u64) {}

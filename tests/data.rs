@@ -1,5 +1,8 @@
 //! Data: digits, drawn and from a table, and the colours that images show.
 
+mod common;
+
+use common::shared;
 use image::{ImageFormat, RgbImage};
 use invariances::metric::measure_colours;
 use invariances::polars::prelude::{Column, IntoColumn, ParquetWriter};
@@ -102,19 +105,6 @@ fn png(width: u32, height: u32) -> Vec<u8> {
     let image = RgbImage::from_pixel(width, height, image::Rgb([255, 128, 0]));
     image.write_to(&mut file, ImageFormat::Png).unwrap();
     file.into_inner()
-}
-
-fn shared(file: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os("INVARIANCES_SHARED").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"),
-        PathBuf::from,
-    );
-    let path = folder.join(file);
-    if !path.exists() {
-        println!("skipped: no {}; set INVARIANCES_SHARED", path.display());
-        return None;
-    }
-    Some(path)
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! Images from parquet files and folders: what is read, in which order, and what is said of what cannot be read.
 
+mod common;
 #[path = "common/hub.rs"]
 mod loopback;
 
+use common::{bound_memory, shared};
 use image::{
     DynamicImage, GrayAlphaImage, ImageFormat, Luma, LumaA, Rgb, RgbImage, Rgba, RgbaImage,
 };
@@ -104,19 +106,6 @@ fn says<T: std::fmt::Debug>(outcome: Result<T>, parts: &[&str]) -> Error {
         assert!(text.contains(part), "expected {part:?} in: {text}");
     }
     error
-}
-
-fn shared(file: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os("INVARIANCES_SHARED").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"),
-        PathBuf::from,
-    );
-    let path = folder.join(file);
-    if !path.exists() {
-        println!("skipped: no {}; set INVARIANCES_SHARED", path.display());
-        return None;
-    }
-    Some(path)
 }
 
 /// Runs a test of this file again in a process of its own; whether this is that process.
@@ -1163,30 +1152,3 @@ fn damaged_files_are_errors_in_bounded_memory() -> Result<()> {
     }
     Ok(())
 }
-
-/// From here on the process has so many bytes more than it has now; what asks for more aborts.
-#[cfg(target_os = "linux")]
-fn bound_memory(more: u64) {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = statm
-        .split(' ')
-        .next()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(0);
-    assert!(pages > 0, "the size of this process cannot be read");
-    // SAFETY: no pointer but that of a local structure, which is whole.
-    unsafe {
-        let page = libc::sysconf(libc::_SC_PAGESIZE) as u64;
-        let size = pages * page + more;
-        let limit = libc::rlimit {
-            rlim_cur: size,
-            rlim_max: size,
-        };
-        assert_eq!(libc::setrlimit(libc::RLIMIT_AS, &limit), 0);
-    }
-    // The bound holds: more than it cannot be had.
-    assert!(Vec::<u8>::new().try_reserve_exact(more as usize).is_err());
-}
-
-#[cfg(not(target_os = "linux"))]
-fn bound_memory(_: u64) {}

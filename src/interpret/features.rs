@@ -123,4 +123,41 @@ impl Features {
         });
         Ok(order.collect())
     }
+
+    /// For each of the first `images` images the mean of `of`(image, neighbour) over its `count` nearest: with a function that is 1 where
+    /// both show the same thing, the share of the neighbours that do.
+    ///
+    /// ```
+    /// use invariances::{backbone::squeezenet_small, data::{Digits, Split}, interpret::Features, ops::Params};
+    /// let network = squeezenet_small(10, &Params::new(0).root())?;
+    /// let digits = Digits::strokes(32, 0)?.batch(Split::Test, 0, 50)?;
+    /// let features = Features::of(&network, &["pool"], &digits.images)?;
+    /// let digit = digits.labels.to_vec1::<u32>()?;
+    /// let share = features.among_nearest("pool", 20, 5, |i, j| f64::from(digit[i] == digit[j]))?;
+    /// assert_eq!(share.len(), 20);
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Features::nearest`], and [`Error::Invalid`] where there are no neighbours to look at.
+    pub fn among_nearest(
+        &self,
+        layer: &str,
+        images: usize,
+        count: usize,
+        of: impl Fn(usize, usize) -> f64,
+    ) -> Result<Vec<f64>> {
+        if count == 0 || self.len() < 2 {
+            return Err(Error::invalid(format!(
+                "expected at least one neighbour among the others, found {count} asked for and {} images",
+                self.len()
+            )));
+        }
+        let rows: Vec<usize> = (0..images.min(self.len())).collect();
+        let near = self.nearest(layer, &rows, count)?;
+        let mean = |(i, near): (&usize, &Vec<usize>)| {
+            near.iter().map(|j| of(*i, *j)).sum::<f64>() / near.len() as f64
+        };
+        Ok(rows.iter().zip(&near).map(mean).collect())
+    }
 }

@@ -5,7 +5,7 @@
 //! over the same patch matrix ("im2col" and its adjoint), with bias and leaky ReLU in the same pass.
 
 use super::Scope;
-use super::dense::map2;
+use super::dense::{map2, numbers};
 use super::params::Init;
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Tensor, Var, WithDType};
@@ -1008,19 +1008,9 @@ fn slice<'a, T: WithDType>(
     layout: &Layout,
 ) -> candle_core::Result<&'a [T]> {
     match storage {
-        candle_core::Storage::Cpu(s) => cpu_slice(s, layout),
+        candle_core::Storage::Cpu(s) => numbers(s, layout),
         _ => candle_core::bail!("expected a tensor on the CPU"),
     }
-}
-
-fn cpu_slice<'a, T: WithDType>(
-    storage: &'a CpuStorage,
-    layout: &Layout,
-) -> candle_core::Result<&'a [T]> {
-    let (start, end) = layout
-        .contiguous_offsets()
-        .ok_or_else(|| candle_core::Error::Msg("expected a contiguous tensor".into()))?;
-    Ok(&storage.as_slice::<T>()?[start..end])
 }
 
 impl CustomOp3 for Convolution {
@@ -1052,9 +1042,9 @@ impl CustomOp3 for Convolution {
                 .map_err(candle_core::Error::wrap)?;
             let out = c.forward::<T>(
                 &g,
-                cpu_slice(x.0, x.1)?,
-                cpu_slice(w.0, w.1)?,
-                cpu_slice(b.0, b.1)?,
+                numbers(x.0, x.1)?,
+                numbers(w.0, w.1)?,
+                numbers(b.0, b.1)?,
             );
             Ok((T::storage(out), c.result_shape(&g).into()))
         }

@@ -3,9 +3,10 @@
 //! candle's pooling has gradients only where the kernel equals the stride, and that of its maximum is
 //! divided by the window's size.
 
-use super::dense::written;
+use super::conv::Number;
+use super::dense::{numbers, written};
 use crate::{Error, Result};
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor, WithDType};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
@@ -76,29 +77,6 @@ enum Kind {
 struct Pool {
     kind: Kind,
     config: PoolConfig,
-}
-
-trait Number:
-    WithDType
-    + Copy
-    + Default
-    + PartialOrd
-    + std::ops::AddAssign
-    + std::ops::Mul<Output = Self>
-    + Send
-    + Sync
-{
-    fn storage(values: Vec<Self>) -> CpuStorage;
-}
-impl Number for f32 {
-    fn storage(values: Vec<Self>) -> CpuStorage {
-        CpuStorage::F32(values)
-    }
-}
-impl Number for f64 {
-    fn storage(values: Vec<Self>) -> CpuStorage {
-        CpuStorage::F64(values)
-    }
 }
 
 impl Pool {
@@ -241,16 +219,6 @@ fn first_maximum<T: PartialOrd + Copy>(
         .unwrap_or(y0 * w + x0)
 }
 
-fn cpu_slice<'a, T: WithDType>(
-    storage: &'a CpuStorage,
-    layout: &Layout,
-) -> candle_core::Result<&'a [T]> {
-    let (start, end) = layout
-        .contiguous_offsets()
-        .ok_or_else(|| candle_core::Error::Msg("expected a contiguous tensor".into()))?;
-    Ok(&storage.as_slice::<T>()?[start..end])
-}
-
 impl CustomOp1 for Pool {
     fn name(&self) -> &'static str {
         match self.kind {
@@ -268,8 +236,8 @@ impl CustomOp1 for Pool {
             .shape(layout.dims())
             .map_err(candle_core::Error::wrap)?;
         let out = match storage {
-            CpuStorage::F32(_) => f32::storage(self.forward(cpu_slice(storage, layout)?, s)),
-            CpuStorage::F64(_) => f64::storage(self.forward(cpu_slice(storage, layout)?, s)),
+            CpuStorage::F32(_) => f32::storage(self.forward(numbers(storage, layout)?, s)),
+            CpuStorage::F64(_) => f64::storage(self.forward(numbers(storage, layout)?, s)),
             _ => candle_core::bail!("{} on the CPU: expected f32 or f64", self.name()),
         };
         Ok((out, (s[0], s[1], s[4], s[5]).into()))
@@ -289,8 +257,8 @@ impl CustomOp1 for Pool {
             let (Cpu(xs), Cpu(ys), Cpu(gs)) = (&*xs, &*ys, &*gs) else {
                 candle_core::bail!("expected tensors on the CPU")
             };
-            let both = (cpu_slice(xs, xl)?, cpu_slice(ys, yl)?);
-            let out = pool.backward::<T>(both, cpu_slice(gs, gl)?, s);
+            let both = (numbers(xs, xl)?, numbers(ys, yl)?);
+            let out = pool.backward::<T>(both, numbers(gs, gl)?, s);
             Tensor::from_vec(out, x.shape(), x.device())
         }
         let s = self.shape(x.dims()).map_err(candle_core::Error::wrap)?;

@@ -1,4 +1,4 @@
-//! Reference values that the authors' networks gave, and the rule by which their weights were filled.
+//! Reference values that the authors' networks gave, the rule by which their weights were filled, and what else several tests need.
 
 // Each test that has this file needs another part of it.
 #![allow(dead_code)]
@@ -7,7 +7,7 @@ use invariances::candle_core::{DType, Device, Tensor, safetensors};
 use invariances::ops::Params;
 use invariances::{Error, Result};
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The numbers that a name stands for: FNV-1a of the name, splitmix64 of the index, uniform in [−1, 1).
 fn numbers(name: &str, count: usize) -> impl Iterator<Item = f64> {
@@ -110,3 +110,73 @@ pub fn assert_close(what: &str, actual: &Tensor, expected: &Tensor, tolerance: f
     }
     Ok(())
 }
+
+/// A probe: the first 32 numbers, then mean, population deviation, minimum and maximum.
+pub fn probe(x: &Tensor) -> Result<Vec<f64>> {
+    let all: Vec<f64> = x.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
+    let mean = all.iter().sum::<f64>() / all.len() as f64;
+    let variance = all.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / all.len() as f64;
+    let least = all.iter().copied().fold(f64::INFINITY, f64::min);
+    let most = all.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let mut probe = all[..all.len().min(32)].to_vec();
+    probe.extend([mean, variance.sqrt(), least, most]);
+    Ok(probe)
+}
+
+/// Within a thousandth of the layer's deviation, as the references' README has it.
+pub fn check_probe(what: &str, actual: &Tensor, expected: &Tensor) -> Result<()> {
+    let (actual, expected) = (
+        probe(actual)?,
+        expected.to_dtype(DType::F64)?.to_vec1::<f64>()?,
+    );
+    assert_eq!(actual.len(), expected.len(), "{what}");
+    let tolerance = 1e-3 * expected[expected.len() - 3];
+    for (i, (a, e)) in actual.iter().zip(&expected).enumerate() {
+        assert!(
+            (a - e).abs() <= tolerance,
+            "{what}: number {i} of the probe is {a}, expected {e} ± {tolerance}"
+        );
+    }
+    Ok(())
+}
+
+/// A file of the shared data; where it is not there, the reason to skip is printed.
+pub fn shared(file: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("INVARIANCES_SHARED").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"),
+        PathBuf::from,
+    );
+    let path = folder.join(file);
+    if !path.exists() {
+        println!("skipped: no {}; set INVARIANCES_SHARED", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+/// From here on the process has so many bytes more than it has now; what asks for more aborts.
+#[cfg(target_os = "linux")]
+pub fn bound_memory(more: u64) {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm
+        .split(' ')
+        .next()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0);
+    assert!(pages > 0, "the size of this process cannot be read");
+    // SAFETY: no pointer but that of a local structure, which is whole.
+    unsafe {
+        let page = libc::sysconf(libc::_SC_PAGESIZE) as u64;
+        let size = pages * page + more;
+        let limit = libc::rlimit {
+            rlim_cur: size,
+            rlim_max: size,
+        };
+        assert_eq!(libc::setrlimit(libc::RLIMIT_AS, &limit), 0);
+    }
+    // The bound holds: more than it cannot be had.
+    assert!(Vec::<u8>::new().try_reserve_exact(more as usize).is_err());
+}
+
+#[cfg(not(target_os = "linux"))]
+pub fn bound_memory(_: u64) {}
