@@ -353,6 +353,8 @@ fn role() -> Result<()> {
             panic!("nobody killed this training");
         }
         "pretrained" => keeps_pretrained_weights(),
+        #[cfg(unix)]
+        "full disk" => trains_on_a_full_disk(place),
         other => panic!("no role {other}"),
     }
 }
@@ -504,22 +506,270 @@ fn checkpoints_go_on_after_damage_and_a_failed_write_leaves_them() -> Result<()>
     fail_at(330, &slot, &config)?;
     let before = step_of(&slot.folder().join(BEFORE));
     std::fs::write(slot.folder().join(NEWEST), b"damaged").unwrap();
-    // A folder where the next checkpoint would be written: as a full disk, the write fails.
+    // A folder where the next checkpoint would be written: as on a full disk, the write fails, and the training goes on.
     let next = slot.folder().join("checkpoint-next.safetensors");
     std::fs::create_dir(&next).unwrap();
     let net = Net::new()?;
     let error = trainer(&config)
-        .fit_in(&slot, &net.params, |_, rng| {
+        .fit_in(&slot, &net.params, |n, rng| {
+            if n == 600 {
+                return Err(Error::invalid("enough"));
+            }
             std::thread::sleep(Duration::from_millis(1));
             net.step(rng)
         })
         .unwrap_err();
-    assert!(matches!(error, Error::Io { .. }), "{error}");
-    assert!(error.to_string().contains("checkpoint-next"), "{error}");
+    assert_eq!(error.to_string(), "enough");
+    assert_eq!(step_of(&slot.folder().join(BEFORE)), before);
     std::fs::remove_dir(&next).unwrap();
     let (net, trained) = finish(&slot, &config)?;
     assert_eq!(trained.resumed_at, Some(before));
     assert!(net.bits()? == uninterrupted(&config)?.0.bits()?);
+    Ok(())
+}
+
+/// From here on no file of this process can grow beyond so many bytes: a disk that is full.
+#[cfg(unix)]
+fn bound_files(bytes: u64) {
+    // SAFETY: a signal's default is replaced by none, and the structure is local and whole.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+        let limit = libc::rlimit {
+            rlim_cur: bytes,
+            rlim_max: bytes,
+        };
+        assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &limit), 0);
+    }
+}
+
+/// In a process of its own: the disk is full from step 300 on.
+#[cfg(unix)]
+fn trains_on_a_full_disk(place: &Path) -> Result<()> {
+    let config = config(600, Some(0.99));
+    let slot = slot(place, &config)?;
+    let net = Net::new()?;
+    let trained = trainer(&config).fit_in(&slot, &net.params, |n, rng| {
+        if n == 300 {
+            assert!(slot.folder().join(NEWEST).exists(), "no checkpoint so far");
+            bound_files(100);
+        }
+        std::thread::sleep(Duration::from_millis(2));
+        net.step(rng)
+    })?;
+    assert!(!trained.kept && !trained.reused && !slot.is_trained());
+    assert!(trained.to_string().contains("not kept"), "{trained}");
+    // What was trained is there, whole.
+    assert!(net.bits()? == uninterrupted(&config)?.0.bits()?);
+    Ok(())
+}
+
+#[cfg(unix)]
+#[test]
+fn a_full_disk_costs_no_training() -> Result<()> {
+    let folder = temporary()?;
+    let config = config(600, Some(0.99));
+    let slot = slot(folder.path(), &config)?;
+    let output = copy_of_this_program("full disk", folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("1 passed"), "{said}");
+    // With room again, it goes on from the last good state, without a trace of the rest.
+    let left = files(slot.folder());
+    assert!(!left.iter().any(|f| f.ends_with(".tmp")), "{left:?}");
+    let (net, trained) = finish(&slot, &config)?;
+    assert!(trained.resumed_at.is_some_and(|s| s > 0 && s < 300));
+    assert!(trained.kept && slot.is_trained());
+    assert!(net.bits()? == uninterrupted(&config)?.0.bits()?);
+    Ok(())
+}
+
+#[test]
+fn a_checkpoint_that_misstates_its_step_is_left_out() -> Result<()> {
+    let folder = temporary()?;
+    let config = config(600, None);
+    let slot = slot(folder.path(), &config)?;
+    fail_at(420, &slot, &config)?;
+    let path = slot.folder().join(NEWEST);
+    let bytes = std::fs::read(&path).unwrap();
+    let step = step_of(&path);
+    let said = format!("\"step\":\"{step}\"");
+    let at = bytes
+        .windows(said.len())
+        .position(|w| w == said.as_bytes())
+        .unwrap();
+    let mut other = bytes.clone();
+    other[at + said.len() - 2] ^= 1;
+    std::fs::write(&path, other).unwrap();
+    let before = step_of(&slot.folder().join(BEFORE));
+    let (net, trained) = finish(&slot, &config)?;
+    assert_eq!(trained.resumed_at, Some(before));
+    assert!(net.bits()? == uninterrupted(&config)?.0.bits()?);
+    Ok(())
+}
+
+// ---- Validation and adversaries
+
+/// A number that learns to be what an adversary, which learns too, does not expect.
+struct Duel {
+    player: Params,
+    adversary: Params,
+    p: Var,
+    a: Var,
+}
+
+impl Duel {
+    fn new() -> Result<Self> {
+        let (player, adversary) = (Params::new(1), Params::new(2));
+        let p = player.root().get(3, "p", Init::Normal(1.0))?;
+        let a = adversary.root().get(3, "a", Init::Normal(1.0))?;
+        Ok(Self {
+            player,
+            adversary,
+            p,
+            a,
+        })
+    }
+
+    /// The adversary joins at step 50.
+    fn step(&self, n: u64, rng: &mut Rng) -> Result<Step> {
+        let noise = rng.normal(3, &Device::Cpu)?;
+        let apart = (self.p.as_tensor() - self.a.as_tensor())?;
+        let loss = (apart.sqr()?.neg()? + (self.p.as_tensor() + noise)?.sqr()?)?.mean_all()?;
+        let step = Step::new(loss);
+        if n < 50 {
+            return Ok(step);
+        }
+        let against = (self.p.as_detached_tensor() - self.a.as_tensor())?;
+        Ok(step.with_adversary(&against.sqr()?.mean_all()?))
+    }
+
+    fn values(&self) -> Result<Vec<u32>> {
+        let both = Tensor::cat(&[self.p.as_tensor(), self.a.as_tensor()], 0)?;
+        Ok(both.to_vec1::<f32>()?.iter().map(|v| v.to_bits()).collect())
+    }
+}
+
+#[test]
+fn an_adversary_has_its_own_optimiser_and_resumes_with_the_network() -> Result<()> {
+    let config = config(400, Some(0.9));
+    let folder = temporary()?;
+    let slot = slot(folder.path(), &config)?;
+    let whole = Duel::new()?;
+    let start = whole.values()?;
+    let trainer_of = |duel: &Duel| trainer(&config).adversary(&duel.adversary);
+    trainer_of(&whole).fit(&whole.player, |n, rng| whole.step(n, rng))?;
+    assert!(
+        whole.values()?[3..] != start[3..],
+        "the adversary stood still"
+    );
+
+    // Before it joins, it is as it was; and what fails leaves both as they were.
+    let duel = Duel::new()?;
+    let error = trainer_of(&duel)
+        .fit_in(&slot, &duel.player, |n, rng| {
+            if n == 49 {
+                assert_eq!(duel.values()?[3..], start[3..]);
+                assert_ne!(duel.values()?[..3], start[..3]);
+            }
+            if n == 300 {
+                return Err(Error::invalid("enough"));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+            duel.step(n, rng)
+        })
+        .unwrap_err();
+    assert_eq!(error.to_string(), "enough");
+    assert_eq!(duel.values()?, start);
+    let trained = trainer_of(&duel).fit_in(&slot, &duel.player, |n, rng| duel.step(n, rng))?;
+    assert!(trained.resumed_at.is_some_and(|s| s > 50));
+    assert_eq!(duel.values()?, whole.values()?);
+    // What is kept is the network alone.
+    let again = Duel::new()?;
+    assert!(slot.load(&again.player)?.is_some());
+
+    // A loss for an adversary that nobody named.
+    let alone = Duel::new()?;
+    let error = trainer(&config)
+        .fit(&alone.player, |n, rng| alone.step(n, rng))
+        .unwrap_err();
+    assert!(error.to_string().contains("Trainer::adversary"), "{error}");
+    Ok(())
+}
+
+/// The distance of a number that grows by training to 0.6: better for a while, then worse.
+fn measured(net: &Net) -> impl Fn() -> Result<f64> + Send + Sync + 'static {
+    let weight = net.weights[1].clone();
+    move || {
+        let values = weight.to_vec1::<f32>()?;
+        Ok(f64::from(values.iter().sum::<f32>()))
+    }
+}
+
+#[test]
+fn a_plateau_ends_a_training_with_the_best_weights() -> Result<()> {
+    let settings = |patience| TrainConfig {
+        validate_every: Some(10),
+        patience,
+        ..config(600, Some(0.9))
+    };
+    // How the measure goes when nothing ends it.
+    let net = Net::new()?;
+    let endless = trainer(&settings(None))
+        .validate(measured(&net))
+        .fit(&net.params, |_, rng| net.step(rng))?;
+    assert_eq!(endless.steps, 600);
+    let log = endless.log;
+    let steps: Vec<_> = log.column("step")?.u64()?.into_no_null_iter().collect();
+    let values: Vec<_> = log.column("validation")?.f64()?.iter().collect();
+    let measured_at: Vec<(u64, f64)> = steps
+        .iter()
+        .zip(values)
+        .filter_map(|(s, v)| Some((*s, v?)))
+        .collect();
+    assert!(measured_at.iter().all(|(s, _)| s % 10 == 0));
+    assert_eq!(measured_at.len(), 60);
+    // Where three in a row are none better, by that curve.
+    let (mut best, mut stale, mut end) = ((0, f64::INFINITY), 0, 600);
+    for (step, value) in measured_at {
+        if value < best.1 {
+            (best, stale) = ((step, value), 0);
+        } else {
+            stale += 1;
+        }
+        if stale == 3 {
+            end = step;
+            break;
+        }
+    }
+    assert!(end < 600 && best.0 + 30 == end, "{best:?} {end}");
+
+    let folder = temporary()?;
+    let patient = settings(Some(3));
+    let slot = slot(folder.path(), &patient)?;
+    let net = Net::new()?;
+    let fit = |net: &Net, until: u64| {
+        trainer(&patient)
+            .validate(measured(net))
+            .fit_in(&slot, &net.params, |n, rng| {
+                if n == until {
+                    return Err(Error::invalid("enough"));
+                }
+                std::thread::sleep(Duration::from_millis(3));
+                net.step(rng)
+            })
+    };
+    // Interrupted just before its end, so that the best weights come out of the checkpoint.
+    let interrupted = fit(&net, end).unwrap_err();
+    assert_eq!(interrupted.to_string(), "enough");
+    let trained = fit(&net, 0)?;
+    assert!(trained.resumed_at.is_some());
+    assert_eq!(trained.steps, end);
+    assert!(trained.to_string().contains(&format!("of step {}", best.0)));
+    assert_eq!(measured(&net)()?, best.1);
+    let card = slot.load(&net.params)?.unwrap();
+    assert_eq!(card.steps, end);
     Ok(())
 }
 
@@ -625,7 +875,7 @@ fn damaged_files_are_named_with_what_to_do() -> Result<()> {
     let config = config(30, None);
     let slot = slot(folder.path(), &config)?;
     let (net, _) = finish(&slot, &config)?;
-    for name in ["weights.safetensors", "card.json", "log.parquet"] {
+    for name in ["weights.safetensors", "card.json"] {
         let path = slot.folder().join(name);
         let whole = std::fs::read(&path).unwrap();
         std::fs::write(&path, &whole[..whole.len() - 20]).unwrap();
@@ -634,9 +884,26 @@ fn damaged_files_are_named_with_what_to_do() -> Result<()> {
         std::fs::write(&path, &whole).unwrap();
     }
     assert!(finish(&slot, &config)?.0.bits()? == net.bits()?);
-    std::fs::remove_file(slot.folder().join("log.parquet")).unwrap();
-    let error = finish(&slot, &config).err().unwrap();
-    assert!(error.to_string().contains("delete"), "{error}");
+
+    // A log that is cut, in the middle of a row group too, or gone does not cost the weights.
+    let path = slot.folder().join("log.parquet");
+    let whole = std::fs::read(&path).unwrap();
+    for cut in [0, 3, whole.len() / 3, whole.len() / 2, whole.len() - 20] {
+        std::fs::write(&path, &whole[..cut]).unwrap();
+        let (again, trained) = finish(&slot, &config)?;
+        assert!(trained.reused && again.bits()? == net.bits()?);
+        assert_eq!(trained.log.height(), 0);
+        assert!(trained.log.column("loss").is_ok());
+    }
+    std::fs::remove_file(&path).unwrap();
+    let (again, trained) = finish(&slot, &config)?;
+    assert!(trained.reused && again.bits()? == net.bits()?);
+
+    // Nothing is written where all is done: the folder may be one that cannot be written.
+    let before = files(slot.folder());
+    std::fs::remove_file(slot.folder().join("lock")).unwrap();
+    assert!(finish(&slot, &config)?.1.reused);
+    assert!(before.len() == files(slot.folder()).len() + 1);
     Ok(())
 }
 
@@ -873,7 +1140,11 @@ fn keeps_pretrained_weights() -> Result<()> {
     assert_eq!(loaded, Some(saved));
     let found = other.params.tensors();
     for (name, tensor) in net.params.tensors() {
-        let rounded = tensor.to_dtype(DType::F16)?.to_dtype(DType::F32)?;
+        // Parameters in half precision, buffers as they were.
+        let rounded = match name.as_str() {
+            "kept" => tensor,
+            _ => tensor.to_dtype(DType::F16)?.to_dtype(DType::F32)?,
+        };
         let rounded = rounded.flatten_all()?.to_vec1::<f32>()?;
         assert_eq!(found[&name].flatten_all()?.to_vec1::<f32>()?, rounded);
     }

@@ -2,7 +2,7 @@ use super::Rng;
 use super::names::{nearest, shown};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Shape, Tensor, Var};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -264,16 +264,22 @@ impl Params {
         self.save_as(path, self.dtype, &HashMap::new())
     }
 
-    /// As [`Params::save`], in another number type (f16 halves a file) and with text metadata.
+    /// As [`Params::save`], with the parameters in another number type (f16 halves a file) and with text metadata. Buffers (running
+    /// statistics, permutations) keep theirs.
     pub fn save_as(
         &self,
         path: impl AsRef<Path>,
         dtype: DType,
         metadata: &HashMap<String, String>,
     ) -> Result<()> {
+        let trained: HashSet<String> = self.trained().into_iter().map(|(name, _)| name).collect();
         let mut tensors = Vec::new();
         for (name, tensor) in self.tensors() {
-            tensors.push((name, tensor.to_device(&Device::Cpu)?.to_dtype(dtype)?));
+            let mut tensor = tensor.to_device(&Device::Cpu)?;
+            if trained.contains(&name) {
+                tensor = tensor.to_dtype(dtype)?;
+            }
+            tensors.push((name, tensor));
         }
         tensors.sort_by(|a, b| a.0.cmp(&b.0));
         let path = path.as_ref();

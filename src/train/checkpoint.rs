@@ -4,7 +4,7 @@ use crate::ops::Params;
 use crate::ops::files::write_atomic;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 /// The newest checkpoint, and the one before it, kept for the case that the newer is damaged.
@@ -21,7 +21,21 @@ pub(super) struct State<'a> {
     pub params: &'a Params,
     pub adam: &'a mut Adam,
     pub average: &'a mut Option<Average>,
+    /// The parameters of an adversary and its own optimiser.
+    pub adversary: Option<(&'a Params, &'a mut Adam)>,
+    pub best: &'a mut Option<Best>,
     pub log: &'a mut Log,
+}
+
+/// The best validation so far, where a training may end early.
+#[derive(Clone, Debug)]
+pub(super) struct Best {
+    pub step: u64,
+    pub value: f64,
+    /// Validations since then.
+    pub stale: u32,
+    /// The parameters and buffers that it was of.
+    pub weights: Average,
 }
 
 /// What a checkpoint says beside its tensors.
@@ -30,10 +44,12 @@ pub(super) struct Place {
     pub seconds: f64,
 }
 
-/// The hash of all tensors in the order of their names: a file of the right size can still be damaged.
-fn hash(tensors: &mut [(String, Tensor)]) -> Result<String> {
+/// The hash of all tensors in the order of their names, and of what is said beside them: a file of the right size can still be damaged.
+fn hash(tensors: &mut [(String, Tensor)], said: &HashMap<String, String>) -> Result<String> {
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     let mut hash = blake3::Hasher::new();
+    let said: BTreeMap<_, _> = said.iter().filter(|(name, _)| *name != "hash").collect();
+    hash.update(format!("{said:?}").as_bytes());
     for (name, tensor) in tensors {
         hash.update(name.as_bytes());
         let mut bytes = Vec::new();
@@ -45,24 +61,45 @@ fn hash(tensors: &mut [(String, Tensor)]) -> Result<String> {
 
 pub(super) fn write(folder: &Path, place: &Place, state: &State) -> Result<()> {
     let mut tensors = Vec::new();
+    let mut put = |name: String, tensor: &Tensor| -> Result<()> {
+        tensors.push((name, tensor.to_device(&Device::Cpu)?));
+        Ok(())
+    };
     for (name, tensor) in state.params.tensors() {
-        tensors.push((format!("param/{name}"), tensor.to_device(&Device::Cpu)?));
+        put(format!("param/{name}"), &tensor)?;
     }
     for (name, tensor) in state.average.iter().flatten() {
-        tensors.push((format!("average/{name}"), tensor.to_device(&Device::Cpu)?));
+        put(format!("average/{name}"), tensor)?;
+    }
+    for (name, tensor) in state.best.iter().flat_map(|best| &best.weights) {
+        put(format!("best/{name}"), tensor)?;
+    }
+    if let Some((params, adam)) = &state.adversary {
+        for (name, tensor) in params.tensors() {
+            put(format!("adversary/param/{name}"), &tensor)?;
+        }
+        for (name, tensor) in adam.state()? {
+            put(format!("adversary/{name}"), &tensor)?;
+        }
     }
     tensors.extend(state.adam.state()?);
     tensors.extend(state.log.state()?);
-    let metadata = HashMap::from([
+    let mut metadata = HashMap::from([
         ("step".to_string(), place.step.to_string()),
         ("seconds".into(), place.seconds.to_string()),
         (
             "columns".into(),
             serde_json::json!(state.log.columns()).to_string(),
         ),
-        ("hash".into(), hash(&mut tensors)?),
         ("version".into(), crate::VERSION.into()),
     ]);
+    if let Some(best) = state.best.as_ref() {
+        // The value by its bits: what is compared with it must not change by writing it.
+        let said = (best.step, best.value.to_bits(), best.stale);
+        metadata.insert("best".into(), serde_json::json!(said).to_string());
+    }
+    let hash = hash(&mut tensors, &metadata)?;
+    metadata.insert("hash".into(), hash);
     let path = folder.join(NEWEST);
     let bytes = safetensors::serialize(tensors, Some(metadata))
         .map_err(|e| Error::content(&path, format!("cannot be written as safetensors: {e}")))?;
@@ -94,7 +131,7 @@ pub(super) fn read(path: &Path, steps: u64, state: &mut State) -> Result<Place> 
         .iter()
         .map(|(n, t)| (n.clone(), t.clone()))
         .collect();
-    if &hash(&mut all)? != text("hash")? {
+    if &hash(&mut all, &metadata)? != text("hash")? {
         return Err(damaged("its content does not have the hash that it states"));
     }
     let place = Place {
@@ -119,18 +156,31 @@ pub(super) fn read(path: &Path, steps: u64, state: &mut State) -> Result<Place> 
         with.collect()
     };
     let other = |what: String| Error::content(path, format!("of another training: {what}"));
-    let average = match state.average.as_ref() {
+    // What belongs to every parameter, under a prefix.
+    let all_of = |prefix: &str, like: &Average| -> Result<Average> {
+        let one = |(name, value): (&String, &Tensor)| {
+            let saved = tensors
+                .get(&format!("{prefix}/{name}"))
+                .filter(|t| t.dims() == value.dims() && t.dtype() == value.dtype())
+                .ok_or_else(|| other(format!("it has no {prefix} of {name}")))?;
+            Ok((name.clone(), saved.to_device(value.device())?))
+        };
+        like.iter().map(one).collect()
+    };
+    let average = state.average.as_ref().map(|a| all_of("average", a));
+    let average = average.transpose()?;
+    let best = match metadata.get("best") {
         None => None,
-        Some(average) => {
-            let mut restored = Average::new();
-            for (name, value) in average {
-                let saved = tensors
-                    .get(&format!("average/{name}"))
-                    .filter(|t| t.dims() == value.dims() && t.dtype() == value.dtype())
-                    .ok_or_else(|| other(format!("it has no running mean of {name}")))?;
-                restored.insert(name.clone(), saved.to_device(value.device())?);
-            }
-            Some(restored)
+        Some(said) => {
+            let (step, value, stale): (u64, u64, u32) =
+                serde_json::from_str(said).map_err(|_| damaged("best"))?;
+            let like = state.params.tensors().into_iter().collect();
+            Some(Best {
+                step,
+                value: f64::from_bits(value),
+                stale,
+                weights: all_of("best", &like)?,
+            })
         }
     };
     let mut log = state.log.clone();
@@ -138,13 +188,27 @@ pub(super) fn read(path: &Path, steps: u64, state: &mut State) -> Result<Place> 
     // The optimiser's names and shapes are the parameters', so only buffers can differ after it:
     // those are compared before it changes.
     let params = part("param/");
+    let adversary = (part("adversary/param/"), part("adversary/"));
+    if let Some((params, _)) = &state.adversary {
+        params
+            .check_all(&adversary.0)
+            .map_err(|e| other(e.to_string()))?;
+    } else if !adversary.1.is_empty() {
+        return Err(other("it has an adversary".into()));
+    }
     state
         .params
         .check_all(&params)
         .and_then(|()| state.adam.set_state(&tensors))
         .map_err(|e| other(e.to_string()))?;
     state.params.set_all(&params)?;
+    if let Some((params, adam)) = &mut state.adversary {
+        adam.set_state(&adversary.1)
+            .map_err(|e| other(e.to_string()))?;
+        params.set_all(&adversary.0)?;
+    }
     *state.log = log;
     *state.average = average;
+    *state.best = best;
     Ok(place)
 }

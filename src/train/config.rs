@@ -30,6 +30,13 @@ pub struct TrainConfig {
     /// Keeps a running mean of the parameters with this factor per step (e.g. 0.999), which the training
     /// ends with. At the start the factor is lower, (1 + step) / (10 + step).
     pub ema: Option<f64>,
+    /// Steps between two validations, where the trainer has a measure ([`Trainer::validate`](super::Trainer::validate));
+    /// a twentieth of all steps where nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validate_every: Option<u64>,
+    /// Ends the training after so many validations in a row without a better one; the weights are then those of the best.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patience: Option<u32>,
     /// Changes the parameters within the backward pass ([`Adam::step_in_backward`](super::Adam::step_in_backward)): a flow with
     /// [`Memory::Constant`](crate::flow::Memory::Constant) then needs no memory for its gradients. It changes no result, so it is not
     /// part of what tells one training from another. Not with `clip`.
@@ -67,6 +74,8 @@ impl Default for TrainConfig {
             clip: None,
             weight_decay: 0.0,
             ema: None,
+            validate_every: None,
+            patience: None,
             step_in_backward: false,
             seed: 0,
             checkpoint_seconds: 10.0,
@@ -75,6 +84,24 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
+    /// The same training with as many steps as show each of `images` images `epochs` times.
+    ///
+    /// ```
+    /// use invariances::train::TrainConfig;
+    /// let config = TrainConfig { batch: 25, ..Default::default() };
+    /// assert_eq!(config.epochs(2.0, 60_000).steps, 4800);
+    /// ```
+    pub fn epochs(mut self, epochs: f64, images: u64) -> Self {
+        let steps = (epochs.max(0.0) * images as f64 / self.batch.max(1) as f64).ceil();
+        self.steps = (steps as u64).max(1);
+        self
+    }
+
+    /// Steps between two validations.
+    pub(super) fn validation_steps(&self) -> u64 {
+        self.validate_every.unwrap_or(self.steps / 20).max(1)
+    }
+
     /// The learning rate of a step; the first is 1.
     pub fn learning_rate_at(&self, step: u64) -> f64 {
         if step <= self.warm_up {
@@ -122,6 +149,12 @@ impl TrainConfig {
         }
         if let Some(e) = self.ema.filter(|e| !(0.0..1.0).contains(e)) {
             return refuse(format!("ema must lie in [0, 1), found {e}"));
+        }
+        if self.validate_every == Some(0) {
+            return refuse("validate_every must be at least 1 step, found 0".into());
+        }
+        if self.patience == Some(0) {
+            return refuse("patience must be at least 1 validation, found 0".into());
         }
         if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
             return refuse(format!(

@@ -127,6 +127,11 @@ impl Log {
         Ok(())
     }
 
+    /// The log without a row, where its file is lost.
+    pub fn empty() -> Result<DataFrame> {
+        Self::new(1).frame()
+    }
+
     pub fn frame(&self) -> Result<DataFrame> {
         let column = |(name, values): &(String, Vec<f64>)| -> Column {
             if name == "step" {

@@ -1,5 +1,5 @@
 use super::adam::Adam;
-use super::checkpoint::{self, Average, BEFORE, NEWEST, NEXT, Place, State};
+use super::checkpoint::{self, Average, BEFORE, Best, NEWEST, NEXT, Place, State};
 use super::log::{Log, read_frame, write_frame};
 use super::progress::{Progress, number, span};
 use super::store::{CARD, LOG, WEIGHTS, differences, machine, today};
@@ -11,13 +11,16 @@ use candle_core::{DType, Tensor};
 use polars::frame::DataFrame;
 use serde_json::json;
 use std::collections::HashMap;
+use std::io::{Read, Seek, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The loss of one step and what else is worth a column of the log.
 #[derive(Clone, Debug)]
 pub struct Step {
     loss: Tensor,
+    adversary: Option<Tensor>,
     report: Vec<(String, Tensor)>,
 }
 
@@ -26,8 +29,16 @@ impl Step {
     pub fn new(loss: Tensor) -> Self {
         Self {
             loss,
+            adversary: None,
             report: Vec::new(),
         }
+    }
+
+    /// Adds what the adversary of [`Trainer::adversary`] lowers, a scalar that its own parameters alone should move: compute it
+    /// from detached images. A step without it leaves the adversary as it is.
+    pub fn with_adversary(mut self, loss: &Tensor) -> Self {
+        self.adversary = Some(loss.clone());
+        self
     }
 
     /// Adds a number to the log, e.g. an accuracy.
@@ -78,6 +89,53 @@ fn not_finite(params: &Params) -> Result<Option<String>> {
     Ok(None)
 }
 
+/// Measures with the running mean in the parameters' place, where there is one.
+fn with_average(
+    params: &Params,
+    average: &Option<Average>,
+    measure: impl FnOnce() -> Result<f64>,
+) -> Result<f64> {
+    let mut before = Vec::new();
+    for (name, mean) in average.iter().flatten() {
+        let var = params.var(name)?;
+        before.push((var.clone(), var.as_detached_tensor().copy()?));
+        var.set(&mean.copy()?)?;
+    }
+    let value = measure();
+    for (var, value) in before {
+        var.set(&value)?;
+    }
+    value
+}
+
+/// Keeps the weights of a better validation; returns how many in a row were none.
+fn better_or_stale(
+    best: &mut Option<Best>,
+    step: u64,
+    value: f64,
+    params: &Params,
+    average: &Option<Average>,
+) -> Result<u32> {
+    // What is no number is never better.
+    if let Some(best) = best
+        && !(value < best.value)
+    {
+        best.stale += 1;
+        return Ok(best.stale);
+    }
+    let mut weights = copies(params)?;
+    for (name, mean) in average.iter().flatten() {
+        weights.insert(name.clone(), mean.copy()?);
+    }
+    *best = Some(Best {
+        step,
+        value,
+        stale: 0,
+        weights,
+    });
+    Ok(0)
+}
+
 /// Removes what a write that was killed left; whoever calls this holds the folder's lock.
 fn remove_temporary(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -101,8 +159,11 @@ pub struct Trained {
     pub resumed_at: Option<u64>,
     /// True where the weights were trained before and nothing was left to do.
     pub reused: bool,
+    /// False where the weights should have been kept in a slot and could not be (a full disk, say): they are in the
+    /// parameters, and the line that was printed says what to do.
+    pub kept: bool,
     /// One row per logged step: `step`, `seconds`, `loss` (the mean since the row before), `learning_rate`,
-    /// and what the steps reported.
+    /// what the steps reported, and `validation` where it was measured. Without rows where its file was damaged.
     pub log: DataFrame,
     summary: String,
 }
@@ -133,10 +194,26 @@ impl std::fmt::Display for Trained {
 /// assert!((w.to_vec1::<f32>()?[0] - 2.0).abs() < 1e-2);
 /// # Ok::<(), invariances::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Trainer {
     config: TrainConfig,
     quiet: bool,
+    adversary: Option<Params>,
+    measure: Option<Arc<Measure>>,
+}
+
+/// What a validation measures; lower is better.
+type Measure = dyn Fn() -> Result<f64> + Send + Sync;
+
+impl std::fmt::Debug for Trainer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Trainer")
+            .field("config", &self.config)
+            .field("quiet", &self.quiet)
+            .field("adversary", &self.adversary.is_some())
+            .field("validates", &self.measure.is_some())
+            .finish()
+    }
 }
 
 impl Trainer {
@@ -145,7 +222,39 @@ impl Trainer {
         Self {
             config,
             quiet: false,
+            adversary: None,
+            measure: None,
         }
+    }
+
+    /// Measures something on held-out data every [`TrainConfig::validate_every`] steps: a loss, lower is better. It goes into the log as
+    /// `validation`, and with [`TrainConfig::patience`] it ends the training. It is measured with what the training would end with:
+    /// the running mean of the parameters, where there is one.
+    ///
+    /// ```
+    /// # use invariances::ops::{Init, Params};
+    /// # use invariances::train::{Step, TrainConfig, Trainer};
+    /// let params = Params::new(0);
+    /// let w = params.root().get(1, "w", Init::FanIn)?;
+    /// let config = TrainConfig { steps: 5000, learning_rate: 0.05, validate_every: Some(50), patience: Some(3), ..Default::default() };
+    /// let held_out = w.clone();
+    /// let trained = Trainer::new(config)
+    ///     .validate(move || Ok(f64::from(held_out.to_vec1::<f32>()?[0] - 2.0).abs()))
+    ///     .fit(&params, |_, _| Ok(Step::new(w.affine(1.0, -2.0)?.sqr()?.sum_all()?)))?;
+    /// assert!(trained.steps < 5000);
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    pub fn validate(mut self, measure: impl Fn() -> Result<f64> + Send + Sync + 'static) -> Self {
+        self.measure = Some(Arc::new(measure));
+        self
+    }
+
+    /// Trains an adversary beside the network, such as a [`PatchDiscriminator`](crate::loss::PatchDiscriminator), with an optimiser of its own
+    /// and the same settings: each step lowers the network's loss by the network's parameters, and then what
+    /// [`Step::with_adversary`] gave by the adversary's.
+    pub fn adversary(mut self, params: &Params) -> Self {
+        self.adversary = Some(params.clone());
+        self
     }
 
     /// Prints nothing.
@@ -180,68 +289,131 @@ impl Trainer {
         step: impl FnMut(u64, &mut Rng) -> Result<Step>,
     ) -> Result<Trained> {
         self.config.check()?;
+        // A finished training is read only: its folder may be one that cannot be written.
+        if let Some(trained) = self.reuse(slot, params)? {
+            return Ok(trained);
+        }
         let folder = slot.folder();
         std::fs::create_dir_all(folder).map_err(|e| {
             Error::io(folder, e)
                 .with_hint("trained networks are kept here; INVARIANCES_CACHE names another place")
         })?;
-        let path = folder.join("lock");
-        let lock = std::fs::File::create(&path).map_err(|e| Error::io(&path, e))?;
-        // The system frees the lock when a process ends, however it ends.
-        if lock.try_lock().is_err() {
-            if !self.quiet {
-                say(&format!(
-                    "another process trains this network ({}): waiting for it",
-                    folder.display()
-                ));
-            }
-            lock.lock().map_err(|e| Error::io(&path, e))?;
-        }
+        let _lock = self.lock(&folder.join("lock"))?;
         remove_temporary(folder);
-        if let Some(card) = slot.card()? {
-            // A configuration that leaves the training out would have its weights taken for those of any other.
-            let other = differences(&json!(card.training), &json!(self.config));
-            if !other.is_empty() {
-                return Err(Error::invalid(format!(
-                    "{} holds weights that were trained with other settings ({}): name the training's settings in the slot's configuration, as in `store.slot(name, &(config, training))`",
-                    folder.display(),
-                    other.join("; ")
-                )));
-            }
+        // The process that was waited for has perhaps finished it.
+        if let Some(trained) = self.reuse(slot, params)? {
+            return Ok(trained);
         }
-        if let Some(card) = slot.load(params)? {
-            let log = read_frame(&slot.file(LOG)).map_err(|e| slot.advise(e))?;
-            let summary = format!(
-                "reused: {} steps, trained in {} on {}",
-                card.steps,
-                span(card.seconds),
-                card.date
-            );
-            if !self.quiet {
-                say(&summary);
-            }
-            return Ok(Trained {
-                steps: card.steps,
-                seconds: card.seconds,
-                resumed_at: None,
-                reused: true,
-                log,
-                summary,
-            });
-        }
-        let start = copies(params)?;
-        let trained = match self.run(Some(folder), params, step) {
+        let all: Vec<&Params> = [params].into_iter().chain(&self.adversary).collect();
+        let start: Vec<_> = all.iter().map(|p| copies(p)).collect::<Result<_>>()?;
+        let mut trained = match self.run(Some(folder), params, step) {
             Ok(trained) => trained,
             Err(e) => {
-                params.set_all(&start)?;
+                for (params, start) in all.iter().zip(&start) {
+                    params.set_all(start)?;
+                }
                 return Err(e);
             }
         };
         drop(start);
-        write_frame(&slot.file(LOG), &trained.log)?;
+        if let Err(e) = self.keep(slot, params, &trained) {
+            trained.kept = false;
+            trained.summary += " · not kept";
+            if !self.quiet {
+                say(&format!(
+                    "{e}\nthe network is trained, and could not be kept: use it now, or make room and train again, which goes on from the last checkpoint"
+                ));
+            }
+        }
+        Ok(trained)
+    }
+
+    /// The lock of a slot, which the system frees when a process ends, however it ends.
+    fn lock(&self, path: &Path) -> Result<std::fs::File> {
+        let mut lock = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(|e| Error::io(path, e))?;
+        if lock.try_lock().is_err() {
+            if !self.quiet {
+                let mut process = String::new();
+                // Only told: where it cannot be read, the message does without.
+                let _ = lock.read_to_string(&mut process);
+                let process = match process.trim().parse::<u32>() {
+                    Ok(id) => format!("process {id}"),
+                    Err(_) => "another process".into(),
+                };
+                say(&format!(
+                    "{process} trains this network ({}): waiting for it",
+                    path.parent().unwrap_or(path).display()
+                ));
+            }
+            lock.lock().map_err(|e| Error::io(path, e))?;
+        }
+        // For who waits to be told; on a full disk the lock holds all the same.
+        let _ = lock
+            .set_len(0)
+            .and_then(|()| lock.rewind())
+            .and_then(|()| lock.write_all(std::process::id().to_string().as_bytes()));
+        Ok(lock)
+    }
+
+    /// Takes up a finished training.
+    fn reuse(&self, slot: &Slot, params: &Params) -> Result<Option<Trained>> {
+        let Some(card) = slot.card()? else {
+            return Ok(None);
+        };
+        // A configuration that leaves the training out would have its weights taken for those of any other.
+        let other = differences(&json!(card.training), &json!(self.config));
+        if !other.is_empty() {
+            return Err(Error::invalid(format!(
+                "{} holds weights that were trained with other settings ({}): name the training's settings in the slot's configuration, as in `store.slot(name, &(config, training))`",
+                slot.folder().display(),
+                other.join("; ")
+            )));
+        }
+        let Some(card) = slot.load(params)? else {
+            return Ok(None);
+        };
+        let log = match read_frame(&slot.file(LOG)) {
+            Ok(log) => log,
+            Err(e) => {
+                // The weights have a hash of their own and are whole.
+                if !self.quiet {
+                    say(&format!("{e}: the weights are whole, their log is lost"));
+                }
+                Log::empty()?
+            }
+        };
+        let summary = format!(
+            "reused: {} steps, trained in {} on {}",
+            card.steps,
+            span(card.seconds),
+            card.date
+        );
+        if !self.quiet {
+            say(&summary);
+        }
+        Ok(Some(Trained {
+            steps: card.steps,
+            seconds: card.seconds,
+            resumed_at: None,
+            reused: true,
+            kept: true,
+            log,
+            summary,
+        }))
+    }
+
+    /// Writes what a finished training leaves; the card comes last: with it the training counts as finished.
+    fn keep(&self, slot: &Slot, params: &Params, trained: &Trained) -> Result<()> {
         let weights = slot.file(WEIGHTS);
         params.save(&weights)?;
         let bytes = std::fs::read(&weights).map_err(|e| Error::io(&weights, e))?;
+        write_frame(&slot.file(LOG), &trained.log)?;
         let card = Card {
             name: slot.name().into(),
             configuration: slot.configuration().clone(),
@@ -254,12 +426,11 @@ impl Trainer {
             weights: blake3::hash(&bytes).to_hex().to_string(),
             ..Card::default()
         };
-        // The card comes last: with it the training counts as finished.
         card.write(&slot.file(CARD))?;
         for name in [NEWEST, BEFORE, NEXT] {
             let _ = std::fs::remove_file(slot.file(name));
         }
-        Ok(trained)
+        Ok(())
     }
 
     fn run(
@@ -271,10 +442,17 @@ impl Trainer {
         let config = &self.config;
         config.check()?;
         keep_freed_memory();
-        let mut adam = Adam::new(params.trained())?
-            .betas(config.betas.0, config.betas.1)
-            .weight_decay(config.weight_decay)
-            .clip(config.clip);
+        let adam = |params: &Params| -> Result<Adam> {
+            Ok(Adam::new(params.trained())?
+                .betas(config.betas.0, config.betas.1)
+                .weight_decay(config.weight_decay)
+                .clip(config.clip))
+        };
+        let mut optimiser = adam(params)?;
+        let adversary = self.adversary.as_ref();
+        let adversary = adversary.map(|p| Ok::<_, Error>((p, adam(p)?)));
+        let mut adversary = adversary.transpose()?;
+        let mut best: Option<Best> = None;
         let mut log = Log::new(config.steps);
         let mut average = config.ema.map(|_| -> Result<Average> {
             let copies = params
@@ -286,8 +464,10 @@ impl Trainer {
         let mut average = average.take().transpose()?;
         let mut state = State {
             params,
-            adam: &mut adam,
+            adam: &mut optimiser,
             average: &mut average,
+            adversary: adversary.as_mut().map(|(p, adam)| (*p, adam)),
+            best: &mut best,
             log: &mut log,
         };
         let mut done = Place {
@@ -321,7 +501,9 @@ impl Trainer {
         let (mut saved_at, mut last_saved) = (Instant::now(), resumed_at);
         let least = Duration::from_secs_f64(config.checkpoint_seconds.clamp(0.1, 1e6));
         let mut pause = least;
+        let mut steps = done.step;
         for n in done.step + 1..=config.steps {
+            steps = n;
             let this = step(n, &mut Rng::at(config.seed, "step", n))?;
             let loss = scalar(&this.loss)?;
             let diverged = |what: String| {
@@ -347,6 +529,21 @@ impl Trainer {
                 Err(Error::Diverged(what)) => return Err(diverged(what)),
                 other => other?,
             }
+            if let Some(loss) = &this.adversary {
+                let Some((_, adam)) = &mut state.adversary else {
+                    return Err(Error::invalid(
+                        "a step has a loss for an adversary, and the trainer knows none: give it the parameters by `Trainer::adversary`",
+                    ));
+                };
+                let value = scalar(loss)?;
+                if !value.is_finite() {
+                    return Err(diverged(format!("the adversary's loss is {value}")));
+                }
+                match backward(loss).and_then(|g| adam.step(&g, learning_rate)) {
+                    Err(Error::Diverged(what)) => return Err(diverged(what)),
+                    other => other?,
+                }
+            }
             if n == done.step + 1 {
                 let without = state.adam.without_gradient();
                 if !without.is_empty() {
@@ -362,11 +559,25 @@ impl Trainer {
                     }
                 }
             }
+            let mut stop = n == config.steps;
+            let mut validation = None;
+            if let Some(measure) = &self.measure
+                && (stop || n.is_multiple_of(config.validation_steps()))
+            {
+                let value = with_average(params, state.average, || measure())?;
+                if let Some(patience) = config.patience {
+                    stop |=
+                        better_or_stale(state.best, n, value, params, state.average)? >= patience;
+                }
+                validation = Some(("validation".to_string(), value));
+            }
             let seconds = done.seconds + start.elapsed().as_secs_f64();
-            if state.log.count(n, loss) || n == config.steps {
+            if state.log.count(n, loss) || stop || validation.is_some() {
+                let mut values = this.values()?;
+                values.extend(validation);
                 state
                     .log
-                    .row(n, seconds, config.learning_rate_at(n), &this.values()?)?;
+                    .row(n, seconds, config.learning_rate_at(n), &values)?;
             }
             if progress.is_due(n) {
                 let mut values = vec![("loss".to_string(), loss)];
@@ -374,23 +585,41 @@ impl Trainer {
                 progress.line(n, &values);
             }
             let begin = Instant::now();
-            let save = folder.filter(|_| n < config.steps && saved_at.elapsed() >= pause);
+            let save = folder.filter(|_| !stop && saved_at.elapsed() >= pause);
             // A gradient that is not finite shows in the next step's loss; what is kept must not have it.
-            if (save.is_some() || n == config.steps)
-                && let Some(name) = not_finite(params)?
-            {
-                return Err(diverged(format!("{name} has numbers that are not finite")));
+            if save.is_some() || stop {
+                let of_adversary = self.adversary.as_ref().map(not_finite).transpose()?;
+                if let Some(name) = not_finite(params)?.or(of_adversary.flatten()) {
+                    return Err(diverged(format!("{name} has numbers that are not finite")));
+                }
             }
             if let Some(folder) = save {
-                checkpoint::write(folder, &Place { step: n, seconds }, &state)?;
-                last_saved = Some(n);
+                match checkpoint::write(folder, &Place { step: n, seconds }, &state) {
+                    Ok(()) => last_saved = Some(n),
+                    // A full disk costs the checkpoint, not the training; the one before is kept.
+                    Err(e) => progress.say(&format!(
+                        "{e}: no checkpoint of step {n}; training goes on, {}",
+                        match last_saved {
+                            Some(at) => format!("the one of step {at} is kept"),
+                            None => "and none was written yet".into(),
+                        }
+                    )),
+                }
                 saved_at = Instant::now();
                 // Less than a twentieth of the time, with room for what the steps after it lose: caches, memory.
                 pause = least.max(begin.elapsed() * 25);
             }
+            if stop {
+                break;
+            }
         }
         for (name, mean) in average.iter().flatten() {
             params.var(name)?.set(&mean.copy()?)?;
+        }
+        let mut ended = String::new();
+        if let Some(best) = &best {
+            params.set_all(&best.weights)?;
+            ended = format!(" · the best validation's weights, of step {}", best.step);
         }
         let seconds = done.seconds + start.elapsed().as_secs_f64();
         let last = log.last();
@@ -402,17 +631,17 @@ impl Trainer {
             .map(|(n, v)| format!("{n} {}", number(*v)))
             .collect::<Vec<_>>();
         let summary = format!(
-            "{} steps in {} · {}",
-            config.steps,
+            "{steps} steps in {} · {}{ended}",
             span(seconds),
             values.join(" · ")
         );
         progress.say(&summary);
         Ok(Trained {
-            steps: config.steps,
+            steps,
             seconds,
             resumed_at,
             reused: false,
+            kept: true,
             log: log.frame()?,
             summary,
         })
