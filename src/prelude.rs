@@ -5,15 +5,16 @@
 
 pub use crate::autoencoder::{
     Autoencoder, BigAe, BigAeConfig, BigGan, ConvVae, ConvVaeConfig, IinVae, IinVaeConfig,
-    Posterior,
+    Posterior, VectorVae, VectorVaeConfig,
 };
 pub use crate::backbone::{
     Backbone, Custom, Family, Greybox, LayerInfo, Mode, Network, Pooling, Preprocess, SqueezeNet,
-    TransformerConfig, alexnet, alexnet_small, facenet, fid_inception, plain_small, resnet,
-    resnet_small, squeezenet, squeezenet_small, transformer, vgg16,
+    TransformerConfig, alexnet, alexnet_small, facenet, facenet_small, fid_inception, plain_small,
+    resnet, resnet_small, squeezenet, squeezenet_small, transformer, vgg16,
 };
 pub use crate::data::{
-    Batch, Batches, Digits, Factor, Factors, ImageColumns, Images, Order, Plane, Split,
+    Ahead, Attribute, Batch, Batches, Digits, Factors, ImageColumns, Images, Order, Plane, Split,
+    World,
 };
 pub use crate::figure::{
     Bars, Chart, Colour, Figure, Histogram, ImageGrid, Overview, Panel, Table, heat,
@@ -33,7 +34,7 @@ pub use crate::loss::{
     vae_loss,
 };
 pub use crate::metric::{
-    Estimate, agreement, bootstrap_mean, cka, frechet_distance, measure_colours, psnr, ssim,
+    Estimate, Judge, agreement, bootstrap_mean, cka, frechet_distance, measure_colours, psnr, ssim,
 };
 pub use crate::notebook::{Claim, ClaimBuilder, Claims, Expected, Lab, Progress, Scale};
 pub use crate::ops::{Init, Params, Rng, Scope};

@@ -4,7 +4,8 @@ mod common;
 
 use common::{assert_close, check_probe, fill, input, reference, state_dict};
 use invariances::autoencoder::{
-    Autoencoder, BigAe, BigAeConfig, BigGan, IinVae, IinVaeConfig, Posterior,
+    Autoencoder, BigAe, BigAeConfig, BigGan, IinVae, IinVaeConfig, Posterior, VectorVae,
+    VectorVaeConfig,
 };
 use invariances::backbone::{Mode, plain_small, vgg16};
 use invariances::candle_core::{DType, Device, Tensor, Var};
@@ -330,5 +331,85 @@ fn the_papers_vae_loss_is_its_formula() -> Result<()> {
     assert!(finite(&nothing, &decoded)?);
     let text = FeatureDistance::new(&network, &[]).unwrap_err().to_string();
     assert!(text.contains("at least one layer"), "{text}");
+    Ok(())
+}
+
+/// Names and shapes are those of the authors' `FlatVAE` at the size of `dequant_vae`, and the numbers those of the plain formula.
+#[test]
+fn the_vectors_vae_is_the_authors() -> Result<()> {
+    let full = Params::blank(&Device::Cpu);
+    VectorVae::new(&VectorVaeConfig::default(), &full.root())?;
+    let shapes: std::collections::BTreeMap<String, Vec<usize>> = full
+        .tensors()
+        .into_iter()
+        .map(|(name, t)| (name, t.dims().to_vec()))
+        .collect();
+    let mut expected = std::collections::BTreeMap::new();
+    for (part, layers) in [
+        ("encoder", 4),
+        ("mu_layer", 4),
+        ("logvar_layer", 4),
+        ("decoder", 5),
+    ] {
+        for n in 0..layers {
+            let from = if n == 0 { 128 } else { 4096 };
+            let to = if n == layers - 1 { 128 } else { 4096 };
+            expected.insert(format!("{part}.main.{}.weight", 2 * n), vec![to, from]);
+            expected.insert(format!("{part}.main.{}.bias", 2 * n), vec![to]);
+        }
+    }
+    assert_eq!(shapes, expected);
+
+    let config = VectorVaeConfig {
+        size: 6,
+        code: 4,
+        hidden: 9,
+        depth: 2,
+    };
+    let params = Params::new(3);
+    let vae = VectorVae::new(&config, &params.root())?;
+    let weights = params.tensors();
+    let weights: HashMap<String, Tensor> = weights.into_iter().collect();
+    let chain = |part: &str, layers: usize, x: &Tensor| -> Result<Tensor> {
+        let mut h = x.clone();
+        for n in 0..layers {
+            let of = |what: &str| &weights[&format!("{part}.main.{}.{what}", 2 * n)];
+            h = h.matmul(&of("weight").t()?)?.broadcast_add(of("bias"))?;
+            if n + 1 < layers {
+                h = h.maximum(&h.affine(0.01, 0.0)?)?;
+            }
+        }
+        Ok(h)
+    };
+    let x = input("vector.x", &[5, 6], 2.0)?;
+    let h = chain("encoder", 4, &x)?;
+    let posterior = vae.encode(&x)?;
+    let close = |a: &Tensor, b: &Tensor| -> Result<bool> {
+        Ok((a - b)?.abs()?.max_all()?.to_scalar::<f32>()? < 1e-5)
+    };
+    let mean = chain("mu_layer", 4, &h)?;
+    assert!(close(&posterior.mode(), &mean)?);
+    assert!(close(&posterior.logvar(), &chain("logvar_layer", 4, &h)?)?);
+    assert!(close(&vae.decode(&mean)?, &chain("decoder", 5, &mean)?)?);
+    assert!(close(&vae.reconstruct(&x)?, &vae.decode(&mean)?)?);
+
+    // Every parameter gets a gradient.
+    let mut rng = Rng::new(0);
+    let decoded = vae.decode(&posterior.sample(&mut rng)?)?;
+    let loss = ((decoded - &x)?.sqr()?.mean_all()? + posterior.kl()?.mean_all()?)?;
+    let gradients = loss.backward()?;
+    for (name, var) in params.trained() {
+        assert!(gradients.get(&var).is_some(), "{name}");
+    }
+    for (result, says) in [
+        (
+            vae.encode(&input("x", &[2, 5], 1.0)?).map(|p| p.mode()),
+            "vectors (batch, 6)",
+        ),
+        (vae.decode(&x), "codes (batch, 4)"),
+    ] {
+        let text = result.unwrap_err().to_string();
+        assert!(text.contains(says), "{text}");
+    }
     Ok(())
 }

@@ -10,7 +10,7 @@ use image::{
 };
 use invariances::hub::Hub;
 use invariances::polars::prelude::*;
-use invariances::prelude::{Batch, Digits, ImageColumns, Images, Order, Rng, Split, Tensor};
+use invariances::prelude::{Batch, Digits, ImageColumns, Images, Order, Rng, Split, Tensor, World};
 use invariances::{Error, Result};
 use loopback::{LoopbackHub, Repo};
 use std::path::{Path, PathBuf};

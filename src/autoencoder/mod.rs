@@ -5,11 +5,13 @@ mod bigae;
 mod biggan;
 mod conv;
 mod posterior;
+mod vector;
 
 pub use authors::{IinVae, IinVaeConfig};
 pub use bigae::{BigAe, BigAeConfig, BigGan};
 pub use conv::{ConvVae, ConvVaeConfig};
 pub use posterior::Posterior;
+pub use vector::{VectorVae, VectorVaeConfig};
 
 use crate::Result;
 use candle_core::Tensor;

@@ -9,7 +9,7 @@
 //! | VGG-16 | [`vgg16`] | hub | relu1_2, relu2_2, relu3_3, relu4_3, relu5_3, fc6, fc7, fc8 |
 //! | FID's Inception | [`fid_inception`] | published | block0 … block3, pool |
 //! | ViT, DINOv2, CLIP's image encoder | [`transformer`] | hub | block0 …, class_token |
-//! | small ones for 32 to 64 px | [`alexnet_small`], [`resnet_small`], [`squeezenet_small`], [`plain_small`] | trained here | as the large ones |
+//! | small ones for 32 to 64 px | [`alexnet_small`], [`facenet_small`], [`resnet_small`], [`squeezenet_small`], [`plain_small`] | trained here | as the large ones |
 //! | any other | [`Custom`] | yours | yours |
 //!
 //! A published name (`features.11`) and the paper's (`conv5`) mean the same layer, its output taken after the
@@ -60,7 +60,7 @@ pub(crate) use patch::patch_layers;
 pub use preprocess::Preprocess;
 pub use resnet::resnet;
 pub(crate) use resnet::resnet_features;
-pub use small::{alexnet_small, plain_small, resnet_small, squeezenet_small};
+pub use small::{alexnet_small, facenet_small, plain_small, resnet_small, squeezenet_small};
 pub use squeezenet::{SqueezeNet, squeezenet};
 pub use stack::{Backbone, Mode};
 pub use transformer::{Family, TransformerConfig, transformer};

@@ -129,3 +129,27 @@ pub fn resnet_small(width: usize, classes: usize, at: &Scope) -> Result<Backbone
     classifier(&mut net, inputs, classes, at)?;
     Ok(net.done(at.device()))
 }
+
+/// A network of FaceNet's kind (arXiv 1503.03832) for images of 32 to 64 px: residual blocks with batch norm (`conv1`, `block1` … `block3`),
+/// `avgpool`, the `embedding` of 128 numbers that stands for somebody, and, as it is trained by naming people, `fc` (a logit for each) and
+/// `softmax`.
+///
+/// # Errors
+/// [`crate::Error::Invalid`] where parameters exist with other shapes.
+pub fn facenet_small(people: usize, at: &Scope) -> Result<Backbone> {
+    let mut net = Stack::new("facenet_small", Preprocess::none());
+    let stem = normed((3, 32, 4), 2, RELU, ["conv1", "bn1"], (BATCH, at))?;
+    net.push("conv1", stem);
+    for (name, inputs, outputs, stride) in [
+        ("block1", 32, 32, 1),
+        ("block2", 32, 64, 2),
+        ("block3", 64, 128, 2),
+    ] {
+        net.push(name, basic(inputs, outputs, stride, (BATCH, &at.pp(name)))?);
+    }
+    net.push("avgpool", Layer::AdaptivePool(4));
+    let embedding = Dense::new(128 * 16, 128, &at.pp("embedding"))?;
+    net.push("embedding", Layer::Dense(embedding));
+    classifier(&mut net, 128, people, at)?;
+    Ok(net.done(at.device()))
+}

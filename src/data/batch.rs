@@ -25,47 +25,6 @@ impl Split {
     }
 }
 
-/// What a pair of images can have in common.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Factor {
-    /// Which digit it is.
-    Digit,
-    /// How far it leans.
-    Slant,
-    /// How far it is turned.
-    Rotation,
-    /// The pen's width.
-    Thickness,
-    /// The digit's size.
-    Scale,
-    /// Its width over its height.
-    Aspect,
-    /// Its place.
-    Shift,
-    /// The ink's colour.
-    Foreground,
-    /// The paper's colour.
-    Background,
-}
-
-impl Factor {
-    /// The columns of [`Factors`] that hold it.
-    pub fn columns(self) -> Vec<String> {
-        let rgb = |name: &str| ["r", "g", "b"].map(|c| format!("{name}_{c}")).to_vec();
-        match self {
-            Self::Digit => vec!["digit".into()],
-            Self::Slant => vec!["slant".into()],
-            Self::Rotation => vec!["rotation".into()],
-            Self::Thickness => vec!["thickness".into()],
-            Self::Scale => vec!["scale".into()],
-            Self::Aspect => vec!["aspect".into()],
-            Self::Shift => vec!["shift_x".into(), "shift_y".into()],
-            Self::Foreground => rgb("foreground"),
-            Self::Background => rgb("background"),
-        }
-    }
-}
-
 /// Images with their labels and with what is known about them.
 #[derive(Clone, Debug)]
 pub struct Batch {
@@ -199,22 +158,65 @@ impl Factors {
         }
     }
 
+    /// The factors of these images, then those of `other`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the columns differ; none are like any.
+    pub fn then(&self, other: &Self) -> Result<Self> {
+        if self.columns.is_empty() {
+            return Ok(other.clone());
+        }
+        if self.names() != other.names() {
+            return Err(Error::invalid(format!(
+                "factors {} cannot follow factors {}",
+                other.names().join(", "),
+                self.names().join(", ")
+            )));
+        }
+        let joined = self.columns.iter().zip(&other.columns);
+        let joined = joined.map(|((name, a), (_, b))| match (a, b) {
+            (Values::Whole(a), Values::Whole(b)) => {
+                Ok((name.clone(), Values::Whole([&a[..], b].concat())))
+            }
+            (Values::Real(a), Values::Real(b)) => {
+                Ok((name.clone(), Values::Real([&a[..], b].concat())))
+            }
+            _ => Err(Error::invalid(format!(
+                "factor {name:?} is whole in one part and real in the other"
+            ))),
+        });
+        Ok(Self {
+            columns: joined.collect::<Result<_>>()?,
+        })
+    }
+
     /// The ink's colour of each image, red, green and blue in [0, 1]; empty where it is not known.
     pub fn foreground(&self) -> Vec<[f32; 3]> {
-        self.colour(Factor::Foreground)
+        self.colour("foreground")
     }
 
     /// The paper's colour of each image, red, green and blue in [0, 1]; empty where it is not known.
     pub fn background(&self) -> Vec<[f32; 3]> {
-        self.colour(Factor::Background)
+        self.colour("background")
     }
 
-    fn colour(&self, factor: Factor) -> Vec<[f32; 3]> {
-        let columns: Result<Vec<_>> = factor.columns().iter().map(|n| self.column(n)).collect();
-        match columns.as_deref() {
-            Ok([r, g, b]) => (0..r.len()).map(|i| [r[i], g[i], b[i]]).collect(),
+    /// A colour of each image, from the columns `NAME_r`, `NAME_g` and `NAME_b`: red, green and blue in [0, 1]; empty where it is
+    /// not known.
+    pub fn colour(&self, name: &str) -> Vec<[f32; 3]> {
+        let columns = rgb(name).map(|column| self.column(&column));
+        match &columns {
+            [Ok(r), Ok(g), Ok(b)] => (0..r.len()).map(|i| [r[i], g[i], b[i]]).collect(),
             _ => Vec::new(),
         }
+    }
+
+    /// Adds or replaces the three columns of a colour.
+    pub(super) fn with_colour(&self, name: &str, values: &[[f32; 3]]) -> Result<Self> {
+        let mut factors = self.clone();
+        for (c, column) in rgb(name).iter().enumerate() {
+            factors = factors.with_real(column, values.iter().map(|v| v[c]).collect())?;
+        }
+        Ok(factors)
     }
 
     /// The factors as a polars frame, a row per image.
@@ -225,4 +227,9 @@ impl Factors {
         });
         Ok(DataFrame::new(self.len(), columns.collect())?)
     }
+}
+
+/// The columns of a colour.
+fn rgb(name: &str) -> [String; 3] {
+    ["r", "g", "b"].map(|c| format!("{name}_{c}"))
 }

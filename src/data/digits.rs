@@ -1,9 +1,9 @@
 use super::strokes::{self, Hand};
-use super::{Batch, Factor, Factors, ImageColumns, Images, Split};
+use super::world::{Attribute, World, check_size, indices, render, unknown_concept};
+use super::{Batch, Factors, ImageColumns, Images, Split};
 use crate::ops::Rng;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
-use rayon::prelude::*;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -70,7 +70,7 @@ impl Digits {
     /// # Errors
     /// [`Error::Invalid`] unless `size` is 16 to 128.
     pub fn strokes(size: usize, seed: u64) -> Result<Self> {
-        check_size(size)?;
+        check_size("digits", size, 16)?;
         Ok(Self {
             size,
             seed,
@@ -88,7 +88,7 @@ impl Digits {
     /// [`Error::Invalid`] unless `size` is 16 to 128; [`Error::Io`] and [`Error::Content`] where the file is missing, is no such table, or has
     /// images that are not square, of several sizes or beyond 256 pixels, or labels beyond 9.
     pub fn mnist(path: impl AsRef<Path>, size: usize, seed: u64) -> Result<Self> {
-        check_size(size)?;
+        check_size("digits", size, 16)?;
         let path = path.as_ref();
         let table = Images::parquet(&[path], &ImageColumns::default())?;
         let labels = table.labels().unwrap_or_default();
@@ -132,26 +132,9 @@ impl Digits {
         })
     }
 
-    /// Height and width of the images.
-    pub fn size(&self) -> usize {
-        self.size
-    }
-
     /// Whether the digits are drawn ([`Digits::strokes`]), so that every factor is known and they never end.
     pub fn is_procedural(&self) -> bool {
         self.glyphs.is_none()
-    }
-
-    /// What decides the data, for keys of what is trained on it: settings, seed, the file's content.
-    pub fn id(&self) -> String {
-        let source = match &self.glyphs {
-            None => "strokes".into(),
-            Some(glyphs) => format!("table-{}", glyphs.hash),
-        };
-        format!(
-            "digits-{REVISION}-{source}-size{}-seed{}",
-            self.size, self.seed
-        )
     }
 
     /// The number of distinct shapes in a split; `None` for drawn digits, which never end.
@@ -164,59 +147,6 @@ impl Digits {
     /// Whether a split has no sample; never for drawn digits.
     pub fn is_empty(&self, split: Split) -> bool {
         self.len(split) == Some(0)
-    }
-
-    /// The samples `start` … `start + count − 1` of a split.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for no sample, more than memory holds, or an empty split.
-    pub fn batch(&self, split: Split, start: u64, count: usize) -> Result<Batch> {
-        self.take(split, &indices(start, count)?)
-    }
-
-    /// The samples of a split with these indices, in this order.
-    ///
-    /// # Errors
-    /// As [`Digits::batch`].
-    pub fn take(&self, split: Split, indices: &[u64]) -> Result<Batch> {
-        self.check(split)?;
-        let stream = format!("digits/{}", split.name());
-        self.render(indices.len(), |k| self.sample(&stream, split, indices[k]))
-    }
-
-    /// `count` pairs of images, row by row alike in `factor` and otherwise independent, for networks that learn
-    /// what a concept is by what such pairs share. They are other images than those of [`Digits::batch`].
-    ///
-    /// # Errors
-    /// As [`Digits::batch`]; also where the factor is not known, as for a table's slant.
-    pub fn pairs(
-        &self,
-        split: Split,
-        start: u64,
-        count: usize,
-        factor: Factor,
-    ) -> Result<(Batch, Batch)> {
-        self.check(split)?;
-        let colour_or_class = matches!(
-            factor,
-            Factor::Digit | Factor::Foreground | Factor::Background
-        );
-        if self.glyphs.is_some() && !colour_or_class {
-            return Err(Error::invalid(format!(
-                "pairs that share {factor:?} need drawn digits (Digits::strokes): in a table only Digit, Foreground and Background are known"
-            )));
-        }
-        let indices = indices(start, count)?;
-        let stream = |side: &str| format!("digits/pairs/{}/{side}", split.name());
-        let (first, second) = (stream("first"), stream("second"));
-        let a = self.render(count, |k| self.sample(&first, split, indices[k]))?;
-        let b = self.render(count, |k| {
-            let a = self.sample(&first, split, indices[k]);
-            let mut b = self.sample(&second, split, indices[k]);
-            self.share(split, factor, &a, &mut b);
-            b
-        })?;
-        Ok((a, b))
     }
 
     fn check(&self, split: Split) -> Result<()> {
@@ -251,86 +181,77 @@ impl Digits {
         }
     }
 
-    /// Gives `b` the factor of `a`.
-    fn share(&self, split: Split, factor: Factor, a: &Sample, b: &mut Sample) {
+    /// Gives `b` the concept of `a`.
+    fn share(&self, split: Split, concept: &str, a: &Sample, b: &mut Sample) {
         if let Some(glyphs) = &self.glyphs {
             // Both are in the order of the table so far: the second shape is drawn at random.
-            let alike = match factor {
-                Factor::Digit => &glyphs.alike[split as usize][a.digit],
+            let alike = match concept {
+                "digit" => &glyphs.alike[split as usize][a.digit],
                 _ => &glyphs.splits[split as usize],
             };
             b.row = alike[b.rng.below(alike.len())] as usize;
             b.digit = usize::from(glyphs.labels[b.row]);
         }
-        match factor {
-            Factor::Digit => b.digit = a.digit,
-            Factor::Slant => b.hand.slant = a.hand.slant,
-            Factor::Rotation => b.hand.rotation = a.hand.rotation,
-            Factor::Thickness => b.hand.thickness = a.hand.thickness,
-            Factor::Scale => b.hand.scale = a.hand.scale,
-            Factor::Aspect => b.hand.aspect = a.hand.aspect,
-            Factor::Shift => b.hand.shift = a.hand.shift,
-            Factor::Foreground => {
+        match concept {
+            "digit" => b.digit = a.digit,
+            "slant" => b.hand.slant = a.hand.slant,
+            "rotation" => b.hand.rotation = a.hand.rotation,
+            "thickness" => b.hand.thickness = a.hand.thickness,
+            "scale" => b.hand.scale = a.hand.scale,
+            "aspect" => b.hand.aspect = a.hand.aspect,
+            "shift" => b.hand.shift = a.hand.shift,
+            "foreground" => {
                 b.foreground = a.foreground;
                 b.background = colour_beside(a.foreground, &mut b.rng);
             }
-            Factor::Background => {
+            "background" => {
                 b.background = a.background;
                 b.foreground = colour_beside(a.background, &mut b.rng);
             }
+            _ => {}
         }
     }
 
-    fn render(&self, count: usize, sample: impl Fn(usize) -> Sample + Sync) -> Result<Batch> {
-        if count == 0 {
-            return Err(Error::invalid("expected at least one sample, found 0"));
-        }
+    fn render(
+        &self,
+        count: usize,
+        sample: impl Fn(usize) -> Sample + Sync + Send,
+    ) -> Result<Batch> {
         let area = self.size * self.size;
-        let mut pixels: Vec<f32> = Vec::new();
-        let wanted = count.checked_mul(3 * area);
-        if wanted.is_none_or(|n| pixels.try_reserve_exact(n).is_err()) {
-            return Err(Error::invalid(format!(
-                "{count} images of {0}×{0} pixels are more than memory holds: ask for fewer at a time",
-                self.size
-            )));
-        }
-        pixels.resize(count * 3 * area, 0.0);
         let resize = self
             .glyphs
             .as_ref()
             .map(|glyphs| Resize::new(glyphs.side, self.size * 28 / 32));
-        let samples: Vec<Sample> = pixels
-            .par_chunks_mut(3 * area)
-            .enumerate()
-            .map_init(
-                || vec![0.0; area],
-                |ink, (k, pixels)| {
-                    let mut sample = sample(k);
-                    match (&self.glyphs, &resize) {
-                        (Some(glyphs), Some(resize)) => {
-                            let n = glyphs.side * glyphs.side;
-                            let glyph = &glyphs.pixels[sample.row * n..][..n];
-                            resize.centred(glyph, self.size, ink);
-                        }
-                        _ => {
-                            let (hand, rng) = (&sample.hand, &mut sample.rng);
-                            strokes::draw(sample.digit, hand, rng, self.size, ink);
-                        }
+        let (images, samples) = render(
+            self.size,
+            count,
+            || vec![0.0; area],
+            |k, pixels, ink| {
+                let mut sample = sample(k);
+                match (&self.glyphs, &resize) {
+                    (Some(glyphs), Some(resize)) => {
+                        let n = glyphs.side * glyphs.side;
+                        let glyph = &glyphs.pixels[sample.row * n..][..n];
+                        resize.centred(glyph, self.size, ink);
                     }
-                    for (c, plane) in pixels.chunks_mut(area).enumerate() {
-                        let paper = 2.0 * sample.background[c] - 1.0;
-                        let change = 2.0 * (sample.foreground[c] - sample.background[c]);
-                        for (pixel, ink) in plane.iter_mut().zip(&*ink) {
-                            *pixel = (paper + change * ink).clamp(-1.0, 1.0);
-                        }
+                    _ => {
+                        let (hand, rng) = (&sample.hand, &mut sample.rng);
+                        strokes::draw(sample.digit, hand, rng, self.size, ink);
                     }
-                    sample
-                },
-            )
-            .collect();
+                }
+                for (c, plane) in pixels.chunks_mut(area).enumerate() {
+                    let paper = 2.0 * sample.background[c] - 1.0;
+                    let change = 2.0 * (sample.foreground[c] - sample.background[c]);
+                    for (pixel, ink) in plane.iter_mut().zip(&*ink) {
+                        *pixel = (paper + change * ink).clamp(-1.0, 1.0);
+                    }
+                }
+                sample
+            },
+        )?;
         let labels: Vec<u32> = samples.iter().map(|s| s.digit as u32).collect();
         Ok(Batch {
-            images: Tensor::from_vec(pixels, (count, 3, self.size, self.size), &Device::Cpu)?,
+            images,
             labels: Tensor::from_vec(labels, count, &Device::Cpu)?,
             factors: self.factors(&samples)?,
         })
@@ -354,13 +275,85 @@ impl Digits {
                 .with_real("shift_y", real(&|s| s.hand.shift[1]))?
                 .with_real("elastic", real(&|s| s.hand.elastic))?;
         }
-        for (c, name) in Factor::Foreground.columns().iter().enumerate() {
-            factors = factors.with_real(name, real(&|s| s.foreground[c]))?;
+        let colour = |f: &dyn Fn(&Sample) -> [f32; 3]| samples.iter().map(f).collect::<Vec<_>>();
+        factors
+            .with_colour("foreground", &colour(&|s| s.foreground))?
+            .with_colour("background", &colour(&|s| s.background))
+    }
+}
+
+/// What two images can have in common; in a table only what is named first.
+const CONCEPTS: [&str; 9] = [
+    "digit",
+    "foreground",
+    "background",
+    "slant",
+    "rotation",
+    "thickness",
+    "scale",
+    "aspect",
+    "shift",
+];
+
+impl World for Digits {
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn id(&self) -> String {
+        let source = match &self.glyphs {
+            None => "strokes".into(),
+            Some(glyphs) => format!("table-{}", glyphs.hash),
+        };
+        format!(
+            "digits-{REVISION}-{source}-size{}-seed{}",
+            self.size, self.seed
+        )
+    }
+
+    fn classes(&self) -> Vec<String> {
+        (0..10).map(|digit| digit.to_string()).collect()
+    }
+
+    fn attributes(&self) -> Vec<Attribute> {
+        let digits = self.classes();
+        let digits: Vec<&str> = digits.iter().map(String::as_str).collect();
+        vec![Attribute::class("digit", &digits)]
+    }
+
+    fn concepts(&self) -> Vec<String> {
+        let known = if self.is_procedural() { 9 } else { 3 };
+        CONCEPTS[..known].iter().map(ToString::to_string).collect()
+    }
+
+    fn take(&self, split: Split, indices: &[u64]) -> Result<Batch> {
+        self.check(split)?;
+        let stream = format!("digits/{}", split.name());
+        self.render(indices.len(), |k| self.sample(&stream, split, indices[k]))
+    }
+
+    fn pairs(
+        &self,
+        split: Split,
+        start: u64,
+        count: usize,
+        concept: &str,
+    ) -> Result<(Batch, Batch)> {
+        self.check(split)?;
+        if !self.concepts().iter().any(|c| c == concept) {
+            return Err(unknown_concept(concept, self));
         }
-        for (c, name) in Factor::Background.columns().iter().enumerate() {
-            factors = factors.with_real(name, real(&|s| s.background[c]))?;
-        }
-        Ok(factors)
+        let indices = indices(start, count)?;
+        let stream = |side: &str| format!("digits/pairs/{}/{side}", split.name());
+        let (first, second) = (stream("first"), stream("second"));
+        let a = self.render(count, |k| self.sample(&first, split, indices[k]))?;
+        let b = self.render(count, |k| {
+            let a = self.sample(&first, split, indices[k]);
+            let mut b = self.sample(&second, split, indices[k]);
+            self.share(split, concept, &a, &mut b);
+            b
+        })?;
+        Ok((a, b))
     }
 }
 
@@ -404,26 +397,6 @@ fn grey_squares(table: &Images, path: &Path) -> Result<(usize, Vec<u8>)> {
     }
     let side = side.ok_or_else(|| Error::content(path, "the table has no rows"))?;
     Ok((side, pixels))
-}
-
-fn check_size(size: usize) -> Result<()> {
-    if (16..=128).contains(&size) {
-        return Ok(());
-    }
-    Err(Error::invalid(format!(
-        "digits can have 16 to 128 pixels a side, found {size}"
-    )))
-}
-
-fn indices(start: u64, count: usize) -> Result<Vec<u64>> {
-    // Far beyond memory for images; keeps the list of indices itself within reason.
-    const MOST: usize = 1 << 28;
-    match start.checked_add(count as u64) {
-        Some(end) if count <= MOST => Ok((start..end).collect()),
-        _ => Err(Error::invalid(format!(
-            "cannot take {count} samples from index {start}: ask for at most {MOST} at a time, below index 2^64"
-        ))),
-    }
 }
 
 fn colour(rng: &mut Rng) -> [f32; 3] {

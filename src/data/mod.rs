@@ -3,6 +3,7 @@
 //! Every drawn data set here is seeded and addressed by index: sample `i` of a split depends on the settings, the
 //! seed, the split and `i` alone, not on the batch that it is asked in nor on the number of threads.
 
+mod ahead;
 mod batch;
 mod batches;
 mod decode;
@@ -14,9 +15,12 @@ mod parquet;
 mod plane;
 mod shards;
 mod strokes;
+mod world;
 
-pub use batch::{Batch, Factor, Factors, Split};
+pub use ahead::Ahead;
+pub use batch::{Batch, Factors, Split};
 pub use batches::{Batches, Order};
 pub use digits::Digits;
 pub use images::{ImageColumns, Images};
 pub use plane::Plane;
+pub use world::{Attribute, World};

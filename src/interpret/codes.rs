@@ -1,6 +1,6 @@
 use crate::autoencoder::{Autoencoder, Posterior};
 use crate::backbone::Network;
-use crate::data::{Digits, Split};
+use crate::data::{Factors, Split, World};
 use crate::flow::Cinn;
 use crate::ops::Rng;
 use crate::{Error, Result};
@@ -15,7 +15,7 @@ pub struct Codes {
     posterior: Posterior,
     z: Tensor,
     labels: Tensor,
-    colours: (Tensor, Tensor),
+    factors: Factors,
     id: String,
 }
 
@@ -28,7 +28,7 @@ impl Codes {
         autoencoder: &impl Autoencoder,
         network: &dyn Network,
         layer: &str,
-        digits: &Digits,
+        world: &dyn World,
         split: Split,
         count: usize,
     ) -> Result<Self> {
@@ -36,26 +36,22 @@ impl Codes {
             return Err(Error::invalid("codes of 0 images: ask for at least one"));
         }
         let (mut mean, mut logvar, mut z, mut labels) = (vec![], vec![], vec![], vec![]);
-        let (mut ink, mut paper) = (vec![], vec![]);
+        let mut factors = Factors::new();
         for start in (0..count).step_by(128) {
-            let batch = digits.batch(split, start as u64, 128.min(count - start))?;
+            let batch = world.batch(split, start as u64, 128.min(count - start))?;
             let images = batch.images.detach();
             let posterior = autoencoder.encode(&images)?;
             mean.push(posterior.mode().detach());
             logvar.push(posterior.logvar().detach());
             z.push(network.encode(&images, layer)?.flatten_from(1)?.detach());
             labels.push(batch.labels);
-            ink.extend(batch.factors.foreground());
-            paper.extend(batch.factors.background());
+            factors = factors.then(&batch.factors)?;
         }
         Self {
             posterior: Posterior::new(&Tensor::cat(&mean, 0)?, &Tensor::cat(&logvar, 0)?)?,
             z: Tensor::cat(&z, 0)?,
             labels: Tensor::cat(&labels, 0)?,
-            colours: (
-                Tensor::from_vec(ink.concat(), (count, 3), &Device::Cpu)?,
-                Tensor::from_vec(paper.concat(), (count, 3), &Device::Cpu)?,
-            ),
+            factors,
             id: String::new(),
         }
         .identified("")
@@ -99,9 +95,21 @@ impl Codes {
         self.labels.clone()
     }
 
-    /// The true colours of ink and paper, each (count, 3) in [0, 1].
-    pub fn colours(&self) -> (Tensor, Tensor) {
-        self.colours.clone()
+    /// What is known about the images.
+    pub fn factors(&self) -> Factors {
+        self.factors.clone()
+    }
+
+    /// The true colours of ink and paper, each (count, 3) in [0, 1]; (0, 3) where they are not known.
+    pub fn colours(&self) -> Result<(Tensor, Tensor)> {
+        let tensor = |colours: Vec<[f32; 3]>| {
+            let shape = (colours.len(), 3);
+            Tensor::from_vec(colours.concat(), shape, &Device::Cpu)
+        };
+        Ok((
+            tensor(self.factors.foreground())?,
+            tensor(self.factors.background())?,
+        ))
     }
 
     /// A code z̄ for every image, drawn from its posterior, (count, code).

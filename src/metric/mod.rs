@@ -4,6 +4,7 @@ mod colour;
 mod estimate;
 mod frechet;
 mod image;
+mod judge;
 mod similarity;
 mod ssim;
 
@@ -11,5 +12,6 @@ pub use colour::measure_colours;
 pub use estimate::{Estimate, bootstrap_mean};
 pub use frechet::frechet_distance;
 pub use image::{agreement, psnr};
+pub use judge::Judge;
 pub use similarity::cka;
 pub use ssim::ssim;

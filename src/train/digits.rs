@@ -3,7 +3,7 @@
 use super::{Card, Decay, Slot, Step, Store, TrainConfig, Trainer, pretrained};
 use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig};
 use crate::backbone::{Backbone, Network, plain_small, squeezenet_small};
-use crate::data::{Digits, Split};
+use crate::data::{Digits, Split, World};
 use crate::loss::vae_loss;
 use crate::metric::{agreement, psnr};
 use crate::ops::{Params, PoolConfig, Rng, avg_pool2d};
@@ -145,7 +145,7 @@ fn build(network: DigitsNetwork, seed: u64) -> Result<Building> {
 
 /// Half of the batches as they are, the others blurred and noisy: a judge of decoded pictures must not
 /// take a soft edge for another digit.
-fn roughen(images: &Tensor, rng: &mut Rng) -> Result<Tensor> {
+pub(super) fn roughen(images: &Tensor, rng: &mut Rng) -> Result<Tensor> {
     if rng.f32() < 0.5 {
         return Ok(images.clone());
     }

@@ -1,0 +1,143 @@
+use crate::backbone::{Backbone, Network};
+use crate::data::{Attribute, Factors};
+use crate::{Error, Result};
+use candle_core::{D, Tensor};
+use std::collections::BTreeMap;
+
+/// A network that answers questions about pictures: what it names on a decoded image, beside what it names on the original.
+/// It must take no part in making the pictures that it judges, nor be the network under study.
+///
+/// Its outputs are the answers of all [`Attribute`]s, one attribute after the other.
+///
+/// ```
+/// use invariances::prelude::*;
+/// let faces = Faces::new(32, 0)?;
+/// let questions = faces.attributes();
+/// let outputs = questions.iter().map(|q| q.answers.len()).sum();
+/// let judge = Judge::new(&plain_small(outputs, &Params::new(0).root())?, &questions)?;
+/// let batch = faces.batch(Split::Test, 0, 4)?;
+/// assert_eq!(judge.names(&batch.images)?["glasses"].len(), 4);
+/// # Ok::<(), invariances::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Judge {
+    network: Backbone,
+    attributes: Vec<Attribute>,
+}
+
+impl Judge {
+    /// A network with an output for each answer to each question.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] without a question.
+    pub fn new(network: &Backbone, attributes: &[Attribute]) -> Result<Self> {
+        if attributes.is_empty() {
+            return Err(Error::invalid("a judge needs at least one question"));
+        }
+        Ok(Self {
+            network: network.clone(),
+            attributes: attributes.to_vec(),
+        })
+    }
+
+    /// What it answers.
+    pub fn attributes(&self) -> Vec<Attribute> {
+        self.attributes.clone()
+    }
+
+    /// The network that answers.
+    pub fn network(&self) -> Backbone {
+        self.network.clone()
+    }
+
+    /// The outputs for each question, (batch, answers).
+    fn logits(&self, images: &Tensor) -> Result<Vec<Tensor>> {
+        let all = self.network.forward(images)?;
+        let wanted: usize = self.attributes.iter().map(|a| a.answers.len()).sum();
+        if all.dims().last() != Some(&wanted) {
+            return Err(Error::invalid(format!(
+                "a judge of {} answers needs a network with as many outputs, found {:?}",
+                wanted,
+                all.dims()
+            )));
+        }
+        let mut from = 0;
+        let mut parts = Vec::new();
+        for attribute in &self.attributes {
+            let count = attribute.answers.len();
+            parts.push(all.narrow(D::Minus1, from, count)?.contiguous()?);
+            from += count;
+        }
+        Ok(parts)
+    }
+
+    /// The number of its answer for each image, by question; without a graph.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the images do not fit the network.
+    pub fn names(&self, images: &Tensor) -> Result<BTreeMap<String, Vec<u32>>> {
+        let mut answers: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+        let count = images.dims().first().copied().unwrap_or(0);
+        for start in (0..count).step_by(128) {
+            let images = images.narrow(0, start, 128.min(count - start))?.detach();
+            for (attribute, logits) in self.attributes.iter().zip(self.logits(&images)?) {
+                let named = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;
+                answers
+                    .entry(attribute.name.clone())
+                    .or_default()
+                    .extend(named);
+            }
+        }
+        Ok(answers)
+    }
+
+    /// For each question and image 1 where the judge names on `b` what it names on `a`, else 0.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where there are not as many images in both.
+    pub fn agreement(&self, a: &Tensor, b: &Tensor) -> Result<BTreeMap<String, Vec<f64>>> {
+        if a.dims() != b.dims() {
+            return Err(Error::invalid(format!(
+                "a judge compares as many images as images, found {:?} and {:?}",
+                a.dims(),
+                b.dims()
+            )));
+        }
+        let (a, mut b) = (self.names(a)?, self.names(b)?);
+        let alike = a.into_iter().map(|(name, a)| {
+            let b = b.remove(&name).unwrap_or_default();
+            let same = a.iter().zip(&b).map(|(a, b)| f64::from(a == b));
+            (name, same.collect())
+        });
+        Ok(alike.collect())
+    }
+
+    /// For each question and image 1 where the judge's answer is the right one, else 0.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where a factor is not known.
+    pub fn right(&self, images: &Tensor, factors: &Factors) -> Result<BTreeMap<String, Vec<f64>>> {
+        let mut named = self.names(images)?;
+        let mut right = BTreeMap::new();
+        for attribute in &self.attributes {
+            let named = named.remove(&attribute.name).unwrap_or_default();
+            let truth = attribute.of(factors)?;
+            let same = named.iter().zip(&truth).map(|(a, b)| f64::from(a == b));
+            right.insert(attribute.name.clone(), same.collect());
+        }
+        Ok(right)
+    }
+
+    /// What a judge is trained by: the mean over questions and images of the cross-entropy in nats, a scalar.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where a factor is not known or the images do not fit the network.
+    pub fn loss(&self, images: &Tensor, factors: &Factors) -> Result<Tensor> {
+        let mut losses = Vec::new();
+        for (attribute, logits) in self.attributes.iter().zip(self.logits(images)?) {
+            let truth = Tensor::new(attribute.of(factors)?, logits.device())?;
+            losses.push(candle_nn::loss::cross_entropy(&logits, &truth)?);
+        }
+        Ok(Tensor::stack(&losses, 0)?.mean_all()?)
+    }
+}
