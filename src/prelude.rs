@@ -13,8 +13,8 @@ pub use crate::backbone::{
     resnet, resnet_small, squeezenet, squeezenet_small, transformer, vgg16,
 };
 pub use crate::data::{
-    Ahead, Attribute, Batch, Batches, Digits, Factors, ImageColumns, Images, Order, Plane, Split,
-    World,
+    Ahead, Attribute, Batch, Batches, Creature, Creatures, Digits, Factors, ImageColumns, Images,
+    Order, Plane, Split, Style, World,
 };
 pub use crate::figure::{
     Bars, Chart, Colour, Figure, Histogram, ImageGrid, Overview, Panel, Table, heat,
@@ -39,8 +39,8 @@ pub use crate::metric::{
 pub use crate::notebook::{Claim, ClaimBuilder, Claims, Expected, Lab, Progress, Scale};
 pub use crate::ops::{Init, Params, Rng, Scope};
 pub use crate::train::{
-    Adam, Card, Decay, DigitsNetwork, DigitsNetworks, Slot, Step, Store, TrainConfig, Trained,
-    Trainer,
+    Adam, Card, CreaturesNetworks, Decay, DigitsNetwork, DigitsNetworks, FacesNetworks, Slot, Step,
+    Store, TrainConfig, Trained, Trainer, WorldNetwork,
 };
 pub use crate::{candle_core, candle_nn, candle_transformers, hf_hub, plotters, polars};
 pub use candle_core::{DType, Device, Tensor, Var};

@@ -10,9 +10,13 @@ pub mod pretrained;
 mod progress;
 mod store;
 mod trainer;
+mod worlds;
 
 pub use adam::Adam;
 pub use config::{Decay, TrainConfig};
 pub use digits::{DigitsNetwork, DigitsNetworks};
 pub use store::{Card, Slot, Store};
 pub use trainer::{Step, Trained, Trainer};
+pub use worlds::{CreaturesNetworks, FacesNetworks, WorldNetwork};
+
+use digits::roughen;

@@ -1,0 +1,239 @@
+//! Faces, the stand-in for CelebA.
+
+mod draw;
+mod face;
+mod features;
+mod hair;
+mod head;
+
+pub use face::{Face, HAIR_STYLES, Person};
+
+use super::world::{self, Attribute, World, check_size, indices, unknown_concept};
+use super::{Batch, Factors, Split};
+use crate::ops::Rng;
+use crate::{Error, Result};
+use candle_core::{Device, Tensor};
+
+/// Drawn faces, the stand-in for CelebA in the paper's Figures 3 and 7: who somebody is (a [`Person`]: the shape of the head and
+/// its parts, skin, eyes, hair style) and what changes from image to image (pose, glasses, the hair's colour, beard, smile, age, gender-like
+/// shape, light, background), each independent of all others.
+///
+/// Without end, and each image another person; with [`Faces::people`] so many people, whose numbers are the labels.
+/// A face can be made and changed by hand:
+///
+/// ```
+/// use invariances::prelude::*;
+/// let faces = Faces::new(64, 0)?;
+/// let face = faces.face(Split::Test, 3);
+/// let smiling = Face { smile: 1.0, ..face };
+/// let batch = faces.draw(&[face, smiling])?;
+/// assert_eq!(batch.images.dims(), [2, 3, 64, 64]);
+/// assert_eq!(batch.factors.column("smile")?[1], 1.0);
+/// # Ok::<(), invariances::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Faces {
+    size: usize,
+    seed: u64,
+    people: Option<u32>,
+}
+
+/// Counts the changes to what is drawn: networks trained on one revision are not those of another.
+const REVISION: u32 = 1;
+
+/// The hair styles, in the order of their numbers.
+const STYLES: [&str; HAIR_STYLES as usize] = [
+    "short", "parted", "curls", "long", "bob", "bun", "bald", "waves",
+];
+
+/// What two images can have in common, and how the second gets it.
+const CONCEPTS: [(&str, fn(&Face, &mut Face)); 14] = [
+    ("person", |a, b| b.person = a.person),
+    ("yaw", |a, b| b.yaw = a.yaw),
+    ("pitch", |a, b| b.pitch = a.pitch),
+    ("roll", |a, b| b.roll = a.roll),
+    ("glasses", |a, b| b.glasses = a.glasses),
+    ("hair_colour", |a, b| b.hair_colour = a.hair_colour),
+    ("beard", |a, b| b.beard = a.beard),
+    ("smile", |a, b| b.smile = a.smile),
+    ("age", |a, b| b.age = a.age),
+    ("masculine", |a, b| b.masculine = a.masculine),
+    ("light", |a, b| b.light = a.light),
+    ("brightness", |a, b| b.brightness = a.brightness),
+    ("background", |a, b| b.background = a.background),
+    ("shirt", |a, b| b.shirt = a.shirt),
+];
+
+impl Faces {
+    /// Faces of `size`×`size` pixels, each image another person, whose number is its index.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] unless `size` is 32 to 128.
+    pub fn new(size: usize, seed: u64) -> Result<Self> {
+        check_size("faces", size, 32)?;
+        Ok(Self {
+            size,
+            seed,
+            people: None,
+        })
+    }
+
+    /// Faces of `count` people, the same ones in every split, in other images each.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for nobody.
+    pub fn people(&self, count: u32) -> Result<Self> {
+        if count == 0 {
+            return Err(Error::invalid("expected at least one person, found 0"));
+        }
+        Ok(Self {
+            people: Some(count),
+            ..self.clone()
+        })
+    }
+
+    /// The person with this number.
+    pub fn person(&self, number: u32) -> Person {
+        let mut rng = Rng::at(self.seed, "faces/people", u64::from(number));
+        Person {
+            number,
+            ..Person::random(&mut rng)
+        }
+    }
+
+    /// Sample `index` of a split, as factors that can be changed and drawn.
+    pub fn face(&self, split: Split, index: u64) -> Face {
+        self.sample(&format!("faces/{}", split.name()), index)
+    }
+
+    /// Draws these faces; the labels are the people's numbers.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no face, or more than memory holds.
+    pub fn draw(&self, faces: &[Face]) -> Result<Batch> {
+        let (images, _) = world::render(
+            self.size,
+            faces.len(),
+            || (),
+            |k, pixels, ()| draw::draw(&faces[k], self.size, pixels),
+        )?;
+        let labels: Vec<u32> = faces.iter().map(|f| f.person.number).collect();
+        Ok(Batch {
+            images,
+            labels: Tensor::from_vec(labels, faces.len(), &Device::Cpu)?,
+            factors: factors(faces)?,
+        })
+    }
+
+    fn sample(&self, stream: &str, index: u64) -> Face {
+        let mut rng = Rng::at(self.seed, stream, index);
+        let person = match self.people {
+            Some(count) => self.person(rng.below(count as usize) as u32),
+            None => Person {
+                number: index as u32,
+                ..Person::random(&mut rng)
+            },
+        };
+        Face::random(person, &mut rng)
+    }
+}
+
+impl World for Faces {
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn id(&self) -> String {
+        let people = match self.people {
+            Some(count) => format!("{count}people"),
+            None => "endless".into(),
+        };
+        format!(
+            "faces-{REVISION}-{people}-size{}-seed{}",
+            self.size, self.seed
+        )
+    }
+
+    fn classes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn attributes(&self) -> Vec<Attribute> {
+        vec![
+            Attribute::class("glasses", &["none", "round", "square", "dark"]),
+            Attribute::new("beard", &["none", "beard"], &[0.1]),
+            Attribute::new("smile", &["no", "smiles"], &[0.3]),
+            Attribute::new("age", &["younger", "older"], &[0.5]),
+            Attribute::new("masculine", &["feminine", "masculine"], &[0.0]),
+            Attribute::new("hair_colour", &["dark", "red", "fair"], &[0.45, 0.7]),
+            Attribute::class("hair_style", &STYLES),
+            Attribute::new("yaw", &["left", "front", "right"], &[-0.25, 0.25]),
+            Attribute::new("light", &["from the left", "from the right"], &[0.0]),
+        ]
+    }
+
+    fn concepts(&self) -> Vec<String> {
+        CONCEPTS.iter().map(|(name, _)| name.to_string()).collect()
+    }
+
+    fn take(&self, split: Split, indices: &[u64]) -> Result<Batch> {
+        let faces: Vec<Face> = indices.iter().map(|&i| self.face(split, i)).collect();
+        self.draw(&faces)
+    }
+
+    fn pairs(
+        &self,
+        split: Split,
+        start: u64,
+        count: usize,
+        concept: &str,
+    ) -> Result<(Batch, Batch)> {
+        let (_, share) = CONCEPTS
+            .iter()
+            .find(|(name, _)| *name == concept)
+            .ok_or_else(|| unknown_concept(concept, self))?;
+        let stream = |side: &str| format!("faces/pairs/{}/{side}", split.name());
+        let (first, second) = (stream("first"), stream("second"));
+        let (mut a, mut b) = (Vec::new(), Vec::new());
+        for index in indices(start, count)? {
+            let (one, mut other) = (self.sample(&first, index), self.sample(&second, index));
+            // Another person, unless that is what they share.
+            if self.people.is_none() {
+                other.person.number = !one.person.number;
+            }
+            share(&one, &mut other);
+            a.push(one);
+            b.push(other);
+        }
+        Ok((self.draw(&a)?, self.draw(&b)?))
+    }
+}
+
+fn factors(faces: &[Face]) -> Result<Factors> {
+    let whole = |f: &dyn Fn(&Face) -> u32| faces.iter().map(f).collect();
+    let real = |f: &dyn Fn(&Face) -> f32| faces.iter().map(f).collect();
+    let mut factors = Factors::new()
+        .with_whole("person", whole(&|f| f.person.number))?
+        .with_whole("glasses", whole(&|f| f.glasses))?
+        .with_whole("hair_style", whole(&|f| f.person.hair_style))?
+        .with_real("yaw", real(&|f| f.yaw))?
+        .with_real("pitch", real(&|f| f.pitch))?
+        .with_real("roll", real(&|f| f.roll))?
+        .with_real("hair_colour", real(&|f| f.hair_colour))?
+        .with_real("beard", real(&|f| f.beard))?
+        .with_real("smile", real(&|f| f.smile))?
+        .with_real("age", real(&|f| f.age))?
+        .with_real("masculine", real(&|f| f.masculine))?
+        .with_real("light", real(&|f| f.light))?
+        .with_real("brightness", real(&|f| f.brightness))?
+        .with_real("scale", real(&|f| f.scale))?
+        .with_real("shift_x", real(&|f| f.shift[0]))?
+        .with_real("shift_y", real(&|f| f.shift[1]))?;
+    for (name, value) in Person::traits() {
+        factors = factors.with_real(name, real(&|f| value(&f.person)))?;
+    }
+    let colour = |f: &dyn Fn(&Face) -> [f32; 3]| faces.iter().map(f).collect::<Vec<_>>();
+    factors
+        .with_colour("background", &colour(&|f| f.background))?
+        .with_colour("shirt", &colour(&|f| f.shirt))
+}

@@ -1,0 +1,394 @@
+//! The networks for faces and creatures: what they are, how they are trained, how good they are.
+
+use super::{Card, Decay, Step, Store, TrainConfig, Trainer, pretrained};
+use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig};
+use crate::backbone::{Backbone, Mode, Network, alexnet_small, facenet_small, plain_small};
+use crate::data::{Ahead, Creatures, Faces, Split, World};
+use crate::loss::vae_loss;
+use crate::metric::{Judge, agreement, psnr};
+use crate::ops::{Params, Rng};
+use crate::say::say;
+use crate::{Error, Result};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Side of the images in pixels.
+const SIZE: usize = 64;
+/// The seed of the data that the shipped networks are trained on.
+const SEED: u64 = 0;
+/// How many people the shipped recogniser knows.
+const PEOPLE: u32 = 200;
+
+/// The networks that ship for faces and creatures of 64 px.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorldNetwork {
+    /// Answers what a face shows: glasses, beard, smile …
+    FacesJudge,
+    /// Names people: a small FaceNet, the network under study.
+    FacesRecogniser,
+    /// E and D of faces.
+    FacesAutoencoder,
+    /// Answers what a creature shows: shape, texture, which way it looks.
+    CreaturesJudge,
+    /// Names the creatures' classes, in their natural textures: a small AlexNet, the network under study.
+    CreaturesClassifier,
+    /// E and D of creatures, in any texture.
+    CreaturesAutoencoder,
+}
+
+/// What is being trained, with its parameters.
+struct Building {
+    params: Params,
+    network: Built,
+}
+
+enum Built {
+    Vae(Box<ConvVae>),
+    Classifier(Backbone),
+    Judge(Judge),
+}
+
+impl WorldNetwork {
+    /// All of them, in the order in which they are trained: the judges rate the autoencoders.
+    pub fn all() -> Vec<Self> {
+        vec![
+            Self::FacesJudge,
+            Self::FacesRecogniser,
+            Self::FacesAutoencoder,
+            Self::CreaturesJudge,
+            Self::CreaturesClassifier,
+            Self::CreaturesAutoencoder,
+        ]
+    }
+
+    /// The name of its files.
+    pub fn name(self) -> String {
+        match self {
+            Self::FacesJudge => "faces-judge",
+            Self::FacesRecogniser => "faces-recogniser",
+            Self::FacesAutoencoder => "faces-autoencoder",
+            Self::CreaturesJudge => "creatures-judge",
+            Self::CreaturesClassifier => "creatures-classifier",
+            Self::CreaturesAutoencoder => "creatures-autoencoder",
+        }
+        .into()
+    }
+
+    /// Its full training, that of the shipped weights.
+    pub fn training(self) -> TrainConfig {
+        let training = TrainConfig {
+            betas: (0.9, 0.99),
+            decay: Decay::Cosine { floor: 0.01 },
+            warm_up: 100,
+            ..TrainConfig::default()
+        };
+        match self {
+            Self::FacesAutoencoder | Self::CreaturesAutoencoder => TrainConfig {
+                steps: 12_000,
+                batch: 16,
+                learning_rate: 1e-3,
+                ema: Some(0.999),
+                ..training
+            },
+            Self::FacesJudge | Self::CreaturesJudge => TrainConfig {
+                steps: 2000,
+                batch: 64,
+                learning_rate: 2e-3,
+                clip: Some(100.0),
+                seed: 101,
+                ..training
+            },
+            Self::FacesRecogniser | Self::CreaturesClassifier => TrainConfig {
+                steps: 2000,
+                batch: 64,
+                learning_rate: 2e-3,
+                clip: Some(100.0),
+                ..training
+            },
+        }
+    }
+
+    /// What it is trained on.
+    fn world(self) -> Result<Arc<dyn World>> {
+        Ok(match self {
+            Self::FacesJudge | Self::FacesAutoencoder => Arc::new(Faces::new(SIZE, SEED)?),
+            Self::FacesRecogniser => Arc::new(Faces::new(SIZE, SEED)?.people(PEOPLE)?),
+            Self::CreaturesClassifier => Arc::new(Creatures::new(SIZE, SEED)?),
+            // Whoever judges shape and texture must not infer the one from the other, nor D paint by habit.
+            Self::CreaturesJudge | Self::CreaturesAutoencoder => {
+                Arc::new(Creatures::new(SIZE, SEED)?.stylized())
+            }
+        })
+    }
+
+    fn vae(self) -> ConvVaeConfig {
+        ConvVaeConfig {
+            size: SIZE,
+            code: if self == Self::FacesAutoencoder {
+                96
+            } else {
+                128
+            },
+            ..ConvVaeConfig::default()
+        }
+    }
+
+    fn configuration(self) -> Result<Value> {
+        let network = match self {
+            Self::FacesAutoencoder | Self::CreaturesAutoencoder => json!(self.vae()),
+            Self::FacesJudge | Self::CreaturesJudge => {
+                let questions = self.world()?.attributes();
+                let questions: Vec<_> = questions.iter().map(|a| (&a.name, &a.cuts)).collect();
+                json!({"network": "plain_small, blurred and noisy images", "questions": questions})
+            }
+            Self::FacesRecogniser => json!("facenet_small"),
+            Self::CreaturesClassifier => json!("alexnet_small, width 24"),
+        };
+        Ok(json!({
+            "network": network,
+            "data": self.world()?.id(),
+            "training": self.training(),
+        }))
+    }
+
+    fn build(self) -> Result<Building> {
+        let params = Params::new(self.training().seed);
+        let at = params.root();
+        let network = match self {
+            Self::FacesAutoencoder | Self::CreaturesAutoencoder => {
+                Built::Vae(Box::new(ConvVae::new(&self.vae(), &at)?))
+            }
+            Self::FacesJudge | Self::CreaturesJudge => {
+                let questions = self.world()?.attributes();
+                let outputs = questions.iter().map(|q| q.answers.len()).sum();
+                Built::Judge(Judge::new(&plain_small(outputs, &at)?, &questions)?)
+            }
+            Self::FacesRecogniser => Built::Classifier(facenet_small(PEOPLE as usize, &at)?),
+            Self::CreaturesClassifier => Built::Classifier(alexnet_small(24, 10, &at)?),
+        };
+        Ok(Building { params, network })
+    }
+
+    /// With the shipped weights.
+    fn shipped(self, cards: &mut BTreeMap<String, Card>) -> Result<Built> {
+        let building = self.build()?;
+        let name = self.name();
+        let card = pretrained::load(&name, &self.configuration()?, &building.params)?;
+        let card = card.ok_or_else(|| {
+            Error::invalid(format!(
+                "no weights of {name} for this version's configuration in {}: train them with `cargo run --release -- retrain {name}`",
+                pretrained::folder().display()
+            ))
+        })?;
+        cards.insert(name, card);
+        Ok(building.network)
+    }
+
+    /// Trains it in full, rates it on 2,000 held-out images and writes weights and card to the shipped folder. An interrupted
+    /// training goes on from its last checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the judge of an autoencoder was not trained before; as [`Trainer::fit_in`].
+    pub fn retrain(self, store: &Store) -> Result<Card> {
+        let (training, configuration) = (self.training(), self.configuration()?);
+        let slot = store.slot(&self.name(), &configuration)?;
+        let building = self.build()?;
+        let world = self.world()?;
+        let size = training.batch;
+        let batches = Ahead::new({
+            let world = world.clone();
+            move |n| world.batch(Split::Train, (n - 1) * size as u64, size)
+        });
+        let trained = Trainer::new(training).fit_in(&slot, &building.params, |n, rng| {
+            let batch = batches.at(n)?;
+            building.network.step(&batch, rng)
+        })?;
+        say(&format!("{}: {trained}", self.name()));
+        let judge = match self {
+            Self::FacesAutoencoder => Some(Self::FacesJudge.shipped(&mut BTreeMap::new())?),
+            Self::CreaturesAutoencoder => Some(Self::CreaturesJudge.shipped(&mut BTreeMap::new())?),
+            _ => None,
+        };
+        let mut card = slot
+            .load(&building.params)?
+            .ok_or_else(|| Error::invalid("the trained weights could not be kept"))?;
+        card.configuration = configuration;
+        card.data = format!("{}, training split, each image once", world.id());
+        card.figures = building.network.figures(judge.as_ref(), &*world, 2000)?;
+        card.command = format!("cargo run --release -- retrain {}", self.name());
+        pretrained::save(&self.name(), &card, &building.params)
+    }
+}
+
+impl Built {
+    fn step(&self, batch: &crate::data::Batch, rng: &mut Rng) -> Result<Step> {
+        match self {
+            Self::Vae(vae) => {
+                let posterior = vae.encode(&batch.images)?;
+                let decoded = vae.decode(&posterior.sample(rng)?)?;
+                let parts = vae_loss(&batch.images, &decoded, &posterior, &vae.gamma())?;
+                Ok(Step::new(parts.loss)
+                    .with_tensor("mse", &parts.mse)
+                    .with_tensor("kl", &parts.kl))
+            }
+            Self::Judge(judge) => Ok(Step::new(
+                judge.loss(&super::roughen(&batch.images, rng)?, &batch.factors)?,
+            )),
+            Self::Classifier(network) => {
+                let logits = network.with_mode(Mode::Training).forward(&batch.images)?;
+                let right = agreement(&logits.argmax(1)?, &batch.labels)?;
+                let right = right.iter().sum::<f64>() / right.len().max(1) as f64;
+                let loss = candle_nn::loss::cross_entropy(&logits, &batch.labels)?;
+                Ok(Step::new(loss).with("accuracy", right))
+            }
+        }
+    }
+
+    /// How good it is on `count` held-out images: accuracy, for a judge question by question; for E and D the PSNR in dB and, question by
+    /// question, the share of reconstructions on which the judge names what it names on the original.
+    fn figures(
+        &self,
+        judge: Option<&Built>,
+        world: &dyn World,
+        count: usize,
+    ) -> Result<BTreeMap<String, f64>> {
+        let mut sums: BTreeMap<String, (f64, f64)> = BTreeMap::new();
+        let mut add = |name: &str, values: &[f64]| {
+            let sum = sums.entry(name.into()).or_default();
+            sum.0 += values.iter().sum::<f64>();
+            sum.1 += values.len() as f64;
+        };
+        for start in (0..count).step_by(100) {
+            let batch = world.batch(Split::Test, start as u64, 100.min(count - start))?;
+            match (self, judge) {
+                (Self::Classifier(network), _) => {
+                    let named = network.classify(&batch.images)?;
+                    add("accuracy", &agreement(&named, &batch.labels)?);
+                }
+                (Self::Judge(judge), _) => {
+                    for (name, right) in judge.right(&batch.images, &batch.factors)? {
+                        add(&format!("accuracy {name}"), &right);
+                    }
+                }
+                (Self::Vae(vae), Some(Self::Judge(judge))) => {
+                    let decoded = vae.reconstruct(&batch.images)?;
+                    add("psnr", &psnr(&batch.images, &decoded)?);
+                    for (name, same) in judge.agreement(&batch.images, &decoded)? {
+                        add(&format!("judge agrees {name}"), &same);
+                    }
+                    for (name, right) in judge.right(&decoded, &batch.factors)? {
+                        add(&format!("judge right {name}"), &right);
+                    }
+                }
+                (Self::Vae(_), _) => return Err(Error::invalid("E and D are rated by a judge")),
+            }
+        }
+        let means = sums.into_iter().map(|(name, (sum, n))| (name, sum / n));
+        Ok(means.collect())
+    }
+}
+
+fn other_kind() -> Error {
+    Error::invalid("a network of another kind was built")
+}
+
+fn vae(built: Built) -> Result<ConvVae> {
+    match built {
+        Built::Vae(vae) => Ok(*vae),
+        _ => Err(other_kind()),
+    }
+}
+
+fn classifier(built: Built) -> Result<Backbone> {
+    match built {
+        Built::Classifier(network) => Ok(network),
+        _ => Err(other_kind()),
+    }
+}
+
+fn judge(built: Built) -> Result<Judge> {
+    match built {
+        Built::Judge(judge) => Ok(judge),
+        _ => Err(other_kind()),
+    }
+}
+
+/// The networks for [`Faces`] of 64 px that ship with the project.
+///
+/// ```
+/// use invariances::prelude::*;
+/// let networks = FacesNetworks::load()?;
+/// let batch = Faces::new(64, 0)?.batch(Split::Test, 0, 2)?;
+/// let seen = networks.judge.names(&networks.autoencoder.reconstruct(&batch.images)?)?;
+/// assert_eq!(seen["glasses"].len(), 2);
+/// # Ok::<(), invariances::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct FacesNetworks {
+    /// E and D.
+    pub autoencoder: ConvVae,
+    /// The network under study: a small FaceNet that names 200 people; what stands for somebody is its layer `embedding`.
+    pub recogniser: Backbone,
+    /// Another network that judges what a picture shows.
+    pub judge: Judge,
+    /// The people whom the recogniser knows, in images that it was not trained on where the split is another.
+    pub people: Faces,
+    /// What is known about the weights, by network.
+    pub cards: BTreeMap<String, Card>,
+}
+
+impl FacesNetworks {
+    /// Reads the shipped weights.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where they are missing: the message has the command that trains them.
+    pub fn load() -> Result<Self> {
+        let mut cards = BTreeMap::new();
+        Ok(Self {
+            autoencoder: vae(WorldNetwork::FacesAutoencoder.shipped(&mut cards)?)?,
+            recogniser: classifier(WorldNetwork::FacesRecogniser.shipped(&mut cards)?)?,
+            judge: judge(WorldNetwork::FacesJudge.shipped(&mut cards)?)?,
+            people: Faces::new(SIZE, SEED)?.people(PEOPLE)?,
+            cards,
+        })
+    }
+}
+
+/// The networks for [`Creatures`] of 64 px that ship with the project.
+///
+/// ```
+/// use invariances::prelude::*;
+/// let networks = CreaturesNetworks::load()?;
+/// let batch = Creatures::new(64, 0)?.batch(Split::Test, 0, 2)?;
+/// let seen = networks.judge.names(&networks.autoencoder.reconstruct(&batch.images)?)?;
+/// assert_eq!(seen["shape"].len(), 2);
+/// # Ok::<(), invariances::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct CreaturesNetworks {
+    /// E and D, of any pairing of shape and texture.
+    pub autoencoder: ConvVae,
+    /// The network under study: a small AlexNet, trained on the natural pairing.
+    pub classifier: Backbone,
+    /// Another network that judges what a picture shows, trained on any pairing.
+    pub judge: Judge,
+    /// What is known about the weights, by network.
+    pub cards: BTreeMap<String, Card>,
+}
+
+impl CreaturesNetworks {
+    /// Reads the shipped weights.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where they are missing: the message has the command that trains them.
+    pub fn load() -> Result<Self> {
+        let mut cards = BTreeMap::new();
+        Ok(Self {
+            autoencoder: vae(WorldNetwork::CreaturesAutoencoder.shipped(&mut cards)?)?,
+            classifier: classifier(WorldNetwork::CreaturesClassifier.shipped(&mut cards)?)?,
+            judge: judge(WorldNetwork::CreaturesJudge.shipped(&mut cards)?)?,
+            cards,
+        })
+    }
+}
