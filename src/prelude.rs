@@ -13,8 +13,8 @@ pub use crate::backbone::{
     resnet, resnet_small, squeezenet, squeezenet_small, transformer, vgg16,
 };
 pub use crate::data::{
-    Ahead, Attribute, Batch, Batches, Creature, Creatures, Digits, Factors, ImageColumns, Images,
-    Order, Plane, Split, Style, World,
+    Ahead, Attribute, Batch, Batches, Creature, Creatures, Digits, Face, Faces, Factors,
+    ImageColumns, Images, Order, Person, Plane, Split, Style, World,
 };
 pub use crate::figure::{
     Bars, Chart, Colour, Figure, Histogram, ImageGrid, Overview, Panel, Table, heat,
