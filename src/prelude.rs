@@ -34,13 +34,14 @@ pub use crate::loss::{
     vae_loss,
 };
 pub use crate::metric::{
-    Estimate, Judge, agreement, bootstrap_mean, cka, frechet_distance, measure_colours, psnr, ssim,
+    Estimate, Judge, agreement, bootstrap_mean, cka, fine_structure, frechet_distance,
+    measure_colours, psnr, ssim,
 };
 pub use crate::notebook::{Claim, ClaimBuilder, Claims, Expected, Lab, Progress, Scale};
 pub use crate::ops::{Init, Params, Rng, Scope};
 pub use crate::train::{
-    Adam, Card, CreaturesNetworks, Decay, DigitsNetwork, DigitsNetworks, FacesNetworks, Slot, Step,
-    Store, TrainConfig, Trained, Trainer, WorldNetwork,
+    Adam, Card, CreaturesNetworks, Decay, DigitsNetwork, DigitsNetworks, FacesNetworks, Pixels,
+    Slot, Step, Store, TrainConfig, Trained, Trainer, VaeTraining, WorldNetwork,
 };
 pub use crate::{candle_core, candle_nn, candle_transformers, hf_hub, plotters, polars};
 pub use candle_core::{DType, Device, Tensor, Var};

@@ -170,6 +170,41 @@ impl ConvVae {
         &self.config
     }
 
+    /// D but its last layer: (batch, last width, size, size).
+    pub(crate) fn before_last(&self, code: &Tensor) -> Result<Tensor> {
+        match code.dims() {
+            &[_, n] if n == self.config.code => {}
+            other => {
+                return Err(Error::invalid(format!(
+                    "this D takes codes (batch, {}), found {other:?}",
+                    self.config.code
+                )));
+            }
+        }
+        let side = self.config.size / 8;
+        let mut h =
+            self.from_code
+                .forward(code)?
+                .reshape(((), self.config.widths[2], side, side))?;
+        for stage in self.up.iter().rev() {
+            for block in &stage.blocks {
+                h = block.forward(&h)?;
+            }
+            h = stage.resample.forward(&h)?;
+        }
+        Ok(h)
+    }
+
+    /// D's last layer.
+    pub(crate) fn last(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.last.forward(hidden)
+    }
+
+    /// The weight of D's last layer, at which the adversary's part of a loss is measured.
+    pub fn last_weight(&self) -> Tensor {
+        self.last.weight()
+    }
+
     /// γ, the learned logarithm of the likelihood's variance.
     pub fn gamma(&self) -> Tensor {
         self.gamma.as_tensor().clone()
@@ -204,26 +239,6 @@ impl Autoencoder for ConvVae {
     }
 
     fn decode(&self, code: &Tensor) -> Result<Tensor> {
-        match code.dims() {
-            &[_, n] if n == self.config.code => {}
-            other => {
-                return Err(Error::invalid(format!(
-                    "this D takes codes (batch, {}), found {other:?}",
-                    self.config.code
-                )));
-            }
-        }
-        let side = self.config.size / 8;
-        let mut h =
-            self.from_code
-                .forward(code)?
-                .reshape(((), self.config.widths[2], side, side))?;
-        for stage in self.up.iter().rev() {
-            for block in &stage.blocks {
-                h = block.forward(&h)?;
-            }
-            h = stage.resample.forward(&h)?;
-        }
-        self.last.forward(&h)
+        self.last(&self.before_last(code)?)
     }
 }

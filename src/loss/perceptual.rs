@@ -8,6 +8,9 @@ use std::sync::Arc;
 
 /// How different two images look, by features of a network that takes no part in the question asked.
 pub trait PerceptualDistance {
+    /// What it is, in words: that of LPIPS' published weights, or a stand-in.
+    fn name(&self) -> String;
+
     /// The distance of each pair of images (batch, 3, h, w) in [−1, 1]: (batch,), with a gradient for both.
     ///
     /// # Errors
@@ -16,6 +19,10 @@ pub trait PerceptualDistance {
 }
 
 impl PerceptualDistance for Lpips {
+    fn name(&self) -> String {
+        "LPIPS by VGG-16".into()
+    }
+
     fn distance(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         Lpips::distance(self, a, b)
     }
@@ -79,6 +86,14 @@ impl FeatureDistance {
 }
 
 impl PerceptualDistance for FeatureDistance {
+    fn name(&self) -> String {
+        format!(
+            "features of {} at {}, trained for this alone (not LPIPS)",
+            self.network.name(),
+            self.layers.join(", ")
+        )
+    }
+
     fn distance(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         if a.dims() != b.dims() {
             return Err(Error::invalid(format!(

@@ -47,3 +47,32 @@ pub fn psnr(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
         .map(|m| 10.0 * (4.0 / m.max(4e-12)).log10())
         .collect())
 }
+
+/// How much fine structure each image has: the mean squared difference of neighbouring pixels, across and down, for images
+/// (batch, channels, h, w). A blurred copy has less than its original; the ratio of the two says how blurred it is.
+///
+/// ```
+/// use invariances::prelude::*;
+/// let x = Digits::strokes(32, 0)?.batch(Split::Test, 0, 2)?.images;
+/// let soft = x.avg_pool2d(2)?.upsample_nearest2d(32, 32)?;
+/// assert!(fine_structure(&soft)?[0] < fine_structure(&x)?[0]);
+/// # Ok::<(), invariances::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Invalid`] for images of less than 2 pixels.
+pub fn fine_structure(images: &Tensor) -> Result<Vec<f64>> {
+    let (h, w) = match images.dims() {
+        &[_, _, h, w] if h > 1 && w > 1 => (h, w),
+        other => {
+            return Err(Error::invalid(format!(
+                "fine structure is that of images (batch, channels, h, w) of at least 2 pixels, found {other:?}"
+            )));
+        }
+    };
+    let per_image = |t: Tensor| -> Result<Tensor> { Ok(t.sqr()?.flatten_from(1)?.mean(1)?) };
+    let across = (images.narrow(3, 1, w - 1)? - images.narrow(3, 0, w - 1)?)?;
+    let down = (images.narrow(2, 1, h - 1)? - images.narrow(2, 0, h - 1)?)?;
+    let both = (per_image(across)? + per_image(down)?)?;
+    Ok(both.to_dtype(DType::F64)?.to_vec1()?)
+}

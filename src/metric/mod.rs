@@ -11,7 +11,7 @@ mod ssim;
 pub use colour::measure_colours;
 pub use estimate::{Estimate, bootstrap_mean};
 pub use frechet::frechet_distance;
-pub use image::{agreement, psnr};
+pub use image::{agreement, fine_structure, psnr};
 pub use judge::Judge;
 pub use similarity::cka;
 pub use ssim::ssim;

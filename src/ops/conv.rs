@@ -1202,6 +1202,11 @@ impl Conv2d {
         })
     }
 
+    /// The weight, as the graph knows it.
+    pub fn weight(&self) -> Tensor {
+        self.weight.as_tensor().clone()
+    }
+
     /// (batch, in, h, w) to (batch, out, h', w').
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let op = Convolution {

@@ -10,6 +10,7 @@ pub mod pretrained;
 mod progress;
 mod store;
 mod trainer;
+mod vae;
 mod worlds;
 
 pub use adam::Adam;
@@ -17,6 +18,7 @@ pub use config::{Decay, TrainConfig};
 pub use digits::{DigitsNetwork, DigitsNetworks};
 pub use store::{Card, Slot, Store};
 pub use trainer::{Step, Trained, Trainer};
+pub use vae::{Pixels, VaeTraining};
 pub use worlds::{CreaturesNetworks, FacesNetworks, WorldNetwork};
 
 use digits::roughen;

@@ -1,0 +1,309 @@
+use super::{Slot, Step, Store, TrainConfig, Trained, Trainer};
+use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig};
+use crate::backbone::Mode;
+use crate::data::{Ahead, Split, World};
+use crate::loss::{
+    PatchDiscriminator, PerceptualDistance, adversarial_weight, perceptual_vae_loss, vae_loss,
+};
+use crate::ops::{Params, Rng};
+use crate::say::say;
+use crate::{Error, Result};
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// How pixels are compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Pixels {
+    /// The squared difference: a normal likelihood of learned width ([`vae_loss`]).
+    #[default]
+    Squared,
+    /// The absolute difference, with a perceptual distance where there is one: the paper's loss ([`perceptual_vae_loss`]).
+    Absolute,
+}
+
+/// What an E and a D are trained for, and how: the terms of the loss one by one, to be had or left out.
+///
+/// ```no_run
+/// use invariances::prelude::*;
+/// let lab = Lab::open("losses")?;
+/// let digits = Digits::strokes(32, 0)?;
+/// let plain = VaeTraining { training: TrainConfig { steps: 500, ..Default::default() }, ..Default::default() };
+/// let sharper = VaeTraining { adversary_from: Some(250), ..plain.clone() };
+/// let (vae, trained) = sharper.fit("digits-gan", &digits, None, &lab.store())?;
+/// println!("{trained}");
+/// # Ok::<(), invariances::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VaeTraining {
+    /// E and D.
+    pub network: ConvVaeConfig,
+    /// How pixels are compared.
+    pub pixels: Pixels,
+    /// What the KL divergence is multiplied by.
+    pub kl_weight: f64,
+    /// The step from which on a patch discriminator joins, with the paper's weight: the ratio of the gradients at D's last layer.
+    pub adversary_from: Option<u64>,
+    /// Steps, batch, optimiser, seed.
+    pub training: TrainConfig,
+}
+
+impl Default for VaeTraining {
+    fn default() -> Self {
+        Self {
+            network: ConvVaeConfig::default(),
+            pixels: Pixels::Squared,
+            kl_weight: 1.0,
+            adversary_from: None,
+            training: TrainConfig::default(),
+        }
+    }
+}
+
+impl VaeTraining {
+    /// The place of such a training in a store: its key names the terms, the data, and the perceptual distance by what it answers.
+    fn slot(
+        &self,
+        name: &str,
+        world: &dyn World,
+        perceptual: Option<&dyn PerceptualDistance>,
+        store: &Store,
+    ) -> Result<Slot> {
+        let answers = perceptual.map(|distance| -> Result<_> {
+            // On a fixed pair of noise: other weights, other answers.
+            let size = self.network.size;
+            let mut rng = Rng::named(0, "perceptual distance");
+            let a = rng.uniform(-1.0, 1.0, (1, 3, size, size), &Device::Cpu)?;
+            let b = rng.uniform(-1.0, 1.0, (1, 3, size, size), &Device::Cpu)?;
+            Ok((
+                distance.name(),
+                distance.distance(&a, &b)?.to_vec1::<f32>()?,
+            ))
+        });
+        let answers = answers.transpose()?;
+        store.slot(
+            name,
+            &json!({"vae": self, "data": world.id(), "perceptual": answers}),
+        )
+    }
+
+    /// Trains E and D on the training split of a world, each image once, and keeps them in `store`; what is there already is taken.
+    ///
+    /// `perceptual` must be of a network that takes no part in what is asked of the images later.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where sizes do not fit, or for a perceptual distance without [`Pixels::Absolute`]; as [`Trainer::fit_in`].
+    pub fn fit(
+        &self,
+        name: &str,
+        world: &(impl World + Clone + 'static),
+        perceptual: Option<&dyn PerceptualDistance>,
+        store: &Store,
+    ) -> Result<(ConvVae, Trained)> {
+        if world.size() != self.network.size {
+            return Err(Error::invalid(format!(
+                "E and D of {} pixels cannot be trained on images of {}: make both the same",
+                self.network.size,
+                world.size()
+            )));
+        }
+        if perceptual.is_some() && self.pixels == Pixels::Squared {
+            return Err(Error::invalid(
+                "a perceptual distance is a term of the paper's loss: set `pixels: Pixels::Absolute`",
+            ));
+        }
+        if let Some(distance) = perceptual {
+            say(&format!("perceptual distance: {}", distance.name()));
+        }
+        let slot = self.slot(name, world, perceptual, store)?;
+        let seed = self.training.seed;
+        let params = Params::new(seed);
+        let vae = ConvVae::new(&self.network, &params.root())?;
+        let against = Params::new(seed.wrapping_add(1));
+        let adversary = match self.adversary_from {
+            Some(from) => Some((PatchDiscriminator::new(&against.root())?, from)),
+            None => None,
+        };
+        let size = self.training.batch;
+        let batches = Ahead::new({
+            let world = world.clone();
+            move |n| world.batch(Split::Train, (n - 1) * size as u64, size)
+        });
+        let mut trainer = Trainer::new(self.training.clone());
+        if adversary.is_some() {
+            trainer = trainer.adversary(&against);
+        }
+        let trained = trainer.fit_in(&slot, &params, |n, rng| {
+            let x = batches.at(n)?.images;
+            let adversary = adversary.as_ref().filter(|(_, from)| n >= *from);
+            self.step(&vae, &x, perceptual, adversary.map(|(d, _)| d), rng)
+        })?;
+        Ok((vae, trained))
+    }
+
+    /// The loss of one step, from the images to the adversary's own.
+    fn step(
+        &self,
+        vae: &ConvVae,
+        x: &Tensor,
+        perceptual: Option<&dyn PerceptualDistance>,
+        adversary: Option<&PatchDiscriminator>,
+        rng: &mut Rng,
+    ) -> Result<Step> {
+        let posterior = vae.encode(x)?;
+        let hidden = vae.before_last(&posterior.sample(rng)?)?;
+        let decoded = vae.last(&hidden)?;
+        // The likelihood's part, of any decoding.
+        let likelihood = |decoded: &Tensor| -> Result<(Tensor, Vec<(&str, Tensor)>)> {
+            Ok(match self.pixels {
+                Pixels::Squared => {
+                    let parts = vae_loss(x, decoded, &posterior, &vae.gamma())?;
+                    ((&parts.loss - &parts.kl)?, vec![("mse", parts.mse)])
+                }
+                Pixels::Absolute => {
+                    let pair = (x, decoded);
+                    let parts =
+                        perceptual_vae_loss(pair, &posterior, &vae.gamma(), perceptual, 0.0)?;
+                    (
+                        parts.nll,
+                        vec![("l1", parts.l1), ("perceptual", parts.perceptual)],
+                    )
+                }
+            })
+        };
+        let (nll, report) = likelihood(&decoded)?;
+        let kl = posterior.kl()?.mean_all()?;
+        let mut loss = (&nll + (&kl * self.kl_weight)?)?;
+        let mut own = None;
+        if let Some(discriminator) = adversary {
+            let discriminator = discriminator.with_mode(Mode::Training);
+            let generator = discriminator.generator_loss(&decoded)?;
+            // The weight compares gradients at the last layer alone, so a graph of that layer is enough.
+            let alone = vae.last(&hidden.detach())?;
+            let weight = adversarial_weight(
+                &likelihood(&alone)?.0,
+                &discriminator.generator_loss(&alone)?,
+                &vae.last_weight(),
+            )?;
+            loss = (loss + (generator * weight)?)?;
+            own = Some((discriminator.loss(x, &decoded)?, weight));
+        }
+        let mut step = Step::new(loss).with_tensor("kl", &kl);
+        for (name, value) in report {
+            step = step.with_tensor(name, &value);
+        }
+        if let Some((loss, weight)) = own {
+            step = step
+                .with_tensor("adversary", &loss)
+                .with("adversary_weight", weight)
+                .with_adversary(&loss);
+        }
+        Ok(step)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Digits;
+
+    fn tiny() -> VaeTraining {
+        VaeTraining {
+            network: ConvVaeConfig {
+                code: 8,
+                widths: [4, 8, 8],
+                last_width: 4,
+                ..ConvVaeConfig::default()
+            },
+            pixels: Pixels::Absolute,
+            ..VaeTraining::default()
+        }
+    }
+
+    /// The adversary's weight by the graph of the last layer is that by the whole graph.
+    #[test]
+    fn the_weight_at_the_last_layer_needs_that_layer_alone() -> Result<()> {
+        let config = tiny();
+        let params = Params::new(0);
+        let vae = ConvVae::new(&config.network, &params.root())?;
+        let discriminator = PatchDiscriminator::new(&Params::new(1).root())?;
+        let x = Digits::strokes(32, 0)?.batch(Split::Train, 0, 4)?.images;
+        let posterior = vae.encode(&x)?;
+        let mut rng = Rng::new(2);
+        let hidden = vae.before_last(&posterior.sample(&mut rng)?)?;
+        let weight = |decoded: &Tensor| -> Result<f64> {
+            let parts = perceptual_vae_loss((&x, decoded), &posterior, &vae.gamma(), None, 0.0)?;
+            let generator = discriminator.generator_loss(decoded)?;
+            adversarial_weight(&parts.nll, &generator, &vae.last_weight())
+        };
+        let (whole, alone) = (
+            weight(&vae.last(&hidden)?)?,
+            weight(&vae.last(&hidden.detach())?)?,
+        );
+        assert!(
+            whole > 0.0 && (whole - alone).abs() < 1e-5 * whole,
+            "{whole} {alone}"
+        );
+        Ok(())
+    }
+
+    /// A step reports its terms, and the adversary's gradient reaches D.
+    #[test]
+    fn terms_join_and_leave() -> Result<()> {
+        let config = tiny();
+        let params = Params::new(0);
+        let vae = ConvVae::new(&config.network, &params.root())?;
+        let against = Params::new(1);
+        let discriminator = PatchDiscriminator::new(&against.root())?;
+        let x = Digits::strokes(32, 0)?.batch(Split::Train, 0, 4)?.images;
+        let mut names = Vec::new();
+        for adversary in [None, Some(&discriminator)] {
+            let step = config.step(&vae, &x, None, adversary, &mut Rng::new(3))?;
+            names.push(format!("{step:?}").contains("adversary_weight"));
+        }
+        assert_eq!(names, [false, true]);
+        let digits = Digits::strokes(32, 0)?;
+        let store = tempfile::tempdir().map_err(|e| Error::io("temporary folder", e))?;
+        let store = Store::open(store.path());
+        let short = VaeTraining {
+            adversary_from: Some(3),
+            training: TrainConfig {
+                steps: 5,
+                batch: 4,
+                ..TrainConfig::default()
+            },
+            ..config.clone()
+        };
+        let (_, trained) = short.fit("short", &digits, None, &store)?;
+        let weight = trained.log.column("adversary_weight")?.f64()?.clone();
+        let seen: Vec<bool> = weight.iter().map(|v| v.is_some()).collect();
+        assert_eq!(seen, [false, false, true, true, true]);
+        // Every term is part of the key.
+        let slot = |v: &VaeTraining| v.slot("vae", &digits, None, &store);
+        let first = slot(&short)?;
+        for other in [
+            VaeTraining {
+                kl_weight: 0.5,
+                ..short.clone()
+            },
+            VaeTraining {
+                pixels: Pixels::Squared,
+                ..short.clone()
+            },
+            VaeTraining {
+                adversary_from: None,
+                ..short.clone()
+            },
+        ] {
+            assert_ne!(slot(&other)?.folder(), first.folder());
+        }
+        let small = Digits::strokes(16, 0)?;
+        let text = short
+            .fit("x", &small, None, &store)
+            .unwrap_err()
+            .to_string();
+        assert!(text.contains("32") && text.contains("16"), "{text}");
+        Ok(())
+    }
+}
