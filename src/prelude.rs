@@ -5,7 +5,7 @@
 
 pub use crate::autoencoder::{
     Autoencoder, BigAe, BigAeConfig, BigGan, ConvVae, ConvVaeConfig, IinVae, IinVaeConfig,
-    Posterior, VectorVae, VectorVaeConfig,
+    Posterior, VectorVae, VectorVaeConfig, normal_like,
 };
 pub use crate::backbone::{
     Backbone, Custom, Family, Greybox, LayerInfo, Mode, Network, Pooling, Preprocess, SqueezeNet,
@@ -41,7 +41,7 @@ pub use crate::notebook::{Claim, ClaimBuilder, Claims, Expected, Lab, Progress, 
 pub use crate::ops::{Init, Params, Rng, Scope};
 pub use crate::train::{
     Adam, Card, CreaturesNetworks, Decay, DigitsNetwork, DigitsNetworks, FacesNetworks, Pixels,
-    Slot, Step, Store, TrainConfig, Trained, Trainer, VaeTraining, WorldNetwork,
+    Slot, Step, Store, TrainConfig, Trained, Trainer, VaeTraining, WorldNetwork, train_perceptual,
 };
 pub use crate::{candle_core, candle_nn, candle_transformers, hf_hub, plotters, polars};
 pub use candle_core::{DType, Device, Tensor, Var};

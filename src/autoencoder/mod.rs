@@ -10,7 +10,7 @@ mod vector;
 pub use authors::{IinVae, IinVaeConfig};
 pub use bigae::{BigAe, BigAeConfig, BigGan};
 pub use conv::{ConvVae, ConvVaeConfig};
-pub use posterior::Posterior;
+pub use posterior::{Posterior, normal_like};
 pub use vector::{VectorVae, VectorVaeConfig};
 
 use crate::Result;

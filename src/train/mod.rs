@@ -18,7 +18,7 @@ pub use config::{Decay, TrainConfig};
 pub use digits::{DigitsNetwork, DigitsNetworks};
 pub use store::{Card, Slot, Store};
 pub use trainer::{Step, Trained, Trainer};
-pub use vae::{Pixels, VaeTraining};
+pub use vae::{Pixels, VaeTraining, train_perceptual};
 pub use worlds::{CreaturesNetworks, FacesNetworks, WorldNetwork};
 
 use digits::roughen;

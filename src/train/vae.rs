@@ -1,10 +1,12 @@
 use super::{Slot, Step, Store, TrainConfig, Trained, Trainer};
 use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig};
-use crate::backbone::Mode;
+use crate::backbone::{Mode, plain_small};
 use crate::data::{Ahead, Split, World};
 use crate::loss::{
-    PatchDiscriminator, PerceptualDistance, adversarial_weight, perceptual_vae_loss, vae_loss,
+    FeatureDistance, PatchDiscriminator, PerceptualDistance, adversarial_weight,
+    perceptual_vae_loss, vae_loss,
 };
+use crate::metric::Judge;
 use crate::ops::{Params, Rng};
 use crate::say::say;
 use crate::{Error, Result};
@@ -201,6 +203,48 @@ impl VaeTraining {
         }
         Ok(step)
     }
+}
+
+/// A perceptual distance for a world without a download: a plain convolutional network learns to answer the world's
+/// [attributes](World::attributes) on images that are partly blurred and noisy, and is then frozen and used for this alone. It is not LPIPS,
+/// and must not be the network under study.
+///
+/// ```no_run
+/// use invariances::prelude::*;
+/// let lab = Lab::open("losses")?;
+/// let creatures = Creatures::new(32, 0)?.stylized();
+/// let training = TrainConfig { steps: 400, batch: 64, learning_rate: 2e-3, ..Default::default() };
+/// let (distance, trained) = train_perceptual(&creatures, &training, &lab.store())?;
+/// println!("{}: {trained}", distance.name());
+/// # Ok::<(), invariances::Error>(())
+/// ```
+///
+/// # Errors
+/// As [`Trainer::fit_in`].
+pub fn train_perceptual(
+    world: &(impl World + Clone + 'static),
+    training: &TrainConfig,
+    store: &Store,
+) -> Result<(FeatureDistance, Trained)> {
+    let questions = world.attributes();
+    let outputs = questions.iter().map(|q| q.answers.len()).sum();
+    let params = Params::new(training.seed ^ 0x9E37);
+    let network = plain_small(outputs, &params.root())?;
+    let judge = Judge::new(&network, &questions)?;
+    let key = json!({"perceptual": "plain_small", "data": world.id(), "training": training});
+    let slot = store.slot("perceptual", &key)?;
+    let size = training.batch;
+    let batches = Ahead::new({
+        let world = world.clone();
+        move |n| world.batch(Split::Train, (n - 1) * size as u64, size)
+    });
+    let trained = Trainer::new(training.clone()).fit_in(&slot, &params, |n, rng| {
+        let batch = batches.at(n)?;
+        let images = super::roughen(&batch.images, rng)?;
+        Ok(Step::new(judge.loss(&images, &batch.factors)?))
+    })?;
+    let distance = FeatureDistance::new(&network.frozen()?, &["conv1", "conv2", "conv4", "conv5"])?;
+    Ok((distance, trained))
 }
 
 #[cfg(test)]
