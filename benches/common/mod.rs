@@ -1,4 +1,5 @@
 //! What several benches need.
+#![allow(dead_code, reason = "each bench takes its own part")]
 
 /// The largest resident memory of this process so far, in MiB; on Linux.
 pub fn peak() -> f64 {

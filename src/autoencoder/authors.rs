@@ -1,12 +1,12 @@
 use super::{Autoencoder, Posterior};
 use crate::flow::ActNorm;
-use crate::ops::{Activation, ConvConfig, Init, Scope, conv_transpose2d, conv2d, leaky_relu};
+use crate::ops::{Activation, ConvConfig, Init, Scope, conv_transpose2d, conv2d};
 use crate::{Error, Result};
 use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
 
-/// The slope of the leaky ReLU between the layers.
-const SLOPE: f64 = 0.2;
+/// Between the layers.
+const LEAKY: Activation = Activation::Leaky(0.2);
 
 /// What an [`IinVae`] is made of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -123,13 +123,13 @@ impl IinVae {
         for (weight, norm) in &self.down {
             h = strided(&h, weight, false)?;
             norm.initialize(&h)?;
-            h = leaky_relu(&norm.normalize(&h)?, SLOPE)?;
+            h = norm.activated(&h, LEAKY)?;
         }
         let mut h = self.first(&self.encode(images)?.mode().detach())?;
         for (weight, norm) in self.up.iter().rev() {
             h = strided(&h, weight, true)?;
             norm.initialize(&h)?;
-            h = leaky_relu(&norm.normalize(&h)?, SLOPE)?;
+            h = norm.activated(&h, LEAKY)?;
         }
         Ok(())
     }
@@ -179,7 +179,7 @@ impl Autoencoder for IinVae {
         }
         let mut h = x.clone();
         for (weight, norm) in &self.down {
-            h = leaky_relu(&norm.normalize(&strided(&h, weight, false)?)?, SLOPE)?;
+            h = norm.activated(&strided(&h, weight, false)?, LEAKY)?;
         }
         let (weight, bias) = &self.encode;
         let both = conv2d(&h, weight, bias, ConvConfig::default())?.flatten_from(1)?;
@@ -197,7 +197,7 @@ impl Autoencoder for IinVae {
         }
         let mut h = self.first(code)?;
         for (weight, norm) in self.up.iter().rev() {
-            h = leaky_relu(&norm.normalize(&strided(&h, weight, true)?)?, SLOPE)?;
+            h = norm.activated(&strided(&h, weight, true)?, LEAKY)?;
         }
         Ok(strided(&h, &self.image, true)?.tanh()?)
     }

@@ -108,11 +108,7 @@ impl Norm {
                 if mode == Mode::Training {
                     norm.initialize(x)?;
                 }
-                let y = norm.normalize(x)?;
-                match activation {
-                    Activation::None => Ok(y),
-                    Activation::Leaky(slope) => leaky_relu(&y, slope),
-                }
+                norm.activated(x, activation)
             }
         }
     }

@@ -1,6 +1,6 @@
 use super::Flow;
 use super::layer::Layer;
-use crate::ops::{Init, Scope};
+use crate::ops::{Activation, Init, Scope, batch_norm, leaky_relu};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor, Var};
 use std::sync::Arc;
@@ -126,9 +126,24 @@ impl ActNorm {
     /// # Errors
     /// [`Error::Invalid`] where `x` has other channels.
     pub fn normalize(&self, x: &Tensor) -> Result<Tensor> {
+        self.activated(x, Activation::None)
+    }
+
+    /// The normalised `x`, then an activation.
+    pub(crate) fn activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         self.positions(x)?;
-        let (loc, scale) = self.parameters(x)?;
-        Ok(x.broadcast_add(&loc)?.broadcast_mul(&scale)?)
+        if x.rank() == 2 {
+            let (loc, scale) = self.parameters(x)?;
+            let y = x.broadcast_add(&loc)?.broadcast_mul(&scale)?;
+            return match activation {
+                Activation::None => Ok(y),
+                Activation::Leaky(slope) => leaky_relu(&y, slope),
+            };
+        }
+        // A map has many places per channel: one pass over it, forward and backward, in place of one for each operation.
+        let (scale, shift) = self.affine()?;
+        let constants = [&scale.zeros_like()?, &scale.ones_like()?];
+        batch_norm(x, constants, [&scale, &shift], 0.0, activation)
     }
 }
 

@@ -1,6 +1,6 @@
 use super::layer::{dense_parameters, detached};
 use super::{ActNorm, check_finite};
-use crate::ops::{Activation, ConvConfig, Init, Scope, conv2d, dense, leaky_relu};
+use crate::ops::{Activation, ConvConfig, Init, Scope, conv2d, dense};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -153,7 +153,7 @@ impl Embedder {
             if start {
                 norm.initialize(&h)?;
             }
-            leaky_relu(&norm.normalize(&h)?, SLOPE)
+            norm.activated(&h, Activation::Leaky(SLOPE))
         };
         let mut h = z.clone();
         for (weight, norm) in &self.convolutions {

@@ -264,7 +264,12 @@ impl Patches {
     /// images at once where they are small. The cut depends on the shapes alone, so that sums have the same order for any
     /// number of threads.
     fn tiles(&self, batch: usize) -> Vec<Tile> {
-        let wanted = (CACHED / self.length().max(1)).clamp(64, 1024);
+        self.tiles_of(batch, self.length(), 4)
+    }
+
+    /// The same for patch matrices of `length` rows, in at least `least` pieces where there are as many images.
+    fn tiles_of(&self, batch: usize, length: usize, least: usize) -> Vec<Tile> {
+        let wanted = (CACHED / length.max(1)).clamp(64, 1024);
         let n = self.positions();
         if n > wanted {
             let lines = (wanted / self.out_width).max(1);
@@ -279,7 +284,9 @@ impl Patches {
             };
             return (0..batch).flat_map(each).collect();
         }
-        let together = (wanted / n.max(1)).min(batch.div_ceil(4)).max(1);
+        let together = (wanted / n.max(1)).min(batch.div_ceil(least)).max(1);
+        // Even ones.
+        let together = batch.div_ceil(batch.div_ceil(together));
         let group = |first| Tile {
             first,
             images: together.min(batch - first),
@@ -747,8 +754,11 @@ impl Geometry {
         if size == 0 {
             return Vec::new();
         }
-        let tiles = p.tiles(self.batch);
         let blocks = runs(p.channels, 1, 128usize.div_ceil(window));
+        // Each product has the patches of one block alone, so that many images fit: a product over few of them would read and
+        // write the whole gradient again for each.
+        let longest = blocks.first().map_or(0, |b| b.len() * window);
+        let tiles = p.tiles_of(self.batch, longest, PIECES.div_ceil(blocks.len()));
         // Partial sums, where there are too few blocks; their number is fixed, so that the order of the sum is.
         let lanes = PIECES.div_ceil(blocks.len()).min(tiles.len()).max(1);
         let lanes: Vec<&[Tile]> = tiles.chunks(tiles.len().div_ceil(lanes)).collect();
