@@ -117,8 +117,9 @@ fn better_or_stale(
     average: &Option<Average>,
 ) -> Result<u32> {
     // What is no number is never better.
+    let better = |best: &Best| value < best.value;
     if let Some(best) = best
-        && !(value < best.value)
+        && !better(best)
     {
         best.stale += 1;
         return Ok(best.stale);

@@ -50,7 +50,9 @@ pub struct Creatures {
 const REVISION: u32 = 1;
 
 /// What two images can have in common, and how the second gets it.
-const CONCEPTS: [(&str, fn(&Creature, &mut Creature)); 13] = [
+type Concept = (&'static str, fn(&Creature, &mut Creature));
+
+const CONCEPTS: [Concept; 13] = [
     ("shape", |a, b| b.shape = a.shape),
     ("texture", |a, b| b.texture = a.texture),
     ("build", |a, b| b.build = a.build),

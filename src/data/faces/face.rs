@@ -98,6 +98,9 @@ fn bell(rng: &mut Rng) -> f32 {
     ((sum - 1.5) * 0.9).clamp(-1.0, 1.0)
 }
 
+/// What is known about somebody, by name.
+type Trait = (&'static str, fn(&Person) -> f32);
+
 impl Person {
     /// Somebody at random.
     pub fn random(rng: &mut Rng) -> Self {
@@ -129,7 +132,7 @@ impl Person {
     }
 
     /// What stands for the person in a frame of factors: names and values.
-    pub(super) fn traits() -> [(&'static str, fn(&Self) -> f32); 20] {
+    pub(super) fn traits() -> [Trait; 20] {
         [
             ("width", |p| p.width),
             ("jaw", |p| p.jaw),

@@ -47,7 +47,9 @@ const STYLES: [&str; HAIR_STYLES as usize] = [
 ];
 
 /// What two images can have in common, and how the second gets it.
-const CONCEPTS: [(&str, fn(&Face, &mut Face)); 14] = [
+type Concept = (&'static str, fn(&Face, &mut Face));
+
+const CONCEPTS: [Concept; 14] = [
     ("person", |a, b| b.person = a.person),
     ("yaw", |a, b| b.yaw = a.yaw),
     ("pitch", |a, b| b.pitch = a.pitch),
