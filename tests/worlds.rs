@@ -649,3 +649,97 @@ fn what_is_made_ahead_is_what_was_asked_for() -> Result<()> {
     }
     Ok(())
 }
+
+/// The shipped weights are those of their cards: what was measured on 2,000 images is seen again on 100.
+#[test]
+fn the_shipped_networks_do_what_their_cards_say() -> Result<()> {
+    let near = |cards: &std::collections::BTreeMap<String, Card>,
+                card: &str,
+                figure: &str,
+                found: f64,
+                by: f64| {
+        let stated = cards[card].figures[figure];
+        assert!(
+            (found - stated).abs() < by,
+            "{card}, {figure}: {found}, the card says {stated}"
+        );
+    };
+    let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
+    let faces = FacesNetworks::load()?;
+    let batch = Faces::new(64, 0)?.batch(Split::Test, 0, 100)?;
+    let decoded = faces.autoencoder.reconstruct(&batch.images)?;
+    near(
+        &faces.cards,
+        "faces-autoencoder",
+        "psnr",
+        mean(&psnr(&batch.images, &decoded)?),
+        1.0,
+    );
+    for (name, right) in faces.judge.right(&batch.images, &batch.factors)? {
+        near(
+            &faces.cards,
+            "faces-judge",
+            &format!("accuracy {name}"),
+            mean(&right),
+            0.12,
+        );
+    }
+    for (name, same) in faces.judge.agreement(&batch.images, &decoded)? {
+        near(
+            &faces.cards,
+            "faces-autoencoder",
+            &format!("judge agrees {name}"),
+            mean(&same),
+            0.12,
+        );
+    }
+    let people = faces.people.batch(Split::Test, 0, 100)?;
+    let named = agreement(&faces.recogniser.classify(&people.images)?, &people.labels)?;
+    near(
+        &faces.cards,
+        "faces-recogniser",
+        "accuracy",
+        mean(&named),
+        0.12,
+    );
+
+    let creatures = CreaturesNetworks::load()?;
+    let natural = Creatures::new(64, 0)?;
+    let batch = natural.stylized().batch(Split::Test, 0, 100)?;
+    let decoded = creatures.autoencoder.reconstruct(&batch.images)?;
+    near(
+        &creatures.cards,
+        "creatures-autoencoder",
+        "psnr",
+        mean(&psnr(&batch.images, &decoded)?),
+        1.0,
+    );
+    for (name, right) in creatures.judge.right(&batch.images, &batch.factors)? {
+        near(
+            &creatures.cards,
+            "creatures-judge",
+            &format!("accuracy {name}"),
+            mean(&right),
+            0.12,
+        );
+    }
+    for (name, same) in creatures.judge.agreement(&batch.images, &decoded)? {
+        near(
+            &creatures.cards,
+            "creatures-autoencoder",
+            &format!("judge agrees {name}"),
+            mean(&same),
+            0.12,
+        );
+    }
+    let own = natural.batch(Split::Test, 0, 100)?;
+    let named = agreement(&creatures.classifier.classify(&own.images)?, &own.labels)?;
+    near(
+        &creatures.cards,
+        "creatures-classifier",
+        "accuracy",
+        mean(&named),
+        0.12,
+    );
+    Ok(())
+}

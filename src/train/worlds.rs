@@ -85,14 +85,14 @@ impl WorldNetwork {
         };
         match self {
             Self::FacesAutoencoder | Self::CreaturesAutoencoder => TrainConfig {
-                steps: 12_000,
+                steps: 9000,
                 batch: 16,
                 learning_rate: 1e-3,
                 ema: Some(0.999),
                 ..training
             },
             Self::FacesJudge | Self::CreaturesJudge => TrainConfig {
-                steps: 2000,
+                steps: 1500,
                 batch: 64,
                 learning_rate: 2e-3,
                 clip: Some(100.0),
@@ -100,7 +100,7 @@ impl WorldNetwork {
                 ..training
             },
             Self::FacesRecogniser | Self::CreaturesClassifier => TrainConfig {
-                steps: 2000,
+                steps: 1500,
                 batch: 64,
                 learning_rate: 2e-3,
                 clip: Some(100.0),

@@ -35,9 +35,9 @@ pub struct Creature {
     pub bend: f32,
     /// Below 0 it looks to the left, else to the right.
     pub facing: f32,
-    /// How far it is turned, in turns, within ±0.05.
+    /// How far it is turned, in turns, about 0.
     pub rotation: f32,
-    /// Its size, 0.8 to 1.1.
+    /// Its size, about 1.
     pub scale: f32,
     /// Its place relative to the middle, in image sides, right and down.
     pub shift: [f32; 2],
@@ -45,9 +45,9 @@ pub struct Creature {
     pub colour: [f32; 3],
     /// The texture's other colour.
     pub second: [f32; 3],
-    /// The texture's coarseness, 0.85 to 1.2.
+    /// The texture's coarseness, about 1.
     pub texture_scale: f32,
-    /// How far the texture is turned, in turns, within ±0.03.
+    /// How far the texture is turned, in turns, about 0.
     pub texture_turn: f32,
     /// Decides the ground's forms.
     pub grain: u32,
@@ -62,16 +62,17 @@ fn lightness(c: [f32; 3]) -> f32 {
 }
 
 impl Creature {
-    /// A creature at random: any shape, in its own texture; all else independent of both.
+    /// A creature at random: any shape, in its own texture; all else independent of both. Place and texture vary little, so that a code can
+    /// hold them; both can be set to anything.
     pub fn random(rng: &mut Rng) -> Self {
         let shape = rng.below(SHAPES.len()) as u32;
         let mut even = |bound: f32| rng.range(-bound, bound);
         let (build, limbs, head, bend) = (even(1.0), even(1.0), even(1.0), even(1.0));
-        let (facing, rotation) = (even(1.0), even(0.05));
-        let shift = [even(0.05), even(0.05)];
-        let (texture_turn, light) = (even(0.03), even(1.0));
-        let scale = rng.range(0.8, 1.1);
-        let texture_scale = rng.range(0.85, 1.2);
+        let (facing, rotation) = (even(1.0), even(0.02));
+        let shift = [even(0.03), even(0.03)];
+        let (texture_turn, light) = (even(0.006), even(1.0));
+        let scale = rng.range(0.9, 1.08);
+        let texture_scale = rng.range(0.97, 1.03);
         // One light and one dark colour, which of them is the ground's by chance.
         let pale = hsv(rng.f32(), rng.range(0.15, 0.6), rng.range(0.82, 1.0));
         let mut deep = hsv(rng.f32(), rng.range(0.4, 0.95), rng.range(0.25, 0.6));

@@ -15,8 +15,8 @@ pub(super) fn draw(creature: &Creature, size: usize, out: &mut [f32]) {
         c.rotation,
     );
     // From the figure's own places to the texture's.
-    let cloth = Frame::new([0.0, 0.0], [2.5 / c.texture_scale; 2], c.texture_turn);
-    let soft = painter.pixel() / unit * 2.5 / c.texture_scale * 0.5;
+    let cloth = Frame::new([0.0, 0.0], [2.0 / c.texture_scale; 2], c.texture_turn);
+    let soft = painter.pixel() / unit * 2.0 / c.texture_scale * 0.5;
     let coat = |at: At| -> Colour {
         let p = cloth.out(frame.back(at));
         mix(c.colour, c.second, texture(c.texture, p, soft))
