@@ -85,9 +85,9 @@ fn the_pictures_are_those_of_their_revision() -> Result<()> {
         ],
         [
             "bf4abe3e4be5a3ebd5f12502e056cb16",
-            "8dbfb9c49bd4e31b42f9db121f016492",
-            "f3817d737e355992476f1be2e011a302",
-            "f0c0d63b185279ac8335bb384996b5a9"
+            "93256dea53cd2d81f8cbdb9ccefbafe6",
+            "b0db8963c9f99d60e6a537473c8b6ed6",
+            "aedb337146cba94f859e8798d7a56bdb"
         ]
     );
     Ok(())
