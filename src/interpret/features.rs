@@ -9,7 +9,7 @@ const TOGETHER: usize = 64;
 /// What layers of a network say about a set of images: their outputs, flattened to (n, f), without a graph.
 ///
 /// ```
-/// use invariances::{backbone::squeezenet_small, data::{Digits, Split}, interpret::Features, ops::Params};
+/// use invariances::{backbone::squeezenet_small, data::{Digits, Split, World}, interpret::Features, ops::Params};
 /// let network = squeezenet_small(10, &Params::new(0).root())?;
 /// let digits = Digits::strokes(32, 0)?.batch(Split::Test, 0, 20)?;
 /// let features = Features::of(&network, &["conv1", "pool"], &digits.images)?;
@@ -128,7 +128,7 @@ impl Features {
     /// both show the same thing, the share of the neighbours that do.
     ///
     /// ```
-    /// use invariances::{backbone::squeezenet_small, data::{Digits, Split}, interpret::Features, ops::Params};
+    /// use invariances::{backbone::squeezenet_small, data::{Digits, Split, World}, interpret::Features, ops::Params};
     /// let network = squeezenet_small(10, &Params::new(0).root())?;
     /// let digits = Digits::strokes(32, 0)?.batch(Split::Test, 0, 50)?;
     /// let features = Features::of(&network, &["pool"], &digits.images)?;
