@@ -1,5 +1,5 @@
 use super::{Autoencoder, Posterior};
-use crate::ops::{Activation, Conv2d, ConvConfig, Init, Linear, Scope};
+use crate::ops::{Activation, Conv2d, ConvConfig, Init, Linear, Params, Scope};
 use crate::{Error, Result};
 use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,7 @@ pub struct ConvVae {
     up: Vec<Stage>,
     last: Conv2d,
     gamma: Var,
+    at: Scope,
 }
 
 /// A change of resolution and the residual blocks at one of its ends.
@@ -162,12 +163,23 @@ impl ConvVae {
             up,
             last: Conv2d::new(config.last_width, 3, 3, same, Init::FanIn, &d.pp("last"))?,
             gamma: at.get(1, "gamma", Init::Const(-2.0))?,
+            at: at.clone(),
         })
     }
 
     /// What it is made of.
     pub fn config(&self) -> &ConvVaeConfig {
         &self.config
+    }
+
+    /// A second one, of the same weights, that shares nothing with this one: in `params`, below no prefix.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where `params` holds anything else.
+    pub fn copy_to(&self, params: &Params) -> Result<Self> {
+        let copy = Self::new(&self.config, &params.root())?;
+        params.set_all(&self.at.tensors())?;
+        Ok(copy)
     }
 
     /// D but its last layer: (batch, last width, size, size).

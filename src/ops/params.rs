@@ -167,6 +167,26 @@ impl Params {
             .collect()
     }
 
+    /// A short word for all names and values: other weights, another word.
+    ///
+    /// # Errors
+    /// [`Error::Candle`] where values cannot be read from their device.
+    pub fn digest(&self) -> Result<String> {
+        let mut hash = blake3::Hasher::new();
+        let tensors: BTreeMap<String, Tensor> = self.tensors().into_iter().collect();
+        for (name, tensor) in tensors {
+            hash.update(format!("{name}{:?}", tensor.dims()).as_bytes());
+            for value in tensor
+                .flatten_all()?
+                .to_dtype(DType::F64)?
+                .to_vec1::<f64>()?
+            {
+                hash.update(&value.to_le_bytes());
+            }
+        }
+        Ok(hash.finalize().to_hex()[..16].to_owned())
+    }
+
     /// Takes every value from `tensors`, by name, converted to this number type and device.
     /// All or nothing: names and shapes are compared before the first value changes.
     ///
@@ -315,6 +335,14 @@ impl Scope {
     /// The parameters that this is a place in.
     pub fn params(&self) -> &Params {
         &self.params
+    }
+
+    /// What is below this place, by names from here, as tensors that share their memory.
+    pub fn tensors(&self) -> HashMap<String, Tensor> {
+        let start = self.path("");
+        let all = self.params.tensors().into_iter();
+        all.filter_map(|(name, tensor)| Some((name.strip_prefix(&start)?.to_owned(), tensor)))
+            .collect()
     }
 
     /// Where the parameters are.
