@@ -1,5 +1,5 @@
 use super::{Autoencoder, Posterior};
-use crate::ops::{Activation, Conv2d, ConvConfig, Init, Linear, Params, Scope};
+use crate::ops::{Activation, Conv2d, ConvConfig, Init, Linear, Scope};
 use crate::{Error, Result};
 use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
@@ -172,13 +172,13 @@ impl ConvVae {
         &self.config
     }
 
-    /// A second one, of the same weights, that shares nothing with this one: in `params`, below no prefix.
+    /// A second one, of the same weights, that shares nothing with this one: below `scope`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where `params` holds anything else.
-    pub fn copy_to(&self, params: &Params) -> Result<Self> {
-        let copy = Self::new(&self.config, &params.root())?;
-        params.set_all(&self.at.tensors())?;
+    /// [`Error::Invalid`] where parameters of these names exist there with other shapes.
+    pub fn copy_to(&self, scope: &Scope) -> Result<Self> {
+        let copy = Self::new(&self.config, scope)?;
+        scope.set_all(&self.at.tensors())?;
         Ok(copy)
     }
 

@@ -134,7 +134,7 @@ impl VaeTraining {
             )));
         }
         let params = Params::new(self.training.seed);
-        let vae = start.copy_to(&params)?;
+        let vae = start.copy_to(&params.root())?;
         let slot = self.slot(name, world, perceptual, Some(&params.digest()?), store)?;
         self.run((vae, params), world, perceptual, &slot)
     }
@@ -442,7 +442,7 @@ mod tests {
             Ok(vae.reconstruct(&x)?.flatten_all()?.to_vec1()?)
         };
         let before = params.digest()?;
-        let same = vae.copy_to(&Params::new(9))?;
+        let same = vae.copy_to(&Params::new(9).root())?;
         assert_eq!(answer(&same)?, answer(&vae)?);
         let features = train_perceptual(
             &digits,
