@@ -63,14 +63,28 @@ impl Codes {
         split: Split,
         count: usize,
     ) -> Result<Vec<Self>> {
-        if count == 0 || layers.is_empty() {
+        Self::of_networks(autoencoder, &[(network, layers)], world, split, count)
+    }
+
+    /// As [`Codes::of_layers`] for several networks: all layers of the first, then those of the next. Each image is drawn and encoded once.
+    ///
+    /// # Errors
+    /// As [`Codes::of_layers`].
+    pub fn of_networks(
+        autoencoder: &impl Autoencoder,
+        networks: &[(&dyn Network, &[&str])],
+        world: &dyn World,
+        split: Split,
+        count: usize,
+    ) -> Result<Vec<Self>> {
+        let layers: usize = networks.iter().map(|(_, layers)| layers.len()).sum();
+        if count == 0 || layers == 0 {
             return Err(Error::invalid(format!(
-                "codes need images and layers, found {count} images and {} layers: ask for at least one of each",
-                layers.len()
+                "codes need images and layers, found {count} images and {layers} layers: ask for at least one of each",
             )));
         }
         let (mut mean, mut logvar, mut labels) = (vec![], vec![], vec![]);
-        let mut parts: Vec<Vec<Tensor>> = vec![vec![]; layers.len()];
+        let mut parts: Vec<Vec<Tensor>> = vec![vec![]; layers];
         let mut shapes: Vec<Vec<usize>> = Vec::new();
         let mut factors = Factors::new();
         for start in (0..count).step_by(128) {
@@ -79,7 +93,10 @@ impl Codes {
             let posterior = autoencoder.encode(&images)?;
             mean.push(posterior.mode().detach());
             logvar.push(posterior.logvar().detach());
-            let found = network.encode_all(&images, layers)?;
+            let mut found = Vec::new();
+            for (network, layers) in networks {
+                found.extend(network.encode_all(&images, layers)?);
+            }
             shapes = found
                 .iter()
                 .map(|z| z.dims().get(1..).unwrap_or_default().to_vec())

@@ -198,7 +198,10 @@ impl Regression {
             step = step.with_tensor(name, value);
         }
         if let Some(judged) = &judged {
-            step = step.with("adversary_weight", weight).with_adversary(judged);
+            step = step
+                .with_tensor("adversary", judged)
+                .with("adversary_weight", weight)
+                .with_adversary(judged);
         }
         Ok(step)
     }
