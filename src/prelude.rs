@@ -14,7 +14,7 @@ pub use crate::backbone::{
 };
 pub use crate::data::{
     Ahead, Attribute, Batch, Batches, Creature, Creatures, Digits, Face, Faces, Factors,
-    ImageColumns, Images, Order, Person, Plane, Split, Style, World,
+    ImageColumns, Images, Order, Person, Photographs, Plane, Split, Style, World,
 };
 pub use crate::figure::{
     Bars, Chart, Colour, Figure, Histogram, ImageGrid, Overview, Panel, Table, heat,
