@@ -574,3 +574,62 @@ fn an_interrupt_ends_the_kernel_and_leaves_nothing_half_written() {
         );
     }
 }
+
+/// A study repeats a notebook seed by seed, keeps what is done, goes on where it was, and says what it cannot use.
+#[test]
+fn a_study_repeats_a_notebook_over_seeds_and_goes_on_where_it_was() {
+    let home = folder();
+    let (out, into) = (home.path().join("out"), home.path().join("studies"));
+    let dependency = format!(
+        ":dep invariances = {{ path = {:?} }}\nuse invariances::prelude::*;\nlet lab = Lab::open(\"study_me\")?;",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let cells = [
+        dependency.as_str(),
+        "let by: f64 = lab.setting(\"by\", 2.0)?;\nlab.claim(\"value\", by * lab.seed() as f64).at_least(1.0).state()?",
+        "lab.study(&(by, \"seedless\"))?",
+    ];
+    let path = notebook(home.path(), "study_me", &cells);
+    let study = |arguments: &[&str]| {
+        let mut command = command();
+        command
+            .arg("study")
+            .arg(&path)
+            .args(["--scale", "smoke"])
+            .args(arguments)
+            .arg("--out")
+            .arg(&out)
+            .arg("--into")
+            .arg(&into);
+        command
+    };
+    refuses(&mut study(&["--seeds", "0"]), &["seeds"]);
+    refuses(&mut study(&["--set", "by"]), &["NAME=VALUE", "by"]);
+    assert!(!into.exists());
+    if !set_up("a_study_repeats_a_notebook_over_seeds_and_goes_on_where_it_was") {
+        return;
+    }
+    let output = study(&["--seeds", "2"]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let kept = read(&into.join("study_me.json"));
+    assert_eq!(kept[0]["seeds"], json!([0, 1]));
+    assert_eq!(kept[0]["claims"][0]["values"], json!([0.0, 2.0]));
+    assert_eq!(kept[0]["claims"][0]["holds"], json!([false, true]));
+    // A third seed: the first two are not measured again.
+    let output = study(&["--seeds", "3"]).output().unwrap();
+    let said = text(&output);
+    assert_eq!(said.matches("measured before").count(), 2, "{said}");
+    let kept = read(&into.join("study_me.json"));
+    assert_eq!(kept[0]["claims"][0]["values"], json!([0.0, 2.0, 4.0]));
+    // With a setting it is another study, beside the first.
+    let output = study(&["--seeds", "1", "--set", "by=7"]).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let kept = read(&into.join("study_me.json"));
+    assert_eq!(kept[1]["settings"], json!({"by": "7"}));
+    assert_ne!(kept[0]["configuration"], kept[1]["configuration"]);
+    // What no cell asks for is said, and costs nothing that was measured.
+    let output = study(&["--seeds", "1", "--set", "off=1"]).output().unwrap();
+    let said = text(&output);
+    assert!(!output.status.success() && said.contains("off"), "{said}");
+    assert_eq!(read(&into.join("study_me.json")), kept);
+}

@@ -386,7 +386,19 @@ fn regression_learns_from_where_d_is() -> Result<()> {
     let digits = Digits::strokes(32, 0)?;
     let networks = DigitsNetworks::load(&digits, 0, &store)?;
     let network = networks.classifier.frozen()?;
+    let of = |layer| {
+        Codes::of(
+            &networks.autoencoder,
+            &network,
+            layer,
+            &digits,
+            Split::Train,
+            600,
+        )
+    };
+    let (codes_fire4, codes_pool) = (of("fire4")?, of("pool")?);
     let how = Regression {
+        start_steps: 0,
         comparator: "fire3".into(),
         training: TrainConfig {
             steps: 40,
@@ -401,8 +413,8 @@ fn regression_learns_from_where_d_is() -> Result<()> {
         .reconstruct(&digits.batch(Split::Test, 0, 4)?.images)?;
     let (inverter, trained) = how.fit(
         "db",
-        &network,
-        "fire4",
+        (&network, "fire4"),
+        &codes_fire4,
         &digits,
         &networks.autoencoder,
         &store,
@@ -422,8 +434,8 @@ fn regression_learns_from_where_d_is() -> Result<()> {
     };
     let (barely, _) = first.fit(
         "db",
-        &network,
-        "fire4",
+        (&network, "fire4"),
+        &codes_fire4,
         &digits,
         &networks.autoencoder,
         &store,
@@ -444,8 +456,8 @@ fn regression_learns_from_where_d_is() -> Result<()> {
     );
     let (again, reused) = how.fit(
         "db",
-        &network,
-        "fire4",
+        (&network, "fire4"),
+        &codes_fire4,
         &digits,
         &networks.autoencoder,
         &store,
@@ -455,6 +467,20 @@ fn regression_learns_from_where_d_is() -> Result<()> {
         again.invert(&z)?.flatten_all()?.to_vec1::<f32>()?,
         inverter.invert(&z)?.flatten_all()?.to_vec1::<f32>()?
     );
+    // With a start from the mean codes, few steps on images are enough.
+    let started = Regression {
+        start_steps: 150,
+        ..first.clone()
+    };
+    let (started, _) = started.fit(
+        "db",
+        (&network, "fire4"),
+        &codes_fire4,
+        &digits,
+        &networks.autoencoder,
+        &store,
+    )?;
+    assert!(off(&started)? < 0.7 * early);
     let plain = Regression {
         adversary: 0.0,
         feature: 0.0,
@@ -463,8 +489,8 @@ fn regression_learns_from_where_d_is() -> Result<()> {
     };
     let (_, trained) = plain.fit(
         "db",
-        &network,
-        "pool",
+        (&network, "pool"),
+        &codes_pool,
         &digits,
         &networks.autoencoder,
         &store,
@@ -477,8 +503,8 @@ fn regression_learns_from_where_d_is() -> Result<()> {
     says(
         wrong.fit(
             "db",
-            &network,
-            "pool",
+            (&network, "pool"),
+            &codes_pool,
             &digits,
             &networks.autoencoder,
             &store,

@@ -30,6 +30,9 @@ pub struct Arguments {
     /// Where the executed notebooks and figures of each seed go [default: out/study in the project]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Where the table goes [default: data/studies in the project, whose tables notebooks show]
+    #[arg(long, value_name = "DIR")]
+    into: Option<PathBuf>,
     /// Go on without this terminal, and say where to look
     #[arg(long)]
     background: bool,
@@ -56,7 +59,9 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     if arguments.background {
         return background(&out);
     }
-    let studies = project.join("data").join("studies");
+    let studies = arguments
+        .into
+        .unwrap_or_else(|| project.join("data").join("studies"));
     interrupt::listen();
     println!(
         "invariances {VERSION} · {name} · scale {scale} · {} seeds · into {}",

@@ -1,9 +1,10 @@
+use super::super::Codes;
 use crate::autoencoder::{Autoencoder, ConvVae};
 use crate::backbone::{Mode, Network};
 use crate::data::{Ahead, Split, World};
-use crate::flow::{Condition, Embedder};
+use crate::flow::Embedder;
 use crate::loss::{PatchDiscriminator, adversarial_weight};
-use crate::ops::Params;
+use crate::ops::{Params, Rng};
 use crate::train::{Decay, Step, Store, TrainConfig, Trained, Trainer};
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 /// `image`·mean (x̂ − x)² + `feature`·mean (C(x̂) − C(x))² / mean C(x)² + the patch discriminator's term.
 ///
 /// To be compared with t on equal terms, the decoder has the build of D and starts from its weights, behind the same network that brings z
-/// into t; all of it is trained. Where the original has a fixed weight for the adversary, this is weighed at the last layer
+/// into t, which first learns, for `start_steps` steps, the code that is the mean for its z. Then all of it is trained on images. Where the original has a fixed weight for the adversary, this is weighed at the last layer
 /// ([`adversarial_weight`]) and multiplied by `adversary`.
 ///
 /// ```
@@ -23,8 +24,9 @@ use serde::{Deserialize, Serialize};
 /// let network = squeezenet_small(10, &Params::new(0).root())?.frozen()?;
 /// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
 /// let digits = Digits::strokes(32, 0)?;
-/// let how = Regression { comparator: "conv1".into(), training: TrainConfig { steps: 2, batch: 4, ..Default::default() }, ..Default::default() };
-/// let (inverter, trained) = how.fit("example", &network, "pool", &digits, &vae, &Store::open(&cache))?;
+/// let how = Regression { comparator: "conv1".into(), start_steps: 5, training: TrainConfig { steps: 2, batch: 4, ..Default::default() }, ..Default::default() };
+/// let codes = Codes::of(&vae, &network, "pool", &digits, Split::Train, 16)?;
+/// let (inverter, trained) = how.fit("example", (&network, "pool"), &codes, &digits, &vae, &Store::open(&cache))?;
 /// let z = network.encode(&digits.batch(Split::Test, 0, 3)?.images, "pool")?;
 /// assert_eq!(inverter.invert(&z)?.dims(), [3, 3, 32, 32]);
 /// # std::fs::remove_dir_all(cache).ok();
@@ -41,7 +43,9 @@ pub struct Regression {
     pub comparator: String,
     /// What the adversary's term is multiplied by after it was weighed; 0 leaves it out.
     pub adversary: f64,
-    /// Steps, batch, optimiser, seed.
+    /// Steps of 128 in which the embedding alone learns the mean code of each z, before there are images.
+    pub start_steps: u64,
+    /// Steps on images, batch, optimiser, seed.
     pub training: TrainConfig,
 }
 
@@ -52,10 +56,11 @@ impl Default for Regression {
             feature: 0.1,
             comparator: "conv5".into(),
             adversary: 0.1,
+            start_steps: 1000,
             training: TrainConfig {
                 steps: 500,
                 batch: 16,
-                learning_rate: 1e-3,
+                learning_rate: 2e-4,
                 betas: (0.5, 0.99),
                 decay: Decay::Cosine { floor: 0.02 },
                 warm_up: 20,
@@ -98,32 +103,49 @@ impl Inverter {
 
 impl Regression {
     /// Trains a decoder for a layer's z on the training split of `world`, each image once, from D's weights (`start`), and keeps it in
-    /// `store` under `name`, these settings, the data and what network and start answer; what is there already is taken.
+    /// `store` under `name`, these settings and what it is made from; what is there already is taken. `codes` are those of the layer.
     ///
     /// # Errors
     /// [`Error::Invalid`] for an unknown layer or comparator, or where sizes do not fit; as [`Trainer::fit_in`].
     pub fn fit(
         &self,
         name: &str,
-        network: &(impl Network + Clone + 'static),
-        layer: &str,
+        (network, layer): (&(impl Network + Clone + 'static), &str),
+        codes: &Codes,
         world: &(impl World + Clone + 'static),
         start: &ConvVae,
         store: &Store,
     ) -> Result<(Inverter, Trained)> {
         let training = &self.training;
         let all = Params::new(training.seed);
-        let (root, size) = (all.root(), world.size());
-        let shape = network.shapes([3, size, size])?;
-        let shape = shape[network.position(layer)?].clone();
-        let condition = Condition::of(&shape);
+        let root = all.root();
+        network.position(layer)?;
+        network.position(&self.comparator)?;
         let inverter = Inverter {
-            embedder: Embedder::new(condition, start.code(), 4, &root.pp("embedder"))?,
+            embedder: Embedder::new(codes.condition(), start.code(), 4, &root.pp("embedder"))?,
             decoder: start.copy_to(&root.pp("vae"))?,
         };
-        let first = world.batch(Split::Train, 0, 128)?.images;
-        let z = network.encode(&first, layer)?.detach();
+        let (_, z) = codes.draw(512, &mut Rng::named(training.seed, "start"))?;
         inverter.embedder.initialize(&z)?;
+        let origin = (codes.id(), all.below(&["vae"]).digest()?);
+        if self.start_steps > 0 {
+            let first = TrainConfig {
+                steps: self.start_steps,
+                batch: 128,
+                learning_rate: 2e-3,
+                betas: (0.9, 0.99),
+                ..training.clone()
+            };
+            let slot = store.slot(&format!("{name}-start"), &(&first, &origin))?;
+            let embedding = all.below(&["embedder"]);
+            Trainer::new(first)
+                .quiet()
+                .fit_in(&slot, &embedding, |_, rng| {
+                    let (code, z) = codes.draw(128, rng)?;
+                    let apart = (inverter.embedder.forward(&z)? - code)?;
+                    Ok(Step::new(apart.sqr()?.mean_all()?))
+                })?;
+        }
         // The encoder half of the copy takes no part.
         let params = all.below(&["embedder", "vae.decoder"]);
         let against = Params::new(training.seed.wrapping_add(1));
@@ -131,16 +153,7 @@ impl Regression {
             true => Some(PatchDiscriminator::new(&against.root())?),
             false => None,
         };
-        let answer = z.flatten_all()?.narrow(0, 0, 64.min(z.elem_count()))?;
-        let slot = store.slot(
-            name,
-            &(
-                self,
-                world.id(),
-                (network.name(), layer, answer.to_vec1::<f32>()?),
-                params.digest()?,
-            ),
-        )?;
+        let slot = store.slot(name, &(self, world.id(), network.name(), layer, &origin))?;
         let (world, batch) = (world.clone(), training.batch);
         let batches = Ahead::new(move |n| world.batch(Split::Train, (n - 1) * batch as u64, batch));
         let mut trainer = Trainer::new(training.clone());
