@@ -14,7 +14,7 @@ pub use crate::backbone::{
 };
 pub use crate::data::{
     Ahead, Attribute, Batch, Batches, Creature, Creatures, Digits, Face, Faces, Factors,
-    ImageColumns, Images, Order, Person, Plane, Split, Style, World,
+    ImageColumns, Images, Order, Person, Photographs, Plane, Split, Style, World,
 };
 pub use crate::figure::{
     Bars, Chart, Colour, Figure, Histogram, ImageGrid, Overview, Panel, Table, heat,
@@ -27,7 +27,10 @@ pub use crate::hub::{
     Checkpoint, Entry, Format, Hub, Published, Repo, RepoFile, Weights, published, published_names,
     weights, weights_names,
 };
-pub use crate::interpret::{Codes, Features, Probe, Samples, chance, free_share, unread_share};
+pub use crate::interpret::{
+    CinnTraining, Codes, Descent, FactorTraining, Features, Inverted, Inverter, Probe, Reencoded,
+    Regression, Samples, Semantics, chance, free_share, unread_share,
+};
 pub use crate::loss::{
     FeatureDistance, Lpips, Nll, PairNll, PatchDiscriminator, PerceptualDistance,
     PerceptualVaeLoss, VaeLoss, adversarial_weight, nll, nll_parts, pair_nll, perceptual_vae_loss,
@@ -37,7 +40,9 @@ pub use crate::metric::{
     Estimate, Judge, agreement, bootstrap_mean, cka, fine_structure, frechet_distance,
     measure_colours, psnr, ssim,
 };
-pub use crate::notebook::{Claim, ClaimBuilder, Claims, Expected, Lab, Progress, Scale};
+pub use crate::notebook::{
+    Claim, ClaimBuilder, Claims, Expected, Lab, Progress, Repeated, Scale, Study,
+};
 pub use crate::ops::{Init, Params, Rng, Scope};
 pub use crate::train::{
     Adam, Card, CreaturesNetworks, Decay, DigitsNetwork, DigitsNetworks, FacesNetworks, Pixels,

@@ -743,3 +743,45 @@ fn the_shipped_networks_do_what_their_cards_say() -> Result<()> {
     );
     Ok(())
 }
+
+/// What is tied to somebody is the same in all of their images, and differs between people; nothing else changes.
+#[test]
+fn what_is_tied_goes_with_the_person() -> Result<()> {
+    let plain = Faces::new(32, 0)?.people(40)?;
+    let tied = plain.tied("glasses", 0.5)?;
+    assert_ne!(plain.id(), tied.id());
+    assert_ne!(tied.id(), plain.tied("glasses", 0.6)?.id());
+    let mut seen: std::collections::BTreeMap<u32, std::collections::BTreeSet<u32>> =
+        Default::default();
+    for split in [Split::Train, Split::Test] {
+        for i in 0..1500 {
+            let (face, before) = (tied.face(split, i), plain.face(split, i));
+            assert_eq!(
+                Face { glasses: 0, ..face },
+                Face {
+                    glasses: 0,
+                    ..before
+                }
+            );
+            seen.entry(face.person.number)
+                .or_default()
+                .insert(face.glasses);
+        }
+    }
+    let habits = seen.values().filter(|kinds| kinds.len() == 1).count();
+    assert!((12..=28).contains(&habits), "{habits} of {}", seen.len());
+    let kinds: std::collections::BTreeSet<u32> = seen
+        .values()
+        .filter(|kinds| kinds.len() == 1)
+        .flatten()
+        .copied()
+        .collect();
+    assert!(kinds.len() > 1, "{kinds:?}");
+    let (a, b) = tied.pairs(Split::Test, 0, 60, "person")?;
+    let (a, b) = (a.factors.column("glasses")?, b.factors.column("glasses")?);
+    let same = a.iter().zip(&b).filter(|(a, b)| a == b).count();
+    assert!(same > 35, "{same} of 60 pairs of a person agree");
+    assert!(plain.tied("person", 0.5).is_err() && plain.tied("hat", 0.5).is_err());
+    assert!(plain.tied("beard", 1.5).is_err() && Faces::new(32, 0)?.tied("beard", 0.5).is_err());
+    Ok(())
+}

@@ -60,6 +60,7 @@ pub struct ConvVae {
     up: Vec<Stage>,
     last: Conv2d,
     gamma: Var,
+    at: Scope,
 }
 
 /// A change of resolution and the residual blocks at one of its ends.
@@ -162,12 +163,23 @@ impl ConvVae {
             up,
             last: Conv2d::new(config.last_width, 3, 3, same, Init::FanIn, &d.pp("last"))?,
             gamma: at.get(1, "gamma", Init::Const(-2.0))?,
+            at: at.clone(),
         })
     }
 
     /// What it is made of.
     pub fn config(&self) -> &ConvVaeConfig {
         &self.config
+    }
+
+    /// A second one, of the same weights, that shares nothing with this one: below `scope`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where parameters of these names exist there with other shapes.
+    pub fn copy_to(&self, scope: &Scope) -> Result<Self> {
+        let copy = Self::new(&self.config, scope)?;
+        scope.set_all(&self.at.tensors())?;
+        Ok(copy)
     }
 
     /// D but its last layer: (batch, last width, size, size).

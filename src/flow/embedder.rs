@@ -32,6 +32,32 @@ pub enum Condition {
     },
 }
 
+impl Condition {
+    /// For a z of this shape (without the batch): a square map as it is, halved until it is at most 4 × 4; all else as a vector.
+    ///
+    /// ```
+    /// use invariances::flow::Condition;
+    /// assert_eq!(Condition::of(&[48, 15, 15]), Condition::Map { channels: 48, size: 15, down: 2 });
+    /// assert_eq!(Condition::of(&[192]), Condition::Vector(192));
+    /// ```
+    pub fn of(shape: &[usize]) -> Self {
+        match *shape {
+            [channels, size, width] if size == width && size > 1 => {
+                let mut down = 0;
+                while size >> down > 4 {
+                    down += 1;
+                }
+                Self::Map {
+                    channels,
+                    size,
+                    down,
+                }
+            }
+            _ => Self::Vector(shape.iter().product()),
+        }
+    }
+}
+
 /// Brings z to the size of the code, in which every coupling sees it.
 ///
 /// A vector goes through `depth` − 1 dense layers (1×1 convolutions in the authors' network) whose
@@ -129,7 +155,7 @@ impl Embedder {
         }
     }
 
-    /// The embedding (batch, code) of z.
+    /// The embedding (batch, code) of z; a map may also be (batch, channels · size · size).
     ///
     /// # Errors
     /// [`Error::Invalid`] where z has another shape than the [`Condition`] says, another number type than
@@ -148,6 +174,13 @@ impl Embedder {
     }
 
     fn run(&self, z: &Tensor, start: bool) -> Result<Tensor> {
+        // A map may come flattened, as a store of many z keeps it.
+        let z = &match (self.condition, z.dims()) {
+            (Condition::Map { channels, size, .. }, &[batch, n]) if n == channels * size * size => {
+                z.reshape((batch, channels, size, size))?
+            }
+            _ => z.clone(),
+        };
         self.check(z)?;
         let normalized = |norm: &ActNorm, h: Tensor| -> Result<Tensor> {
             if start {

@@ -1,7 +1,7 @@
 use crate::autoencoder::{Autoencoder, Posterior};
 use crate::backbone::Network;
 use crate::data::{Factors, Split, World};
-use crate::flow::Cinn;
+use crate::flow::{Cinn, Condition};
 use crate::ops::Rng;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
@@ -14,6 +14,8 @@ use candle_core::{Device, Tensor};
 pub struct Codes {
     posterior: Posterior,
     z: Tensor,
+    /// Of one image's z, before it was flattened.
+    shape: Vec<usize>,
     labels: Tensor,
     factors: Factors,
     id: String,
@@ -32,10 +34,58 @@ impl Codes {
         split: Split,
         count: usize,
     ) -> Result<Self> {
-        if count == 0 {
-            return Err(Error::invalid("codes of 0 images: ask for at least one"));
+        let of_all = Self::of_layers(autoencoder, network, &[layer], world, split, count)?;
+        let first = of_all.into_iter().next();
+        first.ok_or_else(|| Error::invalid("codes of no layer: name at least one"))
+    }
+
+    /// The same images' codes with the z of each of several layers, in one pass; the codes share their memory. The first layers of a
+    /// network are large: z of `count` images is held in f32.
+    ///
+    /// ```
+    /// use invariances::prelude::*;
+    /// let network = squeezenet_small(10, &Params::new(0).root())?;
+    /// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
+    /// let digits = Digits::strokes(32, 0)?;
+    /// let codes = Codes::of_layers(&vae, &network, &["fire4", "pool"], &digits, Split::Test, 8)?;
+    /// assert_eq!(codes[0].condition(), Condition::Map { channels: 128, size: 4, down: 0 });
+    /// assert_eq!(codes[1].condition(), Condition::Vector(128));
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an unknown layer, no layer or no images.
+    pub fn of_layers(
+        autoencoder: &impl Autoencoder,
+        network: &dyn Network,
+        layers: &[&str],
+        world: &dyn World,
+        split: Split,
+        count: usize,
+    ) -> Result<Vec<Self>> {
+        Self::of_networks(autoencoder, &[(network, layers)], world, split, count)
+    }
+
+    /// As [`Codes::of_layers`] for several networks: all layers of the first, then those of the next. Each image is drawn and encoded once.
+    ///
+    /// # Errors
+    /// As [`Codes::of_layers`].
+    pub fn of_networks(
+        autoencoder: &impl Autoencoder,
+        networks: &[(&dyn Network, &[&str])],
+        world: &dyn World,
+        split: Split,
+        count: usize,
+    ) -> Result<Vec<Self>> {
+        let layers: usize = networks.iter().map(|(_, layers)| layers.len()).sum();
+        if count == 0 || layers == 0 {
+            return Err(Error::invalid(format!(
+                "codes need images and layers, found {count} images and {layers} layers: ask for at least one of each",
+            )));
         }
-        let (mut mean, mut logvar, mut z, mut labels) = (vec![], vec![], vec![], vec![]);
+        let (mut mean, mut logvar, mut labels) = (vec![], vec![], vec![]);
+        let mut parts: Vec<Vec<Tensor>> = vec![vec![]; layers];
+        let mut shapes: Vec<Vec<usize>> = Vec::new();
         let mut factors = Factors::new();
         for start in (0..count).step_by(128) {
             let batch = world.batch(split, start as u64, 128.min(count - start))?;
@@ -43,18 +93,34 @@ impl Codes {
             let posterior = autoencoder.encode(&images)?;
             mean.push(posterior.mode().detach());
             logvar.push(posterior.logvar().detach());
-            z.push(network.encode(&images, layer)?.flatten_from(1)?.detach());
+            let mut found = Vec::new();
+            for (network, layers) in networks {
+                found.extend(network.encode_all(&images, layers)?);
+            }
+            shapes = found
+                .iter()
+                .map(|z| z.dims().get(1..).unwrap_or_default().to_vec())
+                .collect();
+            for (parts, z) in parts.iter_mut().zip(found) {
+                parts.push(z.flatten_from(1)?.detach());
+            }
             labels.push(batch.labels);
             factors = factors.then(&batch.factors)?;
         }
-        Self {
-            posterior: Posterior::new(&Tensor::cat(&mean, 0)?, &Tensor::cat(&logvar, 0)?)?,
-            z: Tensor::cat(&z, 0)?,
-            labels: Tensor::cat(&labels, 0)?,
-            factors,
-            id: String::new(),
-        }
-        .identified("")
+        let posterior = Posterior::new(&Tensor::cat(&mean, 0)?, &Tensor::cat(&logvar, 0)?)?;
+        let labels = Tensor::cat(&labels, 0)?;
+        let each = parts.into_iter().zip(shapes).map(|(parts, shape)| {
+            Self {
+                posterior: posterior.clone(),
+                z: Tensor::cat(&parts, 0)?,
+                shape,
+                labels: labels.clone(),
+                factors: factors.clone(),
+                id: String::new(),
+            }
+            .identified("")
+        });
+        each.collect()
     }
 
     /// Names the content: what is trained on these codes is kept under it.
@@ -85,9 +151,19 @@ impl Codes {
         self.len() == 0
     }
 
+    /// How many numbers a code has.
+    pub fn code(&self) -> usize {
+        self.posterior.mode().dims().get(1).copied().unwrap_or(0)
+    }
+
     /// The representations z, (count, n).
     pub fn z(&self) -> Tensor {
         self.z.clone()
+    }
+
+    /// What t is conditioned on ([`Condition::of`] the shape of z).
+    pub fn condition(&self) -> Condition {
+        Condition::of(&self.shape)
     }
 
     /// The classes, u32 (count,).

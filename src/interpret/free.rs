@@ -1,10 +1,11 @@
 use crate::autoencoder::Autoencoder;
 use crate::backbone::Network;
 use crate::flow::Cinn;
-use crate::metric::agreement;
+use crate::metric::{Judge, agreement};
 use crate::ops::Rng;
 use crate::{Error, Result};
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
+use std::collections::BTreeMap;
 
 /// Images that a layer cannot tell from their originals: D(t⁻¹(v | z)) with v ~ N(0, 1), some per original.
 #[derive(Clone, Debug)]
@@ -37,6 +38,23 @@ impl Samples {
         }
         Ok(Self {
             images: Tensor::cat(&images, 0)?,
+            per_image,
+        })
+    }
+
+    /// Images that were made otherwise, (batch · per image, 3, h, w), those of the first original first: to measure them the same way.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] unless they are as many for each original.
+    pub fn of(images: &Tensor, per_image: usize) -> Result<Self> {
+        let count = images.dims4()?.0;
+        if per_image == 0 || count == 0 || count % per_image != 0 {
+            return Err(Error::invalid(format!(
+                "expected {per_image} images for each original, found {count} in all"
+            )));
+        }
+        Ok(Self {
+            images: images.detach(),
             per_image,
         })
     }
@@ -96,6 +114,94 @@ impl Samples {
             .collect())
     }
 
+    /// For each question that `judge` answers, the share of it that z leaves free ([`free_share`]), a value per original: how often the
+    /// answers on two samples of one z differ, over how often they differ on two originals. 1 where the samples of one z differ as
+    /// much as images do, 0 where all get the same answer.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where all originals get the same answer, or there are fewer than two samples or originals.
+    pub fn free(&self, judge: &Judge, originals: &Tensor) -> Result<BTreeMap<String, Vec<f64>>> {
+        let (given, all) = (judge.names(&self.images)?, judge.names(originals)?);
+        let mut free = BTreeMap::new();
+        for attribute in judge.attributes() {
+            let answers = attribute.answers.len();
+            let one_hot = |named: &[u32]| -> Result<Tensor> {
+                let mut rows = vec![0f32; named.len() * answers];
+                for (row, answer) in rows.chunks_mut(answers).zip(named) {
+                    row[*answer as usize] = 1.0;
+                }
+                Ok(Tensor::from_vec(
+                    rows,
+                    (named.len(), answers),
+                    &Device::Cpu,
+                )?)
+            };
+            let (given, all) = (&given[&attribute.name], &all[&attribute.name]);
+            let share = free_share(&one_hot(given)?, &one_hot(all)?, self.per_image);
+            let share = share.map_err(|e| Error::invalid(format!("{}: {e}", attribute.name)))?;
+            free.insert(attribute.name, share);
+        }
+        Ok(free)
+    }
+
+    /// The mean and the standard deviation of the samples of each original, pixel by pixel: (batch, 3, h, w), and (batch, h, w) over all
+    /// channels together. Where the deviation is 0, z decides what is there.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a single sample per original.
+    pub fn moments(&self) -> Result<(Tensor, Tensor)> {
+        if self.per_image < 2 {
+            return Err(Error::invalid(
+                "a deviation needs at least two samples per image",
+            ));
+        }
+        let (n, c, h, w) = self.images.dims4()?;
+        let apart = self
+            .images
+            .reshape((n / self.per_image, self.per_image, c, h, w))?;
+        let deviation = apart.var(1)?.mean(1)?.sqrt()?;
+        Ok((apart.mean(1)?, deviation))
+    }
+
+    /// How near the samples come to the z that they were drawn for when the network looks at them again.
+    ///
+    /// `z` are the representations (batch, …) of the originals at `layer`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an unknown layer, for fewer than two originals, or where z is not as many as the originals.
+    pub fn reencoded(&self, network: &dyn Network, layer: &str, z: &Tensor) -> Result<Reencoded> {
+        let z = z.flatten_from(1)?;
+        let batch = z.dim(0)?;
+        let count = self.images.dim(0)?;
+        if batch < 2 || count != batch * self.per_image {
+            return Err(Error::invalid(format!(
+                "expected a z for each of at least two originals, found {batch} for {count} samples, {} each",
+                self.per_image
+            )));
+        }
+        let mut again = Vec::new();
+        for start in (0..count).step_by(64) {
+            let some = self.images.narrow(0, start, 64.min(count - start))?;
+            again.push(network.encode(&some, layer)?.flatten_from(1)?.detach());
+        }
+        let again = Tensor::cat(&again, 0)?;
+        let rows: Vec<u32> = (0..count).map(|i| (i / self.per_image) as u32).collect();
+        let own = z.index_select(&Tensor::new(rows, z.device())?, 0)?;
+        let mean = |values: Vec<f64>| -> Vec<f64> {
+            let each = values.chunks(self.per_image);
+            each.map(|v| v.iter().sum::<f64>() / v.len() as f64)
+                .collect()
+        };
+        let others: Vec<u32> = (0..batch).map(|i| ((i + 1) % batch) as u32).collect();
+        let others = z.index_select(&Tensor::new(others, z.device())?, 0)?;
+        Ok(Reencoded {
+            cosine: mean(cosines(&again, &own)?),
+            distance: mean(distances(&again, &own)?),
+            random_cosine: cosines(&others, &z)?,
+            random_distance: distances(&others, &z)?,
+        })
+    }
+
     /// For each sample 1 where `network` gives it the class of its original.
     fn kept(&self, network: &dyn Network, labels: &Tensor) -> Result<Vec<f64>> {
         let repeated = labels
@@ -112,6 +218,32 @@ impl Samples {
     }
 }
 
+/// How near samples come to their z again ([`Samples::reencoded`]): a mean over the samples for each original, and beside it the same between
+/// the z of two originals that have nothing to do with each other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reencoded {
+    /// The cosine of Φ(sample) and z.
+    pub cosine: Vec<f64>,
+    /// ‖Φ(sample) − z‖.
+    pub distance: Vec<f64>,
+    /// The cosine of two originals' z.
+    pub random_cosine: Vec<f64>,
+    /// The distance of two originals' z.
+    pub random_distance: Vec<f64>,
+}
+
+fn cosines(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
+    let length = |x: &Tensor| -> Result<Tensor> { Ok(x.sqr()?.sum(1)?.sqrt()?) };
+    let product = (a * b)?.sum(1)?;
+    let lengths = ((length(a)? * length(b)?)? + 1e-12)?;
+    Ok((product / lengths)?.to_dtype(DType::F64)?.to_vec1()?)
+}
+
+fn distances(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
+    let apart = (a - b)?.sqr()?.sum(1)?.sqrt()?;
+    Ok(apart.to_dtype(DType::F64)?.to_vec1()?)
+}
+
 /// The share of a factor's variance that z leaves free, one value per original: the variance of the factor
 /// over the samples of one z (unbiased), over its variance across originals; summed over the factor's
 /// components (three for a colour). 1 is free, 0 is fixed by z.
@@ -125,28 +257,38 @@ pub fn free_share(
     of_originals: &Tensor,
     per_image: usize,
 ) -> Result<Vec<f64>> {
-    let (batch, parts) = match (of_samples.dims(), of_originals.dims()) {
-        (&[n, c], &[b, d]) if c == d && b >= 2 && per_image >= 2 && n == b * per_image => (b, c),
+    match (of_samples.dims(), of_originals.dims()) {
+        (&[n, c], &[b, d]) if c == d && b >= 2 && per_image >= 2 && n == b * per_image => {}
         (s, o) => {
             return Err(Error::invalid(format!(
                 "a free share needs a factor of samples (batch · {per_image}, parts) and of originals (batch, parts), at least two of each; found {s:?} and {o:?}"
             )));
         }
-    };
+    }
+    share_within(of_samples, of_originals, per_image)
+}
+
+/// The variance within each `per_image` rows of `of_samples` (n, parts), over that of `all` (m, parts).
+pub(super) fn share_within(
+    of_samples: &Tensor,
+    all: &Tensor,
+    per_image: usize,
+) -> Result<Vec<f64>> {
+    let (n, parts) = of_samples.dims2()?;
     let within = of_samples
-        .reshape((batch, per_image, parts))?
+        .reshape((n / per_image, per_image, parts))?
         .var(1)?
         .sum(1)?;
-    let total = of_originals
+    let total = all
         .var(0)?
         .sum_all()?
-        .to_dtype(candle_core::DType::F64)?
+        .to_dtype(DType::F64)?
         .to_scalar::<f64>()?;
     if total <= 0.0 || !total.is_finite() {
         return Err(Error::invalid(
             "the factor does not vary over the originals: no share of its variance can be stated",
         ));
     }
-    let within = within.to_dtype(candle_core::DType::F64)?.to_vec1::<f64>()?;
+    let within = within.to_dtype(DType::F64)?.to_vec1::<f64>()?;
     Ok(within.into_iter().map(|w| w / total).collect())
 }

@@ -3,9 +3,15 @@
 mod codes;
 mod features;
 mod free;
+mod inversion;
 mod probe;
+mod semantics;
+mod training;
 
 pub use codes::Codes;
 pub use features::Features;
-pub use free::{Samples, free_share};
+pub use free::{Reencoded, Samples, free_share};
+pub use inversion::{Descent, Inverted, Inverter, Regression};
 pub use probe::{Probe, chance, unread_share};
+pub use semantics::{FactorTraining, Semantics};
+pub use training::CinnTraining;

@@ -10,4 +10,5 @@ pub use discriminator::{PatchDiscriminator, adversarial_weight};
 pub use flow::{Nll, PairNll, nll, nll_parts, pair_nll};
 pub use lpips::Lpips;
 pub use perceptual::{FeatureDistance, PerceptualDistance, PerceptualVaeLoss, perceptual_vae_loss};
+pub(crate) use vae::normal_nll;
 pub use vae::{VaeLoss, vae_loss};

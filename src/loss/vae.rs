@@ -35,11 +35,15 @@ pub fn vae_loss(
     let numbers = (x.elem_count() / x.dims()[0].max(1)) as f64;
     let mse = (x - decoded)?.sqr()?.mean_all()?;
     let kl = posterior.kl()?.mean_all()?;
-    let gamma = gamma.reshape(())?;
-    let likelihood = ((&mse / gamma.exp()?)? + &gamma)?.affine(0.5 * numbers, 0.)?;
     Ok(VaeLoss {
-        loss: (likelihood + &kl)?,
+        loss: (normal_nll(&mse, gamma, numbers)? + &kl)?,
         mse,
         kl,
     })
+}
+
+/// −log of a normal likelihood of so many numbers with this mean squared error and the variance exp(γ), without constants.
+pub(crate) fn normal_nll(error: &Tensor, gamma: &Tensor, numbers: f64) -> Result<Tensor> {
+    let gamma = gamma.reshape(())?;
+    Ok(((error / gamma.exp()?)? + &gamma)?.affine(0.5 * numbers, 0.)?)
 }

@@ -8,8 +8,10 @@ use crate::ops::keep_freed_memory;
 use crate::train::Store;
 use crate::{Error, Result};
 use candle_core::Device;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 /// A notebook's settings, and where what it makes is kept. Every notebook begins with
 /// `let lab = Lab::open("01_invariances")?;`.
@@ -22,6 +24,7 @@ use std::path::{Path, PathBuf};
 /// | `INVARIANCES_CACHE` | where trained networks and downloads are kept | the user's cache folder |
 /// | `INVARIANCES_MNIST` | the parquet file of real digits | the hub's `ylecun/mnist` |
 /// | `INVARIANCES_OFFLINE` | 1: nothing is downloaded | 0 |
+/// | `INVARIANCES_SET` | what a notebook asks for by [`Lab::setting`]: `name=value`, several by `;` | |
 #[derive(Clone, Debug)]
 pub struct Lab {
     notebook: String,
@@ -31,6 +34,8 @@ pub struct Lab {
     out: PathBuf,
     cache: PathBuf,
     offline: bool,
+    /// What was set by `--set`, and whether somebody asked for it.
+    settings: Arc<Mutex<BTreeMap<String, (String, bool)>>>,
 }
 
 impl Lab {
@@ -65,6 +70,11 @@ impl Lab {
                 )));
             }
         };
+        let settings = match setting("INVARIANCES_SET")? {
+            None => BTreeMap::new(),
+            Some(text) => parse_settings(&text)?,
+        };
+        let settings = settings.into_iter().map(|(n, v)| (n, (v, false)));
         let out = match std::env::var_os("INVARIANCES_OUT").filter(|v| !v.is_empty()) {
             Some(folder) => PathBuf::from(folder),
             None => project_folder()?.join("out"),
@@ -79,6 +89,7 @@ impl Lab {
             out,
             cache: cache_dir()?,
             offline,
+            settings: Arc::new(Mutex::new(settings.collect())),
         })
     }
 
@@ -157,6 +168,55 @@ impl Lab {
             true => hub.with_offline_for("INVARIANCES_OFFLINE"),
             false => hub,
         })
+    }
+
+    /// A setting of the notebook that a study can change (`invariances study 05 --set flows=20`): what was set, else `default`.
+    ///
+    /// ```
+    /// use invariances::prelude::*;
+    /// let lab = Lab::open("example")?;
+    /// let flows: usize = lab.setting("flows", 12)?;
+    /// # assert_eq!(flows, 12);
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where what was set is of another type.
+    pub fn setting<T: std::str::FromStr + fmt::Display>(
+        &self,
+        name: &str,
+        default: T,
+    ) -> Result<T> {
+        check_name("a setting", name)?;
+        let mut settings = self.settings.lock().unwrap_or_else(|p| p.into_inner());
+        let Some((value, asked)) = settings.get_mut(name) else {
+            return Ok(default);
+        };
+        *asked = true;
+        value.parse().map_err(|_| {
+            Error::invalid(format!(
+                "the setting {name} was set to “{value}”, expected something like {default}"
+            ))
+        })
+    }
+
+    /// What was set.
+    pub(super) fn settings(&self) -> BTreeMap<String, String> {
+        let settings = self.settings.lock().unwrap_or_else(|p| p.into_inner());
+        let each = settings.iter();
+        each.map(|(n, (v, _))| (n.clone(), v.clone())).collect()
+    }
+
+    /// What was set and nobody asked for.
+    pub(super) fn unasked(&self) -> Vec<String> {
+        let settings = self.settings.lock().unwrap_or_else(|p| p.into_inner());
+        let unasked = settings.iter().filter(|(_, (_, asked))| !asked);
+        unasked.map(|(n, _)| n.clone()).collect()
+    }
+
+    /// The folder of the studies that come with the project.
+    pub(super) fn studies(&self) -> Result<PathBuf> {
+        Ok(project_folder()?.join("data").join("studies"))
     }
 
     /// The digits of the scale, `size` pixels wide: procedural ones at smoke and quick; at real and paper those of
@@ -242,6 +302,21 @@ impl fmt::Display for Lab {
             Path::new(self.out.file_name().unwrap_or_default()).display()
         )
     }
+}
+
+/// `name=value;name=value`.
+fn parse_settings(text: &str) -> Result<BTreeMap<String, String>> {
+    let mut settings = BTreeMap::new();
+    for part in text.split(';').filter(|p| !p.trim().is_empty()) {
+        let (name, value) = part.split_once('=').ok_or_else(|| {
+            Error::invalid(format!(
+                "INVARIANCES_SET: expected name=value, several separated by `;`, found “{part}”"
+            ))
+        })?;
+        check_name("a setting", name.trim())?;
+        settings.insert(name.trim().into(), value.trim().into());
+    }
+    Ok(settings)
 }
 
 /// A name that is safe as part of a file's.

@@ -7,8 +7,10 @@ mod claim;
 mod lab;
 mod progress;
 mod scale;
+mod study;
 
 pub use claim::{Claim, ClaimBuilder, Claims, Expected};
 pub use lab::Lab;
 pub use progress::Progress;
 pub use scale::Scale;
+pub use study::{Repeated, Study};

@@ -151,6 +151,33 @@ impl Params {
         })
     }
 
+    /// Those below some places alone, shared with these: to train a part of a network, or to keep it.
+    ///
+    /// ```
+    /// use invariances::ops::{Init, Params};
+    /// let params = Params::new(0);
+    /// for place in ["encoder", "decoder"] {
+    ///     params.root().pp(place).get(3, "bias", Init::Const(0.0))?;
+    /// }
+    /// assert_eq!(params.below(&["decoder"]).names(), ["decoder.bias"]);
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    pub fn below(&self, places: &[&str]) -> Self {
+        let inside = |name: &str| {
+            places.iter().any(|place| {
+                name.strip_prefix(place)
+                    .is_some_and(|rest| rest.starts_with('.'))
+            })
+        };
+        let entries = self.lock();
+        let kept = entries.iter().filter(|(name, _)| inside(name));
+        let kept: BTreeMap<_, _> = kept.map(|(n, e)| (n.clone(), e.clone())).collect();
+        Self {
+            entries: Arc::new(Mutex::new(kept)),
+            ..self.clone()
+        }
+    }
+
     /// How many numbers training changes.
     pub fn count(&self) -> usize {
         let entries = self.lock();
@@ -165,6 +192,26 @@ impl Params {
             .iter()
             .map(|(n, e)| (n.clone(), e.var.as_tensor().clone()))
             .collect()
+    }
+
+    /// A short word for all names and values: other weights, another word.
+    ///
+    /// # Errors
+    /// [`Error::Candle`] where values cannot be read from their device.
+    pub fn digest(&self) -> Result<String> {
+        let mut hash = blake3::Hasher::new();
+        let tensors: BTreeMap<String, Tensor> = self.tensors().into_iter().collect();
+        for (name, tensor) in tensors {
+            hash.update(format!("{name}{:?}", tensor.dims()).as_bytes());
+            for value in tensor
+                .flatten_all()?
+                .to_dtype(DType::F64)?
+                .to_vec1::<f64>()?
+            {
+                hash.update(&value.to_le_bytes());
+            }
+        }
+        Ok(hash.finalize().to_hex()[..16].to_owned())
     }
 
     /// Takes every value from `tensors`, by name, converted to this number type and device.
@@ -315,6 +362,27 @@ impl Scope {
     /// The parameters that this is a place in.
     pub fn params(&self) -> &Params {
         &self.params
+    }
+
+    /// As [`Params::set_all`] for what is below this place, by names from here.
+    ///
+    /// # Errors
+    /// As [`Params::set_all`].
+    pub fn set_all(&self, tensors: &HashMap<String, Tensor>) -> Result<()> {
+        let whole = tensors.iter().map(|(n, t)| (self.path(n), t.clone()));
+        let part = match self.prefix.as_str() {
+            "" => self.params.clone(),
+            place => self.params.below(&[place]),
+        };
+        part.set_all(&whole.collect())
+    }
+
+    /// What is below this place, by names from here, as tensors that share their memory.
+    pub fn tensors(&self) -> HashMap<String, Tensor> {
+        let start = self.path("");
+        let all = self.params.tensors().into_iter();
+        all.filter_map(|(name, tensor)| Some((name.strip_prefix(&start)?.to_owned(), tensor)))
+            .collect()
     }
 
     /// Where the parameters are.

@@ -16,6 +16,7 @@ mod worlds;
 pub use adam::Adam;
 pub use config::{Decay, TrainConfig};
 pub use digits::{DigitsNetwork, DigitsNetworks};
+pub(crate) use store::canonical;
 pub use store::{Card, Slot, Store};
 pub use trainer::{Step, Trained, Trainer};
 pub use vae::{Pixels, VaeTraining, train_perceptual};

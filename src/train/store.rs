@@ -163,6 +163,30 @@ impl Slot {
         Ok(Some(card))
     }
 
+    /// Takes up the weights as they were after a step for which [`Trainer::snapshots`](super::Trainer::snapshots) asked.
+    ///
+    /// ```
+    /// use invariances::{ops::{Init, Params}, train::{Step, Store, TrainConfig, Trainer}};
+    /// # let cache = std::env::temp_dir().join("invariances-doc-snapshots");
+    /// let params = Params::new(0);
+    /// let w = params.root().get(1, "w", Init::Const(1.0))?;
+    /// let config = TrainConfig { steps: 20, learning_rate: 0.1, ..Default::default() };
+    /// let slot = Store::open(&cache).slot("example", &(&config, [0, 10]))?;
+    /// Trainer::new(config).snapshots([0, 10]).fit_in(&slot, &params, |_, _| Ok(Step::new(w.sqr()?.sum_all()?)))?;
+    /// let end = w.to_vec1::<f32>()?[0];
+    /// slot.load_snapshot(0, &params)?;
+    /// assert!(w.to_vec1::<f32>()?[0] == 1.0 && end < 0.5);
+    /// # std::fs::remove_dir_all(cache).ok();
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Io`] where there is no such snapshot, [`Error::Content`] where it is of another network.
+    pub fn load_snapshot(&self, step: u64, params: &Params) -> Result<()> {
+        let path = self.file(&super::trainer::snapshot_name(step));
+        params.load(&path).map_err(|e| self.advise(e))
+    }
+
     /// Adds to an error about a file of this slot how to get on.
     pub(super) fn advise(&self, error: Error) -> Error {
         let advice = format!("delete {} to train again", self.folder.display());
@@ -224,7 +248,7 @@ pub(super) fn check_name(name: &str) -> Result<()> {
 }
 
 /// JSON with sorted keys and without spaces, whatever order the writer has.
-fn canonical(value: &Value) -> String {
+pub(crate) fn canonical(value: &Value) -> String {
     match value {
         Value::Object(map) => {
             let sorted: BTreeMap<_, _> = map.iter().collect();

@@ -149,6 +149,11 @@ fn remove_temporary(folder: &Path) {
     }
 }
 
+/// The file of the weights after a step.
+pub(super) fn snapshot_name(step: u64) -> String {
+    format!("after-{step:08}.safetensors")
+}
+
 /// What a training did.
 #[derive(Clone, Debug)]
 pub struct Trained {
@@ -201,6 +206,7 @@ pub struct Trainer {
     quiet: bool,
     adversary: Option<Params>,
     measure: Option<Arc<Measure>>,
+    snapshots: Vec<u64>,
 }
 
 /// What a validation measures; lower is better.
@@ -225,7 +231,15 @@ impl Trainer {
             quiet: false,
             adversary: None,
             measure: None,
+            snapshots: Vec::new(),
         }
+    }
+
+    /// Keeps the weights as they are after each of these steps, 0 being the start, beside what the training ends with:
+    /// [`Slot::load_snapshot`] takes them up. For a training in a slot, whose configuration should name the steps.
+    pub fn snapshots(mut self, after: impl IntoIterator<Item = u64>) -> Self {
+        self.snapshots = after.into_iter().collect();
+        self
     }
 
     /// Measures something on held-out data every [`TrainConfig::validate_every`] steps: a loss, lower is better. It goes into the log as
@@ -442,6 +456,21 @@ impl Trainer {
     ) -> Result<Trained> {
         let config = &self.config;
         config.check()?;
+        if !self.snapshots.is_empty() && folder.is_none() {
+            return Err(Error::invalid(
+                "snapshots are kept in a slot: train by `fit_in`",
+            ));
+        }
+        if let Some(late) = self.snapshots.iter().find(|s| **s > config.steps) {
+            return Err(Error::invalid(format!(
+                "a snapshot after step {late} of a training of {} steps: ask for at most {}",
+                config.steps, config.steps
+            )));
+        }
+        let snapshot = |step: u64| match folder.filter(|_| self.snapshots.contains(&step)) {
+            Some(folder) => params.save(folder.join(snapshot_name(step))),
+            None => Ok(()),
+        };
         keep_freed_memory();
         let adam = |params: &Params| -> Result<Adam> {
             Ok(Adam::new(params.trained())?
@@ -497,6 +526,9 @@ impl Trainer {
         let mut progress = Progress::new(config.steps, done.step, self.quiet);
         if let Some(at) = resumed_at {
             progress.say(&format!("resumed at step {at} of {}", config.steps));
+        }
+        if done.step == 0 {
+            snapshot(0)?;
         }
         let start = Instant::now();
         let (mut saved_at, mut last_saved) = (Instant::now(), resumed_at);
@@ -560,6 +592,7 @@ impl Trainer {
                     }
                 }
             }
+            snapshot(n)?;
             let mut stop = n == config.steps;
             let mut validation = None;
             if let Some(measure) = &self.measure

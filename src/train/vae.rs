@@ -3,7 +3,7 @@ use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig};
 use crate::backbone::{Mode, plain_small};
 use crate::data::{Ahead, Split, World};
 use crate::loss::{
-    FeatureDistance, PatchDiscriminator, PerceptualDistance, adversarial_weight,
+    FeatureDistance, PatchDiscriminator, PerceptualDistance, adversarial_weight, normal_nll,
     perceptual_vae_loss, vae_loss,
 };
 use crate::metric::Judge;
@@ -20,7 +20,7 @@ pub enum Pixels {
     /// The squared difference: a normal likelihood of learned width ([`vae_loss`]).
     #[default]
     Squared,
-    /// The absolute difference, with a perceptual distance where there is one: the paper's loss ([`perceptual_vae_loss`]).
+    /// The absolute difference: the paper's loss ([`perceptual_vae_loss`]).
     Absolute,
 }
 
@@ -43,6 +43,9 @@ pub struct VaeTraining {
     pub network: ConvVaeConfig,
     /// How pixels are compared.
     pub pixels: Pixels,
+    /// What a perceptual distance, where there is one, is multiplied by before it joins the difference of pixels. The paper's is 1, for the absolute
+    /// difference; a squared one is smaller, and so should this be.
+    pub perceptual_weight: f64,
     /// What the KL divergence is multiplied by.
     pub kl_weight: f64,
     /// The step from which on a patch discriminator joins, with the paper's weight: the ratio of the gradients at D's last layer.
@@ -56,6 +59,7 @@ impl Default for VaeTraining {
         Self {
             network: ConvVaeConfig::default(),
             pixels: Pixels::Squared,
+            perceptual_weight: 1.0,
             kl_weight: 1.0,
             adversary_from: None,
             training: TrainConfig::default(),
@@ -64,12 +68,13 @@ impl Default for VaeTraining {
 }
 
 impl VaeTraining {
-    /// The place of such a training in a store: its key names the terms, the data, and the perceptual distance by what it answers.
+    /// The place of such a training in a store: its key names the terms, the data, where it started, and the perceptual distance by what it answers.
     fn slot(
         &self,
         name: &str,
         world: &dyn World,
         perceptual: Option<&dyn PerceptualDistance>,
+        start: Option<&str>,
         store: &Store,
     ) -> Result<Slot> {
         let answers = perceptual.map(|distance| -> Result<_> {
@@ -86,7 +91,7 @@ impl VaeTraining {
         let answers = answers.transpose()?;
         store.slot(
             name,
-            &json!({"vae": self, "data": world.id(), "perceptual": answers}),
+            &json!({"vae": self, "data": world.id(), "perceptual": answers, "start": start}),
         )
     }
 
@@ -95,13 +100,51 @@ impl VaeTraining {
     /// `perceptual` must be of a network that takes no part in what is asked of the images later.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where sizes do not fit, or for a perceptual distance without [`Pixels::Absolute`]; as [`Trainer::fit_in`].
+    /// [`Error::Invalid`] where sizes do not fit; as [`Trainer::fit_in`].
     pub fn fit(
         &self,
         name: &str,
         world: &(impl World + Clone + 'static),
         perceptual: Option<&dyn PerceptualDistance>,
         store: &Store,
+    ) -> Result<(ConvVae, Trained)> {
+        let params = Params::new(self.training.seed);
+        let vae = ConvVae::new(&self.network, &params.root())?;
+        let slot = self.slot(name, world, perceptual, None, store)?;
+        self.run((vae, params), world, perceptual, &slot)
+    }
+
+    /// As [`VaeTraining::fit`], but going on from `start`, which stays as it is: what another term of the loss changes shows after few steps.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where `start` is of another build or sizes do not fit; as [`Trainer::fit_in`].
+    pub fn refine(
+        &self,
+        start: &ConvVae,
+        name: &str,
+        world: &(impl World + Clone + 'static),
+        perceptual: Option<&dyn PerceptualDistance>,
+        store: &Store,
+    ) -> Result<(ConvVae, Trained)> {
+        if start.config() != &self.network {
+            return Err(Error::invalid(format!(
+                "expected E and D of {:?} to go on from, found {:?}: set `network: start.config().clone()`",
+                self.network,
+                start.config()
+            )));
+        }
+        let params = Params::new(self.training.seed);
+        let vae = start.copy_to(&params.root())?;
+        let slot = self.slot(name, world, perceptual, Some(&params.digest()?), store)?;
+        self.run((vae, params), world, perceptual, &slot)
+    }
+
+    fn run(
+        &self,
+        (vae, params): (ConvVae, Params),
+        world: &(impl World + Clone + 'static),
+        perceptual: Option<&dyn PerceptualDistance>,
+        slot: &Slot,
     ) -> Result<(ConvVae, Trained)> {
         if world.size() != self.network.size {
             return Err(Error::invalid(format!(
@@ -110,19 +153,10 @@ impl VaeTraining {
                 world.size()
             )));
         }
-        if perceptual.is_some() && self.pixels == Pixels::Squared {
-            return Err(Error::invalid(
-                "a perceptual distance is a term of the paper's loss: set `pixels: Pixels::Absolute`",
-            ));
-        }
         if let Some(distance) = perceptual {
             say(&format!("perceptual distance: {}", distance.name()));
         }
-        let slot = self.slot(name, world, perceptual, store)?;
-        let seed = self.training.seed;
-        let params = Params::new(seed);
-        let vae = ConvVae::new(&self.network, &params.root())?;
-        let against = Params::new(seed.wrapping_add(1));
+        let against = Params::new(self.training.seed.wrapping_add(1));
         let adversary = match self.adversary_from {
             Some(from) => Some((PatchDiscriminator::new(&against.root())?, from)),
             None => None,
@@ -136,7 +170,7 @@ impl VaeTraining {
         if adversary.is_some() {
             trainer = trainer.adversary(&against);
         }
-        let trained = trainer.fit_in(&slot, &params, |n, rng| {
+        let trained = trainer.fit_in(slot, &params, |n, rng| {
             let x = batches.at(n)?.images;
             let adversary = adversary.as_ref().filter(|(_, from)| n >= *from);
             self.step(&vae, &x, perceptual, adversary.map(|(d, _)| d), rng)
@@ -145,7 +179,7 @@ impl VaeTraining {
     }
 
     /// The loss of one step, from the images to the adversary's own.
-    fn step(
+    pub(super) fn step(
         &self,
         vae: &ConvVae,
         x: &Tensor,
@@ -156,17 +190,32 @@ impl VaeTraining {
         let posterior = vae.encode(x)?;
         let hidden = vae.before_last(&posterior.sample(rng)?)?;
         let decoded = vae.last(&hidden)?;
+        let weighted = perceptual.map(|distance| Weighted {
+            distance,
+            weight: self.perceptual_weight,
+        });
         // The likelihood's part, of any decoding.
         let likelihood = |decoded: &Tensor| -> Result<(Tensor, Vec<(&str, Tensor)>)> {
             Ok(match self.pixels {
                 Pixels::Squared => {
                     let parts = vae_loss(x, decoded, &posterior, &vae.gamma())?;
-                    ((&parts.loss - &parts.kl)?, vec![("mse", parts.mse)])
+                    match &weighted {
+                        None => ((&parts.loss - &parts.kl)?, vec![("mse", parts.mse)]),
+                        Some(weighted) => {
+                            let apart = weighted.distance(x, decoded)?.mean_all()?;
+                            let numbers = (x.elem_count() / x.dims()[0]) as f64;
+                            let error = (&parts.mse + &apart)?;
+                            (
+                                normal_nll(&error, &vae.gamma(), numbers)?,
+                                vec![("mse", parts.mse), ("perceptual", apart)],
+                            )
+                        }
+                    }
                 }
                 Pixels::Absolute => {
                     let pair = (x, decoded);
-                    let parts =
-                        perceptual_vae_loss(pair, &posterior, &vae.gamma(), perceptual, 0.0)?;
+                    let weighted = weighted.as_ref().map(|w| w as &dyn PerceptualDistance);
+                    let parts = perceptual_vae_loss(pair, &posterior, &vae.gamma(), weighted, 0.0)?;
                     (
                         parts.nll,
                         vec![("l1", parts.l1), ("perceptual", parts.perceptual)],
@@ -202,6 +251,22 @@ impl VaeTraining {
                 .with_adversary(&loss);
         }
         Ok(step)
+    }
+}
+
+/// A distance times a number.
+struct Weighted<'a> {
+    distance: &'a dyn PerceptualDistance,
+    weight: f64,
+}
+
+impl PerceptualDistance for Weighted<'_> {
+    fn name(&self) -> String {
+        format!("{} × {}", self.weight, self.distance.name())
+    }
+
+    fn distance(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+        Ok((self.distance.distance(a, b)? * self.weight)?)
     }
 }
 
@@ -324,7 +389,7 @@ mod tests {
         let seen: Vec<bool> = weight.iter().map(|v| v.is_some()).collect();
         assert_eq!(seen, [false, false, true, true, true]);
         // Every term is part of the key.
-        let slot = |v: &VaeTraining| v.slot("vae", &digits, None, &store);
+        let slot = |v: &VaeTraining| v.slot("vae", &digits, None, None, &store);
         let first = slot(&short)?;
         for other in [
             VaeTraining {
@@ -348,6 +413,64 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(text.contains("32") && text.contains("16"), "{text}");
+        Ok(())
+    }
+
+    /// Going on starts from the weights that were given, leaves them as they are, and has a place of its own for each start.
+    #[test]
+    fn another_loss_goes_on_from_where_the_first_ended() -> Result<()> {
+        let digits = Digits::strokes(32, 0)?;
+        let folder = tempfile::tempdir().map_err(|e| Error::io("temporary folder", e))?;
+        let store = Store::open(folder.path());
+        let short = VaeTraining {
+            pixels: Pixels::Squared,
+            perceptual_weight: 0.1,
+            training: TrainConfig {
+                steps: 3,
+                batch: 4,
+                ..TrainConfig::default()
+            },
+            ..tiny()
+        };
+        let start = |seed| -> Result<(ConvVae, Params)> {
+            let params = Params::new(seed);
+            Ok((ConvVae::new(&short.network, &params.root())?, params))
+        };
+        let ((vae, params), (other, _)) = (start(7)?, start(8)?);
+        let x = digits.batch(Split::Test, 0, 2)?.images;
+        let answer = |vae: &ConvVae| -> Result<Vec<f32>> {
+            Ok(vae.reconstruct(&x)?.flatten_all()?.to_vec1()?)
+        };
+        let before = params.digest()?;
+        let same = vae.copy_to(&Params::new(9).root())?;
+        assert_eq!(answer(&same)?, answer(&vae)?);
+        let features = train_perceptual(
+            &digits,
+            &TrainConfig {
+                steps: 1,
+                batch: 4,
+                ..TrainConfig::default()
+            },
+            &store,
+        )?;
+        let looks: Option<&dyn PerceptualDistance> = Some(&features.0);
+        let (changed, log) = short.refine(&vae, "on", &digits, looks, &store)?;
+        assert_ne!(answer(&changed)?, answer(&vae)?);
+        assert!(log.log.column("perceptual").is_ok() && log.log.column("mse").is_ok());
+        assert_eq!(params.digest()?, before);
+        let (elsewhere, _) = short.refine(&other, "on", &digits, looks, &store)?;
+        assert_ne!(answer(&elsewhere)?, answer(&changed)?);
+        let (again, _) = short.refine(&vae, "on", &digits, looks, &store)?;
+        assert_eq!(answer(&again)?, answer(&changed)?);
+        let wider = VaeTraining {
+            network: ConvVaeConfig {
+                code: short.network.code + 1,
+                ..short.network.clone()
+            },
+            ..short
+        };
+        let text = wider.refine(&vae, "on", &digits, None, &store).unwrap_err();
+        assert!(text.to_string().contains("start.config()"), "{text}");
         Ok(())
     }
 }

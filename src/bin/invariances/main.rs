@@ -10,6 +10,7 @@ mod lab;
 mod retrain;
 mod run;
 mod setup;
+mod study;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -26,6 +27,8 @@ struct Arguments {
 enum Command {
     /// Set up what is missing, execute notebooks, write figures, claims and an index page
     Run(run::Arguments),
+    /// Measure a notebook's claims again with other seeds, resumable
+    Study(study::Arguments),
     /// Open JupyterLab on the notebooks
     Lab(lab::Arguments),
     /// Say what is present, missing or outdated, and how to mend it
@@ -42,6 +45,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Arguments::parse().command {
         Command::Run(a) => run::main(a),
+        Command::Study(a) => study::main(a),
         Command::Lab(a) => lab::main(a),
         Command::Doctor(a) => doctor::main(a),
         Command::Setup(a) => setup::main(a),

@@ -156,7 +156,7 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     })
 }
 
-fn scale(option: Option<String>, variable: Option<String>) -> Result<String> {
+pub fn scale(option: Option<String>, variable: Option<String>) -> Result<String> {
     let (scale, from) = match (option, variable) {
         (Some(scale), _) => (scale, "--scale"),
         (None, Some(scale)) => (scale, "INVARIANCES_SCALE"),
@@ -180,7 +180,7 @@ fn seed(variable: Option<String>) -> Result<u64> {
     })
 }
 
-fn stem(notebook: &Path) -> String {
+pub fn stem(notebook: &Path) -> String {
     notebook
         .file_stem()
         .unwrap_or_default()
@@ -189,7 +189,7 @@ fn stem(notebook: &Path) -> String {
 }
 
 /// The notebooks that are meant, in the order they are named.
-fn choose(folder: &Path, names: &[String], all: bool) -> Result<Vec<PathBuf>> {
+pub fn choose(folder: &Path, names: &[String], all: bool) -> Result<Vec<PathBuf>> {
     let mut there: Vec<PathBuf> = match std::fs::read_dir(folder) {
         Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
@@ -259,7 +259,7 @@ fn find(there: &[PathBuf], name: &str) -> Result<PathBuf> {
 }
 
 /// Sees that the output folder can be written, before anything is done for nothing.
-fn writable(out: &Path) -> Result<()> {
+pub fn writable(out: &Path) -> Result<()> {
     let advice = "the output folder; choose another one with --out";
     std::fs::create_dir_all(out).map_err(|e| Error::io(out, e).with_hint(advice))?;
     tempfile::tempfile_in(out).map_err(|e| Error::io(out, e).with_hint(advice))?;

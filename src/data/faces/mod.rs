@@ -36,6 +36,8 @@ pub struct Faces {
     size: usize,
     seed: u64,
     people: Option<u32>,
+    /// A concept's number, and the share of the people for whom it goes with who they are.
+    tied: Option<(usize, f32)>,
 }
 
 /// Counts the changes to what is drawn: networks trained on one revision are not those of another.
@@ -77,6 +79,7 @@ impl Faces {
             size,
             seed,
             people: None,
+            tied: None,
         })
     }
 
@@ -92,6 +95,50 @@ impl Faces {
             people: Some(count),
             ..self.clone()
         })
+    }
+
+    /// Biased images: for a share of the people, one concept goes with who they are. `faces.people(200)?.tied("glasses", 0.5)?` gives half of
+    /// the people glasses of their own, which they always wear (or never do); the others change theirs from image to image, as
+    /// everybody does without this. A network that learns to name them may then take glasses for a part of a person.
+    ///
+    /// ```
+    /// use invariances::prelude::*;
+    /// let faces = Faces::new(64, 0)?.people(2)?.tied("glasses", 1.0)?;
+    /// let (a, b) = (faces.face(Split::Train, 0), faces.face(Split::Test, 1));
+    /// assert!(a.person != b.person || a.glasses == b.glasses);
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an unknown concept or the person itself, a share outside of [0, 1], or without [`Faces::people`]: who is seen once only
+    /// has no habits.
+    pub fn tied(&self, concept: &str, share: f32) -> Result<Self> {
+        let found = CONCEPTS.iter().position(|(name, _)| *name == concept);
+        let place = found
+            .filter(|place| CONCEPTS[*place].0 != "person")
+            .ok_or_else(|| unknown_concept(concept, self))?;
+        if !(0.0..=1.0).contains(&share) || self.people.is_none() {
+            return Err(Error::invalid(format!(
+                "a concept is tied to a share of the people from 0 to 1, in a world of people (`people(…)`), found {share} in {}",
+                self.id()
+            )));
+        }
+        Ok(Self {
+            tied: Some((place, share)),
+            ..self.clone()
+        })
+    }
+
+    /// Gives a face what its person always has.
+    fn tie(&self, face: &mut Face) {
+        let Some((place, share)) = self.tied else {
+            return;
+        };
+        let mut rng = Rng::at(self.seed, "faces/tied", u64::from(face.person.number));
+        if rng.f32() < share {
+            let own = Face::random(face.person, &mut rng);
+            CONCEPTS[place].1(&own, face);
+        }
     }
 
     /// The person with this number.
@@ -136,7 +183,9 @@ impl Faces {
                 ..Person::random(&mut rng)
             },
         };
-        Face::random(person, &mut rng)
+        let mut face = Face::random(person, &mut rng);
+        self.tie(&mut face);
+        face
     }
 }
 
@@ -150,8 +199,12 @@ impl World for Faces {
             Some(count) => format!("{count}people"),
             None => "endless".into(),
         };
+        let tied = match self.tied {
+            Some((place, share)) => format!("-{}-tied-{share}", CONCEPTS[place].0),
+            None => String::new(),
+        };
         format!(
-            "faces-{REVISION}-{people}-size{}-seed{}",
+            "faces-{REVISION}-{people}{tied}-size{}-seed{}",
             self.size, self.seed
         )
     }
@@ -204,6 +257,9 @@ impl World for Faces {
                 other.person.number = !one.person.number;
             }
             share(&one, &mut other);
+            if concept == "person" {
+                self.tie(&mut other);
+            }
             a.push(one);
             b.push(other);
         }

@@ -1,0 +1,209 @@
+//! `invariances study`: a notebook's claims over several seeds, resumable, as a small table in `data/studies`.
+
+use crate::execute::execute;
+use crate::interrupt;
+use crate::run::{choose, scale, stem, writable};
+use crate::setup::{self, duration};
+use invariances::notebook::Study;
+use invariances::ops::files::write_atomic;
+use invariances::{Error, Result, VERSION};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// The notebook: a number (07), a name (07_training) or a path
+    notebook: String,
+    /// How many seeds: 0, 1, 2 …
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    seeds: u64,
+    /// A setting that the notebook asks for by `lab.setting`
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    settings: Vec<String>,
+    /// Sizes, steps and sources: smoke, quick, real or paper [default: INVARIANCES_SCALE, or quick]
+    #[arg(long)]
+    scale: Option<String>,
+    /// Where the executed notebooks and figures of each seed go [default: out/study in the project]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Go on without this terminal, and say where to look
+    #[arg(long)]
+    background: bool,
+}
+
+pub fn main(arguments: Arguments) -> Result<ExitCode> {
+    let began = Instant::now();
+    let variable = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
+    let scale = scale(arguments.scale.clone(), variable("INVARIANCES_SCALE"))?;
+    let project = setup::project()?;
+    let names = [arguments.notebook.clone()];
+    let notebooks = choose(&project.join("notebooks"), &names, false)?;
+    let notebook = notebooks
+        .first()
+        .ok_or_else(|| Error::invalid("name a notebook"))?;
+    let name = stem(notebook);
+    let settings = settings(&arguments.settings)?;
+    let out = arguments.out.clone();
+    let out = out.unwrap_or_else(|| project.join("out").join("study"));
+    let out = std::path::absolute(&out)
+        .map_err(|e| Error::io(&out, e))?
+        .join(&name);
+    writable(&out)?;
+    if arguments.background {
+        return background(&out);
+    }
+    let studies = project.join("data").join("studies");
+    interrupt::listen();
+    println!(
+        "invariances {VERSION} · {name} · scale {scale} · {} seeds · into {}",
+        arguments.seeds,
+        studies.join(format!("{name}.json")).display()
+    );
+    let ready = setup::ready(variable("INVARIANCES_OFFLINE").is_some_and(|v| v != "0"))?;
+    let set: Vec<String> = settings.iter().map(|(n, v)| format!("{n}={v}")).collect();
+    let set = set.join(";");
+    let key = key(notebook, &json!([VERSION, scale, set]))?;
+    let mut study = Study {
+        notebook: name.clone(),
+        settings,
+        scale: scale.clone(),
+        version: VERSION.into(),
+        ..Study::default()
+    };
+    let mut failed = 0;
+    for seed in 0..arguments.seeds {
+        let folder = out.join(format!("{}-seed-{seed}", &key[..12]));
+        let done = folder.join("done.json");
+        if let Some((minutes, configuration, claims)) = finished(&done) {
+            println!("\nseed {seed}: measured before, {minutes:.1} min");
+            study.add(seed, minutes, &configuration, &claims)?;
+            continue;
+        }
+        println!("\nseed {seed}");
+        // What an interrupted run left would count as this one's.
+        let _ = std::fs::remove_dir_all(folder.join("claims"));
+        let environment: Vec<(&str, OsString)> = vec![
+            ("INVARIANCES_OUT", folder.clone().into()),
+            ("INVARIANCES_SCALE", scale.clone().into()),
+            ("INVARIANCES_SEED", seed.to_string().into()),
+            ("INVARIANCES_SET", set.clone().into()),
+        ];
+        std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
+        let executed = folder.join(format!("{name}.ipynb"));
+        let outcome = execute(&ready, notebook, &executed, &environment)?;
+        if outcome.interrupted {
+            println!("  interrupted; the same command goes on from here");
+            return Ok(ExitCode::from(130));
+        }
+        if let Some(error) = outcome.error {
+            println!(
+                "✗ seed {seed}: {}",
+                error.lines().next().unwrap_or_default()
+            );
+            failed += 1;
+            continue;
+        }
+        let minutes = outcome.seconds / 60.0;
+        let read = |file: PathBuf| std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e));
+        let claims = folder.join("claims");
+        let configuration = read(claims.join(format!("{name}.study"))).map_err(|e| {
+            e.with_hint(
+                "the notebook's last cell must be `lab.study(&…)?`: it names the configuration",
+            )
+        })?;
+        let path = claims.join(format!("{name}.json"));
+        let claims: Vec<Value> = serde_json::from_str(&read(path.clone())?)
+            .map_err(|e| Error::content(&path, format!("is not a list of claims: {e}")))?;
+        let record = json!({"minutes": minutes, "configuration": configuration, "claims": claims});
+        write_atomic(&done, record.to_string().as_bytes())?;
+        study.add(seed, minutes, &configuration, &claims)?;
+        // After every seed: what is measured is there, whatever comes next.
+        study.keep(&studies)?;
+    }
+    if !study.seeds.is_empty() {
+        study.keep(&studies)?;
+    }
+    println!();
+    for claim in &study.claims {
+        let held = claim.holds.iter().filter(|h| **h).count();
+        let (mean, deviation) = claim.mean_and_deviation().unwrap_or((f64::NAN, f64::NAN));
+        println!(
+            "{mean:>9.3} ± {deviation:<7.3} {held} of {} as expected ({}): {}",
+            claim.holds.len(),
+            claim.expected,
+            claim.statement
+        );
+    }
+    println!("{}.", duration(began.elapsed()));
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// The same command in a session of its own, its output in a file.
+fn background(out: &Path) -> Result<ExitCode> {
+    use std::os::unix::process::CommandExt;
+    let program = std::env::current_exe().map_err(|e| Error::io("this command", e))?;
+    let log = out.join("log.txt");
+    let file = std::fs::File::create(&log).map_err(|e| Error::io(&log, e))?;
+    let twin = file.try_clone().map_err(|e| Error::io(&log, e))?;
+    let mut command = Command::new(&program);
+    command
+        .args(std::env::args_os().skip(1).filter(|a| a != "--background"))
+        .stdin(Stdio::null())
+        .stdout(file)
+        .stderr(twin)
+        // Ctrl-C and the end of this terminal are not for it.
+        .process_group(0);
+    let child = command.spawn().map_err(|e| Error::io(&program, e))?;
+    std::thread::sleep(Duration::from_millis(50));
+    println!(
+        "process {} goes on; its words are in {}",
+        child.id(),
+        log.display()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn settings(given: &[String]) -> Result<BTreeMap<String, String>> {
+    let each = given.iter().map(|text| {
+        let found = text
+            .split_once('=')
+            .filter(|(n, v)| !n.is_empty() && !v.contains(';'));
+        let (name, value) = found.ok_or_else(|| {
+            Error::invalid(format!(
+                "--set: expected NAME=VALUE without `;`, found `{text}`"
+            ))
+        })?;
+        Ok((name.trim().to_string(), value.trim().to_string()))
+    });
+    each.collect()
+}
+
+/// What decides a seed's numbers, as far as it can be known before the notebook runs: its code cells, the version, scale and settings.
+fn key(notebook: &Path, settings: &Value) -> Result<String> {
+    let text = std::fs::read_to_string(notebook).map_err(|e| Error::io(notebook, e))?;
+    let json: Value = serde_json::from_str(&text)
+        .map_err(|e| Error::content(notebook, format!("is not a notebook: {e}")))?;
+    let cells = json["cells"].as_array().cloned().unwrap_or_default();
+    let code = cells.iter().filter(|c| c["cell_type"] == "code");
+    let sources: Vec<Value> = code.map(|c| c["source"].clone()).collect();
+    let text = json!([sources, settings]).to_string();
+    Ok(blake3::hash(text.as_bytes()).to_hex().to_string())
+}
+
+/// What a finished seed measured.
+fn finished(done: &Path) -> Option<(f64, String, Vec<Value>)> {
+    let json: Value = serde_json::from_str(&std::fs::read_to_string(done).ok()?).ok()?;
+    Some((
+        json["minutes"].as_f64()?,
+        json["configuration"].as_str()?.into(),
+        json["claims"].as_array()?.clone(),
+    ))
+}

@@ -1,0 +1,167 @@
+use crate::backbone::Greybox;
+use crate::ops::{Rng, backward};
+use crate::train::Adam;
+use crate::{Error, Result};
+use candle_core::{DType, Device, Tensor, Var};
+use serde::{Deserialize, Serialize};
+
+/// How many images are inverted at once.
+const TOGETHER: usize = 64;
+
+/// Inversion by gradient descent on the image (Mahendran, Vedaldi 2015, [arXiv 1412.0035](https://arxiv.org/abs/1412.0035)): the image x whose
+/// ‖Φ(x) − z‖² / ‖z‖² is least, with priors that keep pixels small (the mean of |x|⁶) and neighbours alike (the mean of their squared
+/// differences, total variation with β = 2). Each z is started from several images of noise, and the start that ends nearest to z counts.
+///
+/// Where the original descends with momentum and a rate that is lowered by hand, this is [`Adam`] with a rate that falls along half a cosine.
+///
+/// ```
+/// use invariances::prelude::*;
+/// let network = squeezenet_small(10, &Params::new(0).root())?.frozen()?;
+/// let digits = Digits::strokes(32, 0)?.batch(Split::Test, 0, 2)?;
+/// let grey = Greybox::new(&network, "pool")?;
+/// let how = Descent { steps: 3, starts: 2, ..Default::default() };
+/// let inverted = how.invert(&grey, &grey.encode(&digits.images)?, 32, &mut Rng::new(0))?;
+/// assert_eq!(inverted.images.dims(), [2, 3, 32, 32]);
+/// # Ok::<(), invariances::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Descent {
+    /// Steps of the descent.
+    pub steps: usize,
+    /// Adam's rate at its start, in units of pixels in [−1, 1].
+    pub learning_rate: f64,
+    /// What the mean of |x|⁶ is multiplied by.
+    pub norm: f64,
+    /// What the mean squared difference of neighbours is multiplied by.
+    pub variation: f64,
+    /// From how many images of noise each z is started.
+    pub starts: usize,
+}
+
+impl Default for Descent {
+    fn default() -> Self {
+        Self {
+            steps: 200,
+            learning_rate: 0.05,
+            norm: 0.1,
+            variation: 2.0,
+            starts: 2,
+        }
+    }
+}
+
+/// What an inversion by descent found.
+#[derive(Clone, Debug)]
+pub struct Inverted {
+    /// The images, (batch, 3, size, size) in [−1, 1].
+    pub images: Tensor,
+    /// ‖Φ(x) − z‖² / ‖z‖² of each.
+    pub error: Vec<f64>,
+}
+
+impl Descent {
+    /// Inverts z = Φ(x), as the greybox gives it, to images of `size` × `size` pixels. Use a frozen network
+    /// ([`Backbone::frozen`](crate::backbone::Backbone::frozen)): its parameters then cost no gradient.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no z, no start or no step; where no gradient goes through the network; [`Error::Diverged`] where the descent
+    /// leaves the numbers.
+    pub fn invert(
+        &self,
+        greybox: &Greybox,
+        z: &Tensor,
+        size: usize,
+        rng: &mut Rng,
+    ) -> Result<Inverted> {
+        let count = z.dims().first().copied().unwrap_or(0);
+        if count == 0 || self.starts == 0 || self.steps == 0 {
+            return Err(Error::invalid(format!(
+                "an inversion needs at least one z, one start and one step, found {count}, {} and {}",
+                self.starts, self.steps
+            )));
+        }
+        if let Some(why) = greybox.network().no_gradient() {
+            return Err(Error::invalid(format!(
+                "no image can be found by descent through {}: {why}",
+                greybox.network().name()
+            )));
+        }
+        let (mut images, mut error) = (Vec::new(), Vec::new());
+        for start in (0..count).step_by(TOGETHER) {
+            let z = z.narrow(0, start, TOGETHER.min(count - start))?.detach();
+            let mut best: Option<(Tensor, Vec<f64>)> = None;
+            for _ in 0..self.starts {
+                let (found, off) = self.once(greybox, &z, size, rng)?;
+                best = Some(match best {
+                    None => (found, off),
+                    Some((kept, least)) => {
+                        let better: Vec<bool> =
+                            off.iter().zip(&least).map(|(a, b)| a < b).collect();
+                        let mask: Vec<u8> = better.iter().map(|b| u8::from(*b)).collect();
+                        let mask = Tensor::from_vec(mask, (better.len(), 1, 1, 1), &Device::Cpu)?
+                            .to_device(found.device())?
+                            .broadcast_as(found.shape())?;
+                        let least = off.iter().zip(&least).map(|(a, b)| a.min(*b));
+                        (mask.where_cond(&found, &kept)?, least.collect())
+                    }
+                });
+            }
+            if let Some((found, off)) = best {
+                images.push(found);
+                error.extend(off);
+            }
+        }
+        Ok(Inverted {
+            images: Tensor::cat(&images, 0)?,
+            error,
+        })
+    }
+
+    /// One start for each z.
+    fn once(
+        &self,
+        greybox: &Greybox,
+        z: &Tensor,
+        size: usize,
+        rng: &mut Rng,
+    ) -> Result<(Tensor, Vec<f64>)> {
+        let n = z.dim(0)?;
+        let target = z.flatten_from(1)?;
+        let length = (target.sqr()?.sum(1)? + 1e-12)?;
+        let off = |x: &Tensor| -> Result<Tensor> {
+            let apart = (greybox.encode(x)?.flatten_from(1)? - &target)?;
+            Ok((apart.sqr()?.sum(1)? / &length)?)
+        };
+        let noise = rng
+            .normal((n, 3, size, size), z.device())?
+            .affine(0.1, 0.0)?;
+        let x = Var::from_tensor(&noise.to_dtype(z.dtype())?)?;
+        let mut adam = Adam::new(vec![("image".into(), x.clone())])?.betas(0.9, 0.99);
+        let pixels = (3 * size * size) as f64;
+        for step in 0..self.steps {
+            let across = (x.narrow(3, 1, size - 1)? - x.narrow(3, 0, size - 1)?)?;
+            let down = (x.narrow(2, 1, size - 1)? - x.narrow(2, 0, size - 1)?)?;
+            let variation = (across.sqr()?.sum_all()? + down.sqr()?.sum_all()?)?;
+            let norm = x.sqr()?.powf(3.0)?.sum_all()?;
+            let priors =
+                ((variation * (self.variation / pixels))? + (norm * (self.norm / pixels))?)?;
+            // Summed over the images, so that each descends as if it were alone.
+            let objective = (off(&x)?.sum_all()? + priors)?;
+            let value = objective.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+            if !value.is_finite() {
+                return Err(Error::Diverged(format!(
+                    "the inversion left the numbers at step {}: the objective is {value}; lower `learning_rate`",
+                    step + 1
+                )));
+            }
+            let done = step as f64 / self.steps as f64;
+            let rate = self.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
+            adam.step(&backward(&objective)?, rate)?;
+            x.set(&x.as_detached_tensor().clamp(-1f32, 1f32)?)?;
+        }
+        let found = x.as_detached_tensor().copy()?;
+        let error = off(&found)?.to_dtype(DType::F64)?.to_vec1()?;
+        Ok((found, error))
+    }
+}

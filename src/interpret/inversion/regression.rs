@@ -1,0 +1,208 @@
+use crate::autoencoder::{Autoencoder, ConvVae};
+use crate::backbone::{Mode, Network};
+use crate::data::{Ahead, Split, World};
+use crate::flow::{Condition, Embedder};
+use crate::loss::{PatchDiscriminator, adversarial_weight};
+use crate::ops::Params;
+use crate::train::{Decay, Step, Store, TrainConfig, Trained, Trainer};
+use crate::{Error, Result};
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+/// Inversion by regression (Dosovitskiy, Brox 2016, [arXiv 1602.02644](https://arxiv.org/abs/1602.02644)): a decoder that makes of z the one image
+/// nearest to x, by pixels, by the features of a comparator and by an adversary:
+/// `image`·mean (x̂ − x)² + `feature`·mean (C(x̂) − C(x))² / mean C(x)² + the patch discriminator's term.
+///
+/// To be compared with t on equal terms, the decoder has the build of D and starts from its weights, behind the same network that brings z
+/// into t; all of it is trained. Where the original has a fixed weight for the adversary, this is weighed at the last layer
+/// ([`adversarial_weight`]) and multiplied by `adversary`.
+///
+/// ```
+/// use invariances::prelude::*;
+/// # let cache = std::env::temp_dir().join("invariances-doc-regression");
+/// let network = squeezenet_small(10, &Params::new(0).root())?.frozen()?;
+/// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
+/// let digits = Digits::strokes(32, 0)?;
+/// let how = Regression { comparator: "conv1".into(), training: TrainConfig { steps: 2, batch: 4, ..Default::default() }, ..Default::default() };
+/// let (inverter, trained) = how.fit("example", &network, "pool", &digits, &vae, &Store::open(&cache))?;
+/// let z = network.encode(&digits.batch(Split::Test, 0, 3)?.images, "pool")?;
+/// assert_eq!(inverter.invert(&z)?.dims(), [3, 3, 32, 32]);
+/// # std::fs::remove_dir_all(cache).ok();
+/// # Ok::<(), invariances::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Regression {
+    /// What the squared error of pixels is multiplied by.
+    pub image: f64,
+    /// What the squared error of features is multiplied by.
+    pub feature: f64,
+    /// The layer of the network under study whose features are compared; the original compares at AlexNet's conv5.
+    pub comparator: String,
+    /// What the adversary's term is multiplied by after it was weighed; 0 leaves it out.
+    pub adversary: f64,
+    /// Steps, batch, optimiser, seed.
+    pub training: TrainConfig,
+}
+
+impl Default for Regression {
+    fn default() -> Self {
+        Self {
+            image: 1.0,
+            feature: 0.1,
+            comparator: "conv5".into(),
+            adversary: 0.1,
+            training: TrainConfig {
+                steps: 500,
+                batch: 16,
+                learning_rate: 1e-3,
+                betas: (0.5, 0.99),
+                decay: Decay::Cosine { floor: 0.02 },
+                warm_up: 20,
+                clip: Some(100.0),
+                ..TrainConfig::default()
+            },
+        }
+    }
+}
+
+/// A decoder from z to an image, made by [`Regression::fit`].
+#[derive(Clone, Debug)]
+pub struct Inverter {
+    embedder: Embedder,
+    decoder: ConvVae,
+}
+
+impl Inverter {
+    fn forward(&self, z: &Tensor) -> Result<Tensor> {
+        self.decoder.decode(&self.embedder.forward(z)?)
+    }
+
+    /// The image of each z, (batch, 3, size, size) in [−1, 1], without a graph.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where z has another shape than that of the layer.
+    pub fn invert(&self, z: &Tensor) -> Result<Tensor> {
+        let mut images = Vec::new();
+        let count = z.dims().first().copied().unwrap_or(0);
+        for start in (0..count).step_by(64) {
+            let z = z.narrow(0, start, 64.min(count - start))?.detach();
+            images.push(self.forward(&z)?.detach().clamp(-1f32, 1f32)?);
+        }
+        if images.is_empty() {
+            return Err(Error::invalid("an inversion needs at least one z, found 0"));
+        }
+        Ok(Tensor::cat(&images, 0)?)
+    }
+}
+
+impl Regression {
+    /// Trains a decoder for a layer's z on the training split of `world`, each image once, from D's weights (`start`), and keeps it in
+    /// `store` under `name`, these settings, the data and what network and start answer; what is there already is taken.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an unknown layer or comparator, or where sizes do not fit; as [`Trainer::fit_in`].
+    pub fn fit(
+        &self,
+        name: &str,
+        network: &(impl Network + Clone + 'static),
+        layer: &str,
+        world: &(impl World + Clone + 'static),
+        start: &ConvVae,
+        store: &Store,
+    ) -> Result<(Inverter, Trained)> {
+        let training = &self.training;
+        let all = Params::new(training.seed);
+        let (root, size) = (all.root(), world.size());
+        let shape = network.shapes([3, size, size])?;
+        let shape = shape[network.position(layer)?].clone();
+        let condition = Condition::of(&shape);
+        let inverter = Inverter {
+            embedder: Embedder::new(condition, start.code(), 4, &root.pp("embedder"))?,
+            decoder: start.copy_to(&root.pp("vae"))?,
+        };
+        let first = world.batch(Split::Train, 0, 128)?.images;
+        let z = network.encode(&first, layer)?.detach();
+        inverter.embedder.initialize(&z)?;
+        // The encoder half of the copy takes no part.
+        let params = all.below(&["embedder", "vae.decoder"]);
+        let against = Params::new(training.seed.wrapping_add(1));
+        let discriminator = match self.adversary > 0.0 {
+            true => Some(PatchDiscriminator::new(&against.root())?),
+            false => None,
+        };
+        let answer = z.flatten_all()?.narrow(0, 0, 64.min(z.elem_count()))?;
+        let slot = store.slot(
+            name,
+            &(
+                self,
+                world.id(),
+                (network.name(), layer, answer.to_vec1::<f32>()?),
+                params.digest()?,
+            ),
+        )?;
+        let (world, batch) = (world.clone(), training.batch);
+        let batches = Ahead::new(move |n| world.batch(Split::Train, (n - 1) * batch as u64, batch));
+        let mut trainer = Trainer::new(training.clone());
+        if discriminator.is_some() {
+            trainer = trainer.adversary(&against);
+        }
+        let trained = trainer.fit_in(&slot, &params, |n, _| {
+            let x = batches.at(n)?.images;
+            let seen = network.encode_all(&x, &[layer, self.comparator.as_str()])?;
+            self.step(&inverter, network, (&x, &seen), discriminator.as_ref())
+        })?;
+        Ok((inverter, trained))
+    }
+
+    fn step(
+        &self,
+        inverter: &Inverter,
+        network: &dyn Network,
+        (x, seen): (&Tensor, &[Tensor]),
+        discriminator: Option<&PatchDiscriminator>,
+    ) -> Result<Step> {
+        let (z, features) = (seen[0].detach(), seen[1].detach());
+        let hidden = inverter
+            .decoder
+            .before_last(&inverter.embedder.forward(&z)?)?;
+        let made = inverter.decoder.last(&hidden)?;
+        let mse = (&made - x)?.sqr()?.mean_all()?;
+        let mut loss = (&mse * self.image)?;
+        let mut step_values = vec![("mse", mse)];
+        if self.feature > 0.0 {
+            let again = network.encode(&made, &self.comparator)?;
+            let apart = (again - &features)?.sqr()?.mean_all()?;
+            let apart = (apart / (features.sqr()?.mean_all()? + 1e-12)?)?;
+            loss = (loss + (&apart * self.feature)?)?;
+            step_values.push(("feature", apart));
+        }
+        let mut judged = None;
+        let mut weight = 0.0;
+        if let Some(discriminator) = discriminator {
+            // Weighed on a graph of the last layer alone.
+            let alone = inverter.decoder.last(&hidden.detach())?;
+            let error = ((&alone - x)?.sqr()?.mean_all()? * self.image)?;
+            weight = self.adversary
+                * adversarial_weight(
+                    &error,
+                    &discriminator.generator_loss(&alone)?,
+                    &inverter.decoder.last_weight(),
+                )?;
+            loss = (loss + (discriminator.generator_loss(&made)? * weight)?)?;
+            let trains = discriminator.with_mode(Mode::Training);
+            judged = Some(trains.loss(x, &made.detach())?);
+        }
+        let mut step = Step::new(loss);
+        for (name, value) in &step_values {
+            step = step.with_tensor(name, value);
+        }
+        if let Some(judged) = &judged {
+            step = step
+                .with_tensor("adversary", judged)
+                .with("adversary_weight", weight)
+                .with_adversary(judged);
+        }
+        Ok(step)
+    }
+}

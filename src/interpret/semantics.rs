@@ -1,0 +1,263 @@
+use super::Codes;
+use super::free::share_within;
+use crate::autoencoder::{Autoencoder, Posterior};
+use crate::data::{Split, World};
+use crate::flow::{Cinn, FactorConfig, FactorInn, factor_dims};
+use crate::loss::pair_nll;
+use crate::ops::{Params, Rng};
+use crate::train::{Decay, Step, Store, TrainConfig, Trained, Trainer};
+use crate::{Error, Result};
+use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// How e is made and trained for concepts of a world.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FactorTraining {
+    /// Blocks.
+    pub flows: usize,
+    /// Width of the nets s and t of a block.
+    pub hidden: usize,
+    /// Hidden layers of those nets after the first.
+    pub depth: usize,
+    /// Correlation of a shared factor within a pair.
+    pub rho: f64,
+    /// Pairs of images for each concept.
+    pub pairs: usize,
+    /// Numbers of each concept's factor; the residual has what is left. Estimated from the data ([`factor_dims`]) where none are given: that is
+    /// generous to a concept that few numbers would hold, such as a colour.
+    pub sizes: Option<Vec<usize>>,
+    /// Steps, batch (pairs), optimiser, seed.
+    pub training: TrainConfig,
+}
+
+impl Default for FactorTraining {
+    /// What serves for some minutes on two cores; the paper's e has 12 flows, hidden 512.
+    fn default() -> Self {
+        Self {
+            flows: 8,
+            hidden: 128,
+            depth: 2,
+            rho: 0.975,
+            pairs: 8000,
+            sizes: None,
+            training: TrainConfig {
+                steps: 2000,
+                batch: 64,
+                learning_rate: 1e-3,
+                betas: (0.9, 0.99),
+                decay: Decay::Cosine { floor: 0.01 },
+                warm_up: 50,
+                clip: Some(100.0),
+                weight_decay: 0.1,
+                ..TrainConfig::default()
+            },
+        }
+    }
+}
+
+impl FactorTraining {
+    /// Trains e by the loss of pairs ([`pair_nll`]) on the codes of `world`'s pairs for each of `concepts` (some of
+    /// [`World::concepts`]). Kept in `store` under `name`, these settings and what
+    /// the codes hold; what is there already is taken.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no concept, one named twice or unknown, or no pairs; as [`Trainer::fit_in`].
+    pub fn fit(
+        &self,
+        name: &str,
+        autoencoder: &impl Autoencoder,
+        world: &dyn World,
+        concepts: &[&str],
+        store: &Store,
+    ) -> Result<(Semantics, Trained)> {
+        for (i, concept) in concepts.iter().enumerate() {
+            if concepts[..i].contains(concept) {
+                return Err(Error::invalid(format!("{concept:?} is named twice")));
+            }
+        }
+        if concepts.is_empty() || self.pairs == 0 {
+            return Err(Error::invalid(format!(
+                "e needs concepts and pairs, found {} and {}; {} can share {}",
+                concepts.len(),
+                self.pairs,
+                world.id(),
+                world.concepts().join(", ")
+            )));
+        }
+        let mut pairs = Vec::new();
+        for concept in concepts {
+            pairs.push(Pairs::of(autoencoder, world, concept, self.pairs)?);
+        }
+        let (mut a, mut b, mut factor) = (vec![], vec![], vec![]);
+        for (k, pairs) in pairs.iter().enumerate() {
+            a.push(pairs.first.mode());
+            b.push(pairs.second.mode());
+            factor.extend(std::iter::repeat_n(k, self.pairs));
+        }
+        let (a, b) = (Tensor::cat(&a, 0)?, Tensor::cat(&b, 0)?);
+        let sizes = match &self.sizes {
+            None => factor_dims(&a, &b, &factor, concepts.len())?,
+            Some(sizes) => {
+                let (code, sum) = (a.dim(1)?, sizes.iter().sum::<usize>());
+                if sizes.len() != concepts.len() || sizes.contains(&0) || sum >= code {
+                    return Err(Error::invalid(format!(
+                        "expected a size for each of {} concepts, together less than the {code} numbers of a code, found {sizes:?}",
+                        concepts.len()
+                    )));
+                }
+                sizes.iter().copied().chain([code - sum]).collect()
+            }
+        };
+        let config = FactorConfig {
+            hidden: self.hidden,
+            depth: self.depth,
+            flows: self.flows,
+            ..FactorConfig::new(sizes.clone())
+        };
+        let training = &self.training;
+        let params = Params::new(training.seed);
+        let e = FactorInn::new(&config, &params.root())?;
+        let some = Rng::named(training.seed, "start").permutation(a.dim(0)?);
+        let some = Tensor::new(&some[..512.min(some.len())], &Device::Cpu)?;
+        e.initialize(&a.index_select(&some, 0)?)?;
+        let mut hash = blake3::Hasher::new();
+        for codes in [&a, &b] {
+            let mut bytes = Vec::new();
+            codes.write_bytes(&mut bytes)?;
+            hash.update(&bytes);
+        }
+        let data = hash.finalize().to_hex().to_string();
+        let slot = store.slot(name, &(&config, self, concepts, world.id(), data))?;
+        let trained = Trainer::new(training.clone()).fit_in(&slot, &params, |_, rng| {
+            let (mut a, mut b, mut shared) = (vec![], vec![], vec![]);
+            // As many pairs of each concept as the batch has room for, in turn.
+            for (k, pairs) in pairs.iter().enumerate() {
+                let count = (training.batch + k) / concepts.len();
+                if count == 0 {
+                    continue;
+                }
+                let (first, second) = pairs.draw(count, rng)?;
+                a.push(first);
+                b.push(second);
+                shared.extend(std::iter::repeat_n(k as i64, count));
+            }
+            let (a, b) = (Tensor::cat(&a, 0)?, Tensor::cat(&b, 0)?);
+            let (va, la) = e.forward(&a)?;
+            let (vb, lb) = e.forward(&b)?;
+            Ok(Step::new(
+                pair_nll((&va, &la), (&vb, &lb), &shared, &sizes, self.rho)?.loss,
+            ))
+        })?;
+        let concepts = concepts.iter().map(ToString::to_string).collect();
+        Ok((Semantics { e, concepts }, trained))
+    }
+}
+
+/// The codes of images that share a concept, row by row.
+struct Pairs {
+    first: Posterior,
+    second: Posterior,
+}
+
+impl Pairs {
+    fn of(
+        autoencoder: &impl Autoencoder,
+        world: &dyn World,
+        concept: &str,
+        count: usize,
+    ) -> Result<Self> {
+        let (mut first, mut second) = (vec![], vec![]);
+        for start in (0..count).step_by(128) {
+            let some = 128.min(count - start);
+            let (a, b) = world.pairs(Split::Train, start as u64, some, concept)?;
+            for (batch, parts) in [(a, &mut first), (b, &mut second)] {
+                let posterior = autoencoder.encode(&batch.images.detach())?;
+                parts.push((posterior.mode().detach(), posterior.logvar().detach()));
+            }
+        }
+        let whole = |parts: Vec<(Tensor, Tensor)>| {
+            let (mean, logvar): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+            Posterior::new(&Tensor::cat(&mean, 0)?, &Tensor::cat(&logvar, 0)?)
+        };
+        Ok(Self {
+            first: whole(first)?,
+            second: whole(second)?,
+        })
+    }
+
+    fn draw(&self, count: usize, rng: &mut Rng) -> Result<(Tensor, Tensor)> {
+        let most = self.first.mode().dim(0)?;
+        let chosen: Vec<u32> = (0..count).map(|_| rng.below(most) as u32).collect();
+        let chosen = Tensor::new(chosen, &Device::Cpu)?;
+        Ok((
+            self.first.select(&chosen)?.sample(rng)?,
+            self.second.select(&chosen)?.sample(rng)?,
+        ))
+    }
+}
+
+/// e with the names of its factors: z̄ as concepts, and, through t, what a representation z knows of each of them.
+///
+/// ```
+/// use invariances::prelude::*;
+/// # let cache = std::env::temp_dir().join("invariances-doc-semantics");
+/// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
+/// let digits = Digits::strokes(32, 0)?;
+/// let how = FactorTraining { flows: 2, pairs: 16, training: TrainConfig { steps: 2, batch: 8, ..Default::default() }, ..Default::default() };
+/// let (semantics, trained) = how.fit("example", &vae, &digits, &["digit", "background"], &Store::open(&cache))?;
+/// let factors = semantics.factors(&vae.encode(&digits.batch(Split::Test, 0, 4)?.images)?.mode())?;
+/// assert_eq!(factors.len(), 3); // digit, background, and the residual
+/// # std::fs::remove_dir_all(cache).ok();
+/// # Ok::<(), invariances::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Semantics {
+    /// The network; its last factor is the residual.
+    pub e: FactorInn,
+    /// The names of its other factors, in their order.
+    pub concepts: Vec<String>,
+}
+
+impl Semantics {
+    /// The factors of codes (batch, code), by concept, each (batch, its size); what no concept explains is `residual`. Without a graph.
+    ///
+    /// # Errors
+    /// As [`FactorInn::forward`].
+    pub fn factors(&self, codes: &Tensor) -> Result<BTreeMap<String, Tensor>> {
+        let e = self.e.detached();
+        let parts = e.split(&e.forward(&codes.detach())?.0)?;
+        let names = self.concepts.iter().map(String::as_str).chain(["residual"]);
+        Ok(names.map(ToString::to_string).zip(parts).collect())
+    }
+
+    /// The share of each factor's variance that z captures: 1 − Var(e_k | z) / Var(e_k), a value for each image (arXiv 2008.01777, section 4.3).
+    /// The variance given z is that over `per_image` codes t⁻¹(v | z), the whole one that over such codes of all images, both summed over the
+    /// factor's numbers. A factor that z fixes has 1, one that it leaves free 0. Where t is what it should be, the codes of all images are
+    /// spread as those of E; where it is not yet, its noise is in both variances, and the share is too low rather than below 0.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for fewer than two images or samples of each.
+    pub fn captured(
+        &self,
+        t: &Cinn,
+        codes: &Codes,
+        per_image: usize,
+        rng: &mut Rng,
+    ) -> Result<BTreeMap<String, Vec<f64>>> {
+        if codes.len() < 2 || per_image < 2 {
+            return Err(Error::invalid(format!(
+                "a captured share needs at least two images and two samples of each, found {} and {per_image}",
+                codes.len()
+            )));
+        }
+        let given = self.factors(&t.sample(&codes.z(), per_image, rng)?)?;
+        let mut captured = BTreeMap::new();
+        for (name, all) in given {
+            let free = share_within(&all, &all, per_image)?;
+            captured.insert(name, free.into_iter().map(|f| 1.0 - f).collect());
+        }
+        Ok(captured)
+    }
+}

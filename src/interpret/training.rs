@@ -1,0 +1,90 @@
+use super::Codes;
+use crate::Result;
+use crate::flow::{Cinn, CinnConfig};
+use crate::loss::nll;
+use crate::ops::{Params, Rng};
+use crate::train::{Decay, Step, Store, TrainConfig, Trained, Trainer};
+use serde::{Deserialize, Serialize};
+
+/// How t is made and trained for the codes of a layer: the same settings for a conv layer's map and for a softmax, as the
+/// [`Condition`](crate::flow::Condition) comes from the codes.
+///
+/// ```
+/// use invariances::prelude::*;
+/// # let cache = std::env::temp_dir().join("invariances-doc-cinn-training");
+/// let network = squeezenet_small(10, &Params::new(0).root())?;
+/// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
+/// let codes = Codes::of(&vae, &network, "pool", &Digits::strokes(32, 0)?, Split::Train, 16)?;
+/// let how = CinnTraining { flows: 2, training: TrainConfig { steps: 2, batch: 8, ..CinnTraining::default().training }, ..Default::default() };
+/// let (t, trained) = how.fit("example", &codes, &Store::open(&cache))?;
+/// let images = Samples::draw(&t, &vae, &codes.z(), 3, &mut Rng::new(0))?.images();
+/// assert_eq!(images.dims(), [48, 3, 32, 32]);
+/// # std::fs::remove_dir_all(cache).ok();
+/// # Ok::<(), invariances::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CinnTraining {
+    /// Blocks.
+    pub flows: usize,
+    /// Width of the nets s and t.
+    pub hidden: usize,
+    /// Hidden layers of the nets s and t after the first.
+    pub depth: usize,
+    /// Steps, batch, optimiser, seed. The weight decay keeps t from learning its images by heart.
+    pub training: TrainConfig,
+}
+
+impl Default for CinnTraining {
+    /// What serves for some minutes on two cores; the paper's t has 20 flows, hidden 1024.
+    fn default() -> Self {
+        Self {
+            flows: 12,
+            hidden: 128,
+            depth: 2,
+            training: TrainConfig {
+                steps: 2000,
+                batch: 128,
+                learning_rate: 1e-3,
+                betas: (0.9, 0.99),
+                decay: Decay::Cosine { floor: 0.01 },
+                warm_up: 50,
+                clip: Some(100.0),
+                weight_decay: 0.1,
+                ..TrainConfig::default()
+            },
+        }
+    }
+}
+
+impl CinnTraining {
+    /// The sizes of t for these codes.
+    pub fn config(&self, codes: &Codes) -> CinnConfig {
+        CinnConfig {
+            flows: self.flows,
+            hidden: self.hidden,
+            depth: self.depth,
+            ..CinnConfig::new(codes.code(), codes.condition())
+        }
+    }
+
+    /// Trains t by the paper's loss ([`nll`]) and keeps it in `store` under `name`, these settings and what the codes hold; what is there
+    /// already is taken.
+    ///
+    /// # Errors
+    /// As [`Cinn::new`] and [`Trainer::fit_in`].
+    pub fn fit(&self, name: &str, codes: &Codes, store: &Store) -> Result<(Cinn, Trained)> {
+        let (training, config) = (&self.training, self.config(codes));
+        let params = Params::new(training.seed);
+        let t = Cinn::new(&config, &params.root())?;
+        let (code, z) = codes.draw(512, &mut Rng::named(training.seed, "start"))?;
+        t.initialize(&code, &z)?;
+        let slot = store.slot(name, &(&config, training, codes.id()))?;
+        let trained = Trainer::new(training.clone()).fit_in(&slot, &params, |_, rng| {
+            let (code, z) = codes.draw(training.batch, rng)?;
+            let (v, logdet) = t.forward(&code, &z)?;
+            Ok(Step::new(nll(&v, &logdet)?))
+        })?;
+        Ok((t, trained))
+    }
+}

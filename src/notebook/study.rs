@@ -1,0 +1,338 @@
+use super::Lab;
+use crate::figure::Table;
+use crate::ops::files::write_atomic;
+use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A notebook's claims, measured again with other seeds by `invariances study`: a small table that is kept in `data/studies/` and
+/// that [`Lab::study`] shows beside what was just measured.
+///
+/// ```
+/// use invariances::notebook::Study;
+/// # let folder = std::env::temp_dir().join("invariances-doc-study");
+/// let study = Study { notebook: "07_training".into(), scale: "quick".into(), ..Default::default() };
+/// study.keep(&folder)?;
+/// assert_eq!(Study::all(&folder, "07_training")?, [study]);
+/// # std::fs::remove_dir_all(folder).ok();
+/// # Ok::<(), invariances::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Study {
+    /// The notebook.
+    pub notebook: String,
+    /// What was set by `--set`.
+    #[serde(default)]
+    pub settings: BTreeMap<String, String>,
+    /// The scale.
+    pub scale: String,
+    /// The hash of the configuration that the notebook gave to [`Lab::study`].
+    pub configuration: String,
+    /// The crate's version.
+    pub version: String,
+    /// The seeds, in the order of the values.
+    pub seeds: Vec<u64>,
+    /// How long each seed took, in minutes.
+    pub minutes: Vec<f64>,
+    /// What was measured.
+    pub claims: Vec<Repeated>,
+}
+
+/// A claim's values over the seeds of a [`Study`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Repeated {
+    /// The claim's name.
+    pub name: String,
+    /// Its sentence.
+    pub statement: String,
+    /// What was expected.
+    pub expected: String,
+    /// The value of each seed; none where it was not a number or not stated.
+    pub values: Vec<Option<f64>>,
+    /// Whether it was as expected, seed by seed.
+    pub holds: Vec<bool>,
+}
+
+impl Study {
+    /// The studies of a notebook that a folder keeps, one for each scale and choice of settings; none where there is no file.
+    ///
+    /// # Errors
+    /// [`Error::Content`] where the file holds something else.
+    pub fn all(folder: &Path, notebook: &str) -> Result<Vec<Self>> {
+        let path = file(folder, notebook)?;
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(Error::io(&path, e)),
+        };
+        serde_json::from_slice(&text).map_err(|e| {
+            Error::content(
+                &path,
+                format!("is not a list of studies ({e}): move or delete it"),
+            )
+        })
+    }
+
+    /// Writes the study to a folder, in the place of one with the same scale and settings.
+    ///
+    /// # Errors
+    /// As [`Study::all`]; [`Error::Io`] where the file cannot be written.
+    pub fn keep(&self, folder: &Path) -> Result<()> {
+        let mut all = Self::all(folder, &self.notebook)?;
+        let same = |s: &Self| s.scale == self.scale && s.settings == self.settings;
+        match all.iter_mut().find(|s| same(s)) {
+            Some(old) => *old = self.clone(),
+            None => all.push(self.clone()),
+        }
+        let path = file(folder, &self.notebook)?;
+        let mut text = serde_json::to_string_pretty(&all)
+            .map_err(|e| Error::content(&path, format!("cannot be written: {e}")))?;
+        text.push('\n');
+        write_atomic(&path, text.as_bytes())
+    }
+
+    /// Adds what one seed measured, the claims as the notebook kept them (`claims/<notebook>.json`), in the place of what this seed
+    /// measured before.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for claims of another configuration than those that are there.
+    pub fn add(
+        &mut self,
+        seed: u64,
+        minutes: f64,
+        configuration: &str,
+        claims: &[Value],
+    ) -> Result<()> {
+        if self.seeds.is_empty() {
+            self.configuration = configuration.into();
+        }
+        if self.configuration != configuration {
+            return Err(Error::invalid(format!(
+                "seed {seed} of {} was measured with another configuration ({configuration}) than the seeds before it ({}): the configuration given to `lab.study` must not name the seed",
+                self.notebook, self.configuration
+            )));
+        }
+        let place = match self.seeds.iter().position(|s| *s == seed) {
+            Some(place) => place,
+            None => {
+                self.seeds.push(seed);
+                self.minutes.push(0.0);
+                for claim in &mut self.claims {
+                    claim.values.push(None);
+                    claim.holds.push(false);
+                }
+                self.seeds.len() - 1
+            }
+        };
+        self.minutes[place] = (minutes * 10.0).round() / 10.0;
+        for claim in claims {
+            let text = |key: &str| claim[key].as_str().unwrap_or_default().to_string();
+            let name = text("name");
+            let known = self.claims.iter().position(|c| c.name == name);
+            let known = known.unwrap_or_else(|| {
+                self.claims.push(Repeated {
+                    name,
+                    values: vec![None; self.seeds.len()],
+                    holds: vec![false; self.seeds.len()],
+                    ..Repeated::default()
+                });
+                self.claims.len() - 1
+            });
+            let repeated = &mut self.claims[known];
+            repeated.statement = text("statement");
+            // "> squared error (0.41)": the number is that of one seed.
+            let expected = text("expected");
+            repeated.expected = expected.split(" (").next().unwrap_or_default().into();
+            repeated.values[place] = claim["value"].as_f64();
+            repeated.holds[place] = claim["holds"].as_bool().unwrap_or(false);
+        }
+        Ok(())
+    }
+}
+
+impl Repeated {
+    /// Mean and standard deviation (of one seed's value, n − 1) over the seeds that have a value.
+    pub fn mean_and_deviation(&self) -> Option<(f64, f64)> {
+        let values: Vec<f64> = self.values.iter().flatten().copied().collect();
+        let n = values.len() as f64;
+        if values.is_empty() {
+            return None;
+        }
+        let mean = values.iter().sum::<f64>() / n;
+        let square: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+        Some((mean, (square / (n - 1.0).max(1.0)).sqrt()))
+    }
+}
+
+fn file(folder: &Path, notebook: &str) -> Result<PathBuf> {
+    super::lab::check_name("a notebook", notebook)?;
+    Ok(folder.join(format!("{notebook}.json")))
+}
+
+fn without_seeds(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.remove("seed");
+            map.values_mut().for_each(without_seeds);
+        }
+        Value::Array(list) => list.iter_mut().for_each(without_seeds),
+        _ => {}
+    }
+}
+
+impl Lab {
+    /// A notebook's last cell: every claim that it stated, what was measured just now beside what `invariances study` measured over
+    /// several seeds. `configuration` is all that decides the numbers but the seed: settings, names of the data, hashes of shipped weights; fields
+    /// called `seed` in it are left out. Its hash goes with a study, so that one of another configuration is shown as out of date.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a configuration that is not JSON, or something set by `--set` for which the notebook never asked
+    /// ([`Lab::setting`]); [`Error::Content`] where claims or studies are damaged.
+    pub fn study(&self, configuration: &impl Serialize) -> Result<Table> {
+        let mut configuration = serde_json::to_value(configuration)
+            .map_err(|e| Error::invalid(format!("the configuration cannot be written: {e}")))?;
+        without_seeds(&mut configuration);
+        let unasked = self.unasked();
+        if !unasked.is_empty() {
+            return Err(Error::invalid(format!(
+                "{} is set, and this notebook does not ask for it: see `lab.setting` in its cells",
+                unasked.join(", ")
+            )));
+        }
+        let text = json!([configuration, self.notebook(), self.settings()]);
+        let hash =
+            blake3::hash(crate::train::canonical(&text).as_bytes()).to_hex()[..16].to_string();
+        let claims = self
+            .out()
+            .join("claims")
+            .join(format!("{}.json", self.notebook()));
+        let stated: Vec<Value> = match std::fs::read(&claims) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map_err(|e| Error::content(&claims, format!("is not a list of claims ({e})")))?,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(e) => return Err(Error::io(&claims, e)),
+        };
+        let kept = self
+            .out()
+            .join("claims")
+            .join(format!("{}.study", self.notebook()));
+        write_atomic(&kept, hash.as_bytes())?;
+        let studies = Study::all(&self.studies()?, self.notebook())?;
+        let fits = |s: &&Study| s.settings == self.settings();
+        let same_scale = |s: &&Study| fits(s) && s.scale == self.scale().name();
+        let study = studies
+            .iter()
+            .find(same_scale)
+            .or(studies.iter().find(fits));
+        Ok(self.beside(&stated, study, &hash))
+    }
+
+    fn beside(&self, stated: &[Value], study: Option<&Study>, hash: &str) -> Table {
+        let seeds = study.map_or(0, |s| s.seeds.len());
+        let mut table = Table::new([
+            "claim".to_string(),
+            format!("seed {}", self.seed()),
+            format!("{seeds} seeds"),
+            "expected".to_string(),
+            "holds".to_string(),
+        ]);
+        for claim in stated {
+            let text = |key: &str| claim[key].as_str().unwrap_or_default();
+            let live = claim["value"]
+                .as_f64()
+                .map_or("–".into(), |v| format!("{v:.3}"));
+            let found = study.and_then(|s| s.claims.iter().find(|c| c.name == text("name")));
+            let (over, held) = match found.and_then(|c| Some((c, c.mean_and_deviation()?))) {
+                Some((c, (mean, deviation))) => (
+                    format!("{mean:.3} ± {deviation:.3}"),
+                    format!(
+                        "{} of {}",
+                        c.holds.iter().filter(|h| **h).count(),
+                        c.holds.len()
+                    ),
+                ),
+                None => ("–".into(), "–".into()),
+            };
+            table = table.row([text("statement"), &live, &over, text("expected"), &held]);
+        }
+        let caption = match study {
+            None => format!(
+                "No study of this notebook with these settings is kept: `cargo run --release -- study {}` makes one.",
+                self.notebook()
+            ),
+            Some(s) => {
+                let seeds: Vec<String> = s.seeds.iter().map(ToString::to_string).collect();
+                let mut text = format!(
+                    "Mean ± standard deviation over the seeds {}; scale {}, configuration {}, version {}.",
+                    seeds.join(", "),
+                    s.scale,
+                    s.configuration,
+                    s.version
+                );
+                if s.scale != self.scale().name() {
+                    text += &format!(" This run is of scale {}.", self.scale());
+                } else if s.configuration != hash {
+                    text += &format!(
+                        " OUT OF DATE: this run's configuration is {hash}; `cargo run --release -- study {}` measures again.",
+                        self.notebook()
+                    );
+                }
+                text
+            }
+        };
+        table.caption(&caption)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(name: &str, value: f64, holds: bool) -> Value {
+        json!({"name": name, "statement": name, "expected": "> other (0.123)", "value": value, "holds": holds})
+    }
+
+    #[test]
+    fn seeds_are_added_replaced_and_kept_apart_by_configuration() -> Result<()> {
+        let mut study = Study {
+            notebook: "n".into(),
+            scale: "quick".into(),
+            ..Study::default()
+        };
+        study.add(0, 1.0, "abc", &[claim("a", 1.0, true)])?;
+        study.add(
+            1,
+            2.0,
+            "abc",
+            &[claim("a", 3.0, false), claim("b", 5.0, true)],
+        )?;
+        let text = study.add(2, 1.0, "xyz", &[]).unwrap_err().to_string();
+        assert!(text.contains("another configuration"), "{text}");
+        study.add(0, 1.5, "abc", &[claim("a", 2.0, true)])?;
+        assert_eq!(study.seeds, [0, 1]);
+        assert_eq!(study.minutes, [1.5, 2.0]);
+        assert_eq!(study.claims[0].values, [Some(2.0), Some(3.0)]);
+        assert_eq!(study.claims[0].holds, [true, false]);
+        assert_eq!(study.claims[0].expected, "> other");
+        assert_eq!(study.claims[1].values, [None, Some(5.0)]);
+        let (mean, deviation) = study.claims[0].mean_and_deviation().unwrap_or_default();
+        assert!((mean - 2.5).abs() < 1e-12 && (deviation - 0.5f64.sqrt()).abs() < 1e-12);
+
+        let folder = tempfile::tempdir().map_err(|e| Error::io("temporary folder", e))?;
+        let other = Study {
+            settings: [("layer".into(), "conv1".into())].into(),
+            ..study.clone()
+        };
+        study.keep(folder.path())?;
+        other.keep(folder.path())?;
+        study.minutes[0] = 9.0;
+        study.keep(folder.path())?;
+        assert_eq!(Study::all(folder.path(), "n")?, [study, other]);
+        std::fs::write(folder.path().join("m.json"), "{").map_err(|e| Error::io("m", e))?;
+        assert!(Study::all(folder.path(), "m").is_err());
+        assert!(Study::all(folder.path(), "../m").is_err());
+        Ok(())
+    }
+}

@@ -1,0 +1,620 @@
+//! What a layer leaves free, what it captures, and the baselines: against cases whose answer is known.
+
+use invariances::prelude::*;
+use invariances::{Error, Result};
+use std::path::Path;
+
+fn folder() -> Result<tempfile::TempDir> {
+    tempfile::tempdir().map_err(|e| Error::io("temporary folder", e))
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+fn says<T>(result: Result<T>, part: &str) {
+    match result {
+        Ok(_) => panic!("expected an error that says {part:?}"),
+        Err(e) => assert!(e.to_string().contains(part), "{e}"),
+    }
+}
+
+fn short(steps: u64) -> TrainConfig {
+    TrainConfig {
+        steps,
+        batch: 8,
+        ..TrainConfig::default()
+    }
+}
+
+/// Several layers in one pass are the layers one by one, and a map that comes flattened is the map.
+#[test]
+fn codes_of_layers_are_those_of_each_layer() -> Result<()> {
+    let digits = Digits::strokes(32, 0)?;
+    let network = squeezenet_small(10, &Params::new(1).root())?;
+    let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(2).root())?;
+    let layers = ["fire3", "pool"];
+    let both = Codes::of_layers(&vae, &network, &layers, &digits, Split::Test, 140)?;
+    for (codes, layer) in both.iter().zip(layers) {
+        let alone = Codes::of(&vae, &network, layer, &digits, Split::Test, 140)?;
+        assert_eq!(codes.id(), alone.id());
+        assert_eq!((codes.len(), codes.code()), (140, 48));
+    }
+    assert_ne!(both[0].id(), both[1].id());
+    assert_eq!(
+        both[0].condition(),
+        Condition::Map {
+            channels: 128,
+            size: 8,
+            down: 1
+        }
+    );
+    let config = CinnConfig {
+        flows: 2,
+        hidden: 16,
+        ..CinnConfig::new(48, both[0].condition())
+    };
+    let t = Cinn::new(&config, &Params::new(3).root())?;
+    let (code, z) = both[0].draw(16, &mut Rng::new(4))?;
+    let map = z.reshape((16, 128, 8, 8))?;
+    let (flat, whole) = (t.forward(&code, &z)?.0, t.forward(&code, &map)?.0);
+    assert_eq!(flat.to_vec2::<f32>()?, whole.to_vec2::<f32>()?);
+    says(
+        Codes::of_layers(&vae, &network, &[], &digits, Split::Test, 4),
+        "layers",
+    );
+    says(
+        Codes::of_layers(&vae, &network, &["pol"], &digits, Split::Test, 4),
+        "pool",
+    );
+    Ok(())
+}
+
+/// D of a code is the code itself, as an image: what a sample shows is known.
+struct Plain;
+
+impl Autoencoder for Plain {
+    fn code(&self) -> usize {
+        3
+    }
+
+    fn encode(&self, x: &Tensor) -> Result<Posterior> {
+        let mean = x.mean(3)?.mean(2)?;
+        Posterior::new(&mean, &(mean.zeros_like()? - 12.0)?)
+    }
+
+    fn decode(&self, code: &Tensor) -> Result<Tensor> {
+        let (n, c) = code.dims2()?;
+        Ok(code
+            .reshape((n, c, 1, 1))?
+            .broadcast_as((n, c, 16, 16))?
+            .contiguous()?)
+    }
+}
+
+/// Pictures of one colour: red and green are independent, blue is −red.
+fn colours(n: usize, seed: u64) -> Result<Tensor> {
+    let mut rng = Rng::new(seed);
+    let draw = |rng: &mut Rng| -> Result<Tensor> { rng.uniform(-0.9, 0.9, (n, 1), &Device::Cpu) };
+    let (red, green) = (draw(&mut rng)?, draw(&mut rng)?);
+    Plain.decode(&Tensor::cat(&[&red, &green, &red.neg()?], 1)?)
+}
+
+/// A network whose layer `red` is the mean of red, twice, and whose layer `all` is the mean colour.
+fn red() -> Result<Custom> {
+    Ok(Custom::new("red")
+        .layer("all", |x: &Tensor| x.mean(3)?.mean(2))
+        .layer("red", |x: &Tensor| {
+            let red = x.narrow(1, 0, 1)?;
+            Tensor::cat(&[&red, &red], 1)
+        }))
+}
+
+/// With t by hand (the samples are made here), what comes back is exactly what was put in.
+#[test]
+fn samples_are_measured_exactly() -> Result<()> {
+    // A t that has learned nothing is a bijection all the same; the samples below are of D alone.
+    let config = CinnConfig {
+        flows: 1,
+        hidden: 8,
+        ..CinnConfig::new(3, Condition::Vector(2))
+    };
+    let t = Cinn::new(&config, &Params::new(0).root())?;
+    let network = red()?;
+    let images = colours(20, 1)?;
+    let z = network.encode(&images, "red")?;
+    let samples = Samples::draw(&t, &Plain, &z, 4, &mut Rng::new(2))?;
+    let (mean_image, deviation) = samples.moments()?;
+    assert_eq!(
+        (mean_image.dims(), deviation.dims()),
+        (&[20, 3, 16, 16][..], &[20, 16, 16][..])
+    );
+    let all = samples.images().mean(3)?.mean(2)?.to_vec2::<f32>()?;
+    let first: Vec<f32> = (0..4).map(|i| all[i][0]).collect();
+    let average = first.iter().sum::<f32>() / 4.0;
+    assert!((mean_image.flatten_all()?.to_vec1::<f32>()?[0] - average).abs() < 1e-5);
+    let again = samples.reencoded(&network, "red", &z)?;
+    let z0 = z.to_vec2::<f32>()?;
+    let by_hand: f64 = first
+        .iter()
+        .map(|v| f64::from(2f32.sqrt() * (v - z0[0][0]).abs()))
+        .sum::<f64>()
+        / 4.0;
+    assert!((again.distance[0] - by_hand).abs() < 1e-5);
+    let apart = f64::from(2f32.sqrt() * (z0[1][0] - z0[0][0]).abs());
+    assert!((again.random_distance[0] - apart).abs() < 1e-5);
+    // Both numbers of z are the same: vectors along one line, whose cosine is ±1.
+    assert!(again.cosine.iter().all(|c| c.abs() <= 1.0 + 1e-6));
+    assert!(
+        again
+            .random_cosine
+            .iter()
+            .all(|c| (c.abs() - 1.0).abs() < 1e-5)
+    );
+    let single = Samples::draw(&t, &Plain, &z, 1, &mut Rng::new(2))?;
+    says(single.moments(), "two samples");
+    says(
+        samples.reencoded(&network, "red", &z.narrow(0, 0, 3)?),
+        "found 3",
+    );
+    Ok(())
+}
+
+/// A world for which the answer is known: z is the red of a picture, so red is captured and green is free, and v must be green.
+#[test]
+fn t_finds_what_is_free_where_the_answer_is_known() -> Result<()> {
+    let store = folder()?;
+    let store = Store::open(store.path());
+    let world = ColourWorld;
+    let how = CinnTraining {
+        flows: 6,
+        hidden: 32,
+        training: TrainConfig {
+            steps: 500,
+            batch: 128,
+            learning_rate: 3e-3,
+            weight_decay: 0.0,
+            ..CinnTraining::default().training
+        },
+        ..CinnTraining::default()
+    };
+    let codes = Codes::of(&Plain, &red()?, "red", &world, Split::Train, 4000)?;
+    let new = Codes::of(&Plain, &red()?, "red", &world, Split::Test, 200)?;
+    let (t, _) = how.fit("t", &codes, &store)?;
+    let samples = Samples::draw(&t, &Plain, &new.z(), 16, &mut Rng::new(5))?;
+    let originals = new.sample(&mut Rng::new(6))?;
+    let given = samples.images().mean(3)?.mean(2)?;
+    let share = |channel: usize| -> Result<f64> {
+        let of = free_share(
+            &given.narrow(1, channel, 1)?,
+            &originals.narrow(1, channel, 1)?,
+            16,
+        )?;
+        Ok(mean(&of))
+    };
+    let (red, green, blue) = (share(0)?, share(1)?, share(2)?);
+    assert!(red < 0.1 && blue < 0.1, "red {red}, blue {blue}");
+    assert!((0.75..1.25).contains(&green), "green {green}");
+    // Another setting is another network; the same is taken up.
+    let (_, again) = how.fit("t", &codes, &store)?;
+    assert!(again.reused);
+    Ok(())
+}
+
+/// [`colours`] as a world; the concepts are its channels.
+#[derive(Clone)]
+struct ColourWorld;
+
+impl World for ColourWorld {
+    fn size(&self) -> usize {
+        16
+    }
+    fn id(&self) -> String {
+        "colours".into()
+    }
+    fn classes(&self) -> Vec<String> {
+        vec![]
+    }
+    fn attributes(&self) -> Vec<Attribute> {
+        vec![]
+    }
+    fn concepts(&self) -> Vec<String> {
+        vec!["red".into(), "green".into()]
+    }
+    fn take(&self, split: Split, indices: &[u64]) -> Result<Batch> {
+        let seed = 1000 * (1 + split.name().len() as u64) + indices[0];
+        self.of(colours(indices.len(), seed)?)
+    }
+    fn pairs(&self, _: Split, start: u64, count: usize, concept: &str) -> Result<(Batch, Batch)> {
+        let (a, b) = (colours(count, 7 + start)?, colours(count, 70_000 + start)?);
+        let of = |x: &Tensor, channel| x.narrow(1, channel, 1);
+        let b = match concept {
+            "red" => Tensor::cat(&[of(&a, 0)?, of(&b, 1)?, of(&a, 2)?], 1)?,
+            _ => Tensor::cat(&[of(&b, 0)?, of(&a, 1)?, of(&b, 2)?], 1)?,
+        };
+        Ok((self.of(a)?, self.of(b)?))
+    }
+}
+
+impl ColourWorld {
+    fn of(&self, images: Tensor) -> Result<Batch> {
+        let n = images.dim(0)?;
+        Ok(Batch {
+            images,
+            labels: Tensor::zeros(n, DType::U32, &Device::Cpu)?,
+            factors: Factors::new(),
+        })
+    }
+}
+
+/// z is the paper's colour and nothing else: it captures that factor of e, and not the digit nor the ink.
+#[test]
+fn captured_shares_where_the_answer_is_known() -> Result<()> {
+    let store = folder()?;
+    let store = Store::open(store.path());
+    let digits = Digits::strokes(32, 0)?;
+    let vae = DigitsNetworks::load(&digits, 0, &store)?.autoencoder;
+    let how = FactorTraining {
+        pairs: 3000,
+        training: TrainConfig {
+            steps: 400,
+            ..FactorTraining::default().training
+        },
+        ..FactorTraining::default()
+    };
+    let concepts = ["digit", "foreground", "background"];
+    let (semantics, _) = how.fit("e", &vae, &digits, &concepts, &store)?;
+    assert_eq!(semantics.concepts, concepts);
+    let corner = Custom::new("corner").layer("paper", |x: &Tensor| {
+        x.narrow(2, 0, 2)?.narrow(3, 0, 2)?.flatten_from(2)?.mean(2)
+    });
+    let how_t = CinnTraining {
+        flows: 8,
+        training: TrainConfig {
+            steps: 500,
+            ..CinnTraining::default().training
+        },
+        ..CinnTraining::default()
+    };
+    let codes = Codes::of(&vae, &corner, "paper", &digits, Split::Train, 5000)?;
+    let new = Codes::of(&vae, &corner, "paper", &digits, Split::Test, 150)?;
+    let (t, _) = how_t.fit("t", &codes, &store)?;
+    let captured = semantics.captured(&t, &new, 16, &mut Rng::new(5))?;
+    let share = |name: &str| mean(&captured[name]);
+    let (digit, ink, paper) = (share("digit"), share("foreground"), share("background"));
+    println!("captured: digit {digit:.3}, ink {ink:.3}, paper {paper:.3}");
+    assert!(paper > 0.6, "paper {paper}");
+    assert!(digit < 0.25 && ink < 0.25, "digit {digit}, ink {ink}");
+    assert!(captured.contains_key("residual"));
+    let e = |concepts: &[&str]| how.fit("e", &vae, &digits, concepts, &store).map(drop);
+    says(e(&[]), "digit, foreground");
+    says(e(&["digit", "digit"]), "twice");
+    Ok(())
+}
+
+/// The share of a judge's answers that is free is 0 where all samples of one z are one picture, and about 1 where they are any pictures.
+#[test]
+fn judged_shares_have_their_ends() -> Result<()> {
+    let networks = CreaturesNetworks::load()?;
+    let creatures = Creatures::new(64, 0)?.stylized();
+    let images = creatures.batch(Split::Test, 0, 60)?.images;
+    let each: Vec<u32> = (0..240).map(|i| i / 4).collect();
+    let same = Samples::of(
+        &images.index_select(&Tensor::new(each, &Device::Cpu)?, 0)?,
+        4,
+    )?;
+    let any = Samples::of(&creatures.batch(Split::Validation, 0, 240)?.images, 4)?;
+    let (fixed, free) = (
+        same.free(&networks.judge, &images)?,
+        any.free(&networks.judge, &images)?,
+    );
+    for question in ["shape", "texture", "facing"] {
+        assert_eq!(mean(&fixed[question]), 0.0);
+        let share = mean(&free[question]);
+        assert!((0.85..1.15).contains(&share), "{question} {share}");
+    }
+    says(
+        same.free(
+            &networks.judge,
+            &images.narrow(0, 0, 1)?.repeat((60, 1, 1, 1))?,
+        ),
+        "shape",
+    );
+    says(Samples::of(&images, 7), "7");
+    Ok(())
+}
+
+/// Descent finds an image of the z that it is given, the nearer the more steps; among several starts it keeps the best.
+#[test]
+fn descent_finds_an_image_with_that_z() -> Result<()> {
+    let network = red()?;
+    let grey = Greybox::new(&network, "all")?;
+    let z = grey.encode(&colours(5, 3)?)?;
+    let how = Descent {
+        steps: 150,
+        starts: 1,
+        norm: 0.0,
+        variation: 0.01,
+        ..Descent::default()
+    };
+    let found = how.invert(&grey, &z, 16, &mut Rng::new(1))?;
+    assert!(found.error.iter().all(|e| *e < 1e-2), "{:?}", found.error);
+    let again = how.invert(&grey, &z, 16, &mut Rng::new(1))?;
+    assert_eq!(found.error, again.error);
+    let few = Descent {
+        steps: 5,
+        ..how.clone()
+    };
+    let early = few.invert(&grey, &z, 16, &mut Rng::new(1))?;
+    assert!(mean(&early.error) > 10.0 * mean(&found.error));
+    // The same generator draws the first start and then more of them: the best cannot be worse than the first.
+    let more = Descent {
+        starts: 4,
+        ..few.clone()
+    };
+    let best = more.invert(&grey, &z, 16, &mut Rng::new(1))?;
+    assert!(best.error.iter().zip(&early.error).all(|(b, e)| b <= e));
+    let measured = grey.encode(&best.images)?;
+    let off = ((measured - &z)?.sqr()?.sum(1)? / z.sqr()?.sum(1)?)?.to_vec1::<f32>()?;
+    for (a, b) in off.iter().zip(&best.error) {
+        assert!((f64::from(*a) - b).abs() < 1e-5 * (1.0 + b));
+    }
+    says(
+        Descent {
+            starts: 0,
+            ..how.clone()
+        }
+        .invert(&grey, &z, 16, &mut Rng::new(1)),
+        "one start",
+    );
+    let wild = Descent {
+        learning_rate: f64::NAN,
+        ..how
+    };
+    says(
+        wild.invert(&grey, &z, 16, &mut Rng::new(1)),
+        "learning_rate",
+    );
+    Ok(())
+}
+
+/// Regression trains the decoder and what is before it, starts at D, and reports its terms.
+#[test]
+fn regression_learns_from_where_d_is() -> Result<()> {
+    let store = folder()?;
+    let store = Store::open(store.path());
+    let digits = Digits::strokes(32, 0)?;
+    let networks = DigitsNetworks::load(&digits, 0, &store)?;
+    let network = networks.classifier.frozen()?;
+    let how = Regression {
+        comparator: "fire3".into(),
+        training: TrainConfig {
+            steps: 40,
+            batch: 8,
+            learning_rate: 2e-3,
+            ..Regression::default().training
+        },
+        ..Regression::default()
+    };
+    let before = networks
+        .autoencoder
+        .reconstruct(&digits.batch(Split::Test, 0, 4)?.images)?;
+    let (inverter, trained) = how.fit(
+        "db",
+        &network,
+        "fire4",
+        &digits,
+        &networks.autoencoder,
+        &store,
+    )?;
+    for term in ["feature", "adversary", "adversary_weight"] {
+        assert!(trained.log.column(term).is_ok(), "{term}");
+    }
+    let x = digits.batch(Split::Test, 0, 4)?.images;
+    let z = network.encode(&x, "fire4")?;
+    assert_eq!(inverter.invert(&z)?.dims(), x.dims());
+    let first = Regression {
+        training: TrainConfig {
+            steps: 1,
+            ..how.training.clone()
+        },
+        ..how.clone()
+    };
+    let (barely, _) = first.fit(
+        "db",
+        &network,
+        "fire4",
+        &digits,
+        &networks.autoencoder,
+        &store,
+    )?;
+    let off = |inverter: &Inverter| -> Result<f32> {
+        Ok((inverter.invert(&z)? - &x)?
+            .sqr()?
+            .mean_all()?
+            .to_scalar::<f32>()?)
+    };
+    let (early, late) = (off(&barely)?, off(&inverter)?);
+    assert!(late < 0.7 * early, "{early} {late}");
+    // D itself is as it was.
+    let after = networks.autoencoder.reconstruct(&x)?;
+    assert_eq!(
+        before.flatten_all()?.to_vec1::<f32>()?,
+        after.flatten_all()?.to_vec1::<f32>()?
+    );
+    let (again, reused) = how.fit(
+        "db",
+        &network,
+        "fire4",
+        &digits,
+        &networks.autoencoder,
+        &store,
+    )?;
+    assert!(reused.reused);
+    assert_eq!(
+        again.invert(&z)?.flatten_all()?.to_vec1::<f32>()?,
+        inverter.invert(&z)?.flatten_all()?.to_vec1::<f32>()?
+    );
+    let plain = Regression {
+        adversary: 0.0,
+        feature: 0.0,
+        training: short(2),
+        ..how.clone()
+    };
+    let (_, trained) = plain.fit(
+        "db",
+        &network,
+        "pool",
+        &digits,
+        &networks.autoencoder,
+        &store,
+    )?;
+    assert!(trained.log.column("adversary").is_err());
+    let wrong = Regression {
+        comparator: "conv9".into(),
+        ..plain
+    };
+    says(
+        wrong.fit(
+            "db",
+            &network,
+            "pool",
+            &digits,
+            &networks.autoencoder,
+            &store,
+        ),
+        "conv1",
+    );
+    Ok(())
+}
+
+/// The method tells apart what is known to differ: an untrained network, one that was trained to name the digit and one that was trained to name
+/// the paper's colour.
+#[test]
+fn networks_that_differ_get_different_answers() -> Result<()> {
+    let store = folder()?;
+    let store = Store::open(store.path());
+    let digits = Digits::strokes(32, 0)?;
+    let shipped = DigitsNetworks::load(&digits, 0, &store)?;
+    // The strongest channel of the paper, as a class.
+    let colour = |batch: &Batch| -> Result<Tensor> {
+        let strongest = batch.factors.background().into_iter().map(|c| {
+            let most = (0..3).max_by(|a, b| c[*a].total_cmp(&c[*b]));
+            most.unwrap_or(0) as u32
+        });
+        Ok(Tensor::new(strongest.collect::<Vec<u32>>(), &Device::Cpu)?)
+    };
+    let mut free = Vec::new();
+    for task in ["nothing", "digit", "colour"] {
+        let params = Params::new(5);
+        let network = squeezenet_small(10, &params.root())?;
+        if task != "nothing" {
+            let config = TrainConfig {
+                steps: 400,
+                batch: 48,
+                learning_rate: 2e-3,
+                betas: (0.9, 0.99),
+                ..TrainConfig::default()
+            };
+            Trainer::new(config).quiet().fit(&params, |n, _| {
+                let batch = digits.batch(Split::Train, (n - 1) * 48, 48)?;
+                let labels = match task {
+                    "digit" => batch.labels.clone(),
+                    _ => colour(&batch)?,
+                };
+                let logits = network.forward(&batch.images)?;
+                Ok(Step::new(candle_nn::loss::cross_entropy(&logits, &labels)?))
+            })?;
+        }
+        let how = CinnTraining {
+            flows: 8,
+            hidden: 96,
+            training: TrainConfig {
+                steps: 350,
+                ..CinnTraining::default().training
+            },
+            ..CinnTraining::default()
+        };
+        let vae = &shipped.autoencoder;
+        // The logits: what the network was asked for, and no more.
+        let codes = Codes::of(vae, &network, "fc", &digits, Split::Train, 4000)?;
+        let (t, _) = how.fit("t", &codes, &store)?;
+        let batch = digits.batch(Split::Test, 0, 100)?;
+        let z = network.encode(&batch.images, "fc")?;
+        let samples = Samples::draw(&t, vae, &z, 8, &mut Rng::new(1))?;
+        let (_, paper) = measure_colours(&vae.reconstruct(&batch.images)?)?;
+        let (_, of_samples) = measure_colours(&samples.images())?;
+        let digit = mean(&samples.keep_class(&shipped.judge, &batch.labels)?);
+        let paper = mean(&free_share(&of_samples, &paper, 8)?);
+        println!("trained on {task}: digit kept {digit:.3}, paper free {paper:.3}");
+        free.push((digit, paper));
+    }
+    let [(d0, p0), (d1, p1), (d2, p2)] = free[..] else {
+        panic!("three networks")
+    };
+    // The digit is kept by the network that names it, and by no other.
+    assert!(d1 > 2.0 * d0 && d1 > 2.0 * d2, "digit {d0} {d1} {d2}");
+    // Colour is freest in the one that names digits; naming colours and not having learned both keep it.
+    assert!(p1 > 1.5 * p0 && p1 > 1.5 * p2, "paper {p0} {p1} {p2}");
+    Ok(())
+}
+
+/// What a snapshot holds is what a shorter training of the same settings ends with, also where the training was interrupted.
+#[test]
+fn a_snapshot_is_the_training_up_to_there() -> Result<()> {
+    let place = folder()?;
+    let store = Store::open(place.path());
+    let train =
+        |steps: u64, at: &[u64], fail_at: Option<u64>, name: &str| -> Result<(Slot, Params)> {
+            let params = Params::new(3);
+            let w = params.root().get((4, 4), "w", Init::FanIn)?;
+            let config = TrainConfig {
+                steps,
+                learning_rate: 0.05,
+                checkpoint_seconds: 0.0,
+                ..TrainConfig::default()
+            };
+            let slot = store.slot(name, &(&config, at))?;
+            let done = Trainer::new(config).quiet().snapshots(at.to_vec()).fit_in(
+                &slot,
+                &params,
+                |n, rng| {
+                    if fail_at == Some(n) {
+                        return Err(Error::invalid("stopped"));
+                    }
+                    std::thread::sleep(std::time::Duration::from_millis(15));
+                    let x = rng.normal((8, 4), w.device())?;
+                    Ok(Step::new((x.matmul(&w)? - 1.0)?.sqr()?.mean_all()?))
+                },
+            );
+            match (done, fail_at) {
+                (Err(e), None) => Err(e),
+                _ => Ok((slot, params)),
+            }
+        };
+    let read = |params: &Params| params.digest();
+    let (_, ten) = train(10, &[], None, "ten")?;
+    let (_, start) = train(1, &[], Some(1), "start")?;
+    let at = [0, 10, 20, 40];
+    train(40, &at, Some(25), "long")?;
+    let (slot, params) = train(40, &at, None, "long")?;
+    let end = read(&params)?;
+    for (step, expected) in [(0, read(&start)?), (10, read(&ten)?), (40, end)] {
+        slot.load_snapshot(step, &params)?;
+        assert_eq!(read(&params)?, expected, "after {step}");
+    }
+    says(slot.load_snapshot(11, &params), "00000011");
+    says(train(5, &[6], None, "late"), "at most 5");
+    let config = TrainConfig {
+        steps: 1,
+        ..TrainConfig::default()
+    };
+    let w = Params::new(0);
+    let x = w.root().get(1, "x", Init::Const(1.0))?;
+    let without = Trainer::new(config)
+        .snapshots([1])
+        .fit(&w, |_, _| Ok(Step::new(x.sqr()?.sum_all()?)));
+    says(without, "fit_in");
+    assert!(Path::new(place.path()).exists());
+    Ok(())
+}
