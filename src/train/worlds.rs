@@ -88,7 +88,7 @@ impl WorldNetwork {
                 steps: if self == Self::FacesAutoencoder {
                     12_000
                 } else {
-                    16_000
+                    9000
                 },
                 batch: 16,
                 learning_rate: 1e-3,
@@ -137,7 +137,7 @@ impl WorldNetwork {
             code: if self == Self::FacesAutoencoder {
                 96
             } else {
-                160
+                128
             },
             ..ConvVaeConfig::default()
         }
