@@ -125,7 +125,7 @@ fn brow(head: &Head, painter: &mut Painter, side: f32, eye: At) {
         [eye[0] + side * 0.21, high + 0.035],
     ]);
     let half = 0.032 + 0.012 * p.brow_thickness + 0.016 * f.masculine;
-    let colour = shade(mix(head.hair, head.crease(), 0.35), 0.8);
+    let colour = shade(mix(greyed(head), head.crease(), 0.35), 0.8);
     head.draw(painter, &line, (half, half * 0.5), colour, 0.88);
 }
 
@@ -271,76 +271,75 @@ pub(super) fn complexion(head: &Head, painter: &mut Painter) {
             painter.fill(&dot, |_| (head.crease(), 0.7 * p.freckles));
         }
     }
-    let old = smooth(0.2, 1.0, f.age);
-    if old > 0.02 {
-        let colour = head.crease();
-        let opacity = 0.9 * old;
-        let thin = (0.013, 0.008);
-        for (n, y) in [-0.56f32, -0.47, -0.65].into_iter().enumerate() {
-            if n < 2 || f.age > 0.7 {
-                let half = 0.36 - 0.05 * n as f32;
-                head.draw(
-                    painter,
-                    &open(&[
-                        [-half, y + 0.02],
-                        [-0.12, y - 0.012],
-                        [0.12, y + 0.012],
-                        [half, y - 0.01],
-                    ]),
-                    thin,
-                    colour,
-                    0.75 * opacity,
-                );
-            }
-        }
-        let (mouth, half, _) = mouth_place(head);
-        for side in SIDES {
-            head.draw(
-                painter,
-                &open(&[
-                    [side * 0.2, 0.3],
-                    [side * (half * 0.8 + 0.13), 0.44],
-                    [side * (half + 0.06), mouth + 0.07],
-                ]),
-                (0.02, 0.01),
-                colour,
-                0.9 * opacity,
-            );
-            let e = eye(head, side);
-            for (dy, down) in [(-0.03f32, -0.06f32), (0.01, 0.01), (0.05, 0.08)] {
-                let from = [e.at[0] + side * (e.wide + 0.05), e.at[1] + dy];
-                head.draw(
-                    painter,
-                    &[from, [from[0] + side * 0.11, from[1] + down]],
-                    (0.012, 0.006),
-                    colour,
-                    0.85 * opacity,
-                );
-            }
-            let bag = e.at[1] + 0.62 * e.high + 0.06;
-            head.draw(
-                painter,
-                &open(&[
-                    [e.at[0] - 0.13, bag - 0.02],
-                    [e.at[0], bag + 0.025],
-                    [e.at[0] + 0.13, bag - 0.02],
-                ]),
-                (0.014, 0.014),
-                colour,
-                0.8 * opacity,
-            );
-            head.draw(
-                painter,
-                &open(&[
-                    [side * (half + 0.05), mouth + 0.1],
-                    [side * (half + 0.08), mouth + 0.22],
-                ]),
-                (0.014, 0.006),
-                colour,
-                0.6 * opacity,
-            );
-        }
+    age(head, painter);
+}
+
+/// What age draws: hollow cheeks, and lines that at 64 pixels are still about a pixel wide.
+fn age(head: &Head, painter: &mut Painter) {
+    let f = &head.face;
+    let old = grown(f.age);
+    if old < 0.02 {
+        return;
     }
+    let colour = head.crease();
+    for (n, y) in [-0.54f32, -0.42, -0.65].into_iter().enumerate() {
+        let half = 0.4 - 0.06 * n as f32;
+        let line = open(&[
+            [-half, y + 0.02],
+            [-0.12, y - 0.012],
+            [0.12, y + 0.012],
+            [half, y - 0.01],
+        ]);
+        let late = if n == 2 { smooth(0.6, 0.9, f.age) } else { 1.0 };
+        head.draw(painter, &line, (0.024, 0.018), colour, 0.62 * old * late);
+    }
+    let (mouth, half, _) = mouth_place(head);
+    for side in SIDES {
+        let hollow = head.seen([side * 0.38, 0.46], 0.0);
+        let radii = [0.14 * head.unit, 0.22 * head.unit];
+        painter.fill(&ellipse(hollow, radii, 0.0), |q| {
+            let d = [(q[0] - hollow[0]) / radii[0], (q[1] - hollow[1]) / radii[1]];
+            let inside = (1.0 - d[0] * d[0] - d[1] * d[1]).max(0.0);
+            (colour, 0.42 * old * inside)
+        });
+        let mut line = |points: &[At], half: (f32, f32), opacity: f32| {
+            head.draw(painter, points, half, colour, opacity * old);
+        };
+        let fold = open(&[
+            [side * 0.2, 0.3],
+            [side * (half * 0.8 + 0.13), 0.44],
+            [side * (half + 0.07), mouth + 0.09],
+        ]);
+        line(&fold, (0.034, 0.02), 0.72);
+        let e = eye(head, side);
+        for (dy, down) in [(-0.03f32, -0.07f32), (0.03, 0.05)] {
+            let from = [e.at[0] + side * (e.wide + 0.05), e.at[1] + dy];
+            let to = [from[0] + side * 0.13, from[1] + down];
+            line(&[from, to], (0.022, 0.012), 0.66);
+        }
+        let bag = e.at[1] + 0.62 * e.high + 0.06;
+        let under = open(&[
+            [e.at[0] - 0.14, bag - 0.02],
+            [e.at[0], bag + 0.03],
+            [e.at[0] + 0.14, bag - 0.02],
+        ]);
+        line(&under, (0.026, 0.026), 0.6);
+        let corner = open(&[
+            [side * (half + 0.05), mouth + 0.1],
+            [side * (half + 0.08), mouth + 0.25],
+        ]);
+        line(&corner, (0.026, 0.012), 0.6);
+    }
+}
+
+/// How much of what age does is there, in [0, 1].
+fn grown(age: f32) -> f32 {
+    smooth(0.15, 0.85, age)
+}
+
+/// The colour of hair that greys with age: brows and beard. That of the head is a factor of its own.
+fn greyed(head: &Head) -> Colour {
+    mix(head.hair, [0.74, 0.73, 0.72], 0.75 * grown(head.face.age))
 }
 
 /// What grows around the mouth and along the jaw.
@@ -357,7 +356,7 @@ pub(super) fn beard(head: &Head, painter: &mut Painter, jaw: &[At]) {
         let hairs = noise.at([q[0] / unit * 26.0, q[1] / unit * 9.0]);
         shade(colour, 0.78 + 0.4 * hairs)
     };
-    let colour = shade(mix(head.hair, head.crease(), 0.22), 0.9);
+    let colour = shade(mix(greyed(head), head.crease(), 0.22), 0.9);
     // Along the jaw from ear to ear, longer where it is full; the upper edge runs over the cheeks and around the mouth.
     let long = 0.2 * smooth(0.45, 1.0, f.beard);
     let (mouth, half, _) = mouth_place(head);
