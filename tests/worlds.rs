@@ -84,7 +84,7 @@ fn the_pictures_are_those_of_their_revision() -> Result<()> {
             fingerprint(&creatures.shown(Style::Texture).batch(Split::Test, 0, 20)?)?,
         ],
         [
-            "bf4abe3e4be5a3ebd5f12502e056cb16",
+            "ea2c6fc85f52011d62c36ac7195a0037",
             "93256dea53cd2d81f8cbdb9ccefbafe6",
             "b0db8963c9f99d60e6a537473c8b6ed6",
             "aedb337146cba94f859e8798d7a56bdb"

@@ -181,11 +181,6 @@ impl WorldNetwork {
 
     /// With the shipped weights.
     fn shipped(self, cards: &mut BTreeMap<String, Card>) -> Result<Built> {
-        Ok(self.with_shipped(cards)?.0)
-    }
-
-    /// With the shipped weights, and its parameters.
-    fn with_shipped(self, cards: &mut BTreeMap<String, Card>) -> Result<(Built, Params)> {
         let building = self.build()?;
         let name = self.name();
         let card = pretrained::load(&name, &self.configuration()?, &building.params)?;
@@ -196,7 +191,7 @@ impl WorldNetwork {
             ))
         })?;
         cards.insert(name, card);
-        Ok((building.network, building.params))
+        Ok(building.network)
     }
 
     /// Trains it in full, rates it on 2,000 held-out images and writes weights and card to the shipped folder. An interrupted
@@ -374,24 +369,6 @@ impl FacesNetworks {
             people: Faces::new(SIZE, SEED)?.people(PEOPLE)?,
             cards,
         })
-    }
-}
-
-impl FacesNetworks {
-    /// The shipped recogniser once more, in parameters of its own, to be trained on: on other images, say.
-    ///
-    /// ```
-    /// use invariances::prelude::*;
-    /// let (recogniser, params) = FacesNetworks::recogniser_to_train()?;
-    /// assert!(params.count() > 100_000 && recogniser.layers().contains(&"embedding".to_string()));
-    /// # Ok::<(), invariances::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// As [`FacesNetworks::load`].
-    pub fn recogniser_to_train() -> Result<(Backbone, Params)> {
-        let (built, params) = WorldNetwork::FacesRecogniser.with_shipped(&mut BTreeMap::new())?;
-        Ok((classifier(built)?, params))
     }
 }
 
