@@ -197,7 +197,7 @@ impl Params {
     /// A short word for all names and values: other weights, another word.
     ///
     /// # Errors
-    /// [`Error::Candle`] where values cannot be read from their device.
+    /// [`Error::Tensor`] where values cannot be read from their device.
     pub fn digest(&self) -> Result<String> {
         let mut hash = blake3::Hasher::new();
         let tensors: BTreeMap<String, Tensor> = self.tensors().into_iter().collect();
