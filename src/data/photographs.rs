@@ -249,7 +249,9 @@ mod tests {
             std::fs::create_dir_all(&place).map_err(|e| Error::io(&place, e))?;
             let shade = (i * 7 % 256) as u8;
             let mut image = image::RgbImage::from_pixel(20, 20, image::Rgb([shade, 10, 200]));
-            image.put_pixel(0, 0, image::Rgb([255, 255, 255]));
+            for (x, y) in (0..25).map(|n| (n % 5, n / 5)) {
+                image.put_pixel(x, y, image::Rgb([255, 255, 255]));
+            }
             let file = place.join(format!("{i}.png"));
             image
                 .save(&file)
