@@ -633,3 +633,36 @@ fn a_study_repeats_a_notebook_over_seeds_and_goes_on_where_it_was() {
     assert!(!output.status.success() && said.contains("off"), "{said}");
     assert_eq!(read(&into.join("study_me.json")), kept);
 }
+
+/// What a reader sees where nobody runs a notebook: a figure, a table or claims, and not the text of the value that should have shown itself.
+/// (The kernel falls back to that text where a cell's last expression consumes a variable.)
+#[test]
+fn committed_notebooks_show_what_they_made() {
+    let notebooks = Path::new(env!("CARGO_MANIFEST_DIR")).join("notebooks");
+    let mut seen = 0;
+    for path in files(&notebooks) {
+        if path.extension().is_none_or(|e| e != "ipynb")
+            || path.to_string_lossy().contains(".ipynb_checkpoints")
+        {
+            continue;
+        }
+        for (number, cell) in read(&path)["cells"].as_array().unwrap().iter().enumerate() {
+            for output in cell["outputs"].as_array().into_iter().flatten() {
+                let text = match &output["data"]["text/plain"] {
+                    Value::Array(lines) => lines.iter().filter_map(Value::as_str).collect(),
+                    text => text.as_str().unwrap_or_default().to_string(),
+                };
+                let rich = ["Figure {", "Table {", "Claims(", "Claim {", "shape: ("];
+                assert!(
+                    output["data"].get("text/html").is_some()
+                        || !rich.iter().any(|r| text.starts_with(r)),
+                    "{}, cell {number} shows {:.60}: end it with a value that consumes no variable",
+                    path.display(),
+                    text
+                );
+                seen += usize::from(output["data"].get("text/html").is_some());
+            }
+        }
+    }
+    assert!(seen > 40, "only {seen} rich outputs in all notebooks");
+}

@@ -191,7 +191,8 @@ fn settings(given: &[String]) -> Result<BTreeMap<String, String>> {
     each.collect()
 }
 
-/// What decides a seed's numbers, as far as it can be known before the notebook runs: its code cells, the version, scale and settings.
+/// What decides a seed's numbers, as far as it can be known before the notebook runs: its code cells, the version, scale and settings, and the
+/// cards of the shipped networks, which hold the hashes of their weights.
 fn key(notebook: &Path, settings: &Value) -> Result<String> {
     let text = std::fs::read_to_string(notebook).map_err(|e| Error::io(notebook, e))?;
     let json: Value = serde_json::from_str(&text)
@@ -199,7 +200,16 @@ fn key(notebook: &Path, settings: &Value) -> Result<String> {
     let cells = json["cells"].as_array().cloned().unwrap_or_default();
     let code = cells.iter().filter(|c| c["cell_type"] == "code");
     let sources: Vec<Value> = code.map(|c| c["source"].clone()).collect();
-    let text = json!([sources, settings]).to_string();
+    let shipped = invariances::train::pretrained::folder();
+    let files = std::fs::read_dir(&shipped).into_iter().flatten().flatten();
+    let mut cards: Vec<PathBuf> = files.map(|entry| entry.path()).collect();
+    cards.retain(|path| path.extension().is_some_and(|e| e == "json"));
+    cards.sort();
+    let cards: Vec<String> = cards
+        .iter()
+        .map(|card| std::fs::read_to_string(card).map_err(|e| Error::io(card, e)))
+        .collect::<Result<_>>()?;
+    let text = json!([sources, settings, cards]).to_string();
     Ok(blake3::hash(text.as_bytes()).to_hex().to_string())
 }
 
