@@ -4,7 +4,7 @@
 //! that the notebook kernel generates around a cell.
 
 pub use crate::autoencoder::{
-    Autoencoder, BigAe, BigAeConfig, BigGan, ConvVae, ConvVaeConfig, IinVae, IinVaeConfig,
+    Autoencoder, BigAe, BigAeConfig, BigGan, ConvVae, ConvVaeConfig, Decoder, IinVae, IinVaeConfig,
     Posterior, VectorVae, VectorVaeConfig, normal_like,
 };
 pub use crate::backbone::{
@@ -28,8 +28,8 @@ pub use crate::hub::{
     weights, weights_names,
 };
 pub use crate::interpret::{
-    CinnTraining, Codes, Descent, FactorTraining, Features, Inverted, Inverter, Probe, Reencoded,
-    Regression, Samples, Semantics, chance, free_share, unread_share,
+    CinnTraining, Codes, Descent, FactorTraining, Features, Fid, Inverted, Inverter, Probe,
+    Reencoded, Regression, Samples, Semantics, chance, free_share, unread_share,
 };
 pub use crate::loss::{
     FeatureDistance, Lpips, Nll, PairNll, PatchDiscriminator, PerceptualDistance,
@@ -41,12 +41,13 @@ pub use crate::metric::{
     measure_colours, psnr, ssim,
 };
 pub use crate::notebook::{
-    Claim, ClaimBuilder, Claims, Expected, Lab, Progress, Repeated, Scale, Study,
+    Claim, ClaimBuilder, Claims, Expected, Lab, Progress, Repeated, Scale, Study, Subject,
 };
 pub use crate::ops::{Init, Params, Rng, Scope};
 pub use crate::train::{
-    Adam, Card, CreaturesNetworks, Decay, DigitsNetwork, DigitsNetworks, FacesNetworks, Pixels,
-    Slot, Step, Store, TrainConfig, Trained, Trainer, VaeTraining, WorldNetwork, train_perceptual,
+    Adam, Card, CreaturesNetworks, Decay, DigitsNetwork, DigitsNetworks, FacesNetworks,
+    PhotographsNetworks, Pixels, Slot, Step, Store, TrainConfig, Trained, Trainer, VaeTraining,
+    WorldNetwork, train_perceptual,
 };
 pub use crate::{candle_core, candle_nn, candle_transformers, hf_hub, plotters, polars};
 pub use candle_core::{DType, Device, Tensor, Var};

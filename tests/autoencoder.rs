@@ -4,7 +4,7 @@ mod common;
 
 use common::{assert_close, check_probe, fill, input, reference, state_dict};
 use invariances::autoencoder::{
-    Autoencoder, BigAe, BigAeConfig, BigGan, IinVae, IinVaeConfig, Posterior, VectorVae,
+    Autoencoder, BigAe, BigAeConfig, BigGan, Decoder, IinVae, IinVaeConfig, Posterior, VectorVae,
     VectorVaeConfig,
 };
 use invariances::backbone::{Mode, plain_small, vgg16};
@@ -203,8 +203,50 @@ fn bigae_answers_as_the_originals() -> Result<()> {
             );
         }
         let z = input(&format!("{name}.z"), &[1, 128], 2.0)?;
-        check_probe(name, &bigae.decode(&z)?, &stored["decoded"])?;
+        let decoded = bigae.decode(&z)?;
+        check_probe(name, &decoded, &stored["decoded"])?;
+        // Frozen, it answers the same, and nothing holds what lies between.
+        let frozen = bigae.frozen()?;
+        let again = frozen.decode(&z)?;
+        check_probe(name, &again, &stored["decoded"])?;
+        assert!(decoded.track_op() && !again.track_op());
+        let (mean, before) = (frozen.encode(&x)?.mode(), posterior.mode().detach());
+        assert!(!mean.track_op());
+        let far = (mean - &before)?.abs()?.max_all()?.to_scalar::<f32>()?;
+        assert!(far < 1e-3 * before.abs()?.max_all()?.to_scalar::<f32>()?);
     }
+    Ok(())
+}
+
+/// A copy to train on has the same D in two parts, is made of frozen ones too, and leaves the original as it is.
+#[test]
+fn a_copy_of_bigae_can_be_trained_on() -> Result<()> {
+    let config = BigAeConfig {
+        depth: 50,
+        width: 4,
+        ..BigAeConfig::default()
+    };
+    let params = Params::new(0);
+    let bigae = BigAe::new(&config, &params.root())?;
+    let before = params.digest()?;
+    let code = Rng::new(1).normal((2, 128), &Device::Cpu)?;
+    let expected = bigae.decode(&code)?.flatten_all()?.to_vec1::<f32>()?;
+    let own = Params::new(2);
+    let copy = bigae.frozen()?.copy_below(&own.root().pp("vae"))?;
+    let images = copy.last_layer(&copy.before_last(&code)?)?;
+    assert_eq!(images.flatten_all()?.to_vec1::<f32>()?, expected);
+    let gradients = images.sqr()?.sum_all()?.backward()?;
+    let trained = own.below(&["vae.decoder"]).trained();
+    assert!(trained.len() > 30);
+    for (name, var) in &trained {
+        assert!(gradients.get(var).is_some(), "{name} has no gradient");
+        var.set(&(var.as_tensor() * 0.5)?.detach())?;
+    }
+    assert_ne!(
+        copy.decode(&code)?.flatten_all()?.to_vec1::<f32>()?,
+        expected
+    );
+    assert_eq!(params.digest()?, before);
     Ok(())
 }
 

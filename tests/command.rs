@@ -14,6 +14,8 @@ fn command() -> Command {
         "INVARIANCES_SEED",
         "INVARIANCES_OUT",
         "INVARIANCES_OFFLINE",
+        "INVARIANCES_SET",
+        "INVARIANCES_IMAGES",
         "CONDA_PREFIX",
     ] {
         command.env_remove(name);
@@ -627,11 +629,62 @@ fn a_study_repeats_a_notebook_over_seeds_and_goes_on_where_it_was() {
     let kept = read(&into.join("study_me.json"));
     assert_eq!(kept[1]["settings"], json!({"by": "7"}));
     assert_ne!(kept[0]["configuration"], kept[1]["configuration"]);
+    // `run` takes settings too.
+    let output = command()
+        .args(["run", "--scale", "smoke", "--set", "by=9", "--out"])
+        .arg(&out)
+        .arg(&path)
+        .env("INVARIANCES_SEED", "3")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    let claims = read(&out.join("claims.json"));
+    assert!(claims.to_string().contains("27.0"), "{claims}");
     // What no cell asks for is said, and costs nothing that was measured.
     let output = study(&["--seeds", "1", "--set", "off=1"]).output().unwrap();
     let said = text(&output);
     assert!(!output.status.success() && said.contains("off"), "{said}");
     assert_eq!(read(&into.join("study_me.json")), kept);
+}
+
+/// The notebooks ask other images by a setting: 05 a folder of the user's.
+#[test]
+fn notebooks_ask_other_images_by_a_setting() {
+    let home = folder();
+    let run = |notebook: &str, set: &str, variable: &str, images: &Path| {
+        let mut command = command();
+        command.args(["run", notebook, "--scale", "smoke", "--offline"]);
+        command.args(["--set", set, "--out"]);
+        command.arg(home.path().join("out"));
+        command.env(variable, images);
+        command
+    };
+    if !set_up("notebooks_ask_other_images_by_a_setting") {
+        return;
+    }
+    let images = home.path().join("images");
+    for n in 0..40u32 {
+        let place = images.join(["cat", "dog"][n as usize % 2]);
+        std::fs::create_dir_all(&place).unwrap();
+        let shade = |x: u32, y: u32| image::Rgb([(x * 4) as u8, (y * 4) as u8, (n * 6) as u8]);
+        let picture = image::RgbImage::from_fn(64, 64, shade);
+        picture.save(place.join(format!("{n}.png"))).unwrap();
+    }
+    let output = run("05", "images=photographs", "INVARIANCES_IMAGES", &images)
+        .output()
+        .unwrap();
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    let page = read(&home.path().join("out/05_layers.ipynb")).to_string();
+    assert!(page.contains("asked of: photographs"), "{said}");
+    // What is not there is said by the cell that wants it.
+    let nowhere = home.path().join("nowhere");
+    let wrong = run("05", "images=photographs", "INVARIANCES_IMAGES", &nowhere).output();
+    let said = text(&wrong.unwrap());
+    assert!(said.contains("there is no file or folder"), "{said}");
+    let wrong = run("05", "images=animals", "INVARIANCES_IMAGES", &images).output();
+    let said = text(&wrong.unwrap());
+    assert!(said.contains("creatures, photographs, published"), "{said}");
 }
 
 /// What a reader sees where nobody runs a notebook: a figure, a table or claims, and not the text of the value that should have shown itself.

@@ -642,3 +642,118 @@ fn a_snapshot_is_the_training_up_to_there() -> Result<()> {
     says(without, "fit_in");
     Ok(())
 }
+
+/// Pictures of two classes in a folder: a bright square on the left or on the right.
+fn pictures(folder: &std::path::Path) -> Result<Images> {
+    for n in 0..30u32 {
+        let place = folder.join(["left", "right"][n as usize % 2]);
+        std::fs::create_dir_all(&place).map_err(|e| Error::io(&place, e))?;
+        let from = 8 + 24 * (n % 2) + n % 5;
+        let bytes: Vec<u8> = (0..64 * 64u32)
+            .flat_map(|i| {
+                let inside = (from..from + 16).contains(&(i % 64)) && (20..40).contains(&(i / 64));
+                [if inside { 250 } else { 30 }, (n * 8) as u8, (i % 64) as u8]
+            })
+            .collect();
+        let path = place.join(format!("{n}.png"));
+        image::save_buffer(&path, &bytes, 64, 64, image::ExtendedColorType::Rgb8)
+            .map_err(|e| Error::content(&path, e.to_string()))?;
+    }
+    Images::folder(folder)
+}
+
+/// What Figure 2 is asked of can be a user's photographs: E and D, a network and a judge are trained, and every question can be put to them.
+#[test]
+fn figure_two_can_be_asked_of_photographs() -> Result<()> {
+    let home = folder()?;
+    let images = pictures(&home.path().join("images"))?;
+    let store = Store::open(home.path().join("store"));
+    let subject = Subject::photographs(&images, 8, &store)?;
+    assert_eq!(subject.name, "photographs");
+    assert_eq!(subject.held_out(300), 3);
+    assert_eq!(subject.held_out(2), 2);
+    let x = subject.world.batch(Split::Test, 0, 3)?.images;
+    let codes = Codes::of(
+        &subject.autoencoder,
+        &subject.network,
+        "fc6",
+        &subject.world,
+        Split::Train,
+        16,
+    )?;
+    let how = CinnTraining {
+        flows: 2,
+        training: short(2),
+        ..CinnTraining::default()
+    };
+    let t = subject.t("fc6", &codes, &how, &store)?;
+    let z = subject.network.encode(&x, "fc6")?;
+    let samples = Samples::draw(&t, &subject.autoencoder, &z, 2, &mut Rng::new(0))?;
+    let fid = subject.fid(&x)?;
+    assert!(fid.of(&samples.images())? > fid.of(&x)?);
+    assert!(fid.name().contains("in units of its variance"), "{fid:?}");
+    let regression = Regression {
+        start_steps: 1,
+        training: short(1),
+        ..Regression::default()
+    };
+    let (inverter, _) = regression.fit(
+        "photographs-db",
+        (&subject.network, "fc6"),
+        &codes,
+        &subject.world,
+        &*subject.autoencoder,
+        &store,
+    )?;
+    assert_eq!(inverter.invert(&z)?.dims(), x.dims());
+    // The same again is taken from the store: the same weights, so the same answer.
+    let again = Subject::photographs(&images, 8, &store)?;
+    assert_eq!(subject.weights, again.weights);
+    assert!(!subject.weights.is_empty());
+    Ok(())
+}
+
+/// One class is nothing to tell apart, and the published networks are said to be missing by the one that is.
+#[test]
+fn what_figure_two_cannot_be_asked_of_is_said() -> Result<()> {
+    let home = folder()?;
+    let images = pictures(&home.path().join("images"))?;
+    let store = Store::open(home.path().join("store"));
+    let one = images.of_class("left")?;
+    says(
+        Subject::photographs(&one, 1, &store),
+        "at least two classes",
+    );
+    let hub = Hub::open()?
+        .with_cache(home.path().join("hub"))?
+        .with_offline(true);
+    let sources = invariances::notebook::Sources::authors()?;
+    says(
+        Subject::published(&images, &sources, &hub),
+        "timm/resnet50.tv_in1k",
+    );
+    Ok(())
+}
+
+/// The Fréchet distance of images is that of their features, whatever it is measured in.
+#[test]
+fn naturalness_is_the_distance_of_features() -> Result<()> {
+    let eye = plain_small(10, &Params::new(0).root())?;
+    let digits = Digits::strokes(32, 0)?;
+    let (a, b) = (
+        digits.batch(Split::Test, 0, 200)?.images,
+        digits.batch(Split::Validation, 0, 150)?.images,
+    );
+    let features = |x: &Tensor| Features::of(&eye, &["pool"], x)?.at("pool");
+    let expected = frechet_distance(&features(&a)?, &features(&b)?)?;
+    let fid = Fid::new(&eye, "pool", &a)?;
+    assert!((fid.of(&b)? - expected).abs() <= 1e-9 * expected);
+    let variance = f64::from(features(&a)?.var(0)?.sum_all()?.to_scalar::<f32>()?);
+    let in_units = fid.in_units()?.of(&b)?;
+    assert!((in_units - expected / variance).abs() <= 1e-9 * in_units);
+    says(Fid::new(&eye, "pool", &a.narrow(0, 0, 1)?), "at least two");
+    let same = a.narrow(0, 0, 1)?.repeat((3, 1, 1, 1))?;
+    says(Fid::new(&eye, "pool", &same)?.in_units(), "no variance");
+    says(Fid::new(&eye, "poll", &a), "pool");
+    Ok(())
+}

@@ -1,10 +1,11 @@
 use super::biggan::{CLASSES, EMBEDDING, Generator};
-use super::{Autoencoder, Posterior};
+use super::{Autoencoder, Decoder, Posterior};
 use crate::backbone::{Backbone, Network, NormKind, Preprocess, resnet_features};
 use crate::ops::{Activation, Init, Scope, dense, softmax};
 use crate::{Error, Result};
 use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// What a [`BigAe`] is made of. The defaults are those of the authors' `bigae_animalfaces`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,6 +61,7 @@ pub struct BigAe {
     to_code: (Tensor, Tensor),
     to_class: Vec<(Tensor, Tensor)>,
     generator: Generator,
+    at: Scope,
 }
 
 /// The side of its images in pixels.
@@ -108,6 +110,7 @@ impl BigAe {
                 &at.pp("decoder.decoder"),
             )?,
             config: config.clone(),
+            at: at.clone(),
         })
     }
 
@@ -116,9 +119,35 @@ impl BigAe {
         self.config.clone()
     }
 
-    /// The weight of D's last layer, at which the gradients of the losses are compared.
-    pub fn last_layer(&self) -> Tensor {
-        self.generator.last_layer()
+    /// The same networks, sharing their parameters, as constants: what they make keeps no graph, and E's batch norms are taken into the convolutions
+    /// before them. Without it, all that lies between a code and its image is held as long as the image. To be called when the weights are there.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where memory runs out.
+    pub fn frozen(&self) -> Result<Self> {
+        let detached = |(weight, bias): &(Tensor, Tensor)| (weight.detach(), bias.detach());
+        Ok(Self {
+            config: self.config.clone(),
+            encoder: self.encoder.frozen()?,
+            to_code: detached(&self.to_code),
+            to_class: self.to_class.iter().map(detached).collect(),
+            generator: self.generator.detached(),
+            at: self.at.clone(),
+        })
+    }
+
+    /// The embedding of the class that is made from a code.
+    fn class(&self, code: &Tensor) -> Result<Tensor> {
+        check_code(code, self.config.code)?;
+        let mut classes = code.clone();
+        for (i, (weight, bias)) in self.to_class.iter().enumerate() {
+            let activation = match i + 1 == self.to_class.len() {
+                true => Activation::None,
+                false => Activation::Leaky(SLOPE),
+            };
+            classes = dense(&classes, weight, bias, activation)?;
+        }
+        self.generator.embed(&softmax(&classes)?)
     }
 }
 
@@ -147,17 +176,27 @@ impl Autoencoder for BigAe {
     }
 
     fn decode(&self, code: &Tensor) -> Result<Tensor> {
-        check_code(code, self.config.code)?;
-        let mut classes = code.clone();
-        for (i, (weight, bias)) in self.to_class.iter().enumerate() {
-            let activation = match i + 1 == self.to_class.len() {
-                true => Activation::None,
-                false => Activation::Leaky(SLOPE),
-            };
-            classes = dense(&classes, weight, bias, activation)?;
-        }
-        let embedding = self.generator.embed(&softmax(&classes)?)?;
-        self.generator.forward(code, &embedding)
+        self.last_layer(&self.before_last(code)?)
+    }
+}
+
+impl Decoder for BigAe {
+    fn copy_below(&self, scope: &Scope) -> Result<Arc<dyn Decoder>> {
+        let copy = Self::new(&self.config, scope)?;
+        scope.set_all(&self.at.tensors())?;
+        Ok(Arc::new(copy))
+    }
+
+    fn before_last(&self, code: &Tensor) -> Result<Tensor> {
+        self.generator.before_last(code, &self.class(code)?)
+    }
+
+    fn last_layer(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.generator.last(hidden)
+    }
+
+    fn last_weight(&self) -> Tensor {
+        self.generator.last_layer()
     }
 }
 

@@ -42,6 +42,14 @@ impl Spectral {
         })
     }
 
+    fn detached(&self) -> Self {
+        Self {
+            weight: self.weight.detach(),
+            u: self.u.detach(),
+            bias: self.bias.detach(),
+        }
+    }
+
     /// The weight to use. The gradient goes through the singular value, not through its vectors.
     fn weight(&self) -> Result<Tensor> {
         let flat = self.weight.flatten_from(1)?;
@@ -108,6 +116,15 @@ impl Conditional {
         })
     }
 
+    fn detached(&self) -> Self {
+        Self {
+            statistics: self.statistics.clone(),
+            gamma: self.gamma.detached(),
+            beta: self.beta.detached(),
+            channels: self.channels,
+        }
+    }
+
     fn forward(&self, x: &Tensor, condition: &Tensor) -> Result<Tensor> {
         let one = Tensor::ones(self.channels, x.dtype(), x.device())?;
         let zero = one.zeros_like()?;
@@ -142,6 +159,17 @@ impl Block {
             convolutions: [conv(inputs, 3, "conv0")?, conv(outputs, 3, "conv1")?],
             shortcut: conv(inputs, 1, "conv_sc")?,
         })
+    }
+
+    fn detached(&self) -> Self {
+        Self {
+            norms: [self.norms[0].detached(), self.norms[1].detached()],
+            convolutions: [
+                self.convolutions[0].detached(),
+                self.convolutions[1].detached(),
+            ],
+            shortcut: self.shortcut.detached(),
+        }
     }
 
     fn forward(&self, x: &Tensor, condition: &Tensor) -> Result<Tensor> {
@@ -181,6 +209,16 @@ impl Attention {
             out: conv(channels, channels / 2, "o_conv")?,
             gamma: gamma.as_tensor().clone(),
         })
+    }
+
+    fn detached(&self) -> Self {
+        Self {
+            theta: self.theta.detached(),
+            phi: self.phi.detached(),
+            g: self.g.detached(),
+            out: self.out.detached(),
+            gamma: self.gamma.detach(),
+        }
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
@@ -291,8 +329,37 @@ impl Generator {
         dense(classes, &self.embedding, &none, Activation::None)
     }
 
+    /// The same generator, sharing its parameters, whose images keep no graph.
+    pub(super) fn detached(&self) -> Self {
+        Self {
+            embedding: self.embedding.detach(),
+            start: self.start.detached(),
+            blocks: self.blocks.iter().map(Block::detached).collect(),
+            attention: self.attention.detached(),
+            last: match &self.last {
+                LastNorm::Act(norm) => LastNorm::Act(norm.detached()),
+                LastNorm::Batch {
+                    statistics,
+                    weight,
+                    bias,
+                } => LastNorm::Batch {
+                    statistics: statistics.clone(),
+                    weight: weight.detach(),
+                    bias: bias.detach(),
+                },
+            },
+            image: self.image.detached(),
+            ..self.clone()
+        }
+    }
+
     /// Images of noise (batch, noise) and an embedding (batch, 128).
     pub(super) fn forward(&self, noise: &Tensor, embedding: &Tensor) -> Result<Tensor> {
+        self.last(&self.before_last(noise, embedding)?)
+    }
+
+    /// All but the last layer.
+    pub(super) fn before_last(&self, noise: &Tensor, embedding: &Tensor) -> Result<Tensor> {
         let (batch, _) = noise.dims2()?;
         let mut from = 0;
         let mut piece = |length: usize| -> Result<Tensor> {
@@ -312,18 +379,22 @@ impl Generator {
             let condition = Tensor::cat(&[&piece(PIECE)?, embedding], D::Minus1)?;
             x = block.forward(&x, &condition)?;
         }
-        let x = match &self.last {
-            LastNorm::Act(norm) => leaky_relu(&norm.normalize(&x)?, 0.0)?,
+        match &self.last {
+            LastNorm::Act(norm) => leaky_relu(&norm.normalize(&x)?, 0.0),
             LastNorm::Batch {
                 statistics: Statistics { mean, variance },
                 weight,
                 bias,
             } => {
                 let seen = [mean.as_tensor(), variance.as_tensor()];
-                batch_norm(&x, seen, [weight, bias], EPS, Activation::Leaky(0.0))?
+                batch_norm(&x, seen, [weight, bias], EPS, Activation::Leaky(0.0))
             }
-        };
-        Ok(self.image.conv(&x)?.tanh()?)
+        }
+    }
+
+    /// The last layer.
+    pub(super) fn last(&self, hidden: &Tensor) -> Result<Tensor> {
+        Ok(self.image.conv(hidden)?.tanh()?)
     }
 
     /// The weight of the last layer, at which the gradients of the losses are compared.

@@ -1,8 +1,9 @@
-use super::{Autoencoder, Posterior};
+use super::{Autoencoder, Decoder, Posterior};
 use crate::ops::{Activation, Conv2d, ConvConfig, Init, Linear, Scope};
 use crate::{Error, Result};
 use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// What a [`ConvVae`] is made of.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -182,41 +183,6 @@ impl ConvVae {
         Ok(copy)
     }
 
-    /// D but its last layer: (batch, last width, size, size).
-    pub(crate) fn before_last(&self, code: &Tensor) -> Result<Tensor> {
-        match code.dims() {
-            &[_, n] if n == self.config.code => {}
-            other => {
-                return Err(Error::invalid(format!(
-                    "this D takes codes (batch, {}), found {other:?}",
-                    self.config.code
-                )));
-            }
-        }
-        let side = self.config.size / 8;
-        let mut h =
-            self.from_code
-                .forward(code)?
-                .reshape(((), self.config.widths[2], side, side))?;
-        for stage in self.up.iter().rev() {
-            for block in &stage.blocks {
-                h = block.forward(&h)?;
-            }
-            h = stage.resample.forward(&h)?;
-        }
-        Ok(h)
-    }
-
-    /// D's last layer.
-    pub(crate) fn last(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.last.forward(hidden)
-    }
-
-    /// The weight of D's last layer, at which the adversary's part of a loss is measured.
-    pub fn last_weight(&self) -> Tensor {
-        self.last.weight()
-    }
-
     /// γ, the learned logarithm of the likelihood's variance.
     pub fn gamma(&self) -> Tensor {
         self.gamma.as_tensor().clone()
@@ -251,6 +217,44 @@ impl Autoencoder for ConvVae {
     }
 
     fn decode(&self, code: &Tensor) -> Result<Tensor> {
-        self.last(&self.before_last(code)?)
+        self.last_layer(&self.before_last(code)?)
+    }
+}
+
+impl Decoder for ConvVae {
+    fn copy_below(&self, scope: &Scope) -> Result<Arc<dyn Decoder>> {
+        Ok(Arc::new(self.copy_to(scope)?))
+    }
+
+    fn before_last(&self, code: &Tensor) -> Result<Tensor> {
+        match code.dims() {
+            &[_, n] if n == self.config.code => {}
+            other => {
+                return Err(Error::invalid(format!(
+                    "this D takes codes (batch, {}), found {other:?}",
+                    self.config.code
+                )));
+            }
+        }
+        let side = self.config.size / 8;
+        let mut h =
+            self.from_code
+                .forward(code)?
+                .reshape(((), self.config.widths[2], side, side))?;
+        for stage in self.up.iter().rev() {
+            for block in &stage.blocks {
+                h = block.forward(&h)?;
+            }
+            h = stage.resample.forward(&h)?;
+        }
+        Ok(h)
+    }
+
+    fn last_layer(&self, hidden: &Tensor) -> Result<Tensor> {
+        self.last.forward(hidden)
+    }
+
+    fn last_weight(&self) -> Tensor {
+        self.last.weight()
     }
 }

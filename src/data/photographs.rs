@@ -88,6 +88,15 @@ impl Photographs {
         self.of(split).len()
     }
 
+    /// How many images of each class there are, in all splits together.
+    pub fn counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.classes.len()];
+        for label in self.labels.iter() {
+            counts[*label as usize] += 1;
+        }
+        counts
+    }
+
     /// Whether a split has no image; never so for those made by [`Photographs::new`].
     pub fn is_empty(&self, split: Split) -> bool {
         self.of(split).is_empty()
@@ -270,6 +279,7 @@ mod tests {
         let distinct: std::collections::BTreeSet<_> = all.iter().collect();
         assert_eq!((all.len(), distinct.len()), (43, 43));
         assert_eq!(world.len(Split::Test), 4);
+        assert_eq!(world.counts(), [22, 21]);
         let n = world.len(Split::Train);
         for turn in 0..5 {
             let places: std::collections::BTreeSet<_> =

@@ -2,6 +2,7 @@ use super::{Batch, Factors, Split};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
+use std::sync::Arc;
 
 /// Images without end whose factors are known, so that "this network is invariant to colour" is a number.
 ///
@@ -62,6 +63,42 @@ pub trait World: Send + Sync {
     }
 }
 
+impl<W: World + ?Sized> World for Arc<W> {
+    fn size(&self) -> usize {
+        (**self).size()
+    }
+
+    fn id(&self) -> String {
+        (**self).id()
+    }
+
+    fn classes(&self) -> Vec<String> {
+        (**self).classes()
+    }
+
+    fn attributes(&self) -> Vec<Attribute> {
+        (**self).attributes()
+    }
+
+    fn concepts(&self) -> Vec<String> {
+        (**self).concepts()
+    }
+
+    fn take(&self, split: Split, indices: &[u64]) -> Result<Batch> {
+        (**self).take(split, indices)
+    }
+
+    fn pairs(
+        &self,
+        split: Split,
+        start: u64,
+        count: usize,
+        concept: &str,
+    ) -> Result<(Batch, Batch)> {
+        (**self).pairs(split, start, count, concept)
+    }
+}
+
 /// A question about a picture whose answer is one of a few: a factor, cut into classes.
 ///
 /// ```
@@ -92,8 +129,8 @@ impl Attribute {
         }
     }
 
-    /// A factor that is the number of a class.
-    pub(super) fn class(name: &str, answers: &[&str]) -> Self {
+    /// A factor that is the number of a class: its answers are the classes' names.
+    pub fn class(name: &str, answers: &[&str]) -> Self {
         let cuts: Vec<f32> = (1..answers.len()).map(|n| n as f32 - 0.5).collect();
         Self::new(name, answers, &cuts)
     }

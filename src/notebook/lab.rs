@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex};
 /// | `INVARIANCES_OUT` | where figures and claims go | `out` in the project's folder |
 /// | `INVARIANCES_CACHE` | where trained networks and downloads are kept | the user's cache folder |
 /// | `INVARIANCES_MNIST` | the parquet file of real digits | the hub's `ylecun/mnist` |
+/// | `INVARIANCES_IMAGES` | the photographs of [`Lab::images`] | |
 /// | `INVARIANCES_OFFLINE` | 1: nothing is downloaded | 0 |
 /// | `INVARIANCES_SET` | what a notebook asks for by [`Lab::setting`]: `name=value`, several by `;` | |
 #[derive(Clone, Debug)]
@@ -219,15 +220,18 @@ impl Lab {
         Ok(project_folder()?.join("data").join("studies"))
     }
 
-    /// The digits of the scale, `size` pixels wide: procedural ones at smoke and quick; at real and paper those of
-    /// MNIST, from the parquet file that `INVARIANCES_MNIST` names, else from the hub's `ylecun/mnist`.
+    /// The digits, `size` pixels wide: by the setting `digits`, `strokes` (procedural ones, at smoke and quick) or `mnist` (at real and paper),
+    /// from the parquet file that `INVARIANCES_MNIST` names, else from the hub's `ylecun/mnist`.
     ///
     /// # Errors
-    /// [`Error::Download`] where the hub is needed and cannot be reached; else as [`Digits::mnist`].
+    /// [`Error::Download`] where the hub is needed and cannot be reached; else as [`Digits::mnist`]; [`Error::Invalid`] for another setting.
     pub fn digits(&self, size: usize) -> Result<Digits> {
-        match self.scale {
-            Scale::Smoke | Scale::Quick => Digits::strokes(size, 0),
-            Scale::Real | Scale::Paper => {
+        let all = ["strokes", "mnist"];
+        let default = self.scale.pick(all[0], all[0], all[1], all[1]);
+        let source: String = self.setting("digits", default.to_string())?;
+        match source.as_str() {
+            "strokes" => Digits::strokes(size, 0),
+            "mnist" => {
                 let path = match setting("INVARIANCES_MNIST")? {
                     Some(path) => PathBuf::from(path),
                     None => {
@@ -239,6 +243,7 @@ impl Lab {
                 };
                 Digits::mnist(path, size, 0)
             }
+            other => Err(super::subject::unknown("digits", other, &all)),
         }
     }
 

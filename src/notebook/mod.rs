@@ -8,9 +8,11 @@ mod lab;
 mod progress;
 mod scale;
 mod study;
+mod subject;
 
 pub use claim::{Claim, ClaimBuilder, Claims, Expected};
 pub use lab::Lab;
 pub use progress::Progress;
 pub use scale::Scale;
 pub use study::{Repeated, Study};
+pub use subject::{Sources, Subject};

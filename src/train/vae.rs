@@ -1,5 +1,5 @@
 use super::{Slot, Step, Store, TrainConfig, Trained, Trainer};
-use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig};
+use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig, Decoder};
 use crate::backbone::{Mode, plain_small};
 use crate::data::{Ahead, Split, World};
 use crate::loss::{
@@ -189,7 +189,7 @@ impl VaeTraining {
     ) -> Result<Step> {
         let posterior = vae.encode(x)?;
         let hidden = vae.before_last(&posterior.sample(rng)?)?;
-        let decoded = vae.last(&hidden)?;
+        let decoded = vae.last_layer(&hidden)?;
         let weighted = perceptual.map(|distance| Weighted {
             distance,
             weight: self.perceptual_weight,
@@ -231,7 +231,7 @@ impl VaeTraining {
             let discriminator = discriminator.with_mode(Mode::Training);
             let generator = discriminator.generator_loss(&decoded)?;
             // The weight compares gradients at the last layer alone, so a graph of that layer is enough.
-            let alone = vae.last(&hidden.detach())?;
+            let alone = vae.last_layer(&hidden.detach())?;
             let weight = adversarial_weight(
                 &likelihood(&alone)?.0,
                 &discriminator.generator_loss(&alone)?,
@@ -347,8 +347,8 @@ mod tests {
             adversarial_weight(&parts.nll, &generator, &vae.last_weight())
         };
         let (whole, alone) = (
-            weight(&vae.last(&hidden)?)?,
-            weight(&vae.last(&hidden.detach())?)?,
+            weight(&vae.last_layer(&hidden)?)?,
+            weight(&vae.last_layer(&hidden.detach())?)?,
         );
         assert!(
             whole > 0.0 && (whole - alone).abs() < 1e-5 * whole,

@@ -27,6 +27,9 @@ pub struct Arguments {
     /// Where notebooks, figures, claims and index.html go [default: INVARIANCES_OUT, or out/ in the project]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// A setting that the notebook asks for by `lab.setting`
+    #[arg(long = "set", value_name = "NAME=VALUE")]
+    settings: Vec<String>,
     /// Download nothing
     #[arg(long)]
     offline: bool,
@@ -39,6 +42,12 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     // Everything that can be wrong in the call, before anything is set up or written.
     let scale = scale(arguments.scale, variable("INVARIANCES_SCALE"))?;
     let seed = seed(variable("INVARIANCES_SEED"))?;
+    let set = crate::study::settings(&arguments.settings)?;
+    let set: Vec<String> = set.iter().map(|(n, v)| format!("{n}={v}")).collect();
+    let set = match set.is_empty() {
+        true => variable("INVARIANCES_SET").unwrap_or_default(),
+        false => set.join(";"),
+    };
     let project = setup::project()?;
     let notebooks = choose(
         &project.join("notebooks"),
@@ -75,6 +84,7 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
         ("INVARIANCES_OUT", out.clone().into()),
         ("INVARIANCES_SCALE", scale.clone().into()),
         ("INVARIANCES_SEED", seed.to_string().into()),
+        ("INVARIANCES_SET", set.into()),
         (
             "INVARIANCES_OFFLINE",
             if offline { "1" } else { "0" }.into(),

@@ -71,7 +71,12 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     let ready = setup::ready(variable("INVARIANCES_OFFLINE").is_some_and(|v| v != "0"))?;
     let set: Vec<String> = settings.iter().map(|(n, v)| format!("{n}={v}")).collect();
     let set = set.join(";");
-    let key = key(notebook, &json!([VERSION, scale, set]))?;
+    // Images of one's own are told apart by their names here; what they are is part of the notebook's configuration.
+    let sources = ["INVARIANCES_MNIST", "INVARIANCES_IMAGES"].map(variable);
+    let key = match sources.iter().any(Option::is_some) {
+        true => key(notebook, &json!([VERSION, scale, set, sources]))?,
+        false => key(notebook, &json!([VERSION, scale, set]))?,
+    };
     let mut study = Study {
         notebook: name.clone(),
         settings,
@@ -176,7 +181,7 @@ fn background(out: &Path) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn settings(given: &[String]) -> Result<BTreeMap<String, String>> {
+pub fn settings(given: &[String]) -> Result<BTreeMap<String, String>> {
     let each = given.iter().map(|text| {
         let found = text
             .split_once('=')

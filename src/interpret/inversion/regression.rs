@@ -1,5 +1,5 @@
 use super::super::Codes;
-use crate::autoencoder::{Autoencoder, ConvVae};
+use crate::autoencoder::Decoder;
 use crate::backbone::{Mode, Network};
 use crate::data::{Ahead, Split, World};
 use crate::flow::Embedder;
@@ -9,6 +9,7 @@ use crate::train::{Decay, Step, Store, TrainConfig, Trained, Trainer};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Inversion by regression (Dosovitskiy, Brox 2016, [arXiv 1602.02644](https://arxiv.org/abs/1602.02644)): a decoder that makes of z the one image
 /// nearest to x, by pixels, by the features of a comparator and by an adversary:
@@ -75,7 +76,7 @@ impl Default for Regression {
 #[derive(Clone, Debug)]
 pub struct Inverter {
     embedder: Embedder,
-    decoder: ConvVae,
+    decoder: Arc<dyn Decoder>,
 }
 
 impl Inverter {
@@ -113,7 +114,7 @@ impl Regression {
         (network, layer): (&(impl Network + Clone + 'static), &str),
         codes: &Codes,
         world: &(impl World + Clone + 'static),
-        start: &ConvVae,
+        start: &dyn Decoder,
         store: &Store,
     ) -> Result<(Inverter, Trained)> {
         let training = &self.training;
@@ -123,7 +124,7 @@ impl Regression {
         network.position(&self.comparator)?;
         let inverter = Inverter {
             embedder: Embedder::new(codes.condition(), start.code(), 4, &root.pp("embedder"))?,
-            decoder: start.copy_to(&root.pp("vae"))?,
+            decoder: start.copy_below(&root.pp("vae"))?,
         };
         let (_, z) = codes.draw(512, &mut Rng::named(training.seed, "start"))?;
         inverter.embedder.initialize(&z)?;
@@ -179,7 +180,7 @@ impl Regression {
         let hidden = inverter
             .decoder
             .before_last(&inverter.embedder.forward(&z)?)?;
-        let made = inverter.decoder.last(&hidden)?;
+        let made = inverter.decoder.last_layer(&hidden)?;
         let mse = (&made - x)?.sqr()?.mean_all()?;
         let mut loss = (&mse * self.image)?;
         let mut step_values = vec![("mse", mse)];
@@ -194,7 +195,7 @@ impl Regression {
         let mut weight = 0.0;
         if let Some(discriminator) = discriminator {
             // Weighed on a graph of the last layer alone.
-            let alone = inverter.decoder.last(&hidden.detach())?;
+            let alone = inverter.decoder.last_layer(&hidden.detach())?;
             let error = ((&alone - x)?.sqr()?.mean_all()? * self.image)?;
             weight = self.adversary
                 * adversarial_weight(

@@ -1,0 +1,101 @@
+use super::Features;
+use crate::backbone::Network;
+use crate::metric::frechet_distance;
+use crate::{Error, Result};
+use candle_core::Tensor;
+use std::fmt;
+use std::sync::Arc;
+
+/// How natural images are: the Fréchet distance of a set of them to real ones, on the features of a network's layer.
+///
+/// With [`fid_inception`](crate::backbone::fid_inception) and its layer `pool` this is the FID of papers (arXiv 1706.08500). With another network it is that network's
+/// own measure, to be called so; [`Fid::in_units`] then makes the numbers comparable.
+///
+/// ```
+/// use invariances::prelude::*;
+/// let eye = plain_small(10, &Params::new(0).root())?.frozen()?;
+/// let digits = Digits::strokes(32, 0)?;
+/// let fid = Fid::new(&eye, "pool", &digits.batch(Split::Validation, 0, 300)?.images)?.in_units()?;
+/// let (test, noise) = (digits.batch(Split::Test, 0, 300)?.images, Rng::new(0).normal((300, 3, 32, 32), &Device::Cpu)?);
+/// assert!(fid.of(&test)? < fid.of(&noise)?);
+/// # Ok::<(), invariances::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Fid {
+    network: Arc<dyn Network>,
+    layer: String,
+    real: Tensor,
+    unit: f64,
+}
+
+impl fmt::Debug for Fid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fid({}, {})", self.network.name(), self.layer)
+    }
+}
+
+impl Fid {
+    /// The distance to these real images, (n, 3, h, w) in [−1, 1].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an unknown layer or fewer than two images.
+    pub fn new(
+        network: &(impl Network + Clone + 'static),
+        layer: &str,
+        real: &Tensor,
+    ) -> Result<Self> {
+        let real = Features::of(network, &[layer], real)?.at(layer)?;
+        if real.dims()[0] < 2 {
+            return Err(Error::invalid(
+                "the Fréchet distance needs at least two real images, found 1",
+            ));
+        }
+        Ok(Self {
+            network: Arc::new(network.clone()),
+            layer: layer.into(),
+            real,
+            unit: 1.0,
+        })
+    }
+
+    /// In units of the variance of the real images' features, summed over the features: the same image again and again, with the mean of their features,
+    /// is 1 away.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where all real images have the same features.
+    pub fn in_units(&self) -> Result<Self> {
+        let variance = f64::from(self.real.var(0)?.sum_all()?.to_scalar::<f32>()?);
+        let size = f64::from(self.real.sqr()?.mean(0)?.sum_all()?.to_scalar::<f32>()?);
+        // What rounding leaves is no variance.
+        if variance.is_nan() || variance <= 1e-9 * size {
+            return Err(Error::invalid(
+                "the real images all have the same features: there is no variance to measure by",
+            ));
+        }
+        Ok(Self {
+            unit: variance,
+            ..self.clone()
+        })
+    }
+
+    /// What is measured, in words.
+    pub fn name(&self) -> String {
+        let (network, layer) = (self.network.name(), &self.layer);
+        match self.unit == 1.0 {
+            true if network == "fid_inception" => "FID".into(),
+            true => format!("Fréchet distance on {layer} of {network}"),
+            false => {
+                format!("Fréchet distance on {layer} of {network}, in units of its variance")
+            }
+        }
+    }
+
+    /// The distance of these images to the real ones. Compare numbers of equally many images: few are further away.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for fewer than two images, or others than the network takes.
+    pub fn of(&self, images: &Tensor) -> Result<f64> {
+        let made = Features::of(&*self.network, &[&self.layer], images)?.at(&self.layer)?;
+        Ok(frechet_distance(&self.real, &made)? / self.unit)
+    }
+}

@@ -1,0 +1,316 @@
+use super::Lab;
+use crate::autoencoder::{BigAe, BigAeConfig, Decoder};
+use crate::backbone::{Backbone, Network};
+use crate::data::{Attribute, Creatures, ImageColumns, Images, Photographs, Split, World};
+use crate::flow::Cinn;
+use crate::hub::{Hub, Published, Weights, published, weights};
+use crate::interpret::{CinnTraining, Codes, Fid};
+use crate::metric::Judge;
+use crate::ops::Params;
+use crate::ops::names::nearest;
+use crate::train::{CreaturesNetworks, PhotographsNetworks, Store};
+use crate::{Error, Result};
+use candle_core::{Device, Tensor};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Side of the small worlds' images in pixels.
+const SIZE: usize = 64;
+/// Side of BigAE's images in pixels.
+const BIG: usize = 128;
+
+/// What Figure 2 is asked of, and with what: a network, E and D, images, and those who judge. Which they are is decided as the notebook runs
+/// ([`Lab::subject`]); its cells are the same for all.
+///
+/// | | network | E and D | images | judge | naturalness |
+/// | --- | --- | --- | --- | --- | --- |
+/// | creatures | shipped small AlexNet | shipped | drawn, 64 px, any shape in any texture | shipped | the judge's features |
+/// | photographs | small AlexNet, trained here | trained here | yours, 64 px | trained here | the judge's features |
+/// | published | the hub's AlexNet | BigAE `animals` | yours, 128 px | the hub's ResNet-50 | FID |
+///
+/// ```
+/// use invariances::prelude::*;
+/// let lab = Lab::open("example")?;
+/// let subject = lab.subject()?;
+/// let x = subject.world.batch(Split::Test, 0, 2)?.images;
+/// assert_eq!(subject.network.encode(&x, "fc6")?.dims()[0], 2);
+/// assert_eq!(subject.autoencoder.reconstruct(&x)?.dims(), x.dims());
+/// # Ok::<(), invariances::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Subject {
+    /// Which of the three it is.
+    pub name: String,
+    /// The network under study, frozen.
+    pub network: Backbone,
+    /// E and D.
+    pub autoencoder: Arc<dyn Decoder>,
+    /// The images.
+    pub world: Arc<dyn World>,
+    /// Who judges what a picture shows; it took no part in making any.
+    pub judge: Judge,
+    /// The factors of the images that the network's answers can be compared with: those whose numbers are those of its classes.
+    pub answers: Vec<String>,
+    /// What is known about the networks' weights, for the notebook's configuration ([`Lab::study`]).
+    pub weights: BTreeMap<String, String>,
+    /// Whose features tell how natural images are, and at which layer.
+    eye: (Backbone, String),
+    /// How many images are held out for test and validation, where there is an end to them.
+    few: Option<usize>,
+    /// The published t of the network's layers.
+    published: Vec<Published>,
+    hub: Option<Hub>,
+}
+
+impl fmt::Debug for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let world = self.world.id();
+        write!(f, "Subject({}, {:?} on {world})", self.name, self.network)
+    }
+}
+
+/// Where the published parts of a [`Subject`] are, for those who keep copies of their own.
+///
+/// ```no_run
+/// use invariances::{hub::{Hub, Weights, weights}, notebook::{Sources, Subject}, prelude::Images};
+/// let mine = Weights { repository: Some("me/alexnet".into()), ..weights("alexnet")? };
+/// let sources = Sources { network: mine, ..Sources::authors()? };
+/// let subject = Subject::published(&Images::folder("animals")?, &sources, &Hub::open()?)?;
+/// # Ok::<(), invariances::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// The network under study: an AlexNet.
+    pub network: Weights,
+    /// The judge, a classifier of 1000 classes.
+    pub judge: Weights,
+    /// Whose layer `pool` tells how natural images are.
+    pub eye: Weights,
+    /// BigAE.
+    pub autoencoder: Published,
+    /// Each layer's t, named `cinn_alexnet_aae_<layer>`.
+    pub cinns: Vec<Published>,
+}
+
+impl Sources {
+    /// The authors' own, for AlexNet's layers conv5, fc6, fc7, fc8 and softmax.
+    ///
+    /// # Errors
+    /// None in a crate that was built from the table it came with.
+    pub fn authors() -> Result<Self> {
+        let layers = ["conv5", "fc6", "fc7", "fc8", "softmax"];
+        let cinns = layers.map(|layer| published(&format!("cinn_alexnet_aae_{layer}")));
+        Ok(Self {
+            network: weights("alexnet")?,
+            judge: weights("resnet50")?,
+            eye: weights("fid_inception")?,
+            autoencoder: published("bigae_animals")?,
+            cinns: cinns.into_iter().collect::<Result<_>>()?,
+        })
+    }
+}
+
+impl Subject {
+    /// Drawn creatures, and the networks for them that ship with the project.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the shipped weights are missing.
+    pub fn creatures() -> Result<Self> {
+        let networks = CreaturesNetworks::load()?;
+        let weights = networks.cards.into_iter();
+        Ok(Self {
+            name: "creatures".into(),
+            network: networks.classifier.frozen()?,
+            autoencoder: Arc::new(networks.autoencoder),
+            // Only where any shape wears any texture can the two be told apart.
+            world: Arc::new(Creatures::new(SIZE, 0)?.stylized()),
+            eye: (networks.judge.network(), "pool".into()),
+            few: None,
+            judge: networks.judge,
+            answers: vec!["shape".into(), "texture".into()],
+            weights: weights.map(|(name, card)| (name, card.weights)).collect(),
+            published: Vec::new(),
+            hub: None,
+        })
+    }
+
+    /// Photographs, and small networks trained on them for so many steps of E and D.
+    ///
+    /// # Errors
+    /// As [`PhotographsNetworks::fit`].
+    pub fn photographs(images: &Images, steps: u64, store: &Store) -> Result<Self> {
+        let world = Photographs::new(images, SIZE, 0)?;
+        let start = CreaturesNetworks::load()?.autoencoder;
+        let networks = PhotographsNetworks::fit(&world, &start, steps, store)?;
+        let weights = networks.cards.into_iter();
+        let few = world.len(Split::Test).min(world.len(Split::Validation));
+        Ok(Self {
+            name: "photographs".into(),
+            network: networks.classifier,
+            autoencoder: Arc::new(networks.autoencoder),
+            world: Arc::new(world),
+            eye: (networks.judge.network(), "pool".into()),
+            few: Some(few),
+            judge: networks.judge,
+            answers: vec!["class".into()],
+            weights: weights.map(|(name, card)| (name, card.weights)).collect(),
+            published: Vec::new(),
+            hub: None,
+        })
+    }
+
+    /// Photographs, the hub's AlexNet, and the authors' BigAE and t: the paper's own networks, each fetched when it is first needed.
+    ///
+    /// # Errors
+    /// [`Error::Download`] where one cannot be had; [`Error::Content`] where a file is another.
+    pub fn published(images: &Images, sources: &Sources, hub: &Hub) -> Result<Self> {
+        let judge = sources.judge.fetch(hub)?;
+        let classes: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
+        let classes: Vec<&str> = classes.iter().map(String::as_str).collect();
+        let params = Params::blank(&Device::Cpu);
+        let bigae = BigAe::new(&BigAeConfig::animals(), &params.root())?;
+        sources.autoencoder.fetch(hub)?;
+        sources.autoencoder.open()?.load_into(&params)?;
+        let world = Photographs::new(images, BIG, 0)?;
+        let named = std::iter::once(&sources.autoencoder).chain(&sources.cinns);
+        let hash = |p: &Published| p.md5.clone().unwrap_or_else(|| p.url.clone());
+        Ok(Self {
+            name: "published".into(),
+            network: sources.network.fetch(hub)?,
+            autoencoder: Arc::new(bigae.frozen()?),
+            few: Some(world.len(Split::Test).min(world.len(Split::Validation))),
+            world: Arc::new(world),
+            eye: (sources.eye.fetch(hub)?, "pool".into()),
+            judge: Judge::new(&judge, &[Attribute::class("class", &classes)])?,
+            // Its classes are ImageNet's, those of the images the user's.
+            answers: Vec::new(),
+            weights: named.map(|p| (p.name.clone(), hash(p))).collect(),
+            published: sources.cinns.clone(),
+            hub: Some(hub.clone()),
+        })
+    }
+
+    /// `wanted`, or as many as there are images held out.
+    pub fn held_out(&self, wanted: usize) -> usize {
+        self.few.map_or(wanted, |few| wanted.min(few))
+    }
+
+    /// t of a layer: the published one where there is one, else trained on `codes` and kept in `store` under these settings.
+    ///
+    /// # Errors
+    /// As [`CinnTraining::fit`]; [`Error::Download`] and [`Error::Content`] for a published one.
+    pub fn t(&self, layer: &str, codes: &Codes, how: &CinnTraining, store: &Store) -> Result<Cinn> {
+        let wanted = self.network.position(layer)?;
+        for file in &self.published {
+            let of = file.name.rsplit('_').next().unwrap_or_default();
+            if self.network.position(of).ok() != Some(wanted) {
+                continue;
+            }
+            if let Some(hub) = &self.hub {
+                file.fetch(hub)?;
+            }
+            let params = Params::blank(&Device::Cpu);
+            let t = Cinn::new(&file.cinn()?, &params.root())?;
+            file.open()?.load_into(&params)?;
+            return Ok(t);
+        }
+        Ok(how
+            .fit(&format!("{}-t-{layer}", self.name), codes, store)?
+            .0)
+    }
+
+    /// How far images are from these real ones: the FID for the published networks; for the small ones a Fréchet distance of the judge's features.
+    ///
+    /// # Errors
+    /// As [`Fid::new`].
+    pub fn fid(&self, real: &Tensor) -> Result<Fid> {
+        let (network, layer) = &self.eye;
+        let fid = Fid::new(network, layer, real)?;
+        match self.published.is_empty() {
+            true => fid.in_units(),
+            false => Ok(fid),
+        }
+    }
+}
+
+impl Lab {
+    /// What Figure 2 is asked of: by the setting `images`, `creatures` (at smoke and quick), `photographs` (at real) or `published` (at paper).
+    /// The photographs are those that the variable `INVARIANCES_IMAGES` names ([`Lab::images`]).
+    ///
+    /// # Errors
+    /// As [`Subject::creatures`], [`Subject::photographs`] and [`Subject::published`]; [`Error::Invalid`] for another setting.
+    pub fn subject(&self) -> Result<Subject> {
+        let all = ["creatures", "photographs", "published"];
+        let default = self.scale().pick(all[0], all[0], all[1], all[2]);
+        let source: String = self.setting("images", default.to_string())?;
+        match source.as_str() {
+            "creatures" => Subject::creatures(),
+            "photographs" => {
+                let steps = self.scale().pick(40, 4000, 20_000, 40_000);
+                Subject::photographs(&self.images()?, steps, &self.store())
+            }
+            "published" => Subject::published(&self.images()?, &Sources::authors()?, &self.hub()?),
+            other => Err(unknown("images", other, &all)),
+        }
+    }
+
+    /// The images that the variable `INVARIANCES_IMAGES` names: a folder of class folders, a parquet file, or a data set of the hub (`owner/name`,
+    /// its split `train`).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the variable is not set or names none of these; as [`Images::folder`], [`Images::parquet`] and
+    /// [`Repo::parquet`](crate::hub::Repo::parquet).
+    pub fn images(&self) -> Result<Images> {
+        let named = std::env::var("INVARIANCES_IMAGES").unwrap_or_default();
+        let named = named.trim();
+        let path = Path::new(named);
+        let columns = ImageColumns::default();
+        if named.is_empty() {
+            return Err(Error::invalid(format!(
+                "scale {} needs images: set INVARIANCES_IMAGES to a folder of class folders, a parquet file, or a data set of the hub (owner/name)",
+                self.scale()
+            )));
+        }
+        if path.is_dir() {
+            return Images::folder(path);
+        }
+        if path.is_file() {
+            return Images::parquet(&[PathBuf::from(path)], &columns);
+        }
+        if named.split('/').count() == 2 && !named.starts_with(['.', '/', '~']) {
+            let files = self.hub()?.dataset(named)?.parquet("train")?;
+            return Images::parquet(&files, &columns);
+        }
+        Err(Error::invalid(format!(
+            "INVARIANCES_IMAGES: there is no file or folder {named:?}, and it is no name of a data set (owner/name)"
+        )))
+    }
+}
+
+/// A setting that is none of those that there are.
+pub(super) fn unknown(setting: &str, found: &str, known: &[&str]) -> Error {
+    let advice = match nearest(found, known) {
+        Some(near) => format!("; did you mean {near:?}?"),
+        None => String::new(),
+    };
+    Error::invalid(format!(
+        "the setting {setting} can be {}, found {found:?}{advice}",
+        known.join(", ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_that_there_is_not_is_answered_with_those_that_there_are() {
+        let text = unknown("images", "creature", &["creatures", "photographs"]).to_string();
+        assert!(
+            text.contains("can be creatures, photographs") && text.contains("did you mean"),
+            "{text}"
+        );
+    }
+}

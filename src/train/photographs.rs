@@ -1,0 +1,150 @@
+//! The networks for images of one's own: trained here, since nobody else has them.
+
+use super::{Card, Decay, Step, Store, TrainConfig, Trainer, VaeTraining};
+use crate::autoencoder::ConvVae;
+use crate::backbone::{Backbone, Mode, Network, alexnet_small, plain_small};
+use crate::data::{Ahead, Photographs, Split, World};
+use crate::metric::{Judge, agreement};
+use crate::ops::Params;
+use crate::say::say;
+use crate::{Error, Result};
+use serde_json::json;
+use std::collections::BTreeMap;
+
+/// E and D, a network to study and a judge for [`Photographs`], all trained on them.
+///
+/// ```no_run
+/// use invariances::prelude::*;
+/// let lab = Lab::open("mine")?;
+/// let animals = Photographs::new(&Images::folder("animals")?, 64, 0)?; // a folder of class folders
+/// let start = CreaturesNetworks::load()?.autoencoder;
+/// let networks = PhotographsNetworks::fit(&animals, &start, 4000, &lab.store())?;
+/// println!("{:?}", networks.figures);
+/// # Ok::<(), invariances::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct PhotographsNetworks {
+    /// E and D, trained on from those that were given.
+    pub autoencoder: ConvVae,
+    /// The network under study: a small AlexNet that names the classes.
+    pub classifier: Backbone,
+    /// Another network, of another build, seed and training, that judges which class a picture shows.
+    pub judge: Judge,
+    /// How good they are on the held-out images: the accuracy of the classifier (`accuracy`) and of the judge (`judge`), and how often the judge
+    /// names what E and D make of an image as it names the image (`kept`).
+    pub figures: BTreeMap<String, f64>,
+    /// What is known about the weights, by network.
+    pub cards: BTreeMap<String, Card>,
+}
+
+fn training(steps: u64, batch: usize, seed: u64) -> TrainConfig {
+    TrainConfig {
+        steps,
+        batch,
+        learning_rate: 1e-3,
+        betas: (0.9, 0.99),
+        decay: Decay::Cosine { floor: 0.01 },
+        warm_up: 50,
+        clip: Some(100.0),
+        weight_decay: 0.1,
+        seed,
+        ..TrainConfig::default()
+    }
+}
+
+impl PhotographsNetworks {
+    /// Trains all three and keeps them in `store`; what is there already is taken. `start` is an E and a D of the images' size to go on from: there
+    /// are seldom enough images of one's own to begin with nothing. `steps` are those of E and D; classifier and judge have a quarter of them.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for fewer than two classes, or where `start` is for another size; as [`Trainer::fit_in`].
+    pub fn fit(images: &Photographs, start: &ConvVae, steps: u64, store: &Store) -> Result<Self> {
+        let classes = images.classes().len();
+        let seen = images.counts().iter().filter(|n| **n > 0).count();
+        if seen < 2 {
+            return Err(Error::invalid(format!(
+                "a classifier needs images of at least two classes, found {seen}: put them in folders by class, or name the column of labels"
+            )));
+        }
+        let few = (steps / 4).max(1);
+        let mut cards = BTreeMap::new();
+
+        let how = training(few, 32, 0);
+        let params = Params::new(how.seed);
+        let classifier = alexnet_small(24, classes, &params.root())?;
+        let slot = store.slot(
+            "photographs-classifier",
+            &json!({"network": "alexnet_small, width 24", "data": images.id(), "training": how}),
+        )?;
+        let batches = ahead(images, how.batch);
+        let trained = Trainer::new(how).fit_in(&slot, &params, |n, _| {
+            let batch = batches.at(n)?;
+            let logits = classifier
+                .with_mode(Mode::Training)
+                .forward(&batch.images)?;
+            let loss = candle_nn::loss::cross_entropy(&logits, &batch.labels)?;
+            Ok(Step::new(loss))
+        })?;
+        say(&format!("the network under study: {trained}"));
+        cards.extend(slot.load(&params)?.map(|c| ("classifier".to_string(), c)));
+
+        let how = training(few, 32, 101);
+        let params = Params::new(how.seed);
+        let judge = Judge::new(&plain_small(classes, &params.root())?, &images.attributes())?;
+        let slot = store.slot(
+            "photographs-judge",
+            &json!({"network": "plain_small, blurred and noisy images", "data": images.id(), "training": how}),
+        )?;
+        let batches = ahead(images, how.batch);
+        let trained = Trainer::new(how).fit_in(&slot, &params, |n, rng| {
+            let batch = batches.at(n)?;
+            let images = super::roughen(&batch.images, rng)?;
+            Ok(Step::new(judge.loss(&images, &batch.factors)?))
+        })?;
+        say(&format!("the judge: {trained}"));
+        cards.extend(slot.load(&params)?.map(|c| ("judge".to_string(), c)));
+
+        let how = VaeTraining {
+            network: start.config().clone(),
+            training: TrainConfig {
+                clip: None,
+                ema: Some(0.999),
+                weight_decay: 0.0,
+                ..training(steps, 16, 0)
+            },
+            ..VaeTraining::default()
+        };
+        let (autoencoder, trained) =
+            how.refine(start, "photographs-autoencoder", images, None, store)?;
+        say(&format!("E and D: {trained}"));
+
+        let classifier = classifier.frozen()?;
+        let test = images.batch(Split::Test, 0, images.len(Split::Test).min(1000))?;
+        let mut figures = BTreeMap::new();
+        let mut add = |name: &str, values: Vec<f64>| {
+            let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
+            figures.insert(name.to_string(), mean);
+        };
+        add(
+            "accuracy",
+            agreement(&classifier.classify(&test.images)?, &test.labels)?,
+        );
+        let right = judge.right(&test.images, &test.factors)?;
+        let decoded = crate::autoencoder::Autoencoder::reconstruct(&autoencoder, &test.images)?;
+        let kept = judge.agreement(&test.images, &decoded)?;
+        add("judge", right.into_values().flatten().collect());
+        add("kept", kept.into_values().flatten().collect());
+        Ok(Self {
+            autoencoder,
+            classifier,
+            judge,
+            figures,
+            cards,
+        })
+    }
+}
+
+fn ahead(images: &Photographs, size: usize) -> Ahead<crate::data::Batch> {
+    let images = images.clone();
+    Ahead::new(move |n| images.batch(Split::Train, (n - 1) * size as u64, size))
+}
