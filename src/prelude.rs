@@ -17,7 +17,7 @@ pub use crate::data::{
     ImageColumns, Images, Order, Person, Photographs, Plane, Split, Style, World,
 };
 pub use crate::figure::{
-    Bars, Chart, Colour, Figure, Histogram, ImageGrid, Overview, Panel, Table, heat,
+    Bars, Chart, Colour, Figure, Histogram, ImageGrid, Overview, Panel, Table, Width, heat,
 };
 pub use crate::flow::{
     Cinn, CinnConfig, Condition, Conditioning, Coupling, FactorConfig, FactorInn, Flow,
@@ -28,8 +28,8 @@ pub use crate::hub::{
     weights, weights_names,
 };
 pub use crate::interpret::{
-    CinnTraining, Codes, Descent, FactorTraining, Features, Fid, Inverted, Inverter, Probe,
-    Reencoded, Regression, Samples, Semantics, chance, free_share, unread_share,
+    Attack, Attacked, CinnTraining, Codes, Descent, FactorTraining, Features, Fid, Inverted,
+    Inverter, Probe, Reencoded, Regression, Samples, Semantics, chance, free_share, unread_share,
 };
 pub use crate::loss::{
     FeatureDistance, Lpips, Nll, PairNll, PatchDiscriminator, PerceptualDistance,

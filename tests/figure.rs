@@ -1,7 +1,9 @@
 //! Figures, and what a notebook keeps beside them.
 
 use invariances::candle_core::{DType, Device, Tensor};
-use invariances::figure::{Bars, Chart, Figure, Histogram, ImageGrid, Overview, Panel, Table};
+use invariances::figure::{
+    Bars, Chart, Figure, Histogram, ImageGrid, Overview, Panel, Table, Width,
+};
 use invariances::metric::{Estimate, bootstrap_mean};
 use invariances::notebook::{Expected, Lab, Scale};
 use invariances::ops::Rng;
@@ -139,6 +141,206 @@ fn svg_is_well_formed_and_carries_its_configuration() -> Result<()> {
         assert_eq!(kept["seed"], "7");
         assert_eq!(kept["odd"], "<&\"\u{0}'>");
     }
+    Ok(())
+}
+
+/// The streams of a PDF's objects whose dictionary has this part, unpacked.
+fn streams(pdf: &[u8], part: &str) -> Vec<Vec<u8>> {
+    use std::io::Read;
+    let find = |from: usize, what: &[u8]| {
+        let found = pdf[from..].windows(what.len()).position(|w| w == what);
+        found.map(|i| from + i)
+    };
+    let (mut found, mut at) = (Vec::new(), 0);
+    while let Some(start) = find(at, b"\nstream\n") {
+        let end = find(start, b"\nendstream").unwrap();
+        let head = String::from_utf8_lossy(&pdf[at..start]).into_owned();
+        if head.rsplit(" obj").next().unwrap().contains(part) {
+            let mut bytes = Vec::new();
+            let mut packed = flate2::read::ZlibDecoder::new(&pdf[start + 8..end]);
+            packed.read_to_end(&mut bytes).unwrap();
+            found.push(bytes);
+        }
+        at = end;
+    }
+    found
+}
+
+/// A PDF is as wide as was asked for, embeds the glyphs that it shows, has no Type 3 font, and its images pixel by pixel.
+#[test]
+fn pdf_is_what_conferences_take() -> Result<()> {
+    let figure = chart()?.note("seed", 7).width(Width::Single);
+    let pdf = figure.pdf()?;
+    let text = String::from_utf8_lossy(&pdf).into_owned();
+    let tall = 234.0 * f64::from(figure.size().1) / f64::from(figure.size().0);
+    assert!(
+        text.contains(&format!("/MediaBox [0 0 234 {tall}")),
+        "{text:.2000}"
+    );
+    assert_eq!(text.matches("/Subtype /CIDFontType0C").count(), 2);
+    assert_eq!(text.matches("/ToUnicode").count(), 2);
+    assert!(!text.contains("/Type3"));
+    assert!(text.contains("\"seed\":\"7\""));
+    assert_eq!(pdf, figure.pdf()?);
+    // Each face's outlines are those of the few glyphs that are shown.
+    for font in streams(&pdf, "CIDFontType0C") {
+        assert!((200..20_000).contains(&font.len()), "{} bytes", font.len());
+    }
+    let tiles = images(2, 8)?;
+    let grid = ImageGrid::new(&tiles, 2)?.figure()?;
+    let shown = streams(&grid.pdf()?, "/Subtype /Image");
+    assert_eq!(shown.len(), 2);
+    for (n, rgb) in shown.iter().enumerate() {
+        let expected = ((tiles.get(n)?.permute((1, 2, 0))? + 1.0)? * 127.5)?;
+        let expected = expected.flatten_all()?.to_vec1::<f32>()?;
+        // Enlarged, if at all, by whole pixels: its corners are the image's.
+        let last = rgb.len() - 3;
+        for c in 0..3 {
+            assert!((f32::from(rgb[c]) - expected[c]).abs() <= 1.0);
+            let at = expected.len() - 3 + c;
+            assert!((f32::from(rgb[last + c]) - expected[at]).abs() <= 1.0);
+        }
+    }
+    // Twice as wide, twice as large text.
+    let small = figure.smallest_text().unwrap();
+    let large = figure.width(Width::Points(468.0)).smallest_text().unwrap();
+    assert!((large - 2.0 * small).abs() < 1e-9);
+    for points in [0.0, -3.0, 1e6, f64::NAN] {
+        refused(
+            figure.width(Width::Points(points)).pdf(),
+            "1 to 14400 points",
+        );
+    }
+    Ok(())
+}
+
+/// What is saved for paper has its size there: the pixels of a PNG, the points of an SVG.
+#[test]
+fn a_width_on_paper_is_that_of_every_file() -> Result<()> {
+    let dir = folder();
+    let figure = chart()?.width(Width::Double);
+    let file = |name: &str| dir.path().join(name);
+    figure.save(file("a.png"))?;
+    figure.dpi(150.0).save(file("b.png"))?;
+    figure.save(file("a.svg"))?;
+    figure.save(file("a.pdf"))?;
+    figure.save(file("a.csv"))?;
+    let wide = |name: &str| decode(&std::fs::read(file(name)).unwrap()).0 as f64;
+    assert!((wide("a.png") - 6.875 * 300.0).abs() <= 1.0);
+    assert!((wide("b.png") - 6.875 * 150.0).abs() <= 1.0);
+    let svg = std::fs::read_to_string(file("a.svg")).unwrap();
+    assert!(svg.contains("width=\"495pt\""), "{svg:.300}");
+    assert_well_formed(&svg);
+    // A notebook shows the drawing as it is.
+    assert_eq!(figure.html()?, chart()?.html()?);
+    refused(figure.save(file("a.jpg")), ".pdf");
+    Ok(())
+}
+
+/// A PDF, rendered by others, is the PNG to the eye.
+#[test]
+fn pdf_and_png_are_the_same_drawing() -> Result<()> {
+    let missing = std::process::Command::new("pdftoppm")
+        .arg("-v")
+        .output()
+        .is_err();
+    if missing {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "pdftoppm is missing: install poppler-utils"
+        );
+        println!("skipped: no pdftoppm; install poppler-utils");
+        return Ok(());
+    }
+    let dir = folder();
+    let grid = ImageGrid::new(&images(4, 16)?, 2)?
+        .row_labels(["a", "z̄"])
+        .figure()?;
+    let figure = Panel::column([&chart()?, &grid, &Overview::new().figure()?]).figure()?;
+    let file = dir.path().join("f.pdf");
+    figure.save(&file)?;
+    let rendered = std::process::Command::new("pdftoppm")
+        .args(["-r", "192", "-png", "-singlefile"])
+        .arg(&file)
+        .arg(dir.path().join("f"))
+        .output()
+        .unwrap();
+    assert!(rendered.status.success(), "{rendered:?}");
+    let (w, h, a, _) = decode(&std::fs::read(dir.path().join("f.png")).unwrap());
+    let (v, g, b, _) = decode(&figure.png(2.0)?);
+    assert!(w.abs_diff(v) <= 1 && h.abs_diff(g) <= 1, "{w}×{h}, {v}×{g}");
+    let mut worst = 0.0f64;
+    for y in (0..h.min(g) - 16).step_by(16) {
+        for x in (0..w.min(v) - 16).step_by(16) {
+            let mut sums = [0.0; 2];
+            for (dy, dx) in (0..16).flat_map(|dy| (0..16).map(move |dx| (dy, dx))) {
+                let mean = |rgb: &[u8], wide: usize| {
+                    let at = 3 * ((y + dy) * wide + x + dx);
+                    rgb[at..at + 3].iter().map(|v| f64::from(*v)).sum::<f64>() / 3.0
+                };
+                sums[0] += mean(&a, w);
+                sums[1] += mean(&b, v);
+            }
+            worst = worst.max((sums[0] - sums[1]).abs() / 256.0);
+        }
+    }
+    // Of 255: edges are smoothed a little otherwise.
+    assert!(worst < 20.0, "a square of 16 pixels differs by {worst}");
+    Ok(())
+}
+
+/// The numbers behind a figure and a table are there to be used elsewhere.
+#[test]
+fn numbers_can_be_taken_out() -> Result<()> {
+    let csv = chart()?.csv()?;
+    let mut lines = csv.lines();
+    assert_eq!(lines.next().unwrap().split(',').count(), 5);
+    assert!(lines.next().unwrap().starts_with("a,0,1,"), "{csv}");
+    let e = Estimate::exact(0.5);
+    let bars = Bars::new("", ["x, y"]).series("s", &[e]).figure()?;
+    assert_eq!(
+        bars.csv()?,
+        "series,group,mean,low,high,n\ns,\"x, y\",0.5,0.5,0.5,1\n"
+    );
+    let v: Vec<f32> = (0..100).map(|i| i as f32 / 50.0 - 1.0).collect();
+    let histogram = Histogram::new("v").values("v", &v).bins(4).figure()?;
+    let total: f64 = histogram
+        .csv()?
+        .lines()
+        .skip(1)
+        .map(|line| {
+            let n: Vec<f64> = line
+                .split(',')
+                .skip(1)
+                .map(|c| c.parse().unwrap())
+                .collect();
+            (n[1] - n[0]) * n[2]
+        })
+        .sum();
+    assert!((total - 1.0).abs() < 1e-6, "{total}");
+    let panel = Panel::row([&bars, &chart()?]).figure()?;
+    assert!(panel.csv()?.contains(&bars.csv()?));
+    refused(
+        ImageGrid::new(&images(1, 8)?, 1)?.figure()?.csv(),
+        "no numbers",
+    );
+    let table = Table::new(["a_b", "n"])
+        .row(["50 % & more", "1.5 ± 0.1"])
+        .caption("c");
+    let tex = table.latex();
+    assert!(
+        tex.contains(r"a\_b & n \\") && tex.contains(r"50 \% \& more & 1.5 $\pm$ 0.1 \\"),
+        "{tex}"
+    );
+    let dir = folder();
+    for ending in ["tex", "csv", "html"] {
+        table.save(dir.path().join(format!("t.{ending}")))?;
+    }
+    assert_eq!(
+        std::fs::read_to_string(dir.path().join("t.tex")).unwrap(),
+        tex
+    );
+    refused(table.save(dir.path().join("t.doc")), ".tex");
     Ok(())
 }
 
@@ -324,7 +526,8 @@ fn a_lab_keeps_figures_with_its_settings() -> Result<()> {
     let svg = std::fs::read_to_string(dir.path().join("figures/test-loss.svg")).unwrap();
     assert_well_formed(&svg);
     let files = std::fs::read_dir(dir.path().join("figures")).unwrap();
-    assert_eq!(files.count(), 2);
+    // PNG, SVG, PDF, and the numbers as CSV.
+    assert_eq!(files.count(), 4);
     for name in ["", "a/b", "..", "ä", "a b"] {
         refused(lab.figure(name, &kept), "letters, digits");
         refused(Lab::open(name), "letters, digits");

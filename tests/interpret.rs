@@ -757,3 +757,77 @@ fn naturalness_is_the_distance_of_features() -> Result<()> {
     says(Fid::new(&eye, "poll", &a), "pool");
     Ok(())
 }
+
+/// Where the gradient is known, so is the attack; several steps stay within epsilon and end no worse than one.
+#[test]
+fn attacks_are_what_they_are_called() -> Result<()> {
+    // f(x) = (w·x, 0) with w = ±1: the loss of class 0 falls with w·x, so the attack goes against w everywhere.
+    let w = Rng::new(0)
+        .uniform(-1.0, 1.0, (48,), &Device::Cpu)?
+        .sign()?;
+    let weights = Tensor::stack(&[w.clone(), w.zeros_like()?], 1)?;
+    let linear = Custom::new("linear").layer("sum", {
+        let weights = weights.clone();
+        move |x: &Tensor| x.flatten_from(1)?.matmul(&weights)
+    });
+    let x = Rng::new(1).uniform(-0.5, 0.5, (3, 3, 4, 4), &Device::Cpu)?;
+    let labels = Tensor::zeros(3, DType::U32, &Device::Cpu)?;
+    let attacked = Attack::fgsm(0.1).against(&linear, &x, &labels, &mut Rng::new(2))?;
+    let expected = (w.reshape((1, 3, 4, 4))?.broadcast_as(x.shape())? * -0.1)?;
+    let apart = (attacked.perturbation()? - &expected)?
+        .abs()?
+        .max_all()?
+        .to_scalar::<f32>()?;
+    assert!(apart < 1e-6, "{apart}");
+    let again = Attack::pgd(0.1, 10).against(&linear, &x, &labels, &mut Rng::new(2))?;
+    let apart = (again.perturbation()? - &expected)?
+        .abs()?
+        .max_all()?
+        .to_scalar::<f32>()?;
+    assert!(apart < 1e-6, "{apart}");
+    // Where it is named rightly and barely so, the attack tips it; noise of the same size mostly does not.
+    let barely = (w.reshape((1, 3, 4, 4))?.broadcast_as(x.shape())? * 0.05)?;
+    let tipped = Attack::fgsm(0.1).against(&linear, &barely, &labels, &mut Rng::new(2))?;
+    assert_eq!(tipped.succeeded(&linear, &labels)?, [1.0; 3]);
+    let noisy = Attack::fgsm(0.1).noise(&barely, &mut Rng::new(3))?;
+    assert_eq!(noisy.succeeded(&linear, &labels)?, [0.0; 3]);
+    let size = noisy.perturbation()?.abs()?;
+    assert!((size.min_all()?.to_scalar::<f32>()? - 0.1).abs() < 1e-6);
+    // Nothing leaves the range of images, and what is named wrongly already does not count.
+    let edge = Tensor::ones((2, 3, 4, 4), DType::F32, &Device::Cpu)?;
+    let both = Tensor::new(&[0u32, 1], &Device::Cpu)?;
+    let held = Attack::pgd(0.5, 3).against(&linear, &edge, &both, &mut Rng::new(4))?;
+    assert!(held.images.abs()?.max_all()?.to_scalar::<f32>()? <= 1.0);
+    assert_eq!(held.succeeded(&linear, &both)?.len(), 1);
+    // Spread: nothing changed is 0; changed into the next image it is that distance over the mean one.
+    let network = squeezenet_small(10, &Params::new(1).root())?.frozen()?;
+    let images = Digits::strokes(32, 0)?.batch(Split::Test, 0, 4)?.images;
+    let same = Attacked {
+        originals: images.clone(),
+        images: images.clone(),
+    };
+    assert_eq!(same.spread(&network, &["pool"])?[0], [0.0; 4]);
+    let turned = Tensor::cat(&[images.narrow(0, 1, 3)?, images.narrow(0, 0, 1)?], 0)?;
+    let moved = Attacked {
+        originals: images,
+        images: turned,
+    };
+    let spread = moved.spread(&network, &["conv1", "pool"])?;
+    assert!(
+        spread.iter().all(|s| (mean(s) - 1.0).abs() < 1e-5),
+        "{spread:?}"
+    );
+    says(
+        Attack::fgsm(f64::NAN).noise(&x, &mut Rng::new(0)),
+        "epsilon",
+    );
+    says(
+        Attack::pgd(0.1, 0).against(&linear, &x, &labels, &mut Rng::new(0)),
+        "one step",
+    );
+    says(
+        Attack::fgsm(0.1).against(&linear, &x, &both, &mut Rng::new(0)),
+        "a label for each",
+    );
+    Ok(())
+}

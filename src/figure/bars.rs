@@ -203,6 +203,23 @@ impl Bars {
             }
         }
         axes.close(false);
-        Figure::new(axes.canvas, &self.title)
+        Ok(Figure::new(axes.canvas, &self.title)?.with_numbers(self.rows()))
+    }
+
+    fn rows(&self) -> Vec<Vec<String>> {
+        let mut rows = vec![texts(["series", "group", "mean", "low", "high", "n"])];
+        for (label, estimates) in &self.series {
+            for (group, e) in self.groups.iter().zip(estimates) {
+                rows.push(vec![
+                    label.clone(),
+                    group.clone(),
+                    e.mean.to_string(),
+                    e.low.to_string(),
+                    e.high.to_string(),
+                    e.n.to_string(),
+                ]);
+            }
+        }
+        rows
     }
 }

@@ -271,7 +271,36 @@ impl Chart {
             axes.reference(*value, axes::reference_colour(i));
         }
         axes.close(true);
-        Figure::new(axes.canvas, &self.title)
+        Ok(Figure::new(axes.canvas, &self.title)?.with_numbers(self.rows()))
+    }
+
+    /// Every point as it was given, without smoothing.
+    fn rows(&self) -> Vec<Vec<String>> {
+        let or = |label: &Option<String>, other: &str| label.clone().unwrap_or(other.into());
+        let header = [
+            "line",
+            &or(&self.x_label, "x"),
+            &or(&self.y_label, "y"),
+            "low",
+            "high",
+        ];
+        let mut rows = vec![super::texts(header)];
+        for line in &self.lines {
+            for (i, (x, y)) in line.x.iter().zip(&line.y).enumerate() {
+                let (low, high) = match &line.band {
+                    Some((low, high)) => (low[i].to_string(), high[i].to_string()),
+                    None => Default::default(),
+                };
+                rows.push(vec![
+                    line.label.clone(),
+                    x.to_string(),
+                    y.to_string(),
+                    low,
+                    high,
+                ]);
+            }
+        }
+        rows
     }
 
     fn trace(&self, axes: &mut Axes, x: &[f64], y: &[f64], colour: Colour, width: f64) {

@@ -30,6 +30,25 @@ impl Face {
         &fonts[self as usize]
     }
 
+    /// The OpenType file.
+    pub fn file(self) -> &'static [u8] {
+        FILES[self as usize]
+    }
+
+    /// The name that the font has of itself.
+    pub fn postscript(self) -> &'static str {
+        match self {
+            Self::Regular => "Inter-Regular",
+            Self::Bold => "Inter-SemiBold",
+            Self::Italic => "Inter-Italic",
+        }
+    }
+
+    /// How far the next glyph is from this one, in font units.
+    pub fn advance(self, id: u16) -> f64 {
+        f64::from(self.font().h_advance_unscaled(ab_glyph::GlyphId(id)))
+    }
+
     /// Font units per em. Glyph coordinates are in these units, y upwards.
     pub fn units(self) -> f64 {
         f64::from(self.font().units_per_em().unwrap_or(1000.0))
@@ -40,7 +59,13 @@ impl Face {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Piece {
     /// A glyph whose origin lies at (`x`, `y`), in font units, y upwards.
-    Glyph { id: u16, x: f64, y: f64 },
+    Glyph {
+        id: u16,
+        x: f64,
+        y: f64,
+        /// What it stands for.
+        character: char,
+    },
     /// The bar of z̄, as left, bottom, width, height in font units.
     Bar([f64; 4]),
 }
@@ -77,11 +102,12 @@ pub(crate) fn shape(face: Face, text: &str) -> (Vec<Piece>, f64) {
                             id: id.0,
                             x,
                             y: top + 0.1 * em - b,
+                            character: c,
                         });
                     }
                 }
             }
-            _ => {
+            character => {
                 // Signs that Inter lacks, by their nearest of kin.
                 let c = match c {
                     '∘' => '◦',
@@ -100,6 +126,7 @@ pub(crate) fn shape(face: Face, text: &str) -> (Vec<Piece>, f64) {
                     id: id.0,
                     x: at,
                     y: 0.0,
+                    character,
                 });
                 at += f64::from(font.h_advance_unscaled(id));
             }

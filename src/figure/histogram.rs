@@ -148,7 +148,15 @@ impl Histogram {
         }
         axes.inside(false);
         axes.close(true);
-        Figure::new(axes.canvas, &self.title)
+        let mut rows = vec![super::texts(["sample", "from", "to", "density"])];
+        for ((label, _), density) in self.samples.iter().zip(&densities) {
+            for (b, d) in density.iter().enumerate() {
+                let from = low + b as f64 * step;
+                let numbers = [from, from + step, *d].map(|v| v.to_string());
+                rows.push([vec![label.clone()], numbers.to_vec()].concat());
+            }
+        }
+        Ok(Figure::new(axes.canvas, &self.title)?.with_numbers(rows))
     }
 }
 

@@ -1,7 +1,7 @@
-//! Figures: image grids, charts, the paper's overview; PNG, SVG and a notebook's page from one drawing.
+//! Figures: image grids, charts, the paper's overview; PNG, SVG, PDF and a notebook's page from one drawing.
 //!
-//! Every figure is a [`Figure`], which shows itself as a cell's last expression, is saved as PNG or
-//! SVG, and carries the configuration that made it in the file. Lengths are logical pixels (1/96 inch).
+//! Every figure is a [`Figure`], which shows itself as a cell's last expression, is saved as PNG, SVG or PDF at a paper's [`Width`] (and the numbers
+//! behind it as CSV), and carries the configuration that made it in the file. Lengths are logical pixels (1/96 inch).
 
 mod axes;
 mod bars;
@@ -14,12 +14,14 @@ mod histogram;
 mod html;
 mod overview;
 mod panel;
+mod pdf;
 mod plot;
 mod png;
 mod raster;
 mod style;
 mod svg;
 mod table;
+mod width;
 
 pub use bars::Bars;
 pub use chart::Chart;
@@ -33,6 +35,7 @@ pub use plot::Plot;
 pub use style::Colour;
 pub(crate) use svg::escape;
 pub use table::Table;
+pub use width::Width;
 
 use crate::ops::files::write_atomic;
 use crate::{Error, Result};
@@ -61,7 +64,16 @@ pub struct Figure {
     canvas: Arc<Canvas>,
     title: String,
     notes: BTreeMap<String, String>,
+    width: Option<Width>,
+    dpi: f64,
+    /// The numbers behind the drawing, a header and rows; empty for images.
+    numbers: Arc<Vec<Vec<String>>>,
 }
+
+/// The dots per inch of a PNG on paper, unless others are asked for.
+const DPI: f64 = 300.0;
+/// No page is wider, in points: PDF ends there.
+const WIDEST: f64 = 14_400.0;
 
 impl Figure {
     fn new(canvas: Canvas, title: &str) -> Result<Self> {
@@ -78,7 +90,95 @@ impl Figure {
             canvas: Arc::new(canvas),
             title: title.into(),
             notes,
+            width: None,
+            dpi: DPI,
+            numbers: Arc::default(),
         })
+    }
+
+    /// The same figure, with the numbers that it shows.
+    fn with_numbers(mut self, numbers: Vec<Vec<String>>) -> Self {
+        self.numbers = Arc::new(numbers);
+        self
+    }
+
+    /// The same figure at a width on paper, for the files that [`Figure::save`] writes: everything in it, its text too, is scaled to that, so look at
+    /// [`Figure::smallest_text`]. How a notebook shows it stays.
+    ///
+    /// ```
+    /// use invariances::figure::{Chart, Width};
+    /// let figure = Chart::new("").line("train", &[1.0, 2.0, 3.0], &[3.0, 2.0, 1.5]).size(312, 200).figure()?;
+    /// let figure = figure.width(Width::Single);
+    /// assert!((figure.smallest_text().unwrap() - 7.9).abs() < 0.1);
+    /// assert!(figure.pdf()?.starts_with(b"%PDF-1.7"));
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    pub fn width(&self, width: Width) -> Self {
+        Self {
+            width: Some(width),
+            ..self.clone()
+        }
+    }
+
+    /// The same figure with other dots per inch where it is saved as PNG at a width on paper; 300 otherwise.
+    pub fn dpi(&self, dpi: f64) -> Self {
+        Self {
+            dpi,
+            ..self.clone()
+        }
+    }
+
+    /// The width on paper in points (1/72 inch): that of [`Figure::width`], else that of the figure's logical pixels.
+    fn points(&self) -> Result<f64> {
+        let points = match self.width {
+            Some(width) => width.points(),
+            None => pdf::natural_width(&self.canvas),
+        };
+        if !(1.0..=WIDEST).contains(&points) {
+            return Err(Error::invalid(format!(
+                "a figure's width on paper is 1 to {WIDEST} points (1/72 inch), found {points}"
+            )));
+        }
+        Ok(points)
+    }
+
+    /// The size in points of the smallest text at the figure's width on paper; nothing where it has no text. Conferences ask for 6 to 8 and more.
+    pub fn smallest_text(&self) -> Option<f64> {
+        let scale = self.points().ok()? / self.canvas.width;
+        let sizes = self.canvas.items.iter().filter_map(|i| match &i.shape {
+            canvas::Shape::Text { size, .. } => Some(size * scale),
+            _ => None,
+        });
+        sizes.min_by(f64::total_cmp)
+    }
+
+    /// The bytes of a PDF file of one page, at the figure's width on paper: vectors, the glyphs that it shows embedded, images pixel by pixel. The
+    /// configuration is the entry `invariances` of the document's information, as JSON.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a width that is no paper's.
+    pub fn pdf(&self) -> Result<Vec<u8>> {
+        let points = self.points()?;
+        pdf::draw(&self.canvas, points, &self.title, &self.configuration())
+    }
+
+    /// The numbers behind the figure as the text of a CSV file, a header first.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a figure of images, or one that was drawn otherwise.
+    pub fn csv(&self) -> Result<String> {
+        if self.numbers.is_empty() {
+            return Err(Error::invalid(format!(
+                "{:?} has no numbers to save: charts, bars and histograms have",
+                self.title
+            )));
+        }
+        Ok(table::csv(&self.numbers))
+    }
+
+    /// Whether [`Figure::csv`] has something to tell.
+    pub(crate) fn has_numbers(&self) -> bool {
+        !self.numbers.is_empty()
     }
 
     /// Width and height in logical pixels.
@@ -109,6 +209,15 @@ impl Figure {
     /// # Errors
     /// [`Error::Invalid`] for a scale that gives no pixels or too many.
     pub fn png(&self, scale: f64) -> Result<Vec<u8>> {
+        Self {
+            width: None,
+            ..self.clone()
+        }
+        .png_at(scale)
+    }
+
+    /// As [`Figure::png`], and the dots per inch that the file names are those at the width on paper.
+    fn png_at(&self, scale: f64) -> Result<Vec<u8>> {
         let longest = self.canvas.width.max(self.canvas.height) * scale;
         if scale.is_nan() || scale < 0.1 || longest > LONGEST {
             return Err(Error::invalid(format!(
@@ -124,18 +233,24 @@ impl Figure {
             ("Software", software.as_str()),
             ("invariances", &self.configuration()),
         ];
-        png::encode(&pixels, Some(scale * 96.0), &texts)
+        let inches = self.points()? / 72.0;
+        png::encode(&pixels, Some(scale * self.canvas.width / inches), &texts)
     }
 
     /// The text of an SVG file. The configuration is the `metadata` element, as JSON.
-    pub fn svg(&self) -> Result<String> {
-        svg::draw(&self.canvas, &self.title, &self.configuration())
-    }
-
-    /// Writes the figure, as PNG or SVG by the path's ending; the file is whole or not there.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for another ending, [`Error::Io`] where the file cannot be written.
+    /// [`Error::Invalid`] for a width that is no paper's.
+    pub fn svg(&self) -> Result<String> {
+        let points = self.width.map(|_| self.points()).transpose()?;
+        svg::draw(&self.canvas, points, &self.title, &self.configuration())
+    }
+
+    /// Writes the figure by the path's ending, as PNG, SVG or PDF, or the numbers behind it as CSV; the file is whole or not there. A PNG has two pixels per
+    /// logical pixel, or [`Figure::dpi`] at the [`Figure::width`] on paper.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another ending, or as [`Figure::png`], [`Figure::pdf`] and [`Figure::csv`]; [`Error::Io`] where the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let ending = path
@@ -143,10 +258,18 @@ impl Figure {
             .and_then(|e| e.to_str())
             .unwrap_or_default();
         match ending.to_ascii_lowercase().as_str() {
-            "png" => write_atomic(path, &self.png(SCALE)?),
+            "png" => {
+                let scale = match self.width {
+                    Some(_) => self.points()? / 72.0 * self.dpi / self.canvas.width,
+                    None => SCALE,
+                };
+                write_atomic(path, &self.png_at(scale)?)
+            }
             "svg" => write_atomic(path, self.svg()?.as_bytes()),
+            "pdf" => write_atomic(path, &self.pdf()?),
+            "csv" => write_atomic(path, self.csv()?.as_bytes()),
             _ => Err(Error::invalid(format!(
-                "a figure is saved as .png or .svg, found {}",
+                "a figure is saved as .png, .svg, .pdf or, its numbers, .csv, found {}",
                 path.display()
             ))),
         }

@@ -96,6 +96,12 @@ impl Panel {
                 .entry(key.clone())
                 .or_insert_with(|| value.clone());
         }
-        Ok(figure)
+        // The tables of all, one below the other, each under its title.
+        let mut numbers = Vec::new();
+        for part in self.figures.iter().filter(|f| f.has_numbers()) {
+            numbers.push(vec![format!("# {}", part.title)]);
+            numbers.extend(part.numbers.iter().cloned());
+        }
+        Ok(figure.with_numbers(numbers))
     }
 }

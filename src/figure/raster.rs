@@ -130,7 +130,7 @@ impl Page {
                             place(x + w, y + h),
                             place(x, y + h),
                         ]),
-                        Piece::Glyph { id, x, y } => {
+                        Piece::Glyph { id, x, y, .. } => {
                             let put =
                                 |p: ab_glyph::Point| place(x + f64::from(p.x), y + f64::from(p.y));
                             flatten(&font::outline(*face, id), put)

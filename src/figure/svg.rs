@@ -12,7 +12,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 /// Writes a canvas; `configuration` is JSON for the metadata element.
-pub(crate) fn draw(canvas: &Canvas, title: &str, configuration: &str) -> Result<String> {
+/// `points` is the width on paper, where there is one.
+pub(crate) fn draw(
+    canvas: &Canvas,
+    points: Option<f64>,
+    title: &str,
+    configuration: &str,
+) -> Result<String> {
     let mut glyphs: BTreeMap<(Face, u16), String> = BTreeMap::new();
     let mut clips: Vec<[f64; 4]> = Vec::new();
     let mut body = String::new();
@@ -34,8 +40,18 @@ pub(crate) fn draw(canvas: &Canvas, title: &str, configuration: &str) -> Result<
         body.push('\n');
     }
     let (w, h) = (number(canvas.width), number(canvas.height));
+    let (across, down) = match points {
+        None => (w.clone(), h.clone()),
+        Some(points) => {
+            let down = points * canvas.height / canvas.width;
+            (
+                format!("{}pt", number(points)),
+                format!("{}pt", number(down)),
+            )
+        }
+    };
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{w}\" height=\"{h}\" viewBox=\"0 0 {w} {h}\" role=\"img\">\n\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{across}\" height=\"{down}\" viewBox=\"0 0 {w} {h}\" role=\"img\">\n\
          <title>{}</title>\n<metadata id=\"invariances\">{}</metadata>\n<defs>\n",
         escape(title),
         escape(configuration)
@@ -145,7 +161,7 @@ fn shape(
                             "<rect x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\"/>"
                         );
                     }
-                    Piece::Glyph { id, x, y } => {
+                    Piece::Glyph { id, x, y, .. } => {
                         let path = glyphs
                             .entry((*face, id))
                             .or_insert_with(|| path(&font::outline(*face, id)));

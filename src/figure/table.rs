@@ -1,9 +1,11 @@
 use super::html;
 use super::svg::escape;
 use super::texts;
+use crate::ops::files::write_atomic;
 use crate::{Error, Result};
 use polars::prelude::{AnyValue, DataFrame};
 use std::fmt;
+use std::path::Path;
 
 /// A small table: as HTML in a notebook, as aligned text elsewhere.
 ///
@@ -91,6 +93,80 @@ impl Table {
         html
     }
 
+    /// The table as the text of a CSV file, its header first.
+    ///
+    /// ```
+    /// use invariances::figure::Table;
+    /// let table = Table::new(["layer", "share"]).row(["fc6, first", "0.41"]);
+    /// assert_eq!(table.csv(), "layer,share\n\"fc6, first\",0.41\n");
+    /// ```
+    pub fn csv(&self) -> String {
+        let lines = std::iter::once(&self.header).chain(&self.rows).cloned();
+        csv(&lines.collect::<Vec<_>>())
+    }
+
+    /// The table for a paper: LaTeX's `tabular` with the rules of `booktabs`, columns of numbers to the right, the caption as a comment.
+    ///
+    /// ```
+    /// use invariances::figure::Table;
+    /// let table = Table::new(["layer", "free_share"]).row(["conv5 & fc6", "0.41"]);
+    /// let tex = table.latex();
+    /// assert!(tex.contains("\\begin{tabular}{lr}") && tex.contains(r"conv5 \& fc6 & 0.41 \\"), "{tex}");
+    /// ```
+    pub fn latex(&self) -> String {
+        let number = |text: &str| {
+            let text = text.trim_start_matches(['−', '-', '<', '>', '≤', '≥', ' ']);
+            text.is_empty() || text == "–" || text.starts_with(|c: char| c.is_ascii_digit())
+        };
+        let align: String = (0..self.header.len())
+            .map(|c| {
+                let all = self.rows.iter().all(|r| number(&r[c]));
+                if all && !self.rows.is_empty() {
+                    'r'
+                } else {
+                    'l'
+                }
+            })
+            .collect();
+        let line = |cells: &[String]| {
+            let cells: Vec<String> = cells.iter().map(|c| tex(c)).collect();
+            format!("{} \\\\\n", cells.join(" & "))
+        };
+        let mut out = String::from("% \\usepackage{booktabs}\n");
+        for note in self.notes() {
+            out.push_str(&format!("% {}\n", note.replace(['\n', '\r'], " ")));
+        }
+        out.push_str(&format!("\\begin{{tabular}}{{{align}}}\n\\toprule\n"));
+        out.push_str(&line(&self.header));
+        out.push_str("\\midrule\n");
+        for row in &self.rows {
+            out.push_str(&line(row));
+        }
+        out.push_str("\\bottomrule\n\\end{tabular}\n");
+        out
+    }
+
+    /// Writes the table by the path's ending, as `.tex`, `.csv` or `.html`; the file is whole or not there.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another ending, [`Error::Io`] where the file cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let ending = path.extension().and_then(|e| e.to_str());
+        let text = match ending.unwrap_or_default().to_ascii_lowercase().as_str() {
+            "tex" => self.latex(),
+            "csv" => self.csv(),
+            "html" => self.html(),
+            _ => {
+                return Err(Error::invalid(format!(
+                    "a table is saved as .tex, .csv or .html, found {}",
+                    path.display()
+                )));
+            }
+        };
+        write_atomic(path, text.as_bytes())
+    }
+
     /// Shows the table in a notebook. The kernel calls it for a cell's last expression.
     pub fn evcxr_display(&self) {
         html::show(Ok(self.html()));
@@ -131,4 +207,49 @@ fn fraction(v: f64) -> String {
     } else {
         format!("{v:.3}")
     }
+}
+
+/// Rows as CSV (RFC 4180, lines end with a line feed).
+pub(super) fn csv(rows: &[Vec<String>]) -> String {
+    let cell = |text: &String| match text.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.clone(),
+    };
+    let line = |row: &Vec<String>| row.iter().map(cell).collect::<Vec<_>>().join(",") + "\n";
+    rows.iter().map(line).collect()
+}
+
+/// Text for LaTeX: what it reads as a command, as signs; the signs of this crate's tables that its fonts lack, as mathematics.
+fn tex(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '&' | '%' | '$' | '#' | '_' | '{' | '}' => {
+                out.push('\\');
+                out.push(c);
+            }
+            '\\' => out.push_str("\\textbackslash{}"),
+            '~' => out.push_str("\\textasciitilde{}"),
+            '^' => out.push_str("\\textasciicircum{}"),
+            '<' => out.push_str("$<$"),
+            '>' => out.push_str("$>$"),
+            '±' => out.push_str("$\\pm$"),
+            '×' => out.push_str("$\\times$"),
+            '−' => out.push_str("$-$"),
+            '≤' => out.push_str("$\\le$"),
+            '≥' => out.push_str("$\\ge$"),
+            '→' => out.push_str("$\\to$"),
+            'Φ' => out.push_str("$\\Phi$"),
+            'Ψ' => out.push_str("$\\Psi$"),
+            '‖' => out.push_str("$\\|$"),
+            '²' => out.push_str("$^2$"),
+            '\u{304}' => match out.pop() {
+                Some(letter) => out.push_str(&format!("$\\bar{{{letter}}}$")),
+                None => {}
+            },
+            '\n' | '\r' => out.push(' '),
+            c => out.push(c),
+        }
+    }
+    out
 }

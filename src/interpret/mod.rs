@@ -1,5 +1,6 @@
 //! The paper's questions as functions: what a layer leaves free, and whether v is what it must be.
 
+mod attack;
 mod codes;
 mod features;
 mod free;
@@ -9,6 +10,7 @@ mod probe;
 mod semantics;
 mod training;
 
+pub use attack::{Attack, Attacked};
 pub use codes::Codes;
 pub use features::Features;
 pub use free::{Reencoded, Samples, free_share};

@@ -247,7 +247,7 @@ impl Lab {
         }
     }
 
-    /// Keeps a figure as `figures/<notebook>-<name>.png` and `.svg` in the output folder, with the
+    /// Keeps a figure as `figures/<notebook>-<name>.png`, `.svg` and `.pdf` in the output folder, and the numbers behind it as `.csv`, with the
     /// notebook, the scale, the seed and the version in its metadata, and gives it back: as a
     /// cell's last expression (`lab.figure("samples", &figure)?`) it shows itself.
     ///
@@ -261,7 +261,8 @@ impl Lab {
             .note("seed", self.seed)
             .note("version", crate::VERSION);
         let stem = format!("{}-{name}", self.notebook);
-        for ending in ["png", "svg"] {
+        let numbers = figure.has_numbers().then_some("csv");
+        for ending in ["png", "svg", "pdf"].into_iter().chain(numbers) {
             figure.save(self.out.join("figures").join(format!("{stem}.{ending}")))?;
         }
         Ok(figure)

@@ -181,7 +181,7 @@ fn figures(out: &Path, notebook: &str) -> Result<Vec<PathBuf>> {
         .map(|stem| format!("{stem}-"))
         .collect();
     let prefix = format!("{notebook}-");
-    Ok(names(&out.join("figures"), &["png", "svg", "pdf"])?
+    Ok(names(&out.join("figures"), &["png", "svg", "pdf", "csv"])?
         .into_iter()
         .filter(|path| {
             path.file_name().and_then(|n| n.to_str()).is_some_and(|n| {
@@ -347,14 +347,14 @@ fn section(
             .strip_prefix(&format!("{name}-"))
             .unwrap_or(stem)
             .replace(['-', '_'], " ");
-        let files: Vec<(&str, String)> = ["png", "svg", "pdf"]
+        let files: Vec<(&str, String)> = ["png", "svg", "pdf", "csv"]
             .into_iter()
             .map(|kind| (kind, format!("figures/{stem}.{kind}")))
             .filter(|(_, file)| exists(file))
             .collect();
         let shown = files
             .iter()
-            .find(|(kind, _)| *kind != "pdf")
+            .find(|(kind, _)| ["png", "svg"].contains(kind))
             .map(|(_, file)| link(file));
         h.push_str("<article>\n<figure>");
         if let Some(shown) = shown {

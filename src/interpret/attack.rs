@@ -1,0 +1,217 @@
+use crate::backbone::Network;
+use crate::metric::agreement;
+use crate::ops::{Rng, backward};
+use crate::{Error, Result};
+use candle_core::{D, DType, Tensor, Var};
+use serde::{Deserialize, Serialize};
+
+/// How many images are attacked at once.
+const TOGETHER: usize = 64;
+
+/// An attack that changes every number of an image by at most `epsilon`, so that a network no longer sees the right class: the fast gradient sign
+/// method (Goodfellow et al. 2015, [arXiv 1412.6572](https://arxiv.org/abs/1412.6572)) in one step, x + ε·sign ∇ₓ L(f(x), y), or projected gradient
+/// descent (Madry et al. 2018, [arXiv 1706.06083](https://arxiv.org/abs/1706.06083)) in several, each of 2.5·ε/steps, from a random place on.
+///
+/// ```
+/// use invariances::prelude::*;
+/// let network = squeezenet_small(10, &Params::new(0).root())?.frozen()?;
+/// let digits = Digits::strokes(32, 0)?.batch(Split::Test, 0, 4)?;
+/// let attacked = Attack::fgsm(0.05).against(&network, &digits.images, &digits.labels, &mut Rng::new(0))?;
+/// let most = attacked.perturbation()?.abs()?.max_all()?.to_scalar::<f32>()?;
+/// assert!(most <= 0.0501);
+/// # Ok::<(), invariances::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Attack {
+    /// The most by which a number of an image, in [−1, 1], is changed; a step of 8 bits is 2/255.
+    pub epsilon: f64,
+    /// Steps: one is the fast gradient sign method.
+    pub steps: usize,
+}
+
+/// Images before and after an attack.
+#[derive(Clone, Debug)]
+pub struct Attacked {
+    /// The images as they were, (batch, 3, h, w).
+    pub originals: Tensor,
+    /// The attacked images, in [−1, 1].
+    pub images: Tensor,
+}
+
+impl Attack {
+    /// The fast gradient sign method.
+    pub fn fgsm(epsilon: f64) -> Self {
+        Self { epsilon, steps: 1 }
+    }
+
+    /// Projected gradient descent.
+    pub fn pgd(epsilon: f64, steps: usize) -> Self {
+        Self { epsilon, steps }
+    }
+
+    fn check(&self, images: &Tensor) -> Result<()> {
+        if !(self.epsilon.is_finite() && self.epsilon >= 0.0) || self.steps == 0 {
+            return Err(Error::invalid(format!(
+                "an attack needs an epsilon of at least 0 and at least one step, found {self:?}"
+            )));
+        }
+        match images.dims() {
+            [n, _, _, _] if *n > 0 => Ok(()),
+            other => Err(Error::invalid(format!(
+                "expected images (batch, 3, h, w) to attack, found {other:?}"
+            ))),
+        }
+    }
+
+    /// Attacks a network's naming of `labels`, u32 (batch,). Use a frozen network
+    /// ([`Backbone::frozen`](crate::backbone::Backbone::frozen)): its parameters then cost no gradient. The generator is used by several steps alone.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no image, no step, other than one label for each image, or where no gradient goes through the network.
+    pub fn against(
+        &self,
+        network: &dyn Network,
+        images: &Tensor,
+        labels: &Tensor,
+        rng: &mut Rng,
+    ) -> Result<Attacked> {
+        self.check(images)?;
+        let count = images.dims()[0];
+        if labels.dims() != [count] {
+            return Err(Error::invalid(format!(
+                "expected a label for each of {count} images, found {:?}",
+                labels.dims()
+            )));
+        }
+        if let Some(why) = network.no_gradient() {
+            return Err(Error::invalid(format!(
+                "{} cannot be attacked, as no gradient goes through it: {why}",
+                network.name()
+            )));
+        }
+        let originals = images.detach();
+        let mut attacked = Vec::new();
+        for start in (0..count).step_by(TOGETHER) {
+            let n = TOGETHER.min(count - start);
+            let x = originals.narrow(0, start, n)?;
+            attacked.push(self.some(network, &x, &labels.narrow(0, start, n)?, rng)?);
+        }
+        Ok(Attacked {
+            images: Tensor::cat(&attacked, 0)?,
+            originals,
+        })
+    }
+
+    fn some(
+        &self,
+        network: &dyn Network,
+        x: &Tensor,
+        labels: &Tensor,
+        rng: &mut Rng,
+    ) -> Result<Tensor> {
+        let (low, high) = ((x - self.epsilon)?, (x + self.epsilon)?);
+        let within = |y: Tensor| -> Result<Tensor> {
+            Ok(y.maximum(&low)?.minimum(&high)?.clamp(-1f32, 1f32)?)
+        };
+        let mut at = x.clone();
+        let mut step = self.epsilon;
+        if self.steps > 1 {
+            step = 2.5 * self.epsilon / self.steps as f64;
+            let start = rng.uniform(-1.0, 1.0, x.shape(), x.device())?;
+            at = within((x + (start.to_dtype(x.dtype())? * self.epsilon)?)?)?;
+        }
+        for _ in 0..self.steps {
+            let var = Var::from_tensor(&at)?;
+            let logits = network.forward(&var)?;
+            // Summed, so that each image is attacked as if it were alone.
+            let loss = candle_nn::loss::cross_entropy(&logits, labels)?;
+            let mut gradients = backward(&(loss * x.dims()[0] as f64)?)?;
+            let gradient = gradients.remove(&var).ok_or_else(|| {
+                Error::invalid(format!(
+                    "no gradient with respect to the image goes through {}",
+                    network.name()
+                ))
+            })?;
+            at = within((&at + (gradient.sign()? * step)?)?)?;
+        }
+        Ok(at.detach())
+    }
+
+    /// The control: as much noise as the attack may make, ε up or down for each number at random.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no image.
+    pub fn noise(&self, images: &Tensor, rng: &mut Rng) -> Result<Attacked> {
+        self.check(images)?;
+        let originals = images.detach();
+        let signs = rng
+            .uniform(-1.0, 1.0, images.shape(), images.device())?
+            .sign()?;
+        let noisy = (&originals + (signs.to_dtype(images.dtype())? * self.epsilon)?)?;
+        Ok(Attacked {
+            images: noisy.clamp(-1f32, 1f32)?,
+            originals,
+        })
+    }
+}
+
+impl Attacked {
+    /// What was added, (batch, 3, h, w).
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] where the two are of different shapes.
+    pub fn perturbation(&self) -> Result<Tensor> {
+        Ok((&self.images - &self.originals)?)
+    }
+
+    /// For each image that the network names rightly, 1 where it no longer does once it is attacked; the others are left out.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where labels and images do not fit.
+    pub fn succeeded(&self, network: &dyn Network, labels: &Tensor) -> Result<Vec<f64>> {
+        let right = |images: &Tensor| -> Result<Vec<f64>> {
+            let mut right = Vec::new();
+            let count = images.dims()[0];
+            for start in (0..count).step_by(TOGETHER) {
+                let n = TOGETHER.min(count - start);
+                let named = network.classify(&images.narrow(0, start, n)?)?;
+                right.extend(agreement(&named, &labels.narrow(0, start, n)?)?);
+            }
+            Ok(right)
+        };
+        let before = right(&self.originals)?;
+        let after = right(&self.images)?;
+        let both = before.iter().zip(after).filter(|(b, _)| **b > 0.0);
+        Ok(both.map(|(_, after)| 1.0 - after).collect())
+    }
+
+    /// How far the change has spread, layer by layer: ‖Φ(x′) − Φ(x)‖ for each image, over the mean of ‖Φ(a) − Φ(b)‖ for two originals. 1 where an
+    /// attacked image is as far from its original as another image is.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an unknown layer, or a single image.
+    pub fn spread(&self, network: &dyn Network, layers: &[&str]) -> Result<Vec<Vec<f64>>> {
+        use super::Features;
+        let count = self.originals.dims()[0];
+        if count < 2 {
+            return Err(Error::invalid(
+                "how far a change has spread is measured by how far two images are apart: expected at least two, found 1",
+            ));
+        }
+        let before = Features::of(network, layers, &self.originals)?;
+        let after = Features::of(network, layers, &self.images)?;
+        let apart = |a: &Tensor, b: &Tensor| -> Result<Vec<f64>> {
+            let length = (a - b)?.sqr()?.sum(D::Minus1)?.sqrt()?;
+            Ok(length.to_dtype(DType::F64)?.to_vec1()?)
+        };
+        let each = layers.iter().map(|layer| {
+            let (a, b) = (before.at(layer)?, after.at(layer)?);
+            // Each original and the next.
+            let next = Tensor::cat(&[a.narrow(0, 1, count - 1)?, a.narrow(0, 0, 1)?], 0)?;
+            let others = apart(&a, &next)?;
+            let unit = others.iter().sum::<f64>() / others.len() as f64;
+            Ok(apart(&a, &b)?.iter().map(|d| d / unit).collect())
+        });
+        each.collect()
+    }
+}
