@@ -4,6 +4,7 @@ use crate::{Error, Result};
 use candle_core::{D, DType, Device, Tensor};
 use polars::prelude::{Column, DataFrame};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A network as a chain of named layers: what can be asked about its representations.
 ///
@@ -246,6 +247,80 @@ pub trait Network: Send + Sync {
             ),
         ];
         Ok(DataFrame::new_infer_height(columns)?)
+    }
+}
+
+impl<N: Network + ?Sized> Network for Arc<N> {
+    fn name(&self) -> String {
+        (**self).name()
+    }
+
+    fn layers(&self) -> Vec<String> {
+        (**self).layers()
+    }
+
+    fn layer(&self, index: usize, x: &Tensor) -> Result<Tensor> {
+        (**self).layer(index, x)
+    }
+
+    fn aliases(&self) -> Vec<(String, String)> {
+        (**self).aliases()
+    }
+
+    fn output(&self) -> usize {
+        (**self).output()
+    }
+
+    fn preprocess(&self) -> Preprocess {
+        (**self).preprocess()
+    }
+
+    fn run(&self, x: &Tensor, layers: Range<usize>) -> Result<Tensor> {
+        (**self).run(x, layers)
+    }
+
+    fn shapes(&self, image: [usize; 3]) -> Result<Vec<Vec<usize>>> {
+        (**self).shapes(image)
+    }
+
+    fn parameters(&self) -> Option<Vec<usize>> {
+        (**self).parameters()
+    }
+
+    fn no_gradient(&self) -> Option<String> {
+        (**self).no_gradient()
+    }
+
+    fn position(&self, layer: &str) -> Result<usize> {
+        (**self).position(layer)
+    }
+
+    fn forward(&self, images: &Tensor) -> Result<Tensor> {
+        (**self).forward(images)
+    }
+
+    fn encode(&self, images: &Tensor, layer: &str) -> Result<Tensor> {
+        (**self).encode(images, layer)
+    }
+
+    fn decode(&self, z: &Tensor, layer: &str) -> Result<Tensor> {
+        (**self).decode(z, layer)
+    }
+
+    fn encode_all(&self, images: &Tensor, layers: &[&str]) -> Result<Vec<Tensor>> {
+        (**self).encode_all(images, layers)
+    }
+
+    fn classify(&self, images: &Tensor) -> Result<Tensor> {
+        (**self).classify(images)
+    }
+
+    fn describe(&self, size: usize) -> Result<Vec<LayerInfo>> {
+        (**self).describe(size)
+    }
+
+    fn table(&self, size: usize) -> Result<DataFrame> {
+        (**self).table(size)
     }
 }
 

@@ -43,8 +43,8 @@ const BIG: usize = 128;
 pub struct Subject {
     /// Which of the three it is.
     pub name: String,
-    /// The network under study, frozen.
-    pub network: Backbone,
+    /// The network under study, frozen; [`Subject::with_network`] puts another in its place.
+    pub network: Arc<dyn Network>,
     /// E and D.
     pub autoencoder: Arc<dyn Decoder>,
     /// The images.
@@ -55,8 +55,8 @@ pub struct Subject {
     pub answers: Vec<String>,
     /// What is known about the networks' weights, for the notebook's configuration ([`Lab::study`]).
     pub weights: BTreeMap<String, String>,
-    /// Whose features tell how natural images are, and at which layer.
-    eye: (Backbone, String),
+    /// Whose features tell how natural images are, at which layer, and whether in units of their variance.
+    eye: (Backbone, String, bool),
     /// How many images are held out for test and validation, where there is an end to them.
     few: Option<usize>,
     /// The published t of the network's layers.
@@ -67,7 +67,12 @@ pub struct Subject {
 impl fmt::Debug for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let world = self.world.id();
-        write!(f, "Subject({}, {:?} on {world})", self.name, self.network)
+        write!(
+            f,
+            "Subject({}, {} on {world})",
+            self.name,
+            self.network.name()
+        )
     }
 }
 
@@ -122,11 +127,11 @@ impl Subject {
         let weights = networks.cards.into_iter();
         Ok(Self {
             name: "creatures".into(),
-            network: networks.classifier.frozen()?,
+            network: Arc::new(networks.classifier.frozen()?),
             autoencoder: Arc::new(networks.autoencoder),
             // Only where any shape wears any texture can the two be told apart.
             world: Arc::new(Creatures::new(SIZE, 0)?.stylized()),
-            eye: (networks.judge.network(), "pool".into()),
+            eye: (networks.judge.network(), "pool".into(), true),
             few: None,
             judge: networks.judge,
             answers: vec!["shape".into(), "texture".into()],
@@ -148,10 +153,10 @@ impl Subject {
         let few = world.len(Split::Test).min(world.len(Split::Validation));
         Ok(Self {
             name: "photographs".into(),
-            network: networks.classifier,
+            network: Arc::new(networks.classifier),
             autoencoder: Arc::new(networks.autoencoder),
             world: Arc::new(world),
-            eye: (networks.judge.network(), "pool".into()),
+            eye: (networks.judge.network(), "pool".into(), true),
             few: Some(few),
             judge: networks.judge,
             answers: vec!["class".into()],
@@ -178,11 +183,11 @@ impl Subject {
         let hash = |p: &Published| p.md5.clone().unwrap_or_else(|| p.url.clone());
         Ok(Self {
             name: "published".into(),
-            network: sources.network.fetch(hub)?,
+            network: Arc::new(sources.network.fetch(hub)?),
             autoencoder: Arc::new(bigae.frozen()?),
             few: Some(world.len(Split::Test).min(world.len(Split::Validation))),
             world: Arc::new(world),
-            eye: (sources.eye.fetch(hub)?, "pool".into()),
+            eye: (sources.eye.fetch(hub)?, "pool".into(), false),
             judge: Judge::new(&judge, &[Attribute::class("class", &classes)])?,
             // Its classes are ImageNet's, those of the images the user's.
             answers: Vec::new(),
@@ -190,6 +195,26 @@ impl Subject {
             published: sources.cinns.clone(),
             hub: Some(hub.clone()),
         })
+    }
+
+    /// The same question put to another network, frozen, on images of the same size: yours. Nothing published belongs to it; each t is trained.
+    ///
+    /// ```
+    /// use invariances::prelude::*;
+    /// let mine = Custom::new("mine").layer("mean", |x: &Tensor| x.flatten_from(2)?.mean(2));
+    /// let subject = Subject::creatures()?.with_network(&mine);
+    /// assert_eq!(subject.network.layers(), ["mean"]);
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    pub fn with_network(&self, network: &(impl Network + Clone + 'static)) -> Self {
+        Self {
+            network: Arc::new(network.clone()),
+            // Its classes may be others than those of the images.
+            answers: Vec::new(),
+            published: Vec::new(),
+            hub: None,
+            ..self.clone()
+        }
     }
 
     /// `wanted`, or as many as there are images held out.
@@ -202,10 +227,9 @@ impl Subject {
     /// # Errors
     /// As [`CinnTraining::fit`]; [`Error::Download`] and [`Error::Content`] for a published one.
     pub fn t(&self, layer: &str, codes: &Codes, how: &CinnTraining, store: &Store) -> Result<Cinn> {
-        let wanted = self.network.position(layer)?;
         for file in &self.published {
             let of = file.name.rsplit('_').next().unwrap_or_default();
-            if self.network.position(of).ok() != Some(wanted) {
+            if self.network.position(of)? != self.network.position(layer)? {
                 continue;
             }
             if let Some(hub) = &self.hub {
@@ -226,9 +250,9 @@ impl Subject {
     /// # Errors
     /// As [`Fid::new`].
     pub fn fid(&self, real: &Tensor) -> Result<Fid> {
-        let (network, layer) = &self.eye;
+        let (network, layer, in_units) = &self.eye;
         let fid = Fid::new(network, layer, real)?;
-        match self.published.is_empty() {
+        match in_units {
             true => fid.in_units(),
             false => Ok(fid),
         }
