@@ -17,7 +17,8 @@ pub use crate::data::{
     ImageColumns, Images, Order, Person, Photographs, Plane, Split, Style, World,
 };
 pub use crate::figure::{
-    Bars, Chart, Colour, Figure, Histogram, ImageGrid, Overview, Panel, Table, Width, heat,
+    Bars, Chart, Colour, Explorer, Figure, Film, Histogram, ImageGrid, Overview, Panel, Table,
+    Width, heat,
 };
 pub use crate::flow::{
     Cinn, CinnConfig, Condition, Conditioning, Coupling, FactorConfig, FactorInn, Flow,

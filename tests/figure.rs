@@ -2,7 +2,7 @@
 
 use invariances::candle_core::{DType, Device, Tensor};
 use invariances::figure::{
-    Bars, Chart, Figure, Histogram, ImageGrid, Overview, Panel, Table, Width,
+    Bars, Chart, Explorer, Figure, Film, Histogram, ImageGrid, Overview, Panel, Table, Width,
 };
 use invariances::metric::{Estimate, bootstrap_mean};
 use invariances::notebook::{Expected, Lab, Scale};
@@ -344,6 +344,91 @@ fn numbers_can_be_taken_out() -> Result<()> {
     Ok(())
 }
 
+/// A film has every figure, for as long as was asked.
+#[test]
+fn films_show_every_figure() -> Result<()> {
+    let mut frames = Vec::new();
+    for i in 0..3 {
+        let image = (images(1, 8)? * (i as f64 / 3.0))?;
+        frames.push(ImageGrid::new(&image, 1)?.figure()?.note("seed", 4));
+    }
+    let film = Film::new(&frames)?.rate(5.0);
+    let bytes = film.png()?;
+    let mut reader = png::Decoder::new(Cursor::new(&bytes)).read_info().unwrap();
+    let control = *reader.info().animation_control().unwrap();
+    assert_eq!((control.num_frames, control.num_plays), (3, 0));
+    let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
+    for frame in &frames {
+        reader.next_frame(&mut rgb).unwrap();
+        let shown = reader.info().frame_control().unwrap();
+        let wait = u32::from(shown.delay_num) * 1000 / u32::from(shown.delay_den);
+        assert_eq!(wait, 200);
+        assert_eq!(rgb, decode(&frame.png(2.0)?).2);
+    }
+    let (.., texts) = decode(&bytes);
+    assert!(texts.iter().any(|(_, t)| t.contains("\"seed\":\"4\"")));
+    assert!(film.html()?.starts_with("<img") && film.seconds() == 0.6);
+    refused(Film::new(&[]), "at least one");
+    let other = ImageGrid::new(&images(2, 8)?, 2)?.figure()?;
+    refused(Film::new(&[frames[0].clone(), other]), "one size");
+    refused(film.clone().rate(0.0).png(), "in a second");
+    let dir = folder();
+    refused(film.save(dir.path().join("f.gif")), ".png");
+    film.save(dir.path().join("f.png"))
+}
+
+/// What a reader moves is one element with all images in it, whatever its texts are, and has a still of it for paper.
+#[test]
+fn explorers_hold_all_their_images() -> Result<()> {
+    let tiles = images(6, 8)?;
+    let explorer = Explorer::new(&tiles)?
+        .axis("layer", ["</script><b>", "fc6 \"&\""])
+        .axis("sample", 1..=3)
+        .title("<Move> it")
+        .note("seed", 9);
+    let html = explorer.html()?;
+    assert_eq!(
+        html.matches("</script>").count(),
+        1,
+        "a label ends the script"
+    );
+    assert!(html.contains("&lt;Move&gt; it") && html.contains("\"seed\":\"9\""));
+    let atlas = html
+        .rsplit_once("atlas.src = \"data:image/png;base64,")
+        .unwrap()
+        .1;
+    let atlas = atlas.split('"').next().unwrap();
+    let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, atlas).unwrap();
+    let (w, h, rgb, _) = decode(&bytes);
+    assert_eq!((w, h), (24, 16));
+    // The fifth image is the second of the second row.
+    let expected = ((tiles.get(4)?.permute((1, 2, 0))? + 1.0)? * 127.5)?;
+    let expected = expected.flatten_all()?.to_vec1::<f32>()?;
+    for (i, value) in expected.iter().enumerate() {
+        let (y, x, c) = (i / 24, i / 3 % 8, i % 3);
+        let found = f32::from(rgb[((8 + y) * w + 8 + x) * 3 + c]);
+        assert!((found - value).abs() <= 0.51, "{found} {value}");
+    }
+    assert!(explorer.figure()?.size().0 > 100);
+    refused(Explorer::new(&tiles)?.html(), "their product");
+    refused(
+        Explorer::new(&tiles)?.axis("a", 0..5).html(),
+        "their product",
+    );
+    let dir = folder();
+    let lab = lab(&dir)?;
+    lab.explorer("move", &explorer)?;
+    lab.film("run", &Film::new(&[chart()?, chart()?])?)?;
+    for name in ["move.html", "move.png", "move.pdf", "run.png"] {
+        assert!(
+            dir.path().join(format!("figures/test-{name}")).is_file(),
+            "{name}"
+        );
+    }
+    refused(explorer.save(dir.path().join("e.png")), ".html");
+    Ok(())
+}
+
 #[test]
 fn same_figure_same_bytes() -> Result<()> {
     for (a, b) in all()?.iter().zip(all()?) {
@@ -468,7 +553,7 @@ fn what_cannot_be_drawn_is_refused() -> Result<()> {
     assert_eq!(failed.to_string(), "drawing failed: no luck");
     refused(line().figure()?.png(0.0), "scale");
     refused(line().figure()?.png(f64::NAN), "scale");
-    refused(line().figure()?.save("x.pdf"), ".png or .svg");
+    refused(line().figure()?.save("x.eps"), ".png, .svg, .pdf");
     // Strange numbers are drawn, not refused.
     let strange = line().line("b", &[f64::NAN, f64::INFINITY], &[0.0, 0.0]);
     strange.figure()?.png(1.0)?;

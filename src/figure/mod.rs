@@ -7,6 +7,8 @@ mod axes;
 mod bars;
 mod canvas;
 mod chart;
+mod explorer;
+mod film;
 mod font;
 mod grid;
 mod heat;
@@ -25,6 +27,8 @@ mod width;
 
 pub use bars::Bars;
 pub use chart::Chart;
+pub use explorer::Explorer;
+pub use film::Film;
 pub use grid::ImageGrid;
 pub use heat::heat;
 pub use histogram::Histogram;
@@ -218,14 +222,7 @@ impl Figure {
 
     /// As [`Figure::png`], and the dots per inch that the file names are those at the width on paper.
     fn png_at(&self, scale: f64) -> Result<Vec<u8>> {
-        let longest = self.canvas.width.max(self.canvas.height) * scale;
-        if scale.is_nan() || scale < 0.1 || longest > LONGEST {
-            return Err(Error::invalid(format!(
-                "a PNG's scale must be at least 0.1 and give at most {LONGEST} pixels a side, found {scale} \
-                 for a figure of {} × {}",
-                self.canvas.width, self.canvas.height
-            )));
-        }
+        self.check_scale(scale)?;
         let pixels = raster::draw(&self.canvas, scale);
         let software = format!("invariances {}", crate::VERSION);
         let texts = [
@@ -235,6 +232,18 @@ impl Figure {
         ];
         let inches = self.points()? / 72.0;
         png::encode(&pixels, Some(scale * self.canvas.width / inches), &texts)
+    }
+
+    fn check_scale(&self, scale: f64) -> Result<()> {
+        let longest = self.canvas.width.max(self.canvas.height) * scale;
+        if scale.is_nan() || scale < 0.1 || longest > LONGEST {
+            return Err(Error::invalid(format!(
+                "a PNG's scale must be at least 0.1 and give at most {LONGEST} pixels a side, found {scale} \
+                 for a figure of {} × {}",
+                self.canvas.width, self.canvas.height
+            )));
+        }
+        Ok(())
     }
 
     /// The text of an SVG file. The configuration is the `metadata` element, as JSON.

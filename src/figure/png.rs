@@ -32,3 +32,34 @@ pub(crate) fn encode(
     writer.finish().map_err(failed)?;
     Ok(bytes)
 }
+
+/// Encodes pictures of one size, each shown for so many milliseconds, again and again.
+pub(crate) fn animate(
+    frames: &[Pixels],
+    milliseconds: u16,
+    texts: &[(&str, &str)],
+) -> Result<Vec<u8>> {
+    let failed = |e: png::EncodingError| Error::Drawing(format!("PNG: {e}"));
+    let (width, height) = frames.first().map_or((0, 0), |f| (f.width, f.height));
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, width as u32, height as u32);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    encoder.set_compression(png::Compression::Balanced);
+    encoder
+        .set_animated(frames.len() as u32, 0)
+        .map_err(failed)?;
+    encoder
+        .set_frame_delay(milliseconds, 1000)
+        .map_err(failed)?;
+    for (keyword, text) in texts {
+        let (keyword, text) = (keyword.to_string(), text.to_string());
+        encoder.add_itxt_chunk(keyword, text).map_err(failed)?;
+    }
+    let mut writer = encoder.write_header().map_err(failed)?;
+    for frame in frames {
+        writer.write_image_data(&frame.rgb).map_err(failed)?;
+    }
+    writer.finish().map_err(failed)?;
+    Ok(bytes)
+}

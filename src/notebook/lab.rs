@@ -1,6 +1,6 @@
 use super::{Claim, ClaimBuilder, Claims, Scale};
 use crate::data::Digits;
-use crate::figure::{Figure, escape, show};
+use crate::figure::{Explorer, Figure, Film, escape, show};
 use crate::hub::Hub;
 use crate::metric::Estimate;
 use crate::ops::files::cache_dir;
@@ -260,12 +260,45 @@ impl Lab {
             .note("scale", self.scale)
             .note("seed", self.seed)
             .note("version", crate::VERSION);
-        let stem = format!("{}-{name}", self.notebook);
         let numbers = figure.has_numbers().then_some("csv");
         for ending in ["png", "svg", "pdf"].into_iter().chain(numbers) {
-            figure.save(self.out.join("figures").join(format!("{stem}.{ending}")))?;
+            figure.save(self.kept(name, ending))?;
         }
         Ok(figure)
+    }
+
+    /// Keeps a film as `figures/<notebook>-<name>.png`, as [`Lab::figure`] keeps a figure, and gives it back.
+    ///
+    /// # Errors
+    /// As [`Lab::figure`] and [`Film::png`].
+    pub fn film(&self, name: &str, film: &Film) -> Result<Film> {
+        check_name("a figure", name)?;
+        let film = film
+            .note("notebook", &self.notebook)
+            .note("scale", self.scale)
+            .note("seed", self.seed);
+        film.save(self.kept(name, "png"))?;
+        Ok(film)
+    }
+
+    /// Keeps what a reader moves as `figures/<notebook>-<name>.html`, and the images of it that a paper can show as [`Lab::figure`] does; gives it back.
+    ///
+    /// # Errors
+    /// As [`Lab::figure`] and [`Explorer::html`].
+    pub fn explorer(&self, name: &str, explorer: &Explorer) -> Result<Explorer> {
+        self.figure(name, &explorer.figure()?)?;
+        let explorer = explorer
+            .note("notebook", &self.notebook)
+            .note("scale", self.scale)
+            .note("seed", self.seed);
+        explorer.save(self.kept(name, "html"))?;
+        Ok(explorer)
+    }
+
+    /// Where a figure's file is.
+    fn kept(&self, name: &str, ending: &str) -> PathBuf {
+        let folder = self.out.join("figures");
+        folder.join(format!("{}-{name}.{ending}", self.notebook))
     }
 
     /// Begins a claim: `lab.claim("samples-keep-class", kept).statement("…").at_least(0.9).state()?`.

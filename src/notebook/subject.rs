@@ -272,7 +272,7 @@ impl Lab {
         match source.as_str() {
             "creatures" => Subject::creatures(),
             "photographs" => {
-                let steps = self.scale().pick(40, 4000, 20_000, 40_000);
+                let steps = self.scale().pick(40, 2500, 20_000, 40_000);
                 Subject::photographs(&self.images()?, steps, &self.store())
             }
             "published" => Subject::published(&self.images()?, &Sources::authors()?, &self.hub()?),

@@ -181,14 +181,16 @@ fn figures(out: &Path, notebook: &str) -> Result<Vec<PathBuf>> {
         .map(|stem| format!("{stem}-"))
         .collect();
     let prefix = format!("{notebook}-");
-    Ok(names(&out.join("figures"), &["png", "svg", "pdf", "csv"])?
-        .into_iter()
-        .filter(|path| {
-            path.file_name().and_then(|n| n.to_str()).is_some_and(|n| {
-                n.starts_with(&prefix) && !longer.iter().any(|l| n.starts_with(l.as_str()))
+    Ok(
+        names(&out.join("figures"), &["png", "svg", "pdf", "csv", "html"])?
+            .into_iter()
+            .filter(|path| {
+                path.file_name().and_then(|n| n.to_str()).is_some_and(|n| {
+                    n.starts_with(&prefix) && !longer.iter().any(|l| n.starts_with(l.as_str()))
+                })
             })
-        })
-        .collect())
+            .collect(),
+    )
 }
 
 /// The figures' names in the order in which the notebook drew them.
@@ -347,7 +349,7 @@ fn section(
             .strip_prefix(&format!("{name}-"))
             .unwrap_or(stem)
             .replace(['-', '_'], " ");
-        let files: Vec<(&str, String)> = ["png", "svg", "pdf", "csv"]
+        let files: Vec<(&str, String)> = ["png", "svg", "pdf", "csv", "html"]
             .into_iter()
             .map(|kind| (kind, format!("figures/{stem}.{kind}")))
             .filter(|(_, file)| exists(file))
@@ -357,7 +359,16 @@ fn section(
             .find(|(kind, _)| ["png", "svg"].contains(kind))
             .map(|(_, file)| link(file));
         h.push_str("<article>\n<figure>");
-        if let Some(shown) = shown {
+        let moved = files.iter().find(|(kind, _)| *kind == "html");
+        if let Some((_, page)) = moved {
+            // What a reader moves, in a frame of its own.
+            let _ = write!(
+                h,
+                "<iframe src=\"{}\" title=\"{}\" loading=\"lazy\" style=\"width:100%;height:460px;border:0\"></iframe>",
+                link(page),
+                escape(&caption)
+            );
+        } else if let Some(shown) = shown {
             let _ = write!(
                 h,
                 "<a href=\"{shown}\"><img src=\"{shown}\" alt=\"{}\" loading=\"lazy\"></a>",

@@ -1,0 +1,204 @@
+use super::canvas::Pixels;
+use super::grid::pixels;
+use super::{Figure, ImageGrid, LONGEST, escape, html, png, texts};
+use crate::ops::files::write_atomic;
+use crate::{Error, Result};
+use base64::Engine as _;
+use candle_core::Tensor;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The side that an image is enlarged to at most, in logical pixels.
+const SIDE: usize = 288;
+/// What the page does: draws the image that the sliders name, and moves the first and the last of them with the pointer.
+const SCRIPT: &str = include_str!("explorer.js");
+
+/// Images that a reader moves through: a slider for each axis (a layer, a sample, a factor), and the pointer over the image moves the first axis upwards and
+/// downwards and the last to the left and right. One HTML element without a server or another file, in JupyterLab, in an executed notebook and in a
+/// page. Where scripts are not run, the first image is shown.
+///
+/// ```
+/// use invariances::{candle_core::{DType, Device, Tensor}, figure::Explorer};
+/// let images = Tensor::zeros((2 * 3, 3, 16, 16), DType::F32, &Device::Cpu)?;
+/// let explorer = Explorer::new(&images)?.axis("layer", ["conv5", "fc6"]).axis("sample", 1..=3);
+/// assert!(explorer.html()?.contains("conv5"));
+/// # Ok::<(), invariances::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Explorer {
+    images: Vec<Arc<Pixels>>,
+    tensor: Tensor,
+    axes: Vec<(String, Vec<String>)>,
+    title: String,
+    notes: BTreeMap<String, String>,
+}
+
+impl Explorer {
+    /// All images (n, 3 or 1, height, width) in [−1, 1]: n is the product of the axes' lengths, and the axis that is named last changes first.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another shape, or values that are not numbers.
+    pub fn new(images: &Tensor) -> Result<Self> {
+        Ok(Self {
+            images: pixels(images)?,
+            tensor: images.detach(),
+            axes: Vec::new(),
+            title: String::new(),
+            notes: [("version".to_string(), crate::VERSION.to_string())].into(),
+        })
+    }
+
+    /// An axis and the names of its places.
+    pub fn axis<I: IntoIterator<Item: ToString>>(mut self, name: &str, places: I) -> Self {
+        self.axes.push((name.into(), texts(places)));
+        self
+    }
+
+    /// What is shown.
+    pub fn title(mut self, title: &str) -> Self {
+        self.title = title.into();
+        self
+    }
+
+    /// The same with an entry of its configuration added, which its files carry.
+    pub fn note(&self, key: &str, value: impl ToString) -> Self {
+        let mut explorer = self.clone();
+        explorer.notes.insert(key.into(), value.to_string());
+        explorer
+    }
+
+    fn check(&self) -> Result<()> {
+        let lengths: Vec<usize> = self.axes.iter().map(|(_, places)| places.len()).collect();
+        let wanted = lengths.iter().try_fold(1usize, |n, l| n.checked_mul(*l));
+        if lengths.is_empty() || wanted != Some(self.images.len()) || wanted == Some(0) {
+            return Err(Error::invalid(format!(
+                "axes of {lengths:?} places do not name {} images: their product must be as many",
+                self.images.len()
+            )));
+        }
+        Ok(())
+    }
+
+    /// All images in one picture, so many in a row.
+    fn atlas(&self) -> Result<(Pixels, usize)> {
+        let (w, h) = (self.images[0].width, self.images[0].height);
+        let count = self.images.len();
+        let columns = (count as f64).sqrt().ceil() as usize;
+        let rows = count.div_ceil(columns);
+        if (columns * w).max(rows * h) as f64 > LONGEST {
+            return Err(Error::invalid(format!(
+                "{count} images of {w}×{h} pixels are more than a page should hold: show fewer, or smaller ones"
+            )));
+        }
+        let mut rgb = vec![255u8; columns * w * rows * h * 3];
+        for (i, image) in self.images.iter().enumerate() {
+            let (x, y) = (i % columns * w, i / columns * h);
+            for (line, source) in image.rgb.chunks_exact(3 * w).enumerate() {
+                let at = ((y + line) * columns * w + x) * 3;
+                rgb[at..at + 3 * w].copy_from_slice(source);
+            }
+        }
+        let (width, height) = (columns * w, rows * h);
+        Ok((Pixels { width, height, rgb }, columns))
+    }
+
+    /// The element for a page.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the axes do not name all images, or these are more than a page should hold.
+    pub fn html(&self) -> Result<String> {
+        self.check()?;
+        let data = |pixels: &Pixels| -> Result<String> {
+            let bytes = png::encode(pixels, None, &[])?;
+            let text = base64::engine::general_purpose::STANDARD.encode(bytes);
+            Ok(format!("data:image/png;base64,{text}"))
+        };
+        let (atlas, columns) = self.atlas()?;
+        let first = &self.images[0];
+        let magnify = (SIDE / first.width.max(first.height)).max(1);
+        let (width, height) = (first.width * magnify, first.height * magnify);
+        let atlas = data(&atlas)?;
+        let axes: Vec<_> = self
+            .axes
+            .iter()
+            .map(|(name, places)| json!({"name": name, "places": places}))
+            .collect();
+        let about = json!({
+            "title": self.title, "axes": axes, "columns": columns, "size": [first.width, first.height], "magnify": magnify,
+            "notes": self.notes,
+        });
+        let key = blake3::hash(format!("{about}{atlas}").as_bytes()).to_hex()[..12].to_string();
+        // A script's text ends at the first `</`, wherever it stands.
+        let about = about.to_string().replace("</", "<\\/");
+        let script = SCRIPT
+            .replace("$KEY", &key)
+            .replace("$ABOUT", &about)
+            .replace("$ATLAS", &atlas);
+        Ok(format!(
+            "<figure data-invariances=\"{key}\" style=\"margin:0;font-family:Inter,system-ui,sans-serif;font-size:14px\">\
+             <figcaption style=\"font-weight:600;margin-bottom:6px\">{}</figcaption>\
+             <img width=\"{width}\" height=\"{height}\" style=\"image-rendering:pixelated\" alt=\"{}\" src=\"{}\"></figure>\n<script>{script}</script>",
+            escape(&self.title),
+            escape(&self.title),
+            data(first)?
+        ))
+    }
+
+    /// A page of its own.
+    ///
+    /// # Errors
+    /// As [`Explorer::html`].
+    pub fn page(&self) -> Result<String> {
+        Ok(format!(
+            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{}</title></head>\n<body style=\"margin:12px\">{}</body></html>\n",
+            escape(&self.title),
+            self.html()?
+        ))
+    }
+
+    /// What a paper can show of it: the last axis across, the one before it downwards, all others at their first place.
+    ///
+    /// # Errors
+    /// As [`Explorer::html`] and [`ImageGrid::figure`].
+    pub fn figure(&self) -> Result<Figure> {
+        self.check()?;
+        let across = self.axes.last().map_or(1, |(_, p)| p.len());
+        let down = match &self.axes[..] {
+            [.., (_, places), _] => places.clone(),
+            _ => Vec::new(),
+        };
+        let shown = across * down.len().max(1);
+        let grid = ImageGrid::new(&self.tensor.narrow(0, 0, shown)?, across)?;
+        let grid = grid.row_labels(down).title(&self.title);
+        let names = self.axes.last().map(|(_, p)| p.clone()).unwrap_or_default();
+        let mut figure = grid.column_labels(names).figure()?;
+        for (key, value) in &self.notes {
+            figure = figure.note(key, value);
+        }
+        Ok(figure)
+    }
+
+    /// Writes the page; the file is whole or not there.
+    ///
+    /// # Errors
+    /// As [`Explorer::html`]; [`Error::Invalid`] for another ending than `.html`, [`Error::Io`] where the file cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let ending = path.extension().and_then(|e| e.to_str());
+        if !ending.is_some_and(|e| e.eq_ignore_ascii_case("html")) {
+            return Err(Error::invalid(format!(
+                "what a reader moves is saved as .html, found {}; its `figure()` as the others",
+                path.display()
+            )));
+        }
+        write_atomic(path, self.page()?.as_bytes())
+    }
+
+    /// Shows it in a notebook. The kernel calls it for a cell's last expression.
+    pub fn evcxr_display(&self) {
+        // The kernel reads lines: an element is one of them.
+        html::show(self.html().map(|h| h.replace('\n', " ")));
+    }
+}
