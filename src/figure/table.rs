@@ -243,10 +243,12 @@ fn tex(text: &str) -> String {
             'Ψ' => out.push_str("$\\Psi$"),
             '‖' => out.push_str("$\\|$"),
             '²' => out.push_str("$^2$"),
-            '\u{304}' => match out.pop() {
-                Some(letter) => out.push_str(&format!("$\\bar{{{letter}}}$")),
-                None => {}
-            },
+            // A bar above the letter before it.
+            '\u{304}' => {
+                if let Some(letter) = out.pop() {
+                    out.push_str(&format!("$\\bar{{{letter}}}$"));
+                }
+            }
             '\n' | '\r' => out.push(' '),
             c => out.push(c),
         }
