@@ -15,7 +15,7 @@ use invariances::autoencoder::{Autoencoder, BigAe, BigAeConfig};
 use invariances::backbone::Network;
 use invariances::candle_core::{Device, Tensor};
 use invariances::data::{Images, Split, World};
-use invariances::flow::{Cinn, Flow};
+use invariances::flow::Cinn;
 use invariances::hub::{Hub, Published, Weights};
 use invariances::interpret::{CinnTraining, Codes, Samples};
 use invariances::notebook::{Sources, Subject};
