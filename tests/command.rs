@@ -623,6 +623,32 @@ fn a_study_repeats_a_notebook_over_seeds_and_goes_on_where_it_was() {
     assert_eq!(said.matches("measured before").count(), 2, "{said}");
     let kept = read(&into.join("study_me.json"));
     assert_eq!(kept[0]["claims"][0]["values"], json!([0.0, 2.0, 4.0]));
+    // Where the outputs are gone, the table is enough.
+    std::fs::remove_dir_all(&out).unwrap();
+    let said = text(&study(&["--seeds", "3"]).output().unwrap());
+    assert_eq!(said.matches("in the table").count(), 3, "{said}");
+    assert_eq!(read(&into.join("study_me.json")), kept);
+    // Fewer seeds than it has take none away.
+    let said = text(&study(&["--seeds", "1"]).output().unwrap());
+    assert_eq!(said.matches("in the table").count(), 3, "{said}");
+    assert_eq!(read(&into.join("study_me.json")), kept);
+    // Cells that were written otherwise are measured once, and the others are taken where the configuration is the same.
+    let same = cells[1].replace("let by", "// Twice.\nlet by");
+    notebook(home.path(), "study_me", &[cells[0], &same, cells[2]]);
+    let said = text(&study(&["--seeds", "3"]).output().unwrap());
+    assert_eq!(said.matches("in the table").count(), 2, "{said}");
+    let again = read(&into.join("study_me.json"));
+    assert_eq!(again[0]["claims"][0]["values"], json!([0.0, 2.0, 4.0]));
+    assert_ne!(again[0]["key"], kept[0]["key"]);
+    // Another configuration: all anew.
+    let other = cells[2].replace("seedless", "other");
+    notebook(home.path(), "study_me", &[cells[0], cells[1], &other]);
+    let said = text(&study(&["--seeds", "3"]).output().unwrap());
+    assert_eq!(said.matches("in the table").count(), 0, "{said}");
+    let anew = read(&into.join("study_me.json"));
+    assert_eq!(anew[0]["seeds"], json!([0, 1, 2]));
+    assert_ne!(anew[0]["configuration"], kept[0]["configuration"]);
+    notebook(home.path(), "study_me", &cells);
     // With a setting it is another study, beside the first.
     let output = study(&["--seeds", "1", "--set", "by=7"]).output().unwrap();
     assert!(output.status.success(), "{}", text(&output));

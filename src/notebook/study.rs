@@ -32,6 +32,10 @@ pub struct Study {
     pub configuration: String,
     /// The crate's version.
     pub version: String,
+    /// A hash of what decides the numbers as far as it is known before the notebook runs: its code cells and the shipped weights. With the
+    /// same one, a seed need not be measured again; with another, the configuration tells.
+    #[serde(default)]
+    pub key: String,
     /// The seeds, in the order of the values.
     pub seeds: Vec<u64>,
     /// How long each seed took, in minutes.
@@ -91,6 +95,29 @@ impl Study {
             .map_err(|e| Error::content(&path, format!("cannot be written: {e}")))?;
         text.push('\n');
         write_atomic(&path, text.as_bytes())
+    }
+
+    /// Takes over what another study of the same notebook measured with a seed; nothing where it did not.
+    ///
+    /// # Errors
+    /// As [`Study::add`].
+    pub fn take(&mut self, other: &Self, seed: u64) -> Result<()> {
+        let Some(place) = other.seeds.iter().position(|s| *s == seed) else {
+            return Ok(());
+        };
+        let claims = other.claims.iter().map(|c| {
+            json!({
+                "name": c.name, "statement": c.statement, "expected": c.expected,
+                "value": c.values.get(place), "holds": c.holds.get(place),
+            })
+        });
+        let minutes = other.minutes.get(place).copied().unwrap_or_default();
+        self.add(
+            seed,
+            minutes,
+            &other.configuration,
+            &claims.collect::<Vec<_>>(),
+        )
     }
 
     /// Adds what one seed measured, the claims as the notebook kept them (`claims/<notebook>.json`), in the place of what this seed
@@ -319,6 +346,23 @@ mod tests {
         assert_eq!(study.claims[1].values, [None, Some(5.0)]);
         let (mean, deviation) = study.claims[0].mean_and_deviation().unwrap_or_default();
         assert!((mean - 2.5).abs() < 1e-12 && (deviation - 0.5f64.sqrt()).abs() < 1e-12);
+
+        // What one seed measured is the same in another study; a seed that is not there changes nothing.
+        let mut taken = Study {
+            notebook: "n".into(),
+            scale: "quick".into(),
+            ..Study::default()
+        };
+        taken.take(&study, 1)?;
+        taken.take(&study, 7)?;
+        taken.take(&study, 0)?;
+        assert_eq!(
+            (&taken.seeds[..], &taken.minutes[..]),
+            (&[1, 0][..], &[2.0, 1.5][..])
+        );
+        assert_eq!(taken.claims[0].values, [Some(3.0), Some(2.0)]);
+        assert_eq!(taken.claims[1].values, [Some(5.0), None]);
+        assert_eq!(taken.claims[0].expected, "> other");
 
         let folder = tempfile::tempdir().map_err(|e| Error::io("temporary folder", e))?;
         let other = Study {

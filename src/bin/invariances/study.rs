@@ -82,18 +82,69 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
         settings,
         scale: scale.clone(),
         version: VERSION.into(),
+        key: key.clone(),
         ..Study::default()
     };
+    // What the table has of these seeds already, measured here or elsewhere.
+    let same = |s: &Study| {
+        s.scale == study.scale && s.settings == study.settings && s.version == study.version
+    };
+    let before = Study::all(&studies, &name)?.into_iter().find(same);
+    let before = before.unwrap_or_default();
     let mut failed = 0;
+    // Seeds of the table whose cells were others: they count if the configuration turns out to be the same.
+    let mut doubtful = Vec::new();
+    let mut missing = Vec::new();
     for seed in 0..arguments.seeds {
-        let folder = out.join(format!("{}-seed-{seed}", &key[..12]));
-        let done = folder.join("done.json");
+        let done = out
+            .join(format!("{}-seed-{seed}", &key[..12]))
+            .join("done.json");
         if let Some((minutes, configuration, claims)) = finished(&done) {
             println!("\nseed {seed}: measured before, {minutes:.1} min");
             study.add(seed, minutes, &configuration, &claims)?;
-            continue;
+        } else if !before.seeds.contains(&seed) {
+            missing.push(seed);
+        } else if before.key == key {
+            println!("\nseed {seed}: in the table");
+            study.take(&before, seed)?;
+        } else {
+            doubtful.push(seed);
         }
+    }
+    // Seeds beyond those asked for stay in the table, if they are of the same configuration.
+    for seed in before.seeds.iter().copied() {
+        if seed >= arguments.seeds {
+            doubtful.push(seed);
+        }
+    }
+    // Without a seed to compare with, one of them is measured again.
+    if study.seeds.is_empty() && missing.is_empty() && !doubtful.is_empty() {
+        // It is one of those asked for: they come first.
+        missing.push(doubtful.remove(0));
+    }
+    let mut wanted = std::collections::VecDeque::from(missing);
+    loop {
+        let settled = !study.seeds.is_empty() || wanted.is_empty();
+        if settled && !doubtful.is_empty() {
+            for seed in doubtful.drain(..) {
+                if study.configuration == before.configuration {
+                    println!("\nseed {seed}: in the table");
+                    study.take(&before, seed)?;
+                } else if seed < arguments.seeds {
+                    wanted.push_back(seed);
+                }
+            }
+        }
+        // After every seed: what is measured is there, whatever comes next.
+        if !study.seeds.is_empty() {
+            study.keep(&studies)?;
+        }
+        let Some(seed) = wanted.pop_front() else {
+            break;
+        };
         println!("\nseed {seed}");
+        let folder = out.join(format!("{}-seed-{seed}", &key[..12]));
+        let done = folder.join("done.json");
         // What an interrupted run left would count as this one's.
         let _ = std::fs::remove_dir_all(folder.join("claims"));
         let environment: Vec<(&str, OsString)> = vec![
@@ -131,11 +182,6 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
         let record = json!({"minutes": minutes, "configuration": configuration, "claims": claims});
         write_atomic(&done, record.to_string().as_bytes())?;
         study.add(seed, minutes, &configuration, &claims)?;
-        // After every seed: what is measured is there, whatever comes next.
-        study.keep(&studies)?;
-    }
-    if !study.seeds.is_empty() {
-        study.keep(&studies)?;
     }
     println!();
     for claim in &study.claims {
