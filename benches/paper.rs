@@ -2,7 +2,7 @@
 //! BigAE at 128 px and the authors' t, fetched from a hub on loopback, since theirs could not be had here: names, shapes and sizes are the published ones,
 //! the numbers in them are made up. Then, for one image and layer by layer: time and the peak of memory.
 //!
-//! `cargo bench --bench paper`, on Linux: each layer is a process of its own. It takes 6 GB of disk and of memory meanwhile.
+//! `cargo bench --bench paper`, on Linux: each layer is a process of its own. The files take several GB of disk and of memory meanwhile.
 
 mod common;
 #[path = "../tests/common/mod.rs"]

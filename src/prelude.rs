@@ -42,7 +42,7 @@ pub use crate::metric::{
     measure_colours, psnr, ssim,
 };
 pub use crate::notebook::{
-    Claim, ClaimBuilder, Claims, Expected, Lab, Progress, Repeated, Scale, Study, Subject,
+    Claim, ClaimBuilder, Claims, Expected, Lab, Progress, Repeated, Scale, Sources, Study, Subject,
 };
 pub use crate::ops::{Init, Params, Rng, Scope};
 pub use crate::train::{

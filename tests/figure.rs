@@ -382,7 +382,7 @@ fn films_show_every_figure() -> Result<()> {
 fn explorers_hold_all_their_images() -> Result<()> {
     let tiles = images(6, 8)?;
     let explorer = Explorer::new(&tiles)?
-        .axis("layer", ["</script><b>", "fc6 \"&\""])
+        .axis("layer", ["</script><!--<script>", "fc6 \"&\""])
         .axis("sample", 1..=3)
         .title("<Move> it")
         .note("seed", 9);

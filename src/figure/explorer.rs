@@ -130,8 +130,8 @@ impl Explorer {
             "notes": self.notes,
         });
         let key = blake3::hash(format!("{about}{atlas}").as_bytes()).to_hex()[..12].to_string();
-        // A script's text ends at the first `</`, wherever it stands.
-        let about = about.to_string().replace("</", "<\\/");
+        // In a script no `<` of a text may stand: `</` ends it, `<!--` changes how it is read.
+        let about = about.to_string().replace('<', "\\u003c");
         let script = SCRIPT
             .replace("$KEY", &key)
             .replace("$ABOUT", &about)

@@ -272,6 +272,7 @@ impl Lab {
         match source.as_str() {
             "creatures" => Subject::creatures(),
             "photographs" => {
+                // At smoke as many as a judge needs to give two images different answers: free shares of one answer do not exist.
                 let steps = self.scale().pick(40, 2500, 20_000, 40_000);
                 Subject::photographs(&self.images()?, steps, &self.store())
             }

@@ -555,6 +555,30 @@ mod tests {
         out
     }
 
+    /// What a reader moves is shown in a frame, with its still and its numbers to be taken along; all of it goes with the notebook.
+    #[test]
+    fn what_a_reader_moves_is_shown_in_a_frame() {
+        let out = sample();
+        for file in ["01_x-move.html", "01_x-move.png", "01_x-move.csv"] {
+            write_atomic(out.path().join("figures").join(file), b"x").unwrap();
+        }
+        write(out.path(), &[record("01_x")]).unwrap();
+        let page = std::fs::read_to_string(out.path().join("index.html")).unwrap();
+        assert!(page.contains("<iframe src=\"figures/01_x-move.html\""));
+        assert!(!page.contains("<img src=\"figures/01_x-move.png\""));
+        for kind in ["html", "png", "csv"] {
+            assert!(
+                page.contains(&format!("href=\"figures/01_x-move.{kind}\"")),
+                "{kind}"
+            );
+        }
+        remove(out.path(), "01_x").unwrap();
+        for kind in ["html", "png", "csv"] {
+            let file = out.path().join(format!("figures/01_x-move.{kind}"));
+            assert!(!file.exists(), "{kind} is left behind");
+        }
+    }
+
     #[test]
     fn the_page_shows_figures_with_their_claims_and_escapes_what_is_text() {
         let out = sample();
