@@ -14,11 +14,11 @@ pub use crate::backbone::{
 };
 pub use crate::data::{
     Ahead, Attribute, Batch, Batches, Creature, Creatures, Digits, Face, Faces, Factors,
-    ImageColumns, Images, Order, Person, Photographs, Plane, Split, Style, World,
+    ImageColumns, Images, Order, Person, Photographs, Plane, Split, Style, World, random_crops,
 };
 pub use crate::figure::{
-    Bars, Chart, Colour, Explorer, Figure, Film, Histogram, ImageGrid, Overview, Panel, Table,
-    Width, heat,
+    Bars, Chart, Colour, Explorer, Figure, Film, HeatMap, Histogram, ImageGrid, Overview, Panel,
+    Table, Width, heat,
 };
 pub use crate::flow::{
     Cinn, CinnConfig, Condition, Conditioning, Coupling, FactorConfig, FactorInn, Flow,

@@ -2,7 +2,8 @@
 
 use invariances::candle_core::{DType, Device, Tensor};
 use invariances::figure::{
-    Bars, Chart, Explorer, Figure, Film, Histogram, ImageGrid, Overview, Panel, Table, Width,
+    Bars, Chart, Explorer, Figure, Film, HeatMap, Histogram, ImageGrid, Overview, Panel, Table,
+    Width,
 };
 use invariances::metric::{Estimate, bootstrap_mean};
 use invariances::notebook::{Expected, Lab, Scale};
@@ -94,6 +95,15 @@ fn all() -> Result<Vec<Figure>> {
     let overview = Overview::with_images(&images(1, 32)?, &images(5, 28)?)?.figure()?;
     let row = Panel::row([&bars, &histogram]).figure()?;
     let panel = Panel::column([&row, &grid]).title("All").figure()?;
+    let shares = [
+        [value, missing],
+        [Estimate::exact(-0.2), Estimate::exact(2.0)],
+    ];
+    let heat_map = HeatMap::new("Swapped & changed", ["a", "b"], ["x", "two words of it"])
+        .values(&shares.map(Vec::from))
+        .row_title("v of")
+        .column_title("z̄")
+        .figure()?;
     let empty = Overview::new().figure()?;
     Ok(vec![
         chart()?,
@@ -103,6 +113,7 @@ fn all() -> Result<Vec<Figure>> {
         overview,
         empty,
         panel,
+        heat_map,
     ])
 }
 
@@ -543,6 +554,11 @@ fn what_cannot_be_drawn_is_refused() -> Result<()> {
     refused(Bars::new("", ["a"]).figure(), "one series");
     let few = Bars::new("", ["a", "b"]).series("s", &[Estimate::exact(1.0)]);
     refused(few.figure(), "1 values for 2");
+    let map = |values: &[Vec<Estimate>]| HeatMap::new("", ["a"], ["b"]).values(values);
+    refused(map(&[]).figure(), "1 × 1");
+    let one = [vec![Estimate::exact(1.0)]];
+    refused(map(&one).range(1.0, 0.0).figure(), "larger");
+    refused(map(&one).cell(1, 20).figure(), "8 to 400");
     refused(
         Histogram::new("").values("a", &[f64::NAN]).figure(),
         "found 0 values",

@@ -567,8 +567,23 @@ fn bad_folders_and_files_are_said() -> Result<()> {
     let root = folder.path().join("set");
     let error = says(Images::folder(&root), &["set", "per class"]);
     assert!(matches!(error, Error::Io { .. }));
-    put(&root, "1.png", &png(2, 2, [1, 0, 0]));
+    std::fs::create_dir(&root).unwrap();
+    put(&root, "notes.txt", b"no image");
     says(Images::folder(&root), &["no images", "class/1.png"]);
+    // Files alone are one class; beside folders they are none.
+    put(&root, "2.png", &png(2, 2, [2, 0, 0]));
+    put(&root, "1.png", &png(2, 2, [1, 0, 0]));
+    let frames = Images::folder(&root)?;
+    assert_eq!(
+        (frames.len(), frames.classes()),
+        (2, vec!["set".to_string()])
+    );
+    let first = frames
+        .batch(&[0], 2)?
+        .images
+        .flatten_all()?
+        .to_vec1::<f32>()?[0];
+    assert!((first - (1.0 / 127.5 - 1.0)).abs() < 1e-6);
     says(Images::folder(root.join("1.png")), &["1.png"]);
     put(&root, "a/1.png", &png(2, 2, [1, 0, 0]));
     put(&root, "a/2.png", b"no image");

@@ -55,11 +55,18 @@ impl Folder {
                 scan(&root, Path::new(&name), 1, &mut files)?;
             }
         }
+        // Without a folder per class the folder is the class: frames of a film, say.
+        let flat = files.is_empty();
+        if flat {
+            for name in entries(&root).map_err(io)? {
+                keep_image(&root, PathBuf::from(name), &mut files);
+            }
+        }
         files.sort();
         if files.is_empty() {
             return Err(Error::content(
                 path,
-                "no images: expected a folder per class, such as class/1.png or train/class/1.jpg",
+                "no images: expected a folder per class, such as class/1.png or train/class/1.jpg, or a folder of images",
             ));
         }
         if u32::try_from(files.len()).is_err() {
@@ -92,7 +99,11 @@ impl Folder {
             let numbers = of.iter().map(number).collect();
             (set, numbers)
         };
-        let (classes, labels) = names(level);
+        let (mut classes, labels) = names(level);
+        if flat {
+            let name = root.file_name().unwrap_or_default();
+            classes = vec![name.to_string_lossy().into_owned()];
+        }
         let (splits, split) = if in_splits {
             names(0)
         } else {
@@ -184,12 +195,16 @@ fn scan(root: &Path, below: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Re
             scan(root, &below, depth + 1, files)?;
             continue;
         }
-        let ending = below.extension().map(|e| e.to_ascii_lowercase());
-        let is_image = ending.is_some_and(|e| e == "png" || e == "jpg" || e == "jpeg");
-        // A link that leads nowhere or elsewhere is no image of this folder.
-        if is_image && target(root, &path).ok().flatten().is_some() {
-            files.push(below);
-        }
+        keep_image(root, below, files);
     }
     Ok(())
+}
+
+fn keep_image(root: &Path, below: PathBuf, files: &mut Vec<PathBuf>) {
+    let ending = below.extension().map(|e| e.to_ascii_lowercase());
+    let is_image = ending.is_some_and(|e| e == "png" || e == "jpg" || e == "jpeg");
+    // A link that leads nowhere or elsewhere is no image of this folder.
+    if is_image && target(root, &root.join(&below)).ok().flatten().is_some() {
+        files.push(below);
+    }
 }

@@ -132,7 +132,8 @@ impl Images {
 
     /// The PNG and JPEG files of a folder with a folder per class, at any depth below it: `class/…/1.png`, or
     /// `train/class/…/1.png` where all its folders are named as parts of a data set are (train, val, test and the like).
-    /// Classes are numbered by name. Hidden files, links to folders and links to files elsewhere are left out.
+    /// Classes are numbered by name. A folder of files alone is one class, by its own name. Hidden files, links to folders and links to files elsewhere
+    /// are left out; images are in the order of their names.
     ///
     /// Files are not opened: one that cannot be read is an error when it is asked for.
     ///

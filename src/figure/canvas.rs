@@ -2,14 +2,21 @@
 
 use super::font::{self, Face};
 use super::style::Colour;
+use std::fmt;
 use std::sync::Arc;
 
 /// A picture's pixels: 8-bit RGB, row by row.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub(crate) struct Pixels {
     pub width: usize,
     pub height: usize,
     pub rgb: Vec<u8>,
+}
+
+impl fmt::Debug for Pixels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pixels({} × {})", self.width, self.height)
+    }
 }
 
 /// Where a text's `x` lies in it.

@@ -12,12 +12,16 @@ use std::sync::Arc;
 
 /// The side that an image is enlarged to at most, in logical pixels.
 const SIDE: usize = 288;
+/// The bytes of PNG up to which a page has all images pixel by pixel; more of them are JPEG, or a notebook would not be small enough to be kept.
+const EXACT: usize = 128 << 10;
+/// Of 100; nobody sees the difference to the image, enlarged, but it can be measured.
+const QUALITY: u8 = 94;
 /// What the page does: draws the image that the sliders name, and moves the first and the last of them with the pointer.
 const SCRIPT: &str = include_str!("explorer.js");
 
 /// Images that a reader moves through: a slider for each axis (a layer, a sample, a factor), and the pointer over the image moves the first axis upwards and
 /// downwards and the last to the left and right. One HTML element without a server or another file, in JupyterLab, in an executed notebook and in a
-/// page. Where scripts are not run, the first image is shown.
+/// page. Where scripts are not run, the first image is shown. Many images are in the page as JPEG; [`Explorer::figure`] has them pixel by pixel.
 ///
 /// ```
 /// use invariances::{candle_core::{DType, Device, Tensor}, figure::Explorer};
@@ -110,16 +114,19 @@ impl Explorer {
     /// [`Error::Invalid`] where the axes do not name all images, or these are more than a page should hold.
     pub fn html(&self) -> Result<String> {
         self.check()?;
-        let data = |pixels: &Pixels| -> Result<String> {
-            let bytes = png::encode(pixels, None, &[])?;
+        let data = |kind: &str, bytes: &[u8]| {
             let text = base64::engine::general_purpose::STANDARD.encode(bytes);
-            Ok(format!("data:image/png;base64,{text}"))
+            format!("data:image/{kind};base64,{text}")
         };
         let (atlas, columns) = self.atlas()?;
+        let exact = png::encode(&atlas, None, &[])?;
+        let atlas = match exact.len() <= EXACT {
+            true => data("png", &exact),
+            false => data("jpeg", &png::jpeg(&atlas, QUALITY)?),
+        };
         let first = &self.images[0];
         let magnify = (SIDE / first.width.max(first.height)).max(1);
         let (width, height) = (first.width * magnify, first.height * magnify);
-        let atlas = data(&atlas)?;
         let axes: Vec<_> = self
             .axes
             .iter()
@@ -142,7 +149,7 @@ impl Explorer {
              <img width=\"{width}\" height=\"{height}\" style=\"image-rendering:pixelated\" alt=\"{}\" src=\"{}\"></figure>\n<script>{script}</script>",
             escape(&self.title),
             escape(&self.title),
-            data(first)?
+            data("png", &png::encode(first, None, &[])?)
         ))
     }
 

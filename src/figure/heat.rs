@@ -40,11 +40,7 @@ pub fn heat(values: &Tensor, most: f64) -> Result<Tensor> {
     let mut pixels = vec![0f32; 3 * numbers.len()];
     let area = height * width;
     for (i, &value) in numbers.iter().enumerate() {
-        let at = (value / most as f32).clamp(0.0, 1.0) * (STOPS.len() - 1) as f32;
-        let below = (at as usize).min(STOPS.len() - 2);
-        let part = at - below as f32;
-        for c in 0..3 {
-            let colour = STOPS[below][c] * (1.0 - part) + STOPS[below + 1][c] * part;
+        for (c, colour) in tint(value / most as f32).into_iter().enumerate() {
             pixels[((i / area.max(1)) * 3 + c) * area + i % area] = colour / 127.5 - 1.0;
         }
     }
@@ -53,4 +49,12 @@ pub fn heat(values: &Tensor, most: f64) -> Result<Tensor> {
         (n, 3, height, width),
         &Device::Cpu,
     )?)
+}
+
+/// The colour of a share in [0, 1], red, green, blue up to 255.
+pub(super) fn tint(share: f32) -> [f32; 3] {
+    let at = share.clamp(0.0, 1.0) * (STOPS.len() - 1) as f32;
+    let below = (at as usize).min(STOPS.len() - 2);
+    let part = at - below as f32;
+    [0, 1, 2].map(|c| STOPS[below][c] * (1.0 - part) + STOPS[below + 1][c] * part)
 }

@@ -12,6 +12,7 @@ mod film;
 mod font;
 mod grid;
 mod heat;
+mod heatmap;
 mod histogram;
 mod html;
 mod overview;
@@ -31,6 +32,7 @@ pub use explorer::Explorer;
 pub use film::Film;
 pub use grid::ImageGrid;
 pub use heat::heat;
+pub use heatmap::HeatMap;
 pub use histogram::Histogram;
 pub(crate) use html::show;
 pub use overview::Overview;
@@ -46,6 +48,7 @@ use crate::{Error, Result};
 use base64::Engine as _;
 use canvas::Canvas;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -63,7 +66,7 @@ const LONGEST: f64 = 16_384.0;
 /// assert!(figure.svg()?.contains("seed"));
 /// # Ok::<(), invariances::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Figure {
     canvas: Arc<Canvas>,
     title: String,
@@ -72,6 +75,14 @@ pub struct Figure {
     dpi: f64,
     /// The numbers behind the drawing, a header and rows; empty for images.
     numbers: Arc<Vec<Vec<String>>>,
+}
+
+/// Without its pixels: where a cell shows a figure as text, it should stay short.
+impl fmt::Debug for Figure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (width, height) = self.size();
+        write!(f, "Figure({:?}, {width} × {height})", self.title)
+    }
 }
 
 /// The dots per inch of a PNG on paper, unless others are asked for.

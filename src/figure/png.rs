@@ -1,7 +1,17 @@
-//! PNG files with text in them.
+//! PNG files with text in them, and JPEG for what a page holds many of.
 
 use super::canvas::Pixels;
 use crate::{Error, Result};
+
+/// Encodes pixels as JPEG, `quality` up to 100.
+pub(crate) fn jpeg(pixels: &Pixels, quality: u8) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let (width, height) = (pixels.width as u32, pixels.height as u32);
+    image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, quality)
+        .encode(&pixels.rgb, width, height, image::ExtendedColorType::Rgb8)
+        .map_err(|e| Error::Drawing(format!("JPEG: {e}")))?;
+    Ok(bytes)
+}
 
 /// Encodes pixels; `density` is in pixels per inch, `texts` are keywords (ASCII) and what they say.
 pub(crate) fn encode(

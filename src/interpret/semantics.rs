@@ -4,6 +4,7 @@ use crate::autoencoder::{Autoencoder, Posterior};
 use crate::data::{Split, World};
 use crate::flow::{Cinn, FactorConfig, FactorInn, factor_dims};
 use crate::loss::pair_nll;
+use crate::ops::names::nearest;
 use crate::ops::{Params, Rng};
 use crate::train::{Decay, Step, Store, TrainConfig, Trained, Trainer};
 use crate::{Error, Result};
@@ -230,6 +231,63 @@ impl Semantics {
         let parts = e.split(&e.forward(&codes.detach())?.0)?;
         let names = self.concepts.iter().map(String::as_str).chain(["residual"]);
         Ok(names.map(ToString::to_string).zip(parts).collect())
+    }
+
+    /// Codes (batch, code) with the factor of one concept (or `residual`) taken from `others`, row by row: z̄ of somebody, but with the glasses of
+    /// somebody else. Without a graph.
+    ///
+    /// ```
+    /// # use invariances::prelude::*;
+    /// # let config = FactorConfig { hidden: 16, flows: 2, ..FactorConfig::new(vec![2, 4]) };
+    /// # let e = FactorInn::new(&config, &Params::new(0).root())?;
+    /// # let (codes, others) = (Rng::new(1).normal((8, 6), &Device::Cpu)?, Rng::new(2).normal((8, 6), &Device::Cpu)?);
+    /// # e.initialize(&codes)?;
+    /// # let semantics = Semantics { e, concepts: vec!["glasses".into()] };
+    /// let swapped = semantics.swap(&codes, &others, "glasses")?;
+    /// let found = &semantics.factors(&swapped)?["glasses"] - &semantics.factors(&others)?["glasses"];
+    /// assert!(found?.abs()?.max_all()?.to_scalar::<f32>()? < 1e-3);
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another concept, with those that there are, and where the shapes differ.
+    pub fn swap(&self, codes: &Tensor, others: &Tensor, concept: &str) -> Result<Tensor> {
+        let names: Vec<&str> = self.concepts.iter().map(String::as_str).collect();
+        let names: Vec<&str> = names.into_iter().chain(["residual"]).collect();
+        let place = names.iter().position(|name| *name == concept);
+        let place = place.ok_or_else(|| {
+            let advice = match nearest(concept, &names) {
+                Some(near) => format!("; did you mean {near:?}?"),
+                None => String::new(),
+            };
+            Error::invalid(format!(
+                "e has no factor {concept:?}, it has {}{advice}",
+                names.join(", ")
+            ))
+        })?;
+        let e = self.e.detached();
+        let (a, _) = e.forward(&codes.detach())?;
+        let (b, _) = e.forward(&others.detach())?;
+        e.inverse(&e.swap(&a, &b, place)?)
+    }
+
+    /// Codes on the way from `codes` to `others` (both (batch, code)), `share` of it in [0, 1], in a straight line as e sees it: e⁻¹((1 − s)·e(a) + s·e(b)).
+    /// Without a graph.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the shapes differ.
+    pub fn between(&self, codes: &Tensor, others: &Tensor, share: f64) -> Result<Tensor> {
+        let e = self.e.detached();
+        let (a, _) = e.forward(&codes.detach())?;
+        let (b, _) = e.forward(&others.detach())?;
+        if a.dims() != b.dims() {
+            return Err(Error::invalid(format!(
+                "a way leads from as many codes to as many, found {:?} and {:?}",
+                a.dims(),
+                b.dims()
+            )));
+        }
+        e.inverse(&((a * (1.0 - share))? + (b * share)?)?)
     }
 
     /// The share of each factor's variance that z captures: 1 − Var(e_k | z) / Var(e_k), a value for each image (arXiv 2008.01777, section 4.3).

@@ -8,7 +8,7 @@ use crate::interpret::{CinnTraining, Codes, Fid};
 use crate::metric::Judge;
 use crate::ops::Params;
 use crate::ops::names::nearest;
-use crate::train::{CreaturesNetworks, PhotographsNetworks, Store};
+use crate::train::{CreaturesNetworks, FacesNetworks, PhotographsNetworks, Store};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use std::collections::BTreeMap;
@@ -21,11 +21,12 @@ const SIZE: usize = 64;
 /// Side of BigAE's images in pixels.
 const BIG: usize = 128;
 
-/// What Figure 2 is asked of, and with what: a network, E and D, images, and those who judge. Which they are is decided as the notebook runs
+/// What is asked, and with what: a network, E and D, images, and those who judge. Which they are is decided as the notebook runs
 /// ([`Lab::subject`]); its cells are the same for all.
 ///
 /// | | network | E and D | images | judge | naturalness |
 /// | --- | --- | --- | --- | --- | --- |
+/// | faces | shipped small FaceNet | shipped | drawn, 64 px, of 200 people | shipped | the judge's features |
 /// | creatures | shipped small AlexNet | shipped | drawn, 64 px, any shape in any texture | shipped | the judge's features |
 /// | photographs | small AlexNet, trained here | trained here | yours, 64 px | trained here | the judge's features |
 /// | published | the hub's AlexNet | BigAE `animals` | yours, 128 px | the hub's ResNet-50 | FID |
@@ -41,10 +42,12 @@ const BIG: usize = 128;
 /// ```
 #[derive(Clone)]
 pub struct Subject {
-    /// Which of the three it is.
+    /// Which of them it is.
     pub name: String,
     /// The network under study, frozen; [`Subject::with_network`] puts another in its place.
     pub network: Arc<dyn Network>,
+    /// The layers that are worth asking first, from shallow to deep.
+    pub layers: Vec<String>,
     /// E and D.
     pub autoencoder: Arc<dyn Decoder>,
     /// The images.
@@ -105,8 +108,7 @@ impl Sources {
     /// # Errors
     /// None in a crate that was built from the table it came with.
     pub fn authors() -> Result<Self> {
-        let layers = ["conv5", "fc6", "fc7", "fc8", "softmax"];
-        let cinns = layers.map(|layer| published(&format!("cinn_alexnet_aae_{layer}")));
+        let cinns = ALEXNET.map(|layer| published(&format!("cinn_alexnet_aae_{layer}")));
         Ok(Self {
             network: weights("alexnet")?,
             judge: weights("resnet50")?,
@@ -117,7 +119,33 @@ impl Sources {
     }
 }
 
+/// The layers of an AlexNet that Figure 2 asks.
+const ALEXNET: [&str; 5] = ["conv5", "fc6", "fc7", "fc8", "softmax"];
+
 impl Subject {
+    /// Drawn faces, and the networks for them that ship with the project; the network under study names 200 people.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the shipped weights are missing.
+    pub fn faces() -> Result<Self> {
+        let networks = FacesNetworks::load()?;
+        let weights = networks.cards.into_iter();
+        Ok(Self {
+            name: "faces".into(),
+            network: Arc::new(networks.recogniser.frozen()?),
+            layers: vec!["block3".into(), "embedding".into()],
+            autoencoder: Arc::new(networks.autoencoder),
+            world: Arc::new(networks.people),
+            eye: (networks.judge.network(), "pool".into(), true),
+            few: None,
+            judge: networks.judge,
+            answers: Vec::new(),
+            weights: weights.map(|(name, card)| (name, card.weights)).collect(),
+            published: Vec::new(),
+            hub: None,
+        })
+    }
+
     /// Drawn creatures, and the networks for them that ship with the project.
     ///
     /// # Errors
@@ -128,6 +156,7 @@ impl Subject {
         Ok(Self {
             name: "creatures".into(),
             network: Arc::new(networks.classifier.frozen()?),
+            layers: ALEXNET.map(String::from).to_vec(),
             autoencoder: Arc::new(networks.autoencoder),
             // Only where any shape wears any texture can the two be told apart.
             world: Arc::new(Creatures::new(SIZE, 0)?.stylized()),
@@ -154,6 +183,7 @@ impl Subject {
         Ok(Self {
             name: "photographs".into(),
             network: Arc::new(networks.classifier),
+            layers: ALEXNET.map(String::from).to_vec(),
             autoencoder: Arc::new(networks.autoencoder),
             world: Arc::new(world),
             eye: (networks.judge.network(), "pool".into(), true),
@@ -184,6 +214,7 @@ impl Subject {
         Ok(Self {
             name: "published".into(),
             network: Arc::new(sources.network.fetch(hub)?),
+            layers: ALEXNET.map(String::from).to_vec(),
             autoencoder: Arc::new(bigae.frozen()?),
             few: Some(world.len(Split::Test).min(world.len(Split::Validation))),
             world: Arc::new(world),
@@ -209,6 +240,7 @@ impl Subject {
     pub fn with_network(&self, network: &(impl Network + Clone + 'static)) -> Self {
         Self {
             network: Arc::new(network.clone()),
+            layers: network.layers(),
             // Its classes may be others than those of the images.
             answers: Vec::new(),
             published: Vec::new(),
@@ -260,17 +292,26 @@ impl Subject {
 }
 
 impl Lab {
-    /// What Figure 2 is asked of: by the setting `images`, `creatures` (at smoke and quick), `photographs` (at real) or `published` (at paper).
+    /// What is asked: by the setting `images`, `creatures` (at smoke and quick), `photographs` (at real) or `published` (at paper).
     /// The photographs are those that the variable `INVARIANCES_IMAGES` names ([`Lab::images`]).
     ///
     /// # Errors
     /// As [`Subject::creatures`], [`Subject::photographs`] and [`Subject::published`]; [`Error::Invalid`] for another setting.
     pub fn subject(&self) -> Result<Subject> {
-        let all = ["creatures", "photographs", "published"];
-        let default = self.scale().pick(all[0], all[0], all[1], all[2]);
+        self.subject_in("creatures")
+    }
+
+    /// As [`Lab::subject`], with another drawn world at smoke and quick: `faces` or `creatures`.
+    ///
+    /// # Errors
+    /// As [`Lab::subject`].
+    pub fn subject_in(&self, world: &str) -> Result<Subject> {
+        let all = ["creatures", "faces", "photographs", "published"];
+        let default = self.scale().pick(world, world, all[2], all[3]);
         let source: String = self.setting("images", default.to_string())?;
         match source.as_str() {
             "creatures" => Subject::creatures(),
+            "faces" => Subject::faces(),
             "photographs" => {
                 // At smoke as many as a judge needs to give two images different answers: free shares of one answer do not exist.
                 let steps = self.scale().pick(40, 2500, 20_000, 40_000);
@@ -288,28 +329,49 @@ impl Lab {
     /// [`Error::Invalid`] where the variable is not set or names none of these; as [`Images::folder`], [`Images::parquet`] and
     /// [`Repo::parquet`](crate::hub::Repo::parquet).
     pub fn images(&self) -> Result<Images> {
-        let named = std::env::var("INVARIANCES_IMAGES").unwrap_or_default();
+        self.named("INVARIANCES_IMAGES")?.ok_or_else(|| {
+            Error::invalid(format!(
+                "scale {} needs images: set INVARIANCES_IMAGES to a folder of class folders, a parquet file, or a data set of the hub (owner/name)",
+                self.scale()
+            ))
+        })
+    }
+
+    /// `count` frames of the film that the variable `INVARIANCES_FRAMES` names, evenly over its length, as `size` × `size` pixels, (count, 3, size, size)
+    /// in [−1, 1]: a folder of PNG or JPEG files in the order of their names, or what else [`Lab::images`] takes. None where the variable is not set.
+    ///
+    /// # Errors
+    /// As [`Lab::images`] and [`Images::batch`].
+    pub fn frames(&self, size: usize, count: usize) -> Result<Option<Tensor>> {
+        let Some(images) = self.named("INVARIANCES_FRAMES")? else {
+            return Ok(None);
+        };
+        let (there, wanted) = (images.len(), count.clamp(1, images.len().max(1)));
+        let rows: Vec<usize> = (0..wanted).map(|k| k * there / wanted).collect();
+        Ok(Some(images.batch(&rows, size)?.images))
+    }
+
+    /// The images that a variable names.
+    fn named(&self, variable: &str) -> Result<Option<Images>> {
+        let named = std::env::var(variable).unwrap_or_default();
         let named = named.trim();
         let path = Path::new(named);
         let columns = ImageColumns::default();
         if named.is_empty() {
-            return Err(Error::invalid(format!(
-                "scale {} needs images: set INVARIANCES_IMAGES to a folder of class folders, a parquet file, or a data set of the hub (owner/name)",
-                self.scale()
-            )));
+            return Ok(None);
         }
         if path.is_dir() {
-            return Images::folder(path);
+            return Images::folder(path).map(Some);
         }
         if path.is_file() {
-            return Images::parquet(&[PathBuf::from(path)], &columns);
+            return Images::parquet(&[PathBuf::from(path)], &columns).map(Some);
         }
         if named.split('/').count() == 2 && !named.starts_with(['.', '/', '~']) {
             let files = self.hub()?.dataset(named)?.parquet("train")?;
-            return Images::parquet(&files, &columns);
+            return Images::parquet(&files, &columns).map(Some);
         }
         Err(Error::invalid(format!(
-            "INVARIANCES_IMAGES: there is no file or folder {named:?}, and it is no name of a data set (owner/name)"
+            "{variable}: there is no file or folder {named:?}, and it is no name of a data set (owner/name)"
         )))
     }
 }

@@ -72,7 +72,12 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     let set: Vec<String> = settings.iter().map(|(n, v)| format!("{n}={v}")).collect();
     let set = set.join(";");
     // Images of one's own are told apart by their names here; what they are is part of the notebook's configuration.
-    let sources = ["INVARIANCES_MNIST", "INVARIANCES_IMAGES"].map(variable);
+    let sources = [
+        "INVARIANCES_MNIST",
+        "INVARIANCES_IMAGES",
+        "INVARIANCES_FRAMES",
+    ]
+    .map(variable);
     let key = match sources.iter().any(Option::is_some) {
         true => key(notebook, &json!([VERSION, scale, set, sources]))?,
         false => key(notebook, &json!([VERSION, scale, set]))?,

@@ -68,6 +68,35 @@ const CONCEPTS: [Concept; 14] = [
     ("shirt", |a, b| b.shirt = a.shirt),
 ];
 
+impl Face {
+    /// The same face, but for one concept, which it takes from another: what a swap of a factor should look like.
+    ///
+    /// ```
+    /// use invariances::prelude::*;
+    /// let faces = Faces::new(64, 0)?;
+    /// let (one, other) = (faces.face(Split::Test, 0), faces.face(Split::Test, 1));
+    /// let changed = one.taking(&other, "glasses")?;
+    /// assert_eq!((changed.glasses, changed.person), (other.glasses, one.person));
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an unknown concept, with those that are known.
+    pub fn taking(&self, other: &Face, concept: &str) -> Result<Face> {
+        let found = CONCEPTS.iter().find(|(name, _)| *name == concept);
+        let Some((_, share)) = found else {
+            let names: Vec<&str> = CONCEPTS.iter().map(|(name, _)| *name).collect();
+            return Err(Error::invalid(format!(
+                "faces have no concept {concept:?}; they have {}",
+                names.join(", ")
+            )));
+        };
+        let mut face = *self;
+        share(other, &mut face);
+        Ok(face)
+    }
+}
+
 impl Faces {
     /// Faces of `size`×`size` pixels, each image another person, whose number is its index.
     ///
