@@ -16,6 +16,7 @@ fn command() -> Command {
         "INVARIANCES_OFFLINE",
         "INVARIANCES_SET",
         "INVARIANCES_IMAGES",
+        "INVARIANCES_FRAMES",
         "CONDA_PREFIX",
     ] {
         command.env_remove(name);
@@ -673,7 +674,7 @@ fn a_study_repeats_a_notebook_over_seeds_and_goes_on_where_it_was() {
     assert_eq!(read(&into.join("study_me.json")), kept);
 }
 
-/// The notebooks ask other images by a setting: 05 a folder of the user's.
+/// The notebooks ask other images by a setting: 05 a folder of the user's, 11 that and a film.
 #[test]
 fn notebooks_ask_other_images_by_a_setting() {
     let home = folder();
@@ -703,6 +704,14 @@ fn notebooks_ask_other_images_by_a_setting() {
     assert!(output.status.success(), "{said}");
     let page = read(&home.path().join("out/05_layers.ipynb")).to_string();
     assert!(page.contains("asked of: photographs"), "{said}");
+    // The same images as the frames of a film, of which the notebook takes four.
+    let film = run("11", "images=photographs", "INVARIANCES_IMAGES", &images)
+        .env("INVARIANCES_FRAMES", images.join("cat"))
+        .output()
+        .unwrap();
+    assert!(film.status.success(), "{}", text(&film));
+    let frames = home.path().join("out/figures/11_mixing-film.png");
+    assert!(frames.is_file());
     // What is not there is said by the cell that wants it.
     let nowhere = home.path().join("nowhere");
     let wrong = run("05", "images=photographs", "INVARIANCES_IMAGES", &nowhere).output();
@@ -710,7 +719,10 @@ fn notebooks_ask_other_images_by_a_setting() {
     assert!(said.contains("there is no file or folder"), "{said}");
     let wrong = run("05", "images=animals", "INVARIANCES_IMAGES", &images).output();
     let said = text(&wrong.unwrap());
-    assert!(said.contains("creatures, photographs, published"), "{said}");
+    assert!(
+        said.contains("creatures, faces, photographs, published"),
+        "{said}"
+    );
 }
 
 /// What a reader sees where nobody runs a notebook: a figure, a table or claims, and not the text of the value that should have shown itself.
@@ -731,7 +743,7 @@ fn committed_notebooks_show_what_they_made() {
                     Value::Array(lines) => lines.iter().filter_map(Value::as_str).collect(),
                     text => text.as_str().unwrap_or_default().to_string(),
                 };
-                let rich = ["Figure {", "Table {", "Claims(", "Claim {", "shape: ("];
+                let rich = ["Figure", "Table {", "Claims(", "Claim {", "shape: ("];
                 assert!(
                     output["data"].get("text/html").is_some()
                         || !rich.iter().any(|r| text.starts_with(r)),

@@ -421,6 +421,24 @@ fn explorers_hold_all_their_images() -> Result<()> {
         assert!((found - value).abs() <= 0.51, "{found} {value}");
     }
     assert!(explorer.figure()?.size().0 > 100);
+    // Many images are JPEG, and still themselves.
+    let many = images(40, 64)?;
+    let html = Explorer::new(&many)?.axis("n", 0..40).html()?;
+    let atlas = html
+        .rsplit_once("atlas.src = \"data:image/jpeg;base64,")
+        .unwrap();
+    let atlas = atlas.1.split('"').next().unwrap();
+    let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, atlas).unwrap();
+    let decoded = image::load_from_memory(&bytes).unwrap().to_rgb8();
+    assert_eq!(decoded.dimensions(), (7 * 64, 6 * 64));
+    let expected = ((many.get(8)?.permute((1, 2, 0))? + 1.0)? * 127.5)?;
+    let expected = expected.flatten_all()?.to_vec1::<f32>()?;
+    let gap = |(i, value): (usize, &f32)| {
+        let (y, x, c) = ((i / 192) as u32, (i / 3 % 64) as u32, i % 3);
+        (f32::from(decoded.get_pixel(64 + x, 64 + y)[c]) - value).abs()
+    };
+    let gap = expected.iter().enumerate().map(gap).sum::<f32>() / expected.len() as f32;
+    assert!(gap < 8.0, "{gap} of 255, in an image that is noise");
     refused(Explorer::new(&tiles)?.html(), "their product");
     refused(
         Explorer::new(&tiles)?.axis("a", 0..5).html(),

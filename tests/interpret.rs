@@ -285,6 +285,34 @@ fn captured_shares_where_the_answer_is_known() -> Result<()> {
     assert!(paper > 0.6, "paper {paper}");
     assert!(digit < 0.25 && ink < 0.25, "digit {digit}, ink {ink}");
     assert!(captured.contains_key("residual"));
+    // With the paper's factor of another image, the paper is the other's and the ink is not.
+    let (one, other) = (
+        digits.batch(Split::Test, 0, 60)?,
+        digits.batch(Split::Test, 500, 60)?,
+    );
+    let code = |batch: &Batch| -> Result<Tensor> { Ok(vae.encode(&batch.images)?.mode()) };
+    let (a, b) = (code(&one)?, code(&other)?);
+    let colours = |codes: &Tensor| measure_colours(&vae.decode(codes)?.clamp(-1f32, 1f32)?);
+    let apart =
+        |a: &Tensor, b: &Tensor| -> Result<f32> { Ok((a - b)?.sqr()?.mean_all()?.to_scalar()?) };
+    let ((ink_a, paper_a), (ink_b, paper_b)) = (colours(&a)?, colours(&b)?);
+    let (ink, paper) = colours(&semantics.swap(&a, &b, "background")?)?;
+    assert!(apart(&paper, &paper_b)? < 0.25 * apart(&paper, &paper_a)?);
+    assert!(apart(&ink, &ink_a)? < 0.5 * apart(&ink, &ink_b)?);
+    for (share, end) in [(0.0, &a), (1.0, &b)] {
+        let gap = (semantics.between(&a, &b, share)? - end)?
+            .abs()?
+            .max_all()?;
+        assert!(gap.to_scalar::<f32>()? < 1e-2, "{share}");
+    }
+    says(
+        semantics.swap(&a, &b, "backgroun").map(drop),
+        "did you mean \"background\"",
+    );
+    says(
+        semantics.between(&a, &b.narrow(0, 0, 3)?, 0.5).map(drop),
+        "as many",
+    );
     let e = |concepts: &[&str]| how.fit("e", &vae, &digits, concepts, &store).map(drop);
     says(e(&[]), "digit, foreground");
     says(e(&["digit", "digit"]), "twice");
