@@ -119,7 +119,7 @@ impl Explorer {
             format!("data:image/{kind};base64,{text}")
         };
         let (atlas, columns) = self.atlas()?;
-        let exact = png::encode(&atlas, None, &[])?;
+        let exact = png::encode(&atlas, false, None, &[])?;
         let atlas = match exact.len() <= EXACT {
             true => data("png", &exact),
             false => data("jpeg", &png::jpeg(&atlas, QUALITY)?),
@@ -149,7 +149,7 @@ impl Explorer {
              <img width=\"{width}\" height=\"{height}\" style=\"image-rendering:pixelated\" alt=\"{}\" src=\"{}\"></figure>\n<script>{script}</script>",
             escape(&self.title),
             escape(&self.title),
-            data("png", &png::encode(first, None, &[])?)
+            data("png", &png::encode(first, false, None, &[])?)
         ))
     }
 

@@ -344,7 +344,7 @@ impl ImageGrid {
 }
 
 /// A column's label: whole, in two lines, or smaller.
-fn heading(label: &str, room: f64) -> (Vec<String>, f64) {
+pub(super) fn heading(label: &str, room: f64) -> (Vec<String>, f64) {
     if font::width(Face::Regular, LABEL, label) <= room {
         return (vec![label.into()], LABEL);
     }

@@ -1,5 +1,6 @@
 use super::canvas::{Anchor, Canvas};
 use super::font::{self, Face};
+use super::grid::heading;
 use super::heat::tint;
 use super::style::{Colour, LABEL, MARGIN, SMALL, TITLE};
 use super::{Figure, texts};
@@ -119,10 +120,12 @@ impl HeatMap {
         let names = self.rows.iter().map(width).fold(0.0, f64::max).ceil();
         let beside = if self.row_title.is_empty() { 0.0 } else { 18.0 };
         let left = MARGIN + beside + names + 8.0;
-        let headings: Vec<Vec<String>> = (self.columns.iter())
-            .map(|c| font::wrap(Face::Regular, SMALL, c, w + GAP))
-            .collect();
-        let lines = headings.iter().map(Vec::len).max().unwrap_or(1) as f64;
+        let mut headings: Vec<(Vec<String>, f64)> =
+            (self.columns.iter()).map(|c| heading(c, w - 2.0)).collect();
+        // One size for all: the smallest that any needs.
+        let smallest = headings.iter().map(|h| h.1).fold(SMALL, f64::min);
+        headings.iter_mut().for_each(|h| h.1 = smallest);
+        let lines = headings.iter().map(|h| h.0.len()).max().unwrap_or(1) as f64;
         let mut top = MARGIN;
         let title_y = top + TITLE * 0.8;
         if !self.title.is_empty() {
@@ -155,12 +158,12 @@ impl HeatMap {
         let at = [(left + right) / 2.0, above + LABEL * 0.85];
         let (face, grey) = (Face::Regular, Colour::GREY);
         text(at, middle, face, LABEL, grey, &self.column_title);
-        for (c, heading) in headings.iter().enumerate() {
+        for (c, (words, size)) in headings.iter().enumerate() {
             let x = left + place(c, w) + w / 2.0;
-            let lift = lines - heading.len() as f64;
-            for (i, line) in heading.iter().enumerate() {
+            let lift = lines - words.len() as f64;
+            for (i, line) in words.iter().enumerate() {
                 let y = heading_y + (lift + i as f64) * SMALL * 1.2 + SMALL * 0.85;
-                text([x, y], middle, face, SMALL, ink, line);
+                text([x, y], middle, face, *size, ink, line);
             }
         }
         for (r, row) in self.rows.iter().enumerate() {

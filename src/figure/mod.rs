@@ -242,7 +242,10 @@ impl Figure {
             ("invariances", &self.configuration()),
         ];
         let inches = self.points()? / 72.0;
-        png::encode(&pixels, Some(scale * self.canvas.width / inches), &texts)
+        let is_image = |item: &canvas::Item| matches!(item.shape, canvas::Shape::Image { .. });
+        let drawn = !self.canvas.items.iter().any(is_image);
+        let density = Some(scale * self.canvas.width / inches);
+        png::encode(&pixels, drawn, density, &texts)
     }
 
     fn check_scale(&self, scale: f64) -> Result<()> {

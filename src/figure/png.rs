@@ -13,9 +13,10 @@ pub(crate) fn jpeg(pixels: &Pixels, quality: u8) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Encodes pixels; `density` is in pixels per inch, `texts` are keywords (ASCII) and what they say.
+/// Encodes pixels; `drawn` says that they show no image, `density` is in pixels per inch, `texts` are keywords (ASCII) and what they say.
 pub(crate) fn encode(
     pixels: &Pixels,
+    drawn: bool,
     density: Option<f64>,
     texts: &[(&str, &str)],
 ) -> Result<Vec<u8>> {
@@ -25,6 +26,10 @@ pub(crate) fn encode(
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
     encoder.set_compression(png::Compression::Balanced);
+    if drawn {
+        // Lines and text repeat themselves: differences to what lies beside them would hide that.
+        encoder.set_filter(png::Filter::NoFilter);
+    }
     if let Some(density) = density {
         let per_metre = (density / 0.0254).round() as u32;
         encoder.set_pixel_dims(Some(png::PixelDimensions {

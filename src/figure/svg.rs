@@ -185,7 +185,7 @@ fn shape(
             out.push_str("</g>");
         }
         Shape::Image { area, pixels } => {
-            let bytes = png::encode(pixels, None, &[])?;
+            let bytes = png::encode(pixels, false, None, &[])?;
             let data = base64::engine::general_purpose::STANDARD.encode(bytes);
             let [x, y, w, h] = area.map(number);
             // Browsers differ in the name of "show every pixel as a square".
