@@ -6,6 +6,7 @@ use crate::flow::{Cinn, FactorConfig, FactorInn, factor_dims};
 use crate::loss::pair_nll;
 use crate::ops::names::nearest;
 use crate::ops::{Params, Rng};
+use crate::say::say;
 use crate::train::{Decay, Step, Store, TrainConfig, Trained, Trainer};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
@@ -26,8 +27,8 @@ pub struct FactorTraining {
     pub rho: f64,
     /// Pairs of images for each concept.
     pub pairs: usize,
-    /// Numbers of each concept's factor; the residual has what is left. Estimated from the data ([`factor_dims`]) where none are given: that is
-    /// generous to a concept that few numbers would hold, such as a colour.
+    /// Numbers of each concept's factor; the residual has what is left. Estimated from the data ([`factor_dims`]) where none are given, and printed in any
+    /// case: the estimate is generous to a concept that few numbers would hold, such as a colour, and mean to one that needs many, such as a person.
     pub sizes: Option<Vec<usize>>,
     /// Steps, batch (pairs), optimiser, seed.
     pub training: TrainConfig,
@@ -98,8 +99,12 @@ impl FactorTraining {
             factor.extend(std::iter::repeat_n(k, self.pairs));
         }
         let (a, b) = (Tensor::cat(&a, 0)?, Tensor::cat(&b, 0)?);
+        let estimated = factor_dims(&a, &b, &factor, concepts.len())?;
+        say(&format!(
+            "numbers for each factor by the share of variance that its pairs have in common, the residual last: {estimated:?}"
+        ));
         let sizes = match &self.sizes {
-            None => factor_dims(&a, &b, &factor, concepts.len())?,
+            None => estimated,
             Some(sizes) => {
                 let (code, sum) = (a.dim(1)?, sizes.iter().sum::<usize>());
                 if sizes.len() != concepts.len() || sizes.contains(&0) || sum >= code {
