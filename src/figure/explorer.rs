@@ -14,8 +14,8 @@ use std::sync::Arc;
 const SIDE: usize = 288;
 /// The bytes of PNG up to which a page has all images pixel by pixel; more of them are JPEG, or a notebook would not be small enough to be kept.
 const EXACT: usize = 128 << 10;
-/// Of 100; nobody sees the difference to the image, enlarged, but it can be measured.
-const QUALITY: u8 = 94;
+/// Of 100: a notebook is to stay small, and the images that a paper takes are those of the figure.
+const QUALITY: u8 = 85;
 /// What the page does: draws the image that the sliders name, and moves the first and the last of them with the pointer.
 const SCRIPT: &str = include_str!("explorer.js");
 
