@@ -369,9 +369,14 @@ fn section(
                 escape(&caption)
             );
         } else if let Some(shown) = shown {
+            // A film has its images' own pixels, few of them: it is shown larger.
+            let film = match &files[..] {
+                [("png", _)] => " class=\"film\"",
+                _ => "",
+            };
             let _ = write!(
                 h,
-                "<a href=\"{shown}\"><img src=\"{shown}\" alt=\"{}\" loading=\"lazy\"></a>",
+                "<a href=\"{shown}\"><img{film} src=\"{shown}\" alt=\"{}\" loading=\"lazy\"></a>",
                 escape(&caption)
             );
         }
@@ -559,13 +564,19 @@ mod tests {
     #[test]
     fn what_a_reader_moves_is_shown_in_a_frame() {
         let out = sample();
-        for file in ["01_x-move.html", "01_x-move.png", "01_x-move.csv"] {
+        for file in [
+            "01_x-move.html",
+            "01_x-move.png",
+            "01_x-move.csv",
+            "01_x-run.png",
+        ] {
             write_atomic(out.path().join("figures").join(file), b"x").unwrap();
         }
         write(out.path(), &[record("01_x")]).unwrap();
         let page = std::fs::read_to_string(out.path().join("index.html")).unwrap();
         assert!(page.contains("<iframe src=\"figures/01_x-move.html\""));
         assert!(!page.contains("<img src=\"figures/01_x-move.png\""));
+        assert!(page.contains("<img class=\"film\" src=\"figures/01_x-run.png\""));
         for kind in ["html", "png", "csv"] {
             assert!(
                 page.contains(&format!("href=\"figures/01_x-move.{kind}\"")),
