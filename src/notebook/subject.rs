@@ -46,7 +46,7 @@ pub struct Subject {
     pub name: String,
     /// The network under study, frozen; [`Subject::with_network`] puts another in its place.
     pub network: Arc<dyn Network>,
-    /// The layers that are worth asking first, from shallow to deep.
+    /// The layers that are worth asking first, from shallow to deep; of a network of yours the last three.
     pub layers: Vec<String>,
     /// E and D.
     pub autoencoder: Arc<dyn Decoder>,
@@ -238,9 +238,11 @@ impl Subject {
     /// # Ok::<(), invariances::Error>(())
     /// ```
     pub fn with_network(&self, network: &(impl Network + Clone + 'static)) -> Self {
+        let all = network.layers();
+        let last = all[all.len().saturating_sub(3)..].to_vec();
         Self {
             network: Arc::new(network.clone()),
-            layers: network.layers(),
+            layers: last,
             // Its classes may be others than those of the images.
             answers: Vec::new(),
             published: Vec::new(),
