@@ -438,7 +438,10 @@ fn explorers_hold_all_their_images() -> Result<()> {
         (f32::from(decoded.get_pixel(64 + x, 64 + y)[c]) - value).abs()
     };
     let gap = expected.iter().enumerate().map(gap).sum::<f32>() / expected.len() as f32;
-    assert!(gap < 8.0, "{gap} of 255, in an image that is noise");
+    assert!(
+        gap < 16.0,
+        "{gap} of 255, in noise; another image is 85 away"
+    );
     refused(Explorer::new(&tiles)?.html(), "their product");
     refused(
         Explorer::new(&tiles)?.axis("a", 0..5).html(),
