@@ -704,14 +704,21 @@ fn notebooks_ask_other_images_by_a_setting() {
     assert!(output.status.success(), "{said}");
     let page = read(&home.path().join("out/05_layers.ipynb")).to_string();
     assert!(page.contains("asked of: photographs"), "{said}");
-    // The same images as the frames of a film, of which the notebook takes four.
-    let film = run("11", "images=photographs", "INVARIANCES_IMAGES", &images)
-        .env("INVARIANCES_FRAMES", images.join("cat"))
+    // A film of three frames, where the notebook's own would have four at this scale.
+    let film = home.path().join("film");
+    std::fs::create_dir(&film).unwrap();
+    for n in [0, 2, 4] {
+        let name = format!("{n}.png");
+        std::fs::copy(images.join("cat").join(&name), film.join(&name)).unwrap();
+    }
+    let output = run("11", "images=photographs", "INVARIANCES_IMAGES", &images)
+        .env("INVARIANCES_FRAMES", &film)
         .output()
         .unwrap();
-    assert!(film.status.success(), "{}", text(&film));
-    let frames = home.path().join("out/figures/11_mixing-film.png");
-    assert!(frames.is_file());
+    assert!(output.status.success(), "{}", text(&output));
+    let shown = std::fs::read(home.path().join("out/figures/11_mixing-film.png")).unwrap();
+    let at = shown.windows(4).position(|w| w == b"acTL").unwrap();
+    assert_eq!(shown[at + 4..at + 8], [0, 0, 0, 3], "frames of the film");
     // What is not there is said by the cell that wants it.
     let nowhere = home.path().join("nowhere");
     let wrong = run("05", "images=photographs", "INVARIANCES_IMAGES", &nowhere).output();
