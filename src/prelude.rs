@@ -30,7 +30,8 @@ pub use crate::hub::{
 };
 pub use crate::interpret::{
     Attack, Attacked, CinnTraining, Codes, Descent, FactorTraining, Features, Fid, Inverted,
-    Inverter, Probe, Reencoded, Regression, Samples, Semantics, chance, free_share, unread_share,
+    Inverter, Probe, Reencoded, Regression, Samples, Semantics, chance, free_share, mix,
+    unread_share,
 };
 pub use crate::loss::{
     FeatureDistance, Lpips, Nll, PairNll, PatchDiscriminator, PerceptualDistance,
@@ -38,8 +39,8 @@ pub use crate::loss::{
     vae_loss,
 };
 pub use crate::metric::{
-    Estimate, Judge, agreement, bootstrap_mean, cka, fine_structure, frechet_distance,
-    measure_colours, psnr, ssim,
+    Estimate, Judge, agreement, bootstrap_mean, cka, cosines, fine_structure, frame_step,
+    frechet_distance, measure_colours, psnr, same_answers, ssim, taken_over, unevenness,
 };
 pub use crate::notebook::{
     Claim, ClaimBuilder, Claims, Expected, Lab, Progress, Repeated, Scale, Sources, Study, Subject,

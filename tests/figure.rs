@@ -308,6 +308,15 @@ fn numbers_can_be_taken_out() -> Result<()> {
     assert_eq!(lines.next().unwrap().split(',').count(), 5);
     assert!(lines.next().unwrap().starts_with("a,0,1,"), "{csv}");
     let e = Estimate::exact(0.5);
+    let of = |mean, low, high| Estimate {
+        mean,
+        low,
+        high,
+        ..e
+    };
+    let line = Chart::new("").estimates("s", &[1.0, 2.0], &[of(0.5, 0.25, 1.0), of(2.0, 2.0, 2.0)]);
+    let by_hand = Chart::new("").band("s", &[1.0, 2.0], &[0.5, 2.0], &[0.25, 2.0], &[1.0, 2.0]);
+    assert_eq!(line.figure()?.csv()?, by_hand.figure()?.csv()?);
     let bars = Bars::new("", ["x, y"]).series("s", &[e]).figure()?;
     assert_eq!(
         bars.csv()?,
@@ -513,6 +522,28 @@ fn images_in_a_grid_are_exact() -> Result<()> {
     Ok(())
 }
 
+/// Rows, columns and crosses are the grids that one would lay out by hand.
+#[test]
+fn grids_can_be_laid_out_by_rows_columns_and_crosses() -> Result<()> {
+    let six = images(6, 4)?;
+    let at = |numbers: &[u32]| six.index_select(&Tensor::new(numbers, &Device::Cpu)?, 0);
+    let same = |a: ImageGrid, b: ImageGrid| -> Result<bool> {
+        Ok(a.figure()?.png(1.0)? == b.figure()?.png(1.0)?)
+    };
+    let rows = [six.narrow(0, 0, 3)?, six.narrow(0, 3, 3)?];
+    assert!(same(ImageGrid::of_rows(&rows)?, ImageGrid::new(&six, 3)?)?);
+    let columns = [at(&[0, 3])?, at(&[1, 4])?, at(&[2, 5])?];
+    assert!(same(
+        ImageGrid::of_columns(&columns)?,
+        ImageGrid::new(&six, 3)?
+    )?);
+    let cross = ImageGrid::cross(&at(&[0, 1])?, &at(&[2])?, &at(&[3, 4])?)?;
+    let white = Tensor::ones((1, 3, 4, 4), DType::F32, &Device::Cpu)?;
+    let by_hand = Tensor::cat(&[white, at(&[2, 0, 3, 1, 4])?], 0)?;
+    assert!(same(cross, ImageGrid::new(&by_hand, 2)?.groups([1, 1]))?);
+    Ok(())
+}
+
 #[test]
 fn bars_are_as_long_as_their_values() -> Result<()> {
     let blue = |value| -> Result<f64> {
@@ -547,6 +578,19 @@ fn what_cannot_be_drawn_is_refused() -> Result<()> {
     refused(ImageGrid::new(&six.get(0)?, 1), "found [3, 4, 4]");
     refused(ImageGrid::new(&six.narrow(1, 0, 2)?, 3), "3 or 1 channels");
     refused(ImageGrid::new(&(six.zeros_like()? / 0.0)?, 3), "NaN");
+    refused(
+        ImageGrid::of_rows(&[six.clone(), six.narrow(0, 0, 3)?]),
+        "one shape",
+    );
+    refused(ImageGrid::of_rows(&[]), "one shape");
+    refused(
+        ImageGrid::of_columns(&[six.clone(), six.narrow(0, 0, 3)?]),
+        "one shape",
+    );
+    refused(
+        ImageGrid::cross(&six.narrow(0, 0, 2)?, &six.narrow(0, 0, 2)?, &six),
+        "4 cells",
+    );
     refused(grid()?.groups([1, 1]).figure(), "must add up");
     refused(grid()?.groups([3, 0]).figure(), "must add up");
     refused(

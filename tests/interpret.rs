@@ -191,9 +191,29 @@ fn t_finds_what_is_free_where_the_answer_is_known() -> Result<()> {
         )?;
         Ok(mean(&of))
     };
+    let network = red()?;
     let (red, green, blue) = (share(0)?, share(1)?, share(2)?);
     assert!(red < 0.1 && blue < 0.1, "red {red}, blue {blue}");
     assert!((0.75..1.25).contains(&green), "green {green}");
+    // v of one picture with z of another: green of the first, red of the second.
+    let (a, b) = (colours(60, 11)?, colours(60, 12)?);
+    let mixed = mix(&t, &Plain, &network, "red", &a, &b)?;
+    let apart = |other: &Tensor, channel: usize| -> Result<f64> {
+        let of = |x: &Tensor| x.narrow(1, channel, 1)?.flatten_from(1)?.mean(1);
+        let apart = (of(&mixed)? - of(other)?)?.abs()?.mean_all()?;
+        Ok(f64::from(apart.to_scalar::<f32>()?))
+    };
+    let (own_red, other_red) = (apart(&b, 0)?, apart(&a, 0)?);
+    let (own_green, other_green) = (apart(&a, 1)?, apart(&b, 1)?);
+    assert!(own_red < 0.1 && own_red < 0.2 * other_red, "{own_red}");
+    assert!(
+        own_green < 0.15 && own_green < 0.3 * other_green,
+        "{own_green}"
+    );
+    says(
+        mix(&t, &Plain, &network, "red", &a.narrow(0, 0, 2)?, &b),
+        "found 2 and 60",
+    );
     // Another setting is another network; the same is taken up.
     let (_, again) = how.fit("t", &codes, &store)?;
     assert!(again.reused);
@@ -348,6 +368,33 @@ fn judged_shares_have_their_ends() -> Result<()> {
         "shape",
     );
     says(Samples::of(&images, 7), "7");
+    // What the samples show, by hand: 240 copies of 60 images, four of each.
+    let answers = networks.judge.names(&images)?;
+    let wanted = &answers["texture"];
+    assert_eq!(same.shows(&networks.judge, "texture", wanted)?, [1.0; 60]);
+    let other: Vec<u32> = wanted.iter().map(|answer| (answer + 1) % 10).collect();
+    assert_eq!(same.shows(&networks.judge, "texture", &other)?, [0.0; 60]);
+    let seen = networks.judge.names(&any.images())?;
+    let hits = (0..4).filter(|k| seen["shape"][4 * 7 + k] == answers["shape"][7]);
+    let shares = any.shows(&networks.judge, "shape", &answers["shape"])?;
+    assert_eq!(shares[7], hits.count() as f64 / 4.0);
+    let few = any.select(&[7, 2])?;
+    assert_eq!(few.per_image(), 4);
+    assert_eq!(
+        few.shows(
+            &networks.judge,
+            "shape",
+            &[answers["shape"][7], answers["shape"][2]]
+        )?,
+        [shares[7], shares[2]]
+    );
+    says(any.select(&[60]), "60 originals");
+    says(any.select(&[]), "found 0");
+    says(any.shows(&networks.judge, "shpe", wanted), "shape");
+    says(
+        few.shows(&networks.judge, "shape", wanted),
+        "each of 2 originals",
+    );
     Ok(())
 }
 
@@ -827,6 +874,11 @@ fn attacks_are_what_they_are_called() -> Result<()> {
     let held = Attack::pgd(0.5, 3).against(&linear, &edge, &both, &mut Rng::new(4))?;
     assert!(held.images.abs()?.max_all()?.to_scalar::<f32>()? <= 1.0);
     assert_eq!(held.succeeded(&linear, &both)?.len(), 1);
+    // Whom it fools: rightly named at first, wrongly then.
+    assert_eq!(tipped.fooled(&linear, &labels)?, [0, 1, 2]);
+    assert!(noisy.fooled(&linear, &labels)?.is_empty());
+    let mixed = Tensor::new(&[0u32, 1, 0], &Device::Cpu)?;
+    assert_eq!(tipped.fooled(&linear, &mixed)?, [0, 2]);
     // Spread: nothing changed is 0; changed into the next image it is that distance over the mean one.
     let network = squeezenet_small(10, &Params::new(1).root())?.frozen()?;
     let images = Digits::strokes(32, 0)?.batch(Split::Test, 0, 4)?.images;
@@ -857,5 +909,50 @@ fn attacks_are_what_they_are_called() -> Result<()> {
         Attack::fgsm(0.1).against(&linear, &x, &both, &mut Rng::new(0)),
         "a label for each",
     );
+    Ok(())
+}
+
+/// Ways and answers, where they can be counted by hand.
+#[test]
+fn ways_and_answers_are_counted() -> Result<()> {
+    // A square that brightens by 0.5, then by 0.1: the root of the mean of 0.25 and 0.01.
+    let frame = |value: f64| -> Result<Tensor> {
+        Ok((Tensor::ones((1, 3, 4, 4), DType::F32, &Device::Cpu)? * value)?)
+    };
+    let film = Tensor::cat(&[frame(0.0)?, frame(0.5)?, frame(0.6)?], 0)?;
+    assert!((frame_step(&film)? - 0.13f64.sqrt()).abs() < 1e-6);
+    says(frame_step(&frame(0.0)?), "found 1");
+    // A way of steps 3, 4 and 5 along a corner, and one that stays.
+    let at = |x: f32, y: f32| Tensor::new(&[[x, y], [7.0, 7.0]], &Device::Cpu);
+    let way = [at(0.0, 0.0)?, at(3.0, 0.0)?, at(3.0, 4.0)?, at(0.0, 0.0)?];
+    let uneven = unevenness(&way)?;
+    assert!((uneven[0] - 1.25).abs() < 1e-6 && uneven[1] == 1.0);
+    says(unevenness(&way[..1]), "found 1");
+    assert_eq!(same_answers(&[1, 2, 3], &[1, 3, 3])?, [1.0, 0.0, 1.0]);
+    assert_eq!(
+        taken_over(&[1, 1, 1, 4], &[1, 2, 2, 2], &[9, 2, 1, 3])?,
+        [1.0, 0.0, 0.0]
+    );
+    says(taken_over(&[1], &[1, 2], &[1]), "[1, 2, 1]");
+    let x = Tensor::new(&[[3f32, 4.0], [1.0, 0.0]], &Device::Cpu)?;
+    let y = Tensor::new(&[[4f32, 3.0], [-2.0, 0.0]], &Device::Cpu)?;
+    let found = cosines(&x, &y)?;
+    assert!((found[0] - 0.96).abs() < 1e-6 && (found[1] + 1.0).abs() < 1e-6);
+    says(cosines(&x, &y.narrow(0, 0, 1)?), "one shape");
+    Ok(())
+}
+
+/// Where there is no film, a way through three images: it begins at the first and is where it should be at a third of the way.
+#[test]
+fn a_way_through_images_is_a_film() -> Result<()> {
+    let subject = Subject::creatures()?;
+    let film = subject.wander(6)?;
+    let images = subject.world.batch(Split::Test, 0, 3)?.images;
+    let shown = subject.autoencoder.reconstruct(&images)?;
+    for (frame, image) in [(0, 0), (2, 1), (4, 2)] {
+        let apart = (film.narrow(0, frame, 1)? - shown.narrow(0, image, 1)?)?;
+        assert!(apart.abs()?.max_all()?.to_scalar::<f32>()? < 1e-4);
+    }
+    says(subject.wander(0), "found 0");
     Ok(())
 }

@@ -13,8 +13,8 @@ pub use conv::{ConvVae, ConvVaeConfig};
 pub use posterior::{Posterior, normal_like};
 pub use vector::{VectorVae, VectorVaeConfig};
 
-use crate::Result;
 use crate::ops::Scope;
+use crate::{Error, Result};
 use candle_core::Tensor;
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -30,23 +30,39 @@ pub trait Autoencoder {
     /// D(z̄): images. Not clamped, so that a loss has a gradient everywhere.
     fn decode(&self, code: &Tensor) -> Result<Tensor>;
 
+    /// The code of each image, the mode of its posterior, (batch, code); without a graph.
+    fn codes_of(&self, x: &Tensor) -> Result<Tensor> {
+        in_parts("E", x, |x| Ok(self.encode(x)?.mode().detach()))
+    }
+
+    /// D(z̄) as pictures, to be looked at or judged: clamped to [−1, 1], without a graph.
+    fn images_of(&self, code: &Tensor) -> Result<Tensor> {
+        in_parts("D", code, |code| {
+            Ok(self.decode(code)?.detach().clamp(-1f32, 1f32)?)
+        })
+    }
+
     /// D of the posterior's mode, without a graph: what E and D keep of the images.
     fn reconstruct(&self, x: &Tensor) -> Result<Tensor> {
-        const TOGETHER: usize = 128;
-        let count = x.dims().first().copied().unwrap_or(0);
-        let mut made = Vec::new();
-        for start in (0..count).step_by(TOGETHER) {
-            let x = x.narrow(0, start, TOGETHER.min(count - start))?;
-            let code = self.encode(&x.detach())?.mode().detach();
-            made.push(self.decode(&code)?.detach().clamp(-1f32, 1f32)?);
-        }
-        if made.is_empty() {
-            return Err(crate::Error::invalid(
-                "E and D need at least one image, found 0",
-            ));
-        }
-        Ok(Tensor::cat(&made, 0)?)
+        self.images_of(&self.codes_of(x)?)
     }
+}
+
+/// As many rows at a time as fit the caches, joined again.
+fn in_parts(who: &str, all: &Tensor, part: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    const TOGETHER: usize = 128;
+    let count = all.dims().first().copied().unwrap_or(0);
+    if count == 0 {
+        return Err(Error::invalid(format!(
+            "{who} needs at least one row, found 0"
+        )));
+    }
+    let all = all.detach();
+    let mut made = Vec::new();
+    for start in (0..count).step_by(TOGETHER) {
+        made.push(part(&all.narrow(0, start, TOGETHER.min(count - start))?)?);
+    }
+    Ok(Tensor::cat(&made, 0)?)
 }
 
 impl<A: Autoencoder + ?Sized> Autoencoder for Arc<A> {

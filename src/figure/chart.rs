@@ -1,6 +1,7 @@
 use super::axes::{self, Axes, Axis, Key};
 use super::style::Colour;
 use super::{Figure, numbers};
+use crate::metric::Estimate;
 use crate::{Error, Result};
 use polars::prelude::{DataFrame, DataType};
 
@@ -87,6 +88,13 @@ impl Chart {
             numbers(y),
             Some((numbers(low), numbers(high))),
         )
+    }
+
+    /// A line through the means of estimates, with a band of their intervals.
+    pub fn estimates<X: Into<f64> + Copy>(self, label: &str, x: &[X], y: &[Estimate]) -> Self {
+        let part = |of: fn(&Estimate) -> f64| -> Vec<f64> { y.iter().map(of).collect() };
+        let (mean, low, high) = (part(|e| e.mean), part(|e| e.low), part(|e| e.high));
+        self.add(label, numbers(x), mean, Some((low, high)))
     }
 
     /// A line from two columns of a frame, e.g. a trainer's log; rows without a value are left out.

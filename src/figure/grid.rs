@@ -70,6 +70,56 @@ impl ImageGrid {
         })
     }
 
+    /// A grid whose rows are these batches, each (columns, 3 or 1, height, width).
+    ///
+    /// # Errors
+    /// As [`ImageGrid::new`]; [`Error::Invalid`] where the batches differ in shape.
+    pub fn of_rows(rows: &[Tensor]) -> Result<Self> {
+        let columns = alike(rows)?;
+        Self::new(&Tensor::cat(rows, 0)?, columns)
+    }
+
+    /// A grid whose columns are these batches, each (rows, 3 or 1, height, width): what belongs to one image stands side by side.
+    ///
+    /// # Errors
+    /// As [`ImageGrid::of_rows`].
+    pub fn of_columns(columns: &[Tensor]) -> Result<Self> {
+        alike(columns)?;
+        Self::new(&Tensor::stack(columns, 1)?.flatten(0, 1)?, columns.len())
+    }
+
+    /// A cross grid: an image before each row, one above each column, and in each cell what both give together; `cells` row by row
+    /// (rows · columns, …). The groups are the rows' images and all the rest.
+    ///
+    /// ```
+    /// use invariances::{candle_core::{DType, Device, Tensor}, figure::ImageGrid};
+    /// let images = |n: usize| Tensor::zeros((n, 3, 8, 8), DType::F32, &Device::Cpu);
+    /// ImageGrid::cross(&images(2)?, &images(3)?, &images(6)?)?.column_labels(["v of", "z of"]).figure()?;
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`ImageGrid::new`]; [`Error::Invalid`] where there are not rows · columns cells.
+    pub fn cross(rows: &Tensor, columns: &Tensor, cells: &Tensor) -> Result<Self> {
+        let (down, channels, h, w) = rows.dims4()?;
+        let across = columns.dims4()?.0;
+        if cells.dims() != [down * across, channels, h, w] {
+            return Err(Error::invalid(format!(
+                "a cross of {down} rows and {across} columns needs {} cells of {channels}×{h}×{w}, found {:?}",
+                down * across,
+                cells.dims()
+            )));
+        }
+        // White, as the page is.
+        let corner = Tensor::ones((1, channels, h, w), rows.dtype(), rows.device())?;
+        let mut tiles = vec![corner, columns.clone()];
+        for row in 0..down {
+            tiles.push(rows.narrow(0, row, 1)?);
+            tiles.push(cells.narrow(0, row * across, across)?);
+        }
+        Ok(Self::new(&Tensor::cat(&tiles, 0)?, across + 1)?.groups([1, across]))
+    }
+
     /// Columns that belong together: their numbers, from left to right, with a gap between the groups.
     pub fn groups(mut self, sizes: impl IntoIterator<Item = usize>) -> Self {
         self.groups = sizes.into_iter().collect();
@@ -354,6 +404,17 @@ pub(super) fn heading(label: &str, room: f64) -> (Vec<String>, f64) {
         .map(|l| font::width(Face::Regular, LABEL, l))
         .fold(0.0, f64::max);
     (lines, (LABEL * (room / widest).min(1.0)).max(6.0))
+}
+
+/// How many images each of the batches has.
+fn alike(batches: &[Tensor]) -> Result<usize> {
+    let shapes: Vec<&[usize]> = batches.iter().map(Tensor::dims).collect();
+    match shapes.first() {
+        Some(first) if shapes.iter().all(|s| s == first) => Ok(first.first().copied().unwrap_or(0)),
+        _ => Err(Error::invalid(format!(
+            "an image grid needs rows or columns of one shape (images, 3, height, width), found {shapes:?}"
+        ))),
+    }
 }
 
 /// The 8-bit pixels of images (n, 3 or 1, height, width) in [-1, 1].

@@ -169,6 +169,23 @@ impl Attacked {
     /// # Errors
     /// [`Error::Invalid`] where labels and images do not fit.
     pub fn succeeded(&self, network: &dyn Network, labels: &Tensor) -> Result<Vec<f64>> {
+        let both = self.right(network, labels)?.into_iter();
+        let rightly = both.filter(|(before, _)| *before > 0.0);
+        Ok(rightly.map(|(_, after)| 1.0 - after).collect())
+    }
+
+    /// The numbers of the images that the network names rightly, and no longer does once they are attacked.
+    ///
+    /// # Errors
+    /// As [`Attacked::succeeded`].
+    pub fn fooled(&self, network: &dyn Network, labels: &Tensor) -> Result<Vec<u32>> {
+        let both = self.right(network, labels)?.into_iter().zip(0u32..);
+        let fooled = both.filter(|((before, after), _)| *before > 0.0 && *after == 0.0);
+        Ok(fooled.map(|(_, i)| i).collect())
+    }
+
+    /// Whether each image is named rightly: as it was, and attacked.
+    fn right(&self, network: &dyn Network, labels: &Tensor) -> Result<Vec<(f64, f64)>> {
         let right = |images: &Tensor| -> Result<Vec<f64>> {
             let mut right = Vec::new();
             let count = images.dims()[0];
@@ -179,10 +196,8 @@ impl Attacked {
             }
             Ok(right)
         };
-        let before = right(&self.originals)?;
-        let after = right(&self.images)?;
-        let both = before.iter().zip(after).filter(|(b, _)| **b > 0.0);
-        Ok(both.map(|(_, after)| 1.0 - after).collect())
+        let (before, after) = (right(&self.originals)?, right(&self.images)?);
+        Ok(before.into_iter().zip(after).collect())
     }
 
     /// How far the change has spread, layer by layer: ‖Φ(x′) − Φ(x)‖ for each image, over the mean of ‖Φ(a) − Φ(b)‖ for two originals. 1 where an

@@ -1,7 +1,7 @@
 use crate::autoencoder::Autoencoder;
 use crate::backbone::Network;
 use crate::flow::Cinn;
-use crate::metric::{Judge, agreement};
+use crate::metric::{Judge, agreement, cosines};
 use crate::ops::Rng;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
@@ -29,15 +29,8 @@ impl Samples {
         if per_image == 0 {
             return Err(Error::invalid("0 samples per image: ask for at least one"));
         }
-        let codes = t.sample(z, per_image, rng)?;
-        let count = codes.dims()[0];
-        let mut images = Vec::new();
-        for start in (0..count).step_by(128) {
-            let codes = codes.narrow(0, start, 128.min(count - start))?;
-            images.push(autoencoder.decode(&codes)?.detach().clamp(-1f32, 1f32)?);
-        }
         Ok(Self {
-            images: Tensor::cat(&images, 0)?,
+            images: autoencoder.images_of(&t.sample(z, per_image, rng)?)?,
             per_image,
         })
     }
@@ -67,6 +60,54 @@ impl Samples {
     /// How many samples there are for each original.
     pub fn per_image(&self) -> usize {
         self.per_image
+    }
+
+    /// The samples of these originals alone, in the order asked for.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an original that there is not, or none.
+    pub fn select(&self, originals: &[u32]) -> Result<Self> {
+        let (count, n) = (
+            self.images.dims4()?.0 / self.per_image,
+            self.per_image as u32,
+        );
+        if let Some(none) = originals.iter().find(|i| **i as usize >= count) {
+            return Err(Error::invalid(format!(
+                "there are samples of {count} originals, found one asked for with number {none}"
+            )));
+        }
+        let rows: Vec<u32> = originals.iter().flat_map(|i| i * n..(i + 1) * n).collect();
+        let rows = Tensor::new(rows, self.images.device())?;
+        Self::of(&self.images.index_select(&rows, 0)?, self.per_image)
+    }
+
+    /// For each original the share of its samples in which `judge` gives to `question` the answer `wanted` (its number, one per original).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a question that the judge is not asked, or where the answers are not as many as the originals.
+    pub fn shows(&self, judge: &Judge, question: &str, wanted: &[u32]) -> Result<Vec<f64>> {
+        let attributes = judge.attributes();
+        let asked: Vec<&str> = attributes.iter().map(|a| a.name.as_str()).collect();
+        if !asked.contains(&question) {
+            return Err(Error::invalid(format!(
+                "the judge is not asked {question:?}, but {}",
+                asked.join(", ")
+            )));
+        }
+        let count = self.images.dims4()?.0 / self.per_image;
+        if wanted.len() != count {
+            return Err(Error::invalid(format!(
+                "expected an answer for each of {count} originals, found {}",
+                wanted.len()
+            )));
+        }
+        let given = &judge.names(&self.images)?[question];
+        let each = given.chunks(self.per_image).zip(wanted);
+        Ok(each
+            .map(|(given, wanted)| {
+                given.iter().filter(|g| *g == wanted).count() as f64 / given.len() as f64
+            })
+            .collect())
     }
 
     /// Rows for a grid: for each original its image from each of `before` (each (batch, 3, h, w)), then its samples.
@@ -230,13 +271,6 @@ pub struct Reencoded {
     pub random_cosine: Vec<f64>,
     /// The distance of two originals' z.
     pub random_distance: Vec<f64>,
-}
-
-fn cosines(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
-    let length = |x: &Tensor| -> Result<Tensor> { Ok(x.sqr()?.sum(1)?.sqrt()?) };
-    let product = (a * b)?.sum(1)?;
-    let lengths = ((length(a)? * length(b)?)? + 1e-12)?;
-    Ok((product / lengths)?.to_dtype(DType::F64)?.to_vec1()?)
 }
 
 fn distances(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {

@@ -1,3 +1,4 @@
+use super::same_answers;
 use crate::backbone::{Backbone, Network};
 use crate::data::{Attribute, Factors};
 use crate::{Error, Result};
@@ -103,13 +104,21 @@ impl Judge {
                 b.dims()
             )));
         }
-        let (a, mut b) = (self.names(a)?, self.names(b)?);
+        let (a, b) = (self.names(a)?, self.names(b)?);
         let alike = a.into_iter().map(|(name, a)| {
-            let b = b.remove(&name).unwrap_or_default();
-            let same = a.iter().zip(&b).map(|(a, b)| f64::from(a == b));
-            (name, same.collect())
+            let same = same_answers(&a, &b[&name])?;
+            Ok((name, same))
         });
-        Ok(alike.collect())
+        alike.collect()
+    }
+
+    /// The number of the right answer for each image, by question, of what is known about them.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where a factor is not known.
+    pub fn truth(&self, factors: &Factors) -> Result<BTreeMap<String, Vec<u32>>> {
+        let each = self.attributes.iter();
+        each.map(|a| Ok((a.name.clone(), a.of(factors)?))).collect()
     }
 
     /// For each question and image 1 where the judge's answer is the right one, else 0.
@@ -117,15 +126,12 @@ impl Judge {
     /// # Errors
     /// [`Error::Invalid`] where a factor is not known.
     pub fn right(&self, images: &Tensor, factors: &Factors) -> Result<BTreeMap<String, Vec<f64>>> {
-        let mut named = self.names(images)?;
-        let mut right = BTreeMap::new();
-        for attribute in &self.attributes {
-            let named = named.remove(&attribute.name).unwrap_or_default();
-            let truth = attribute.of(factors)?;
-            let same = named.iter().zip(&truth).map(|(a, b)| f64::from(a == b));
-            right.insert(attribute.name.clone(), same.collect());
-        }
-        Ok(right)
+        let truth = self.truth(factors)?;
+        let each = self.names(images)?.into_iter().map(|(name, named)| {
+            let right = same_answers(&named, &truth[&name])?;
+            Ok((name, right))
+        });
+        each.collect()
     }
 
     /// What a judge is trained by: the mean over questions and images of the cross-entropy in nats, a scalar.

@@ -1,5 +1,6 @@
 //! What is measured.
 
+mod answers;
 mod colour;
 mod estimate;
 mod frechet;
@@ -7,11 +8,14 @@ mod image;
 mod judge;
 mod similarity;
 mod ssim;
+mod way;
 
+pub use answers::{same_answers, taken_over};
 pub use colour::measure_colours;
 pub use estimate::{Estimate, bootstrap_mean};
 pub use frechet::frechet_distance;
 pub use image::{agreement, fine_structure, psnr};
 pub use judge::Judge;
-pub use similarity::cka;
+pub use similarity::{cka, cosines};
 pub use ssim::ssim;
+pub use way::{frame_step, unevenness};

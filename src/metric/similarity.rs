@@ -1,6 +1,32 @@
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 
+/// The cosine of the angle between each row of x and the same row of y, both (n, p).
+///
+/// ```
+/// use invariances::{candle_core::{Device, Tensor}, metric::cosines};
+/// let x = Tensor::new(&[[1f32, 0.0], [0.0, 2.0]], &Device::Cpu)?;
+/// let y = Tensor::new(&[[3f32, 0.0], [4.0, 0.0]], &Device::Cpu)?;
+/// assert_eq!(cosines(&x, &y)?, [1.0, 0.0]);
+/// # Ok::<(), invariances::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Invalid`] where the two differ in shape.
+pub fn cosines(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
+    if x.rank() != 2 || x.dims() != y.dims() {
+        return Err(Error::invalid(format!(
+            "cosines need two representations (n, p) of one shape, found {:?} and {:?}",
+            x.dims(),
+            y.dims()
+        )));
+    }
+    let length = |x: &Tensor| -> Result<Tensor> { Ok(x.sqr()?.sum(1)?.sqrt()?) };
+    let lengths = ((length(x)? * length(y)?)? + 1e-12)?;
+    let cosines = ((x * y)?.sum(1)? / lengths)?;
+    Ok(cosines.to_dtype(DType::F64)?.to_vec1()?)
+}
+
 /// How alike two representations of the same images are: linear centred kernel alignment (arXiv 1905.00414, section 3), with
 /// the unbiased estimate of its three terms (arXiv 2010.15327, section 2), so that 0 means unrelated however few the images
 /// and many the features. x is (n, p) and y (n, q) with n ≥ 4. 1 where one is a rotation and scaling of the other; rotations,

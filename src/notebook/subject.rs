@@ -4,7 +4,7 @@ use crate::backbone::{Backbone, Network};
 use crate::data::{Attribute, Creatures, ImageColumns, Images, Photographs, Split, World};
 use crate::flow::Cinn;
 use crate::hub::{Hub, Published, Weights, published, weights};
-use crate::interpret::{CinnTraining, Codes, Fid};
+use crate::interpret::{CinnTraining, Codes, Fid, mix};
 use crate::metric::Judge;
 use crate::ops::Params;
 use crate::ops::names::nearest;
@@ -277,6 +277,39 @@ impl Subject {
         Ok(how
             .fit(&format!("{}-t-{layer}", self.name), codes, store)?
             .0)
+    }
+
+    /// v of one image with z of another, at `layer` with its t ([`mix`]).
+    ///
+    /// # Errors
+    /// As [`mix`].
+    pub fn mix(&self, t: &Cinn, layer: &str, v_of: &Tensor, z_of: &Tensor) -> Result<Tensor> {
+        mix(t, &self.autoencoder, &*self.network, layer, v_of, z_of)
+    }
+
+    /// A film where there is none: from one held-out image to the next, of three in turn, in straight lines between their codes; `count` frames
+    /// (count, 3, size, size).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no frames.
+    pub fn wander(&self, count: usize) -> Result<Tensor> {
+        const AMONG: usize = 3;
+        let code = self
+            .autoencoder
+            .codes_of(&self.world.batch(Split::Test, 0, AMONG)?.images)?;
+        let mut codes = Vec::new();
+        for k in 0..count {
+            let (from, part) = (AMONG * k / count, (AMONG * k % count) as f64 / count as f64);
+            let (one, next) = (
+                code.narrow(0, from, 1)?,
+                code.narrow(0, (from + 1) % AMONG, 1)?,
+            );
+            codes.push(((one * (1.0 - part))? + (next * part)?)?);
+        }
+        if codes.is_empty() {
+            return Err(Error::invalid("a film needs at least one frame, found 0"));
+        }
+        self.autoencoder.images_of(&Tensor::cat(&codes, 0)?)
     }
 
     /// How far images are from these real ones: the FID for the published networks; for the small ones a Fréchet distance of the judge's features.

@@ -1,0 +1,54 @@
+use super::Features;
+use crate::autoencoder::Autoencoder;
+use crate::backbone::Network;
+use crate::flow::Cinn;
+use crate::{Error, Result};
+use candle_core::Tensor;
+
+/// v of one image with z of another: D(t⁻¹(t(E(a) | Φ(a)) | Φ(b))), which shows what a layer leaves out of a, and what it holds of b
+/// (the "mixing" of arXiv 2008.01777's demonstrations). Images are (batch, 3, h, w) in [−1, 1], `v_of` and `z_of` row by row; a single image of either
+/// goes with all of the other. The pictures are clamped and have no graph.
+///
+/// ```
+/// use invariances::prelude::*;
+/// let (digits, network) = (Digits::strokes(32, 0)?, squeezenet_small(10, &Params::new(0).root())?);
+/// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
+/// let codes = Codes::of(&vae, &network, "pool", &digits, Split::Test, 8)?;
+/// let how = CinnTraining { flows: 2, ..Default::default() };
+/// let t = Cinn::new(&how.config(&codes), &Params::new(0).root())?;
+/// let x = digits.batch(Split::Test, 0, 4)?.images;
+/// // Its own v brings an image back, as E and D have it.
+/// let same = (mix(&t, &vae, &network, "pool", &x, &x)? - vae.reconstruct(&x)?)?;
+/// assert!(same.abs()?.max_all()?.to_scalar::<f32>()? < 1e-3);
+/// assert_eq!(mix(&t, &vae, &network, "pool", &x.narrow(0, 0, 1)?, &x)?.dims(), x.dims());
+/// # Ok::<(), invariances::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Invalid`] for an unknown layer, and where the images are neither as many as the others nor one.
+pub fn mix(
+    t: &Cinn,
+    autoencoder: &impl Autoencoder,
+    network: &dyn Network,
+    layer: &str,
+    v_of: &Tensor,
+    z_of: &Tensor,
+) -> Result<Tensor> {
+    let (given, asked) = (v_of.dims4()?.0, z_of.dims4()?.0);
+    if given == 0 || asked == 0 || (given != asked && given != 1 && asked != 1) {
+        return Err(Error::invalid(format!(
+            "mixing needs as many images that give v as give z, or one of either; found {given} and {asked}"
+        )));
+    }
+    let z = |images: &Tensor| Features::of(network, &[layer], images)?.at(layer);
+    let t = t.detached();
+    let (v, _) = t.forward(&autoencoder.codes_of(v_of)?, &z(v_of)?)?;
+    let count = given.max(asked);
+    let all = |rows: Tensor| -> Result<Tensor> {
+        match rows.dim(0)? == count {
+            true => Ok(rows),
+            false => Ok(rows.repeat((count, 1))?),
+        }
+    };
+    autoencoder.images_of(&t.inverse(&all(v)?, &all(z(z_of)?)?)?)
+}
