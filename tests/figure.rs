@@ -451,6 +451,29 @@ fn explorers_hold_all_their_images() -> Result<()> {
         gap < 16.0,
         "{gap} of 255, in noise; another image is 85 away"
     );
+    // Where it begins is what is seen first, with scripts and without, and on paper.
+    let tiles_of =
+        |explorer: &Explorer| -> Result<Vec<u8>> { Ok(decode(&explorer.figure()?.png(1.0)?).2) };
+    let eight = Explorer::new(&images(8, 8)?)?;
+    let axes = |e: Explorer| e.axis("layer", ["a", "b"]).axis("z", 0..2).axis("v", 0..2);
+    let late = axes(eight.clone()).begin("layer", "b").begin("v", 1);
+    assert!(late.html()?.contains("\"start\":[1,0,1]"));
+    let still = late.html()?;
+    let still = still.split("src=\"data:image/png;base64,").nth(1).unwrap();
+    let still = still.split('"').next().unwrap();
+    let still = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, still).unwrap();
+    let sixth = Explorer::new(&images(8, 8)?.narrow(0, 5, 1)?)?.axis("n", [0]);
+    assert!(sixth.html()?.contains(&base64::Engine::encode(
+        &base64::engine::general_purpose::STANDARD,
+        still
+    )));
+    let last_four = Explorer::new(&images(8, 8)?.narrow(0, 4, 4)?)?;
+    assert_eq!(
+        tiles_of(&late)?,
+        tiles_of(&last_four.axis("z", 0..2).axis("v", 0..2))?
+    );
+    refused(axes(eight.clone()).begin("lair", "b").html(), "layer");
+    refused(axes(eight).begin("layer", "c").html(), "it has a, b");
     refused(Explorer::new(&tiles)?.html(), "their product");
     refused(
         Explorer::new(&tiles)?.axis("a", 0..5).html(),

@@ -9,7 +9,7 @@
     canvas.height = h;
     canvas.style.cssText = `width:${w * about.magnify}px;height:${h * about.magnify}px;image-rendering:pixelated;cursor:crosshair;touch-action:none`;
     canvas.setAttribute("role", "img");
-    const place = about.axes.map(() => 0);
+    const place = about.start.slice();
     const sliders = [];
     const draw = () => {
       let index = 0;

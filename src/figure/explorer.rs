@@ -21,7 +21,7 @@ const SCRIPT: &str = include_str!("explorer.js");
 
 /// Images that a reader moves through: a slider for each axis (a layer, a sample, a factor), and the pointer over the image moves the first axis upwards and
 /// downwards and the last to the left and right. One HTML element without a server or another file, in JupyterLab, in an executed notebook and in a
-/// page. Where scripts are not run, the first image is shown. Many images are in the page as JPEG; [`Explorer::figure`] has them pixel by pixel.
+/// page. Where scripts are not run, the image it begins at is shown. Many images are in the page as JPEG; [`Explorer::figure`] has them pixel by pixel.
 ///
 /// ```
 /// use invariances::{candle_core::{DType, Device, Tensor}, figure::Explorer};
@@ -35,6 +35,8 @@ pub struct Explorer {
     images: Vec<Arc<Pixels>>,
     tensor: Tensor,
     axes: Vec<(String, Vec<String>)>,
+    /// Axes and the places that they begin at, where it is not the first.
+    begin: Vec<(String, String)>,
     title: String,
     notes: BTreeMap<String, String>,
 }
@@ -49,6 +51,7 @@ impl Explorer {
             images: pixels(images)?,
             tensor: images.detach(),
             axes: Vec::new(),
+            begin: Vec::new(),
             title: String::new(),
             notes: [("version".to_string(), crate::VERSION.to_string())].into(),
         })
@@ -57,6 +60,12 @@ impl Explorer {
     /// An axis and the names of its places.
     pub fn axis<I: IntoIterator<Item: ToString>>(mut self, name: &str, places: I) -> Self {
         self.axes.push((name.into(), texts(places)));
+        self
+    }
+
+    /// Where an axis begins, of its places: what a reader sees first, and what [`Explorer::figure`] shows of the axes that a grid has no room for.
+    pub fn begin(mut self, axis: &str, place: impl ToString) -> Self {
+        self.begin.push((axis.into(), place.to_string()));
         self
     }
 
@@ -73,7 +82,8 @@ impl Explorer {
         explorer
     }
 
-    fn check(&self) -> Result<()> {
+    /// The number of the place that each axis begins at, where the axes name all images.
+    fn start(&self) -> Result<Vec<usize>> {
         let lengths: Vec<usize> = self.axes.iter().map(|(_, places)| places.len()).collect();
         let wanted = lengths.iter().try_fold(1usize, |n, l| n.checked_mul(*l));
         if lengths.is_empty() || wanted != Some(self.images.len()) || wanted == Some(0) {
@@ -82,7 +92,32 @@ impl Explorer {
                 self.images.len()
             )));
         }
-        Ok(())
+        let mut start = vec![0; self.axes.len()];
+        for (name, place) in &self.begin {
+            let axes = self.axes.iter().zip(&mut start);
+            let mut named = axes.filter(|((axis, _), _)| axis == name);
+            let Some(((_, places), start)) = named.next() else {
+                let names: Vec<&str> = self.axes.iter().map(|(n, _)| n.as_str()).collect();
+                return Err(Error::invalid(format!(
+                    "there is no axis {name:?} to begin at, but {}",
+                    names.join(", ")
+                )));
+            };
+            let found = places.iter().position(|p| p == place);
+            *start = found.ok_or_else(|| {
+                Error::invalid(format!(
+                    "the axis {name:?} cannot begin at {place:?}, it has {}",
+                    places.join(", ")
+                ))
+            })?;
+        }
+        Ok(start)
+    }
+
+    /// The number of the image at these places.
+    fn index(&self, places: &[usize]) -> usize {
+        let axes = self.axes.iter().zip(places);
+        axes.fold(0, |index, ((_, all), place)| index * all.len() + place)
     }
 
     /// All images in one picture, so many in a row.
@@ -113,7 +148,7 @@ impl Explorer {
     /// # Errors
     /// [`Error::Invalid`] where the axes do not name all images, or these are more than a page should hold.
     pub fn html(&self) -> Result<String> {
-        self.check()?;
+        let start = self.start()?;
         let data = |kind: &str, bytes: &[u8]| {
             let text = base64::engine::general_purpose::STANDARD.encode(bytes);
             format!("data:image/{kind};base64,{text}")
@@ -124,7 +159,7 @@ impl Explorer {
             true => data("png", &exact),
             false => data("jpeg", &png::jpeg(&atlas, QUALITY)?),
         };
-        let first = &self.images[0];
+        let first = &self.images[self.index(&start)];
         let magnify = (SIDE / first.width.max(first.height)).max(1);
         let (width, height) = (first.width * magnify, first.height * magnify);
         let axes: Vec<_> = self
@@ -133,7 +168,7 @@ impl Explorer {
             .map(|(name, places)| json!({"name": name, "places": places}))
             .collect();
         let about = json!({
-            "title": self.title, "axes": axes, "columns": columns, "size": [first.width, first.height], "magnify": magnify,
+            "title": self.title, "axes": axes, "start": start, "columns": columns, "size": [first.width, first.height], "magnify": magnify,
             "notes": self.notes,
         });
         let key = blake3::hash(format!("{about}{atlas}").as_bytes()).to_hex()[..12].to_string();
@@ -165,19 +200,21 @@ impl Explorer {
         ))
     }
 
-    /// What a paper can show of it: the last axis across, the one before it downwards, all others at their first place.
+    /// What a paper can show of it: the last axis across, the one before it downwards, all others where they begin.
     ///
     /// # Errors
     /// As [`Explorer::html`] and [`ImageGrid::figure`].
     pub fn figure(&self) -> Result<Figure> {
-        self.check()?;
+        let mut start = self.start()?;
         let across = self.axes.last().map_or(1, |(_, p)| p.len());
         let down = match &self.axes[..] {
             [.., (_, places), _] => places.clone(),
             _ => Vec::new(),
         };
         let shown = across * down.len().max(1);
-        let grid = ImageGrid::new(&self.tensor.narrow(0, 0, shown)?, across)?;
+        start.iter_mut().rev().take(2).for_each(|place| *place = 0);
+        let shown = self.tensor.narrow(0, self.index(&start), shown)?;
+        let grid = ImageGrid::new(&shown, across)?;
         let grid = grid.row_labels(down).title(&self.title);
         let names = self.axes.last().map(|(_, p)| p.clone()).unwrap_or_default();
         let mut figure = grid.column_labels(names).figure()?;
