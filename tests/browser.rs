@@ -1,7 +1,9 @@
-//! JupyterLab in a real browser: a notebook opened and run as a person does, by `browser/lab.py`.
+//! A real browser: a notebook opened and run in JupyterLab as a person does, by `browser/lab.py`, and the page that `run` writes, by
+//! `browser/gallery.py`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 fn run(command: &mut Command) -> (bool, String) {
     match command.output() {
@@ -57,18 +59,27 @@ fn python() -> Result<PathBuf, String> {
     Ok(python)
 }
 
-#[test]
-fn a_notebook_runs_in_jupyterlab_in_a_browser() {
-    let python = match python() {
-        Ok(python) => python,
+/// The Python of the tests, or none where they are skipped; in CI they must run.
+fn python_or_skip(test: &str) -> Option<PathBuf> {
+    // Made once, or two tests would make it at the same time.
+    static PYTHON: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    match PYTHON.get_or_init(python) {
+        Ok(python) => Some(python.clone()),
         Err(why) => {
             assert!(
                 std::env::var_os("CI").is_none(),
                 "in CI this must run: {why}"
             );
-            eprintln!("skipped a_notebook_runs_in_jupyterlab_in_a_browser: {why}");
-            return;
+            eprintln!("skipped {test}: {why}");
+            None
         }
+    }
+}
+
+#[test]
+fn a_notebook_runs_in_jupyterlab_in_a_browser() {
+    let Some(python) = python_or_skip("a_notebook_runs_in_jupyterlab_in_a_browser") else {
+        return;
     };
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("browser");
@@ -78,6 +89,28 @@ fn a_notebook_runs_in_jupyterlab_in_a_browser() {
         .arg(project.join("notebooks/01_invariances.ipynb"))
         .arg(&pictures)
         .env("INVARIANCES_SCALE", "smoke"));
+    println!("{said}pictures: {}", pictures.display());
+    assert!(good, "{said}");
+}
+
+/// The page of a notebook with figures, a film, claims, and a figure that a reader moves.
+#[test]
+fn the_gallery_is_looked_at_and_moved_in_a_browser() {
+    let Some(python) = python_or_skip("the_gallery_is_looked_at_and_moved_in_a_browser") else {
+        return;
+    };
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let out = tempfile::tempdir().expect("a temporary folder");
+    let (good, said) = run(Command::new(env!("CARGO_BIN_EXE_invariances"))
+        .args(["run", "11", "--scale", "smoke", "--out"])
+        .arg(out.path())
+        .current_dir(project));
+    assert!(good, "{said}");
+    let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("browser");
+    let (good, said) = run(Command::new(python)
+        .arg(project.join("tests/browser/gallery.py"))
+        .arg(out.path().join("index.html"))
+        .arg(&pictures));
     println!("{said}pictures: {}", pictures.display());
     assert!(good, "{said}");
 }
