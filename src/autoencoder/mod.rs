@@ -99,19 +99,19 @@ pub trait Decoder: Autoencoder + Debug + Send + Sync {
     /// A second one, of the same weights, that shares nothing with this one: below `scope`, D's parameters below `decoder` there.
     ///
     /// # Errors
-    /// [`Error::Invalid`](crate::Error::Invalid) where parameters of these names exist there with other shapes.
+    /// [`Error::Invalid`] where parameters of these names exist there with other shapes.
     fn copy_below(&self, scope: &Scope) -> Result<Arc<dyn Decoder>>;
 
     /// D but its last layer.
     ///
     /// # Errors
-    /// [`Error::Invalid`](crate::Error::Invalid) for codes of another length.
+    /// [`Error::Invalid`] for codes of another length.
     fn before_last(&self, code: &Tensor) -> Result<Tensor>;
 
     /// D's last layer, from what is before it to images (batch, 3, h, w), not clamped.
     ///
     /// # Errors
-    /// [`Error::Tensor`](crate::Error::Tensor) for another shape.
+    /// [`Error::Tensor`] for another shape.
     fn last_layer(&self, hidden: &Tensor) -> Result<Tensor>;
 
     /// The weight of D's last layer.
