@@ -1,3 +1,4 @@
+use super::same_answers;
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 
@@ -13,14 +14,8 @@ pub fn agreement(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
             b.dims()
         )));
     }
-    let (a, b) = (
-        a.to_dtype(DType::U32)?.to_vec1::<u32>()?,
-        b.to_dtype(DType::U32)?.to_vec1::<u32>()?,
-    );
-    Ok(a.iter()
-        .zip(&b)
-        .map(|(a, b)| f64::from(u8::from(a == b)))
-        .collect())
+    let classes = |x: &Tensor| x.to_dtype(DType::U32)?.to_vec1::<u32>();
+    same_answers(&classes(a)?, &classes(b)?)
 }
 
 /// Peak signal-to-noise ratio per image in dB, 10·log₁₀(4 / mse) for images (batch, channels, h, w) in [−1, 1].
