@@ -136,6 +136,26 @@ fn published_names_become_ours() -> Result<()> {
     same(&clip, &network, &bytes, "visual_projection", 64)
 }
 
+/// Weights from training scripts, which wrap the network before they save it.
+#[test]
+fn wrapped_weights_of_a_known_network_load() -> Result<()> {
+    let folder = tempfile::tempdir().map_err(|e| Error::io("a temporary folder", e))?;
+    let path = folder.path().join("weights");
+    let wanted = weights("squeezenet1_1")?;
+    for prefix in ["module.", "_orig_mod.module.", "model.net."] {
+        let more: [(&str, &[usize]); 1] = [(&format!("{prefix}n.num_batches_tracked"), &[])];
+        let (network, bytes) = published(&wanted, |name| format!("{prefix}{name}"), &more)?;
+        std::fs::write(&path, bytes).map_err(|e| Error::io(&path, e))?;
+        let found = wanted.load(&path)?;
+        assert_eq!(
+            features(&found, "fire9", 64)?,
+            features(&network, "fire9", 64)?,
+            "{prefix}"
+        );
+    }
+    Ok(())
+}
+
 #[test]
 fn what_is_not_known_is_said() -> Result<()> {
     assert!(weights_names()?.len() >= 15);

@@ -1,8 +1,8 @@
 //! The header of a safetensors file: names, number types, shapes and places, in JSON.
 
-use super::Located;
 use super::pickle::Kind;
 use super::source::Source;
+use super::state::Located;
 use crate::Result;
 use crate::ops::names::shown;
 use serde::Deserialize;
@@ -87,7 +87,8 @@ pub(super) fn read(source: &Source, head: &[u8]) -> Result<Vec<Located>> {
             "I32" => Kind::I32,
             "I16" => Kind::I16,
             "I8" => Kind::I8,
-            "U8" | "BOOL" => Kind::U8,
+            "U8" => Kind::U8,
+            "BOOL" => Kind::Bool,
             "U16" => Kind::U16,
             "U32" => Kind::U32,
             other => {
@@ -135,6 +136,7 @@ pub(super) fn read(source: &Source, head: &[u8]) -> Result<Vec<Located>> {
             shape,
             stride: None,
             span: taken / kind.size(),
+            negative: false,
         });
     }
     Ok(tensors)

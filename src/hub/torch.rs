@@ -97,7 +97,7 @@ impl Torch {
             Places::Zip(archive, folder) => {
                 let name = format!("{folder}data/{}", described.key);
                 let (at, size) = archive.find(source, &name)?.ok_or_else(missing)?;
-                let expected = described.count * described.kind.size();
+                let expected = described.count * described.class.size();
                 if size != expected {
                     return Err(source.wrong(format!(
                         "damaged: the numbers of {} take {expected} bytes, and storage {} has {size}",
@@ -151,7 +151,7 @@ fn places(
             )));
         }
         // Held against the file's length when the pickle was read, so neither product nor sum overflows.
-        let size = count * described.kind.size();
+        let size = count * described.class.size();
         source.check(at + 8, size, &what)?;
         *place = Some(at + 8);
         at += 8 + size;

@@ -1,13 +1,14 @@
 //! The published weights of the networks in [`crate::backbone`]: where they are, under which licence, and how
 //! their names become ours.
 
+use super::state::Located;
 use super::{Checkpoint, Hub};
 use crate::backbone::{
     Backbone, SqueezeNet, TransformerConfig, alexnet, facenet, fid_inception, resnet, squeezenet,
     transformer, vgg16,
 };
 use crate::ops::files::cache_dir;
-use crate::ops::names::{nearest, shown};
+use crate::ops::names::{is_bookkeeping, nearest, shown};
 use crate::ops::{Params, Scope};
 use crate::{Error, Result};
 use candle_core::Device;
@@ -200,39 +201,59 @@ impl Weights {
     /// As [`Weights::load`]; the parameters are then as they were.
     pub fn load_into(&self, params: &Params, path: impl AsRef<Path>) -> Result<()> {
         let checkpoint = Checkpoint::open(&path)?;
+        let mut fault = None;
+        for cut in checkpoint.cuts() {
+            let chosen = self.chosen(checkpoint.located(), cut);
+            let shapes = chosen
+                .iter()
+                .map(|(name, _, shape)| (name.as_str(), &shape[..]));
+            if let Err(error) = params.check_shapes(&shapes.collect()) {
+                // That of the names which the checkpoint shows.
+                fault.get_or_insert(error);
+                continue;
+            }
+            checkpoint.say_decision(cut);
+            let mut values = std::collections::HashMap::new();
+            for (name, tensor, shape) in chosen {
+                let value = checkpoint.load(tensor)?.reshape(shape)?;
+                values.insert(name, value.to_dtype(params.dtype())?);
+            }
+            return params.set_all(&values);
+        }
+        let fault = fault.map_or(String::new(), |e| format!(": {e}"));
+        Err(Error::content(
+            checkpoint.path(),
+            format!("expected the weights of {}{fault}", self.network),
+        ))
+    }
+
+    /// The tensors that the network has, with its names and shapes. The first `cut` bytes of the file's names
+    /// are left out.
+    fn chosen<'a>(
+        &self,
+        tensors: &'a [Located],
+        cut: usize,
+    ) -> Vec<(String, &'a Located, Vec<usize>)> {
         let mut chosen = Vec::new();
-        for entry in checkpoint.entries() {
-            let Some((name, dense)) = renamed(&self.network, &entry.name) else {
+        for tensor in tensors {
+            let Some((name, dense)) = renamed(&self.network, &tensor.name[cut..]) else {
                 continue;
             };
-            let mut shape = entry.shape;
+            let mut shape = tensor.shape.clone();
             if dense && shape.len() == 4 {
                 // A convolution over the whole map, which is a dense layer: the numbers lie in the same order.
                 shape = vec![shape[0], shape[1..].iter().product()];
             }
-            chosen.push((name, entry.name, shape));
+            chosen.push((name, tensor, shape));
         }
-        let shapes = chosen.iter().map(|(n, _, s)| (n.as_str(), &s[..]));
-        params.check_shapes(&shapes.collect()).map_err(|e| {
-            Error::content(
-                checkpoint.path(),
-                format!("expected the weights of {}: {e}", self.network),
-            )
-        })?;
-        let mut values = std::collections::HashMap::new();
-        for (name, source, shape) in chosen {
-            let value = checkpoint.tensor(&source)?.reshape(shape)?;
-            values.insert(name, value.to_dtype(params.dtype())?);
-        }
-        params.set_all(&values)
+        chosen
     }
 }
 
 /// The name in our network of a published one, and whether a dense layer may be there as a convolution; nothing for what
 /// the network does not have.
 fn renamed(network: &str, name: &str) -> Option<(String, bool)> {
-    // How many batches a norm has seen: a number of torch's training.
-    if name.ends_with("num_batches_tracked") {
+    if is_bookkeeping(name) {
         return None;
     }
     let (kept, dense) = match network {

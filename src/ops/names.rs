@@ -16,6 +16,12 @@ pub(crate) fn shown(name: &str) -> String {
     short
 }
 
+/// Whether a name is that of torch's counter of batches, which a normalization layer keeps beside its running
+/// statistics and which its output in evaluation does not depend on.
+pub(crate) fn is_bookkeeping(name: &str) -> bool {
+    name.rsplit('.').next() == Some("num_batches_tracked")
+}
+
 /// The candidate that was plausibly meant by `name`: one that has it behind a dot, or it has so; else one
 /// that at most a fifth of the characters tell from it. Nothing where there is none.
 pub(crate) fn nearest<'a>(name: &str, candidates: &[&'a str]) -> Option<&'a str> {
@@ -61,7 +67,7 @@ fn distance(a: &str, b: &str, limit: usize) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{distance, nearest, shown};
+    use super::{distance, is_bookkeeping, nearest, shown};
 
     #[test]
     fn distances_are_levenshteins() {
@@ -90,6 +96,14 @@ mod tests {
         assert_eq!(nearest("onv1.weight", &[]), None);
         assert_eq!(nearest("eight", &["weight"]), Some("weight"));
         assert_eq!(nearest("x", &[&"x".repeat(10_000)]), None);
+    }
+
+    #[test]
+    fn counters_of_batches_are_bookkeeping() {
+        assert!(is_bookkeeping("layer1.0.bn1.num_batches_tracked"));
+        assert!(is_bookkeeping("num_batches_tracked"));
+        assert!(!is_bookkeeping("my_num_batches_tracked"));
+        assert!(!is_bookkeeping("num_batches_tracked.weight"));
     }
 
     #[test]

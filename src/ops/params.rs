@@ -1,5 +1,5 @@
 use super::Rng;
-use super::names::{nearest, shown};
+use super::names::{is_bookkeeping, nearest, shown};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Shape, Tensor, Var};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -214,8 +214,17 @@ impl Params {
         Ok(hash.finalize().to_hex()[..16].to_owned())
     }
 
+    /// All names with their shapes.
+    pub(crate) fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
+        let entries = self.lock();
+        let each = entries.iter();
+        each.map(|(name, e)| (name.clone(), e.var.dims().to_vec()))
+            .collect()
+    }
+
     /// Takes every value from `tensors`, by name, converted to this number type and device.
-    /// All or nothing: names and shapes are compared before the first value changes.
+    /// All or nothing: names and shapes are compared before the first value changes. Counters of batches
+    /// (`num_batches_tracked`), which evaluation does not need, are ignored where these have none.
     ///
     /// # Errors
     /// [`Error::Invalid`] with every missing, unexpected and misshapen name, and for a missing one the
@@ -244,7 +253,7 @@ impl Params {
         let mut unexpected: Vec<&str> = shapes
             .keys()
             .copied()
-            .filter(|n| !entries.contains_key(*n))
+            .filter(|n| !entries.contains_key(*n) && !is_bookkeeping(n))
             .collect();
         let mut faults = Vec::new();
         for (name, entry) in entries.iter() {

@@ -58,7 +58,7 @@ fn numbered(stem: &str) -> Option<(&str, u64, u64)> {
 }
 
 /// The files of a split, in order; `what` has them.
-pub(super) fn split(what: &str, files: &[String], wanted: &str) -> Result<Vec<String>> {
+pub(crate) fn split(what: &str, files: &[String], wanted: &str) -> Result<Vec<String>> {
     let shards: Vec<Shard> = files.iter().filter_map(|f| Shard::read(f)).collect();
     let names = |shards: &[&Shard]| {
         let mut names: Vec<String> = shards.iter().map(|s| s.name()).collect();

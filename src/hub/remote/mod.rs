@@ -8,4 +8,5 @@ mod repo;
 mod transfer;
 
 pub use client::Hub;
+pub(crate) use listing::split as parquet_split;
 pub use repo::{Repo, RepoFile};
