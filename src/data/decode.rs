@@ -1,33 +1,208 @@
 //! Image files as pixels.
 
+use super::jpeg::Jpeg;
+use super::memory::{LIMIT, Share};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
-use image::{DynamicImage, ImageReader, RgbImage, imageops};
+use image::metadata::Orientation;
+use image::{
+    ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage, imageops,
+};
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// The longest side of an image that is decoded.
-pub(super) const LONGEST: u32 = 4096;
+/// The formats that are read, in words.
+pub(super) const FORMATS: &str = "PNG, JPEG, WebP, BMP, TIFF, GIF or PNM";
 
-/// The most memory that a decoder takes: 4096×4096 pixels with four channels of 16 bits, and as much again to decode them.
-const DECODER: u64 = 2 * 8 * (LONGEST as u64) * (LONGEST as u64);
+/// The most bytes of what a file says beside its pixels: colour profile, EXIF and the like.
+const METADATA: u64 = 64 << 20;
 
-/// Decodes a PNG or JPEG file of at most `longest` pixels a side; what is wrong with it, in words.
-pub(super) fn decode(bytes: &[u8], longest: u32) -> std::result::Result<DynamicImage, String> {
-    let expected = format!("expected PNG or JPEG of at most {longest} pixels a side");
-    let attempt = catch_unwind(AssertUnwindSafe(|| {
-        let mut limits = image::Limits::default();
-        limits.max_image_width = Some(longest);
-        limits.max_image_height = Some(longest);
-        limits.max_alloc = Some(DECODER);
-        let mut reader = ImageReader::new(Cursor::new(bytes));
-        reader.limits(limits);
-        let reader = reader.with_guessed_format().map_err(|e| e.to_string())?;
-        reader.decode().map_err(|e| e.to_string())
-    }));
+/// Decodes an image file of any format of [`FORMATS`], which its content decides, and turns it as
+/// its EXIF orientation says.
+///
+/// `longest` is the most pixels a side, `resized` the size that `f` makes of it, if any, for the
+/// memory that this takes. An error says what is wrong with the file.
+pub(super) fn decode<T>(
+    bytes: &[u8],
+    longest: u32,
+    resized: Option<u32>,
+    f: impl FnOnce(DynamicImage) -> T,
+) -> std::result::Result<T, String> {
+    let attempt = catch_unwind(AssertUnwindSafe(|| attempt(bytes, longest, resized, f)));
     attempt
-        .unwrap_or_else(|_| Err("the decoder gave up".into()))
-        .map_err(|e| format!("not an image that can be read, {expected}: {e}"))
+        .unwrap_or_else(|_| Err("the decoder failed on it".into()))
+        .map_err(|e| {
+            format!("not an image that can be read: {e} (`Images::readable` leaves such files out)")
+        })
+}
+
+fn attempt<T>(
+    bytes: &[u8],
+    longest: u32,
+    resized: Option<u32>,
+    f: impl FnOnce(DynamicImage) -> T,
+) -> std::result::Result<T, String> {
+    let format = image::guess_format(bytes).ok();
+    if format == Some(ImageFormat::Jpeg) {
+        let file = Jpeg::open(bytes)?;
+        let plan = Plan {
+            width: file.width,
+            height: file.height,
+            colour: ColorType::Rgb8,
+            working: file.working,
+            orientation: file.orientation,
+        };
+        let _share = plan.share(longest, resized)?;
+        let mut image = DynamicImage::ImageRgb8(file.decode()?);
+        image.apply_orientation(plan.orientation);
+        return Ok(f(image));
+    }
+    let Some(format) = format.filter(ImageFormat::reading_enabled) else {
+        return Err(format!("expected {FORMATS}, found {}", foreign(bytes)));
+    };
+    if format == ImageFormat::WebP && !webp_is_whole(bytes) {
+        return Err("the WebP file is cut short".into());
+    }
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+    reader.limits(limits(METADATA));
+    let mut decoder = reader.into_decoder().map_err(|e| e.to_string())?;
+    let (width, height) = decoder.dimensions();
+    let colour = decoder.color_type();
+    if matches!(colour, ColorType::Rgb32F | ColorType::Rgba32F) {
+        return Err("its pixels are floating-point numbers, expected 8 or 16 bits".into());
+    }
+    let area = u64::from(width) * u64::from(height);
+    let plan = Plan {
+        width,
+        height,
+        colour,
+        working: match format {
+            ImageFormat::Png => (1 << 20) + 32 * u64::from(width),
+            // WebP and GIF compose frames of four channels; TIFF decodes into a buffer of its own.
+            _ => (1 << 20) + 2 * area * u64::from(colour.bytes_per_pixel().max(4)),
+        },
+        // A file whose EXIF data are damaged is shown as it is stored, as other tools do.
+        orientation: decoder.orientation().unwrap_or(Orientation::NoTransforms),
+    };
+    let _share = plan.share(longest, resized)?;
+    let most = plan.output() + plan.working;
+    let limited = decoder.set_limits(limits(most));
+    limited.map_err(|e| e.to_string())?;
+    let image = DynamicImage::from_decoder(decoder);
+    let mut image = image.map_err(|e| e.to_string())?;
+    image.apply_orientation(plan.orientation);
+    Ok(f(image))
+}
+
+fn limits(bytes: u64) -> Limits {
+    let mut limits = Limits::no_limits();
+    limits.max_alloc = Some(bytes);
+    limits
+}
+
+/// What decoding an image will take, known from its header.
+struct Plan {
+    width: u32,
+    height: u32,
+    colour: ColorType,
+    /// Bytes that the decoder uses beside its output.
+    working: u64,
+    orientation: Orientation,
+}
+
+impl Plan {
+    fn area(&self) -> u64 {
+        u64::from(self.width) * u64::from(self.height)
+    }
+
+    /// Bytes of the decoded image.
+    fn output(&self) -> u64 {
+        self.area()
+            .saturating_mul(u64::from(self.colour.bytes_per_pixel()))
+    }
+
+    /// The most bytes in use at any time: while decoding, turning, converting to RGB or resizing.
+    fn need(&self, resized: Option<u32>) -> u64 {
+        let (area, output) = (self.area(), self.output());
+        let decoding = output.saturating_add(self.working);
+        let turning = output.saturating_mul(2);
+        let rgb = area.saturating_mul(3);
+        let converting = match self.colour {
+            ColorType::Rgb8 => 0,
+            colour if colour.has_alpha() => output.saturating_add(area.saturating_mul(7)),
+            _ => output.saturating_add(rgb),
+        };
+        // Between the two passes, lines of four channels in f32.
+        let resizing = resized.map_or(0, |size| {
+            let (side, size) = (u64::from(self.width.min(self.height)), u64::from(size));
+            rgb.saturating_add(16 * side * size + 3 * size * size)
+        });
+        decoding.max(turning).max(converting).max(resizing)
+    }
+
+    /// Checks the size and waits for the memory.
+    fn share(&self, longest: u32, resized: Option<u32>) -> std::result::Result<Share, String> {
+        let (width, height) = (self.width, self.height);
+        if width == 0 || height == 0 {
+            return Err(format!("it has no pixels: its size is {width}×{height}"));
+        }
+        if width.max(height) > longest {
+            return Err(format!(
+                "expected at most {longest} pixels a side, found {width}×{height}"
+            ));
+        }
+        let need = self.need(resized);
+        Share::take(need).ok_or_else(|| {
+            format!(
+                "decoding its {width}×{height} pixels takes {need} bytes of memory, \
+                 the limit is {LIMIT}: \
+                 make the image smaller"
+            )
+        })
+    }
+}
+
+/// Whether the chunks of a WebP file lie within it. The decoder sets aside memory for a chunk's
+/// length without this check.
+fn webp_is_whole(bytes: &[u8]) -> bool {
+    let length = |at: usize| {
+        let length = bytes.get(at..at.checked_add(4)?)?;
+        let length: [u8; 4] = length.try_into().ok()?;
+        usize::try_from(u32::from_le_bytes(length)).ok()
+    };
+    let Some(end) = length(4).and_then(|l| l.checked_add(8)) else {
+        return false;
+    };
+    let mut at = 12usize;
+    while at < end {
+        let next = length(at + 4).and_then(|l| (at + 8).checked_add(l));
+        match next {
+            // The byte that makes a length even may be missing at the end.
+            Some(next) if next <= bytes.len().min(end) => at = next.next_multiple_of(2),
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// What a file is that is none of [`FORMATS`].
+fn foreign(bytes: &[u8]) -> &'static str {
+    let text = bytes.trim_ascii_start();
+    match bytes.get(4..12) {
+        _ if bytes.is_empty() => "an empty file",
+        _ if text.starts_with(b"version https://git-lfs") => {
+            "a pointer of Git LFS (fetch the file itself with `git lfs pull`)"
+        }
+        _ if text.starts_with(b"<") => {
+            "HTML, XML or SVG, which may be the message of a failed download"
+        }
+        Some(b"ftypavif" | b"ftypavis") => "AVIF (convert it)",
+        Some(b"ftypheic" | b"ftypheix" | b"ftyphevc" | b"ftypmif1" | b"ftypmsf1") => {
+            "HEIC (convert it)"
+        }
+        Some(header) if header.starts_with(b"ftyp") => "a video",
+        _ => "another format",
+    }
 }
 
 /// In 8 bits of red, green and blue; what is transparent lies over white.
@@ -43,22 +218,24 @@ pub(super) fn rgb(image: DynamicImage) -> RgbImage {
     })
 }
 
-/// The square in the middle, resized to `size` pixels a side: the same as the shorter side resized, then cropped.
+/// The square in the middle, resized to `size` pixels a side: the same as the shorter side resized,
+/// then cropped.
 ///
-/// The filter is a triangle as wide as the coarser of both grids, as other libraries' antialiased bilinear.
+/// The filter is a triangle as wide as the coarser of both grids, as other libraries' antialiased
+/// bilinear.
 pub(super) fn square(image: RgbImage, size: u32) -> RgbImage {
     let (width, height) = image.dimensions();
     let side = width.min(height);
-    let image = if width == height {
-        image
-    } else {
-        let (x, y) = ((width - side) / 2, (height - side) / 2);
-        imageops::crop_imm(&image, x, y, side, side).to_image()
-    };
-    if side == size {
+    if width == height && side == size {
         return image;
     }
-    imageops::resize(&image, size, size, imageops::FilterType::Triangle)
+    // A view: a copy of a large photograph would take as much memory again.
+    let (x, y) = ((width - side) / 2, (height - side) / 2);
+    let view = imageops::crop_imm(&image, x, y, side, side);
+    if side == size {
+        return view.to_image();
+    }
+    imageops::resize(&*view, size, size, imageops::FilterType::Triangle)
 }
 
 /// Red, green and blue planes of an image in [−1, 1], written to `out`.
@@ -74,7 +251,15 @@ pub(super) fn planes(image: &RgbImage, out: &mut [f32]) {
 /// An image as (3, height, width), f32 in [−1, 1].
 pub(super) fn tensor(image: &RgbImage) -> Result<Tensor> {
     let (width, height) = (image.width() as usize, image.height() as usize);
-    let mut values = vec![0.0; 3 * width * height];
+    let mut values = Vec::new();
+    let count = 3 * width * height;
+    if values.try_reserve_exact(count).is_err() {
+        return Err(Error::invalid(format!(
+            "an image of {width}×{height} pixels is more than memory holds: \
+             read it in a smaller size with `batch`"
+        )));
+    }
+    values.resize(count, 0.0);
     planes(image, &mut values);
     Tensor::from_vec(values, (3, height, width), &Device::Cpu).map_err(Error::from)
 }

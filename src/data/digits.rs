@@ -90,8 +90,15 @@ impl Digits {
     pub fn mnist(path: impl AsRef<Path>, size: usize, seed: u64) -> Result<Self> {
         check_size("digits", size, 16)?;
         let path = path.as_ref();
-        let table = Images::parquet(&[path], &ImageColumns::default())?;
-        let labels = table.labels().unwrap_or_default();
+        let table = Images::parquet(&[path], &ImageColumns::named("image", "label"))?;
+        let wrong = |found: &str| {
+            let what = format!("expected whole numbers 0 to 9 in column \"label\", found {found}");
+            Error::content(path, what)
+        };
+        if table.has_text_labels() {
+            return Err(wrong("text (label: str)"));
+        }
+        let labels = table.labels().ok_or_else(|| wrong("no label in any row"))?;
         if let Some(row) = labels.iter().position(|&l| l > 9) {
             return Err(Error::content(
                 path,

@@ -1,9 +1,12 @@
-use super::decode::{self, LONGEST};
-use super::folder::Folder;
+use super::columns::ImageColumns;
+use super::decode;
+use super::folder::{Folder, Names};
+use super::memory;
 use super::shards::{KEPT, Shards};
 use super::{Batch, Batches, Factors, Order};
 use crate::ops::Rng;
 use crate::ops::files::write_atomic;
+use crate::ops::names::shown;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use image::{DynamicImage, ImageFormat, RgbImage};
@@ -16,32 +19,22 @@ use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Where a parquet table keeps its images and labels; the hub's data sets call them `image` and `label`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ImageColumns {
-    /// A struct {bytes, path}, or the bytes themselves: PNG or JPEG files.
-    pub image: String,
-    /// Whole numbers from 0; `None` for a table without.
-    pub label: Option<String>,
-}
-
-impl Default for ImageColumns {
-    fn default() -> Self {
-        Self {
-            image: "image".into(),
-            label: Some("label".into()),
-        }
-    }
-}
-
 /// Images from parquet files in the form of the hub's data sets, or from folders of classes.
 ///
 /// Labels, classes and attributes are in memory, the images are not: they are read when they are asked for, from a
 /// parquet file page by page (about 1 MiB as most writers have it, 1 GiB at most). Pages read last are kept up to
 /// 64 MiB. So memory is bounded by a page and a batch, whatever the length of the files.
 ///
-/// **Images** are PNG or JPEG files of at most 4096 pixels a side. Grey ones and those of 16 bits become 8 bits of red,
-/// green and blue; what is transparent lies over white; the orientation that a camera notes (EXIF) is ignored.
+/// **Images** are PNG, JPEG, WebP, BMP, TIFF, GIF or PNM files; the content decides, not the extension.
+/// Grey images and those of 16 bits become 8 bits of red, green and blue; transparent pixels are shown
+/// over white; of several frames or pages the first is read; images are turned as their EXIF
+/// orientation says. A file that is cut short, or damaged so that it cannot be decoded, is an error with
+/// its path: missing pixels are never filled in. [`Images::readable`] leaves out such files.
+///
+/// **Memory**: all images that are decoded at the same time use at most [`Images::DECODING_LIMIT`] bytes
+/// together, beside their files (at most 256 MiB each) and the result. An image that alone needs more is
+/// an error. A JPEG photograph of 6000 × 4000 pixels uses 72 MB, twice that if it has to be turned, and
+/// at most three times that if it is progressive.
 ///
 /// A selection ([`Images::select`], [`Images::filter`], [`Images::split`] and others) is a view of the same files and
 /// takes four bytes a row; its rows are counted from 0 again.
@@ -102,23 +95,53 @@ enum Numbers {
     Real(Vec<f32>),
 }
 
+/// The largest size of a batch's images in pixels.
+const LARGEST: u32 = 4096;
+
+/// No limit on an image's sides but that of memory.
+const ANY: u32 = u32::MAX;
+
 /// The most images of a batch at once in memory as 8 bits, beside the batch itself.
 const STAGE: usize = 64;
 
 impl Images {
+    /// The most bytes of memory that all images being decoded use together, beside their files and the
+    /// result: 1 GiB.
+    pub const DECODING_LIMIT: u64 = memory::LIMIT;
+
     /// The images of parquet files, which together are one set, in this order.
     ///
-    /// Classes have the names that the hub's `ClassLabel` keeps in the file, if it does; files that are named as the hub
-    /// names them (`train-00000-of-00002.parquet`) say their split. Further columns of numbers, text and flags are attributes;
-    /// others (lists, structures, dates) are left out. Columns may be written in plain, with a dictionary or in runs, which is what
-    /// the writers of pyarrow, polars and the hub do; other encodings are refused.
+    /// [`ImageColumns`] says which columns hold the images and the labels. By default both are
+    /// found in the first file, by the Hugging Face metadata, the columns' types and their names,
+    /// and the choice is printed in one line; the other files must have the same columns. Without a
+    /// label column the set has no labels.
+    ///
+    /// Classes have the names that the hub's `ClassLabel` keeps in the file, if it does; text
+    /// labels are their own names, numbered in sorted order over all files. Files that are named as
+    /// the hub names them (`train-00000-of-00002.parquet`) say their split. Further columns of
+    /// numbers, text and flags are attributes; others (lists, structures, dates) are left out.
+    /// Columns may be written in plain, with a dictionary or in runs, which is what the writers of
+    /// pyarrow, polars and the hub do; other encodings are refused.
+    ///
+    /// ```no_run
+    /// use invariances::prelude::*;
+    /// // CIFAR-100: `img`, `fine_label` and `coarse_label`.
+    /// let fine = Images::parquet(&["train.parquet"], &ImageColumns::default())?;
+    /// let coarse = ImageColumns { label: Some("coarse_label".into()), ..Default::default() };
+    /// let coarse = Images::parquet(&["train.parquet"], &coarse)?;
+    /// assert_eq!((fine.classes().len(), coarse.classes().len()), (100, 20));
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::Io`] for a file that cannot be read, [`Error::Content`] for one that is no parquet table, lacks the columns, has a
-    /// label that is missing or not a whole number from 0 to 2³² − 1, or has not the columns and classes of the first.
+    /// label that is not a whole number from 0 to 2³² − 1, a boolean or text, lacks a label where
+    /// other rows have one ([`ImageColumns::skip_unlabelled`] leaves such rows out), or has not the
+    /// columns and classes of the first.
     pub fn parquet<P: AsRef<Path>>(paths: &[P], columns: &ImageColumns) -> Result<Self> {
         let (shards, known) = Shards::open(paths, columns)?;
-        Ok(Self::new(Set {
+        let rows = known.rows.map(Arc::new);
+        let set = Self::new(Set {
             source: Source::Shards(shards),
             labels: known.labels,
             classes: known.classes,
@@ -127,39 +150,12 @@ impl Images {
             path: known.path,
             numbers: numbers(&known.attributes),
             attributes: known.attributes,
-        }))
+        });
+        Ok(Self { rows, ..set })
     }
 
-    /// The PNG and JPEG files of a folder with a folder per class, at any depth below it: `class/…/1.png`, or
-    /// `train/class/…/1.png` where all its folders are named as parts of a data set are (train, val, test and the like).
-    /// Classes are numbered by name. A folder of files alone is one class, by its own name. Hidden files, links to folders and links to files elsewhere
-    /// are left out; images are in the order of their names.
-    ///
-    /// Files are not opened: one that cannot be read is an error when it is asked for.
-    ///
-    /// ```
-    /// use invariances::prelude::*;
-    /// use polars::prelude::*;
-    /// # let folder = tempfile::tempdir().unwrap();
-    /// # let path = folder.path();
-    /// # for name in ["fox/1.png", "fox/2.png", "lynx/1.png"] {
-    /// #     std::fs::create_dir_all(path.join(name).parent().unwrap()).unwrap();
-    /// #     image::RgbImage::new(8, 6).save(path.join(name)).unwrap();
-    /// # }
-    /// let images = Images::folder(path)?;
-    /// assert_eq!(images.classes(), ["fox", "lynx"]);
-    /// assert_eq!(images.of_class("fox")?.len(), 2);
-    /// // Any selection that a frame can say.
-    /// let mask = images.frame()?.column("path")?.str()?.equal("lynx/1.png");
-    /// assert_eq!(images.filter(&mask)?.batch(&[0], 4)?.images.dims(), [1, 3, 4, 4]);
-    /// # Ok::<(), invariances::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    /// [`Error::Io`] for a folder that cannot be listed, [`Error::Content`] for one without images.
-    pub fn folder(path: impl AsRef<Path>) -> Result<Self> {
-        let (folder, names) = Folder::open(path.as_ref())?;
-        Ok(Self::new(Set {
+    pub(super) fn of_folder(folder: Folder, names: Names) -> Self {
+        Self::new(Set {
             source: Source::Folder(folder),
             labels: Some(names.labels),
             classes: names.classes,
@@ -168,7 +164,7 @@ impl Images {
             path: None,
             attributes: Vec::new(),
             numbers: Vec::new(),
-        }))
+        })
     }
 
     fn new(set: Set) -> Self {
@@ -196,7 +192,8 @@ impl Images {
         self.set.classes.clone()
     }
 
-    /// The label of each image; `None` where the set has none.
+    /// The label of each image; `None` where the set has none, such as a table without a label
+    /// column or a test split whose labels are all −1.
     pub fn labels(&self) -> Option<Vec<u32>> {
         let labels = self.set.labels.as_ref()?;
         Some(match &self.rows {
@@ -292,11 +289,16 @@ impl Images {
     /// The images of a class, by its name.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a name that is not known, with those that are.
+    /// [`Error::Invalid`] for a name that is not known, with those that are, and for images without
+    /// labels.
     pub fn of_class(&self, name: &str) -> Result<Self> {
         let set = &self.set;
+        let Some(labels) = &set.labels else {
+            return Err(Error::invalid(format!(
+                "no class {name:?}: these images have no labels; name the label column, such as `ImageColumns {{ label: Some(\"label\".into()), ..Default::default() }}`"
+            )));
+        };
         let number = number_of("class", name, &set.classes)?;
-        let labels = set.labels.as_deref().unwrap_or_default();
         Ok(self.of(labels, number))
     }
 
@@ -369,7 +371,7 @@ impl Images {
         rows.iter().map(origin).collect()
     }
 
-    /// A short hash of the files' content and of the selection.
+    /// A short hash of the files' content, of the columns that were chosen and of the selection.
     ///
     /// # Errors
     /// [`Error::Io`] for a file that cannot be read.
@@ -384,9 +386,14 @@ impl Images {
         match &self.set.source {
             Source::Shards(shards) => {
                 let paths = shards.paths();
+                let columns = shards.unusual_columns();
                 // A file's own hash, by which what was trained on it is known.
-                if let ([path], None) = (paths.as_slice(), &self.rows) {
+                if let ([path], None, None) = (paths.as_slice(), &self.rows, columns) {
                     return Ok(of_file(path)?.to_hex()[..16].into());
+                }
+                // Other labels of the same file are other data.
+                if let Some((image, label)) = columns {
+                    hash.update(serde_json::json!([image, label]).to_string().as_bytes());
                 }
                 for path in paths {
                     hash.update(of_file(path)?.as_bytes());
@@ -397,6 +404,11 @@ impl Images {
                     hash.update(folder.name(row).as_bytes());
                     hash.update(&[0]);
                     hash.update(blake3::hash(&folder.read(row)?).as_bytes());
+                }
+                // Other numbers of the classes are other labels.
+                for name in folder.numbering() {
+                    hash.update(name.as_bytes());
+                    hash.update(&[0]);
                 }
             }
         }
@@ -414,7 +426,7 @@ impl Images {
         let rows = self.origins_of(&[row])?;
         let images = self
             .set
-            .decoded(&rows, LONGEST, |image| Ok(decode::rgb(image)))?;
+            .decoded(&rows, ANY, None, |image| Ok(decode::rgb(image)))?;
         match images.first() {
             Some(image) => decode::tensor(image),
             None => Err(Error::invalid(format!("no row {row}"))),
@@ -438,7 +450,7 @@ impl Images {
         // In stages, so that what is decoded is not all in memory twice.
         let area = 3 * size * size;
         for (rows, pixels) in origins.chunks(STAGE).zip(pixels.chunks_mut(STAGE * area)) {
-            let images = self.set.decoded(rows, LONGEST, |image| {
+            let images = self.set.decoded(rows, ANY, Some(side), |image| {
                 Ok(decode::square(decode::rgb(image), side))
             })?;
             fill(&images, pixels, area);
@@ -457,10 +469,10 @@ impl Images {
             .par_chunks_mut(area)
             .zip(files.par_iter().zip(&origins))
             .map(|(pixels, ((_, bytes), &origin))| {
-                let image =
-                    decode::decode(bytes, LONGEST).map_err(|e| self.set.wrong(origin, e))?;
-                decode::planes(&decode::square(decode::rgb(image), side), pixels);
-                Ok(())
+                decode::decode(bytes, ANY, Some(side), |image| {
+                    decode::planes(&decode::square(decode::rgb(image), side), pixels);
+                })
+                .map_err(|e| self.set.wrong(origin, e))
             })
             .collect();
         done.into_iter().collect::<Result<()>>()?;
@@ -515,6 +527,11 @@ impl Images {
         Batches::start(self, batch, size, order)
     }
 
+    /// Whether the classes are the distinct texts of a label column.
+    pub(super) fn has_text_labels(&self) -> bool {
+        matches!(&self.set.source, Source::Shards(shards) if shards.has_text_labels())
+    }
+
     pub(super) fn source(&self) -> &Source {
         &self.set.source
     }
@@ -526,7 +543,19 @@ impl Images {
         longest: u32,
         f: impl Fn(DynamicImage) -> Result<T> + Sync,
     ) -> Result<Vec<T>> {
-        self.set.decoded(&self.origins_of(rows)?, longest, f)
+        self.set.decoded(&self.origins_of(rows)?, longest, None, f)
+    }
+
+    /// Whether each image can be decoded, in the order of the rows.
+    pub(super) fn attempts(&self) -> Result<Vec<Result<()>>> {
+        self.set.attempts(&self.origins(), ANY, None, |_| Ok(()))
+    }
+
+    pub(super) fn folder_source(&self) -> Option<&Folder> {
+        match &self.set.source {
+            Source::Folder(folder) => Some(folder),
+            Source::Shards(_) => None,
+        }
     }
 }
 
@@ -551,23 +580,37 @@ impl Set {
         }
     }
 
-    /// `f` of each image, decoded in parallel, in the order of the rows.
+    /// `f` of each image, decoded in parallel, in the order of the rows; `resized` is the size that `f`
+    /// makes of it, if any.
     fn decoded<T: Send>(
         &self,
         rows: &[u32],
         longest: u32,
+        resized: Option<u32>,
         f: impl Fn(DynamicImage) -> Result<T> + Sync,
     ) -> Result<Vec<T>> {
+        // Of several bad rows the first is named, whichever was met first.
+        self.attempts(rows, longest, resized, f)?
+            .into_iter()
+            .collect()
+    }
+
+    /// As [`Set::decoded`], with the error of each image by itself.
+    fn attempts<T: Send>(
+        &self,
+        rows: &[u32],
+        longest: u32,
+        resized: Option<u32>,
+        f: impl Fn(DynamicImage) -> Result<T> + Sync,
+    ) -> Result<Vec<Result<T>>> {
         let one = |row: u32, bytes: &[u8]| {
-            f(decode::decode(bytes, longest).map_err(|e| self.wrong(row, e))?)
+            decode::decode(bytes, longest, resized, &f).map_err(|e| self.wrong(row, e))?
         };
         let shards = match &self.source {
             Source::Folder(folder) => {
                 let images = rows.par_iter();
                 let images = images.map(|&row| one(row, &folder.read(row as usize)?));
-                // Of several bad rows the first is named, whichever was met first.
-                let images: Vec<Result<T>> = images.collect();
-                return images.into_iter().collect();
+                return Ok(images.collect());
             }
             Source::Shards(shards) => shards,
         };
@@ -608,14 +651,26 @@ impl Set {
                 out[i] = Some(image);
             }
         }
-        out.into_iter().flatten().collect()
+        Ok(out.into_iter().flatten().collect())
     }
 
     fn missing(&self, row: u32) -> Error {
         match &self.source {
             Source::Shards(shards) => {
+                let name = self
+                    .path
+                    .as_ref()
+                    .and_then(|p| p.str().ok()?.get(row as usize));
+                // `datasets` can write tables that refer to the image files of the machine they
+                // were made on.
+                let advice = name.map_or(String::new(), |name| {
+                    format!(
+                        ", only the path {:?}: write the table with the bytes of its images",
+                        shown(name)
+                    )
+                });
                 let (path, row) = shards.file_of(row as usize);
-                Error::content(path, format!("row {row} has no image"))
+                Error::content(path, format!("row {row} has no image{advice}"))
             }
             Source::Folder(folder) => Error::content(folder.path(row as usize), "no image"),
         }
@@ -639,9 +694,9 @@ fn fill(images: &[RgbImage], pixels: &mut [f32], area: usize) {
 
 fn check_size(size: usize) -> Result<u32> {
     let side = u32::try_from(size).ok();
-    side.filter(|s| (1..=LONGEST).contains(s)).ok_or_else(|| {
+    side.filter(|s| (1..=LARGEST).contains(s)).ok_or_else(|| {
         Error::invalid(format!(
-            "images can have 1 to {LONGEST} pixels a side, found {size}"
+            "images can have 1 to {LARGEST} pixels a side, found {size}"
         ))
     })
 }
@@ -704,7 +759,8 @@ fn numbers(attributes: &[Series]) -> Vec<Number> {
 
 impl Batch {
     /// Writes a parquet table that [`Images::parquet`] reads: images as PNG, labels (unless `columns.label` is `None`), and the factors as
-    /// further columns; whole or not at all.
+    /// further columns; whole or not at all. Columns that are to be found are called `image` and
+    /// `label`.
     ///
     /// # Errors
     /// [`Error::Invalid`] unless the images are (n, 3, height, width) with n labels, [`Error::Io`] where the file cannot be written.
@@ -720,11 +776,11 @@ impl Batch {
         }
         let bytes = Series::new("bytes".into(), images);
         let names = Series::full_null("path".into(), count, &DataType::String);
-        let name = columns.image.as_str().into();
+        let name = columns.image.or("image").into();
         let image = StructChunked::from_series(name, count, [bytes, names].iter())?;
         let mut table = vec![image.into_series().into_column()];
         if let Some(name) = &columns.label {
-            table.push(Column::new(name.as_str().into(), labels));
+            table.push(Column::new(name.or("label").into(), labels));
         }
         let factors = self.factors.frame()?;
         if factors.width() > 0 {

@@ -6,8 +6,13 @@ use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
 
+/// The largest number of classes; ImageNet-21k has 21,841.
+const MOST_CLASSES: u32 = 100_000;
+
 /// The images of a folder or of parquet files as a [`World`]: everything that is trained on drawn worlds can be trained on these. What is known
-/// about them is their class.
+/// about them is their class. Images without labels ([`Images::labels`] is `None`) have no classes:
+/// E and D can be trained on them, and they can be shown to a network, but not what needs a class,
+/// such as training a classifier or [`World::pairs`].
 ///
 /// Four of five images are for training, of the rest half each for validation and test, drawn by the seed. Images for training are mirrored and
 /// shifted by up to a sixteenth of their side at random, and come again and again; those of the other splits are shown as they are, in turn. All are
@@ -37,14 +42,23 @@ impl Photographs {
     /// Decodes all images to `size` × `size` pixels.
     ///
     /// # Errors
-    /// [`Error::Invalid`] unless the size is 16 to 128, for fewer than ten images, or more than memory holds; [`Error::Content`] where one cannot
-    /// be read.
+    /// [`Error::Invalid`] unless the size is 16 to 128, for fewer than ten images, labels of
+    /// 100,000 or more, or more than memory holds;
+    /// [`Error::Content`] where one cannot be read.
     pub fn new(images: &Images, size: usize, seed: u64) -> Result<Self> {
         check_size("photographs", size, 16)?;
         let count = images.len();
         if count < 10 {
             return Err(Error::invalid(format!(
                 "expected at least ten images to split into train, validation and test, found {count}"
+            )));
+        }
+        let known = images.labels();
+        // Classes without a name are counted up to the largest label.
+        let most = known.iter().flatten().max().copied().unwrap_or(0);
+        if most >= MOST_CLASSES {
+            return Err(Error::invalid(format!(
+                "expected labels below {MOST_CLASSES}, found {most}: such a number tells images apart rather than classes; name another label column, or none (`label: None`)"
             )));
         }
         let mut pixels: Vec<u8> = Vec::new();
@@ -67,11 +81,14 @@ impl Photographs {
         let held = (count / 10).max(1);
         let (test, rest) = order.split_at(held);
         let (validation, train) = rest.split_at(held);
-        let mut classes = images.classes();
-        let most = labels.iter().max().map_or(0, |m| *m as usize + 1);
-        for label in classes.len()..most {
-            classes.push(label.to_string());
-        }
+        let classes = match known {
+            None => Vec::new(),
+            Some(_) => {
+                let mut classes = images.classes();
+                classes.extend((classes.len()..most as usize + 1).map(|label| label.to_string()));
+                classes
+            }
+        };
         Ok(Self {
             size,
             seed,
@@ -88,11 +105,14 @@ impl Photographs {
         self.of(split).len()
     }
 
-    /// How many images of each class there are, in all splits together.
+    /// How many images of each class there are, in all splits together; empty for images without
+    /// labels.
     pub fn counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.classes.len()];
         for label in self.labels.iter() {
-            counts[*label as usize] += 1;
+            if let Some(count) = counts.get_mut(*label as usize) {
+                *count += 1;
+            }
         }
         counts
     }
@@ -140,10 +160,15 @@ impl Photographs {
             });
         let labels: Vec<u32> = chosen.iter().map(|(i, _)| self.labels[*i]).collect();
         let shape = (chosen.len(), 3, self.size, self.size);
+        let tensor = Tensor::new(labels.as_slice(), &Device::Cpu)?;
+        let mut factors = Factors::new();
+        if !self.classes.is_empty() {
+            factors = factors.with_whole("class", labels)?;
+        }
         Ok(Batch {
             images: Tensor::from_vec(values, shape, &Device::Cpu)?,
-            labels: Tensor::new(labels.as_slice(), &Device::Cpu)?,
-            factors: Factors::new().with_whole("class", labels)?,
+            labels: tensor,
+            factors,
         })
     }
 
@@ -166,12 +191,18 @@ impl World for Photographs {
     }
 
     fn attributes(&self) -> Vec<Attribute> {
+        if self.classes.is_empty() {
+            return Vec::new();
+        }
         let names: Vec<&str> = self.classes.iter().map(String::as_str).collect();
         vec![Attribute::class("class", &names)]
     }
 
     fn concepts(&self) -> Vec<String> {
-        vec!["class".into()]
+        match self.classes.is_empty() {
+            true => Vec::new(),
+            false => vec!["class".into()],
+        }
     }
 
     fn take(&self, split: Split, indices: &[u64]) -> Result<Batch> {
@@ -198,6 +229,11 @@ impl World for Photographs {
         count: usize,
         concept: &str,
     ) -> Result<(Batch, Batch)> {
+        if self.classes.is_empty() {
+            return Err(Error::invalid(format!(
+                "pairs that share {concept:?} need images with classes, and these have no labels: put them in a folder per class, or name the label column (`ImageColumns`; in INVARIANCES_IMAGES: file.parquet?label=COLUMN)"
+            )));
+        }
         if concept != "class" {
             return Err(unknown_concept(concept, self));
         }

@@ -1,7 +1,10 @@
 //! Parquet files with a column of image files, as one list of images.
 
-use super::ImageColumns;
+use super::columns::{Chosen, ImageColumns};
+use super::labels::{Labels, Merged};
 use super::parquet::{Page, Parquet, Place, Values};
+use crate::ops::names::shown;
+use crate::say::say;
 use crate::{Error, Result};
 use polars::prelude::*;
 use std::collections::VecDeque;
@@ -17,6 +20,10 @@ pub(super) struct Shards {
     files: Vec<Shard>,
     /// The first row of each file, and the number of rows.
     starts: Vec<usize>,
+    /// The columns that were chosen.
+    columns: Chosen,
+    /// Whether the classes are the distinct texts of the label column.
+    text: bool,
     cache: Mutex<Cache>,
 }
 
@@ -42,6 +49,8 @@ struct Cache {
 pub(super) struct Known {
     pub labels: Option<Vec<u32>>,
     pub classes: Vec<String>,
+    /// The rows that have a label, where others are to be left out.
+    pub rows: Option<Vec<u32>>,
     pub splits: Vec<String>,
     /// By image: the number of its split; empty where there are none.
     pub split: Vec<u32>,
@@ -59,14 +68,22 @@ impl Shards {
                 "expected at least one parquet file, found none",
             ));
         }
-        let mut known: Option<Known> = None;
+        let mut tables: Option<Tables> = None;
+        let mut chosen: Option<Chosen> = None;
+        let mut labels = Vec::new();
         let mut files = Vec::new();
         let mut starts = vec![0usize];
         let mut split_names: Vec<Option<String>> = Vec::new();
         for path in paths {
             let path = path.as_ref();
             let parquet = Parquet::open(path)?;
-            let (leaf, part) = read(&parquet, columns)?;
+            // The first file decides for all, so that a column does not change its meaning on the
+            // way.
+            let chosen = match &chosen {
+                Some(chosen) => chosen,
+                None => chosen.insert(Chosen::choose(&parquet, columns)?),
+            };
+            let (leaf, part, part_labels) = read(&parquet, chosen)?;
             let rows = starts.last().copied().unwrap_or(0) + parquet.len();
             if u32::try_from(rows).is_err() {
                 return Err(Error::content(
@@ -74,35 +91,89 @@ impl Shards {
                     "more than 2^32 rows with the files before it",
                 ));
             }
-            match &mut known {
-                None => known = Some(part),
-                Some(known) => known.append(part).map_err(|what| {
+            match &mut tables {
+                None => tables = Some(part),
+                Some(tables) => tables.append(part).map_err(|what| {
                     let first = paths[0].as_ref().display();
                     parquet.wrong(format!("not of one kind with {first}: {what}"))
                 })?,
             }
+            labels.extend(part_labels);
             split_names.push(split_of(path));
             starts.push(rows);
             files.push(Shard { parquet, leaf });
         }
-        let mut known = known.ok_or_else(|| Error::invalid("expected at least one file"))?;
+        let none = || Error::invalid("expected at least one file");
+        let (tables, chosen) = (tables.ok_or_else(none)?, chosen.ok_or_else(none)?);
+        let refer = |file: usize, what: String| files[file].parquet.wrong(what);
+        let merged = Labels::merge(labels, columns.skip_unlabelled, &chosen, refer)?;
+        let Merged {
+            labels,
+            classes,
+            text,
+            rows,
+            note,
+        } = merged;
+        let (mut splits, mut split): (Vec<String>, Vec<u32>) = Default::default();
         // Known for all files or for none.
         if let Some(names) = split_names.into_iter().collect::<Option<Vec<String>>>() {
             for (name, rows) in names.iter().zip(starts.windows(2)) {
-                let number = known.splits.iter().position(|n| n == name);
+                let number = splits.iter().position(|n| n == name);
                 let number = number.unwrap_or_else(|| {
-                    known.splits.push(name.clone());
-                    known.splits.len() - 1
+                    splits.push(name.clone());
+                    splits.len() - 1
                 });
-                known.split.resize(rows[1], number as u32);
+                split.resize(rows[1], number as u32);
             }
         }
+        let known = Known {
+            labels,
+            classes,
+            rows,
+            splits,
+            split,
+            path: tables.path,
+            attributes: tables.attributes,
+        };
         let shards = Self {
             files,
             starts,
+            columns: chosen,
+            text,
             cache: Mutex::default(),
         };
+        if columns.is_auto() {
+            say(&shards.describe(note.as_deref()));
+        }
         Ok((shards, known))
+    }
+
+    /// The files, their number of rows and the columns that were chosen, in a line.
+    fn describe(&self, labels: Option<&str>) -> String {
+        let first = self
+            .files
+            .first()
+            .and_then(|f| f.parquet.path().file_name());
+        let first = shown(&first.unwrap_or_default().to_string_lossy());
+        let more = match self.files.len() {
+            0 | 1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        let (columns, rows) = (self.columns.describe(), self.len());
+        let labels = labels.map_or(String::new(), |labels| format!(", {labels}"));
+        format!("{first}{more}: {columns}, {rows} rows{labels}")
+    }
+
+    pub(super) fn has_text_labels(&self) -> bool {
+        self.text
+    }
+
+    /// The columns that were chosen, where they are not those of most data sets, `image` and
+    /// `label`.
+    pub(super) fn unusual_columns(&self) -> Option<(&str, &str)> {
+        let image = self.columns.image.as_str();
+        let label = self.columns.label.as_deref().unwrap_or_default();
+        ((image, label) != ("image", "label")).then_some((image, label))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -176,16 +247,15 @@ impl Shards {
     }
 }
 
-impl Known {
+/// The columns beside images and labels.
+#[derive(Debug)]
+struct Tables {
+    path: Option<Series>,
+    attributes: Vec<Series>,
+}
+
+impl Tables {
     fn append(&mut self, other: Self) -> std::result::Result<(), String> {
-        if let (Some(labels), Some(more)) = (&mut self.labels, other.labels) {
-            labels.extend(more);
-        }
-        if self.classes.is_empty() {
-            self.classes = other.classes;
-        } else if !other.classes.is_empty() && self.classes != other.classes {
-            return Err("its classes have other names".into());
-        }
         let names = |series: &[Series]| {
             let names = series
                 .iter()
@@ -205,45 +275,17 @@ impl Known {
 }
 
 /// The column of images, and everything but them.
-fn read(parquet: &Parquet, columns: &ImageColumns) -> Result<(usize, Known)> {
-    let missing = |name: &str| {
-        parquet.wrong(format!(
-            "expected a column {name:?}; the table has {}",
-            parquet.describe()
-        ))
-    };
-    let name = columns.image.as_str();
-    if !parquet.has(name) {
-        return Err(missing(name));
-    }
-    let leaf = parquet.leaf(&[name, "bytes"]).or(parquet.leaf(&[name]));
-    let leaf = leaf.filter(|&l| parquet.is_binary(l)).ok_or_else(|| {
-        parquet.wrong(format!(
-            "expected images in column {name:?} as bytes or as a struct with a field \"bytes\"; the table has {}",
-            parquet.describe()
-        ))
-    })?;
+fn read(parquet: &Parquet, chosen: &Chosen) -> Result<(usize, Tables, Option<Labels>)> {
+    let leaf = chosen.image_leaf(parquet)?;
+    let label_leaf = chosen.label_leaf(parquet)?;
     let mut budget = parquet.budget();
     let mut labels = None;
-    let mut label_leaf = None;
-    if let Some(name) = &columns.label {
-        if !parquet.has(name) {
-            return Err(missing(name));
-        }
-        let leaf = parquet.leaf(&[name]).filter(|&l| parquet.is_whole(l));
-        let leaf = leaf.ok_or_else(|| {
-            parquet.wrong(format!(
-                "expected whole numbers in column {name:?}; the table has {}",
-                parquet.describe()
-            ))
-        })?;
-        label_leaf = Some(leaf);
-        labels = Some(labels_of(
-            parquet,
-            &parquet.column(leaf, name, &mut budget)?,
-        )?);
+    if let Some(leaf) = label_leaf {
+        let values = parquet.column(leaf, "label", &mut budget)?;
+        let names = chosen.class_names(parquet);
+        labels = Some(Labels::read(&values, names).map_err(|what| parquet.wrong(what))?);
     }
-    let path = parquet.leaf(&[name, "path"]);
+    let path = parquet.leaf(&[&chosen.image, "path"]);
     let path = path.filter(|&l| parquet.is_binary(l));
     let path = path.map(|l| parquet.column(l, "path", &mut budget));
     let mut attributes = Vec::new();
@@ -252,45 +294,11 @@ fn read(parquet: &Parquet, columns: &ImageColumns) -> Result<(usize, Known)> {
             attributes.push(parquet.column(leaf_of, &name, &mut budget)?);
         }
     }
-    let classes = match (parquet.hub(), &columns.label) {
-        (Some(text), Some(label)) => class_names(text, label),
-        _ => Vec::new(),
-    };
-    let known = Known {
-        labels,
-        classes,
-        splits: Vec::new(),
-        split: Vec::new(),
+    let tables = Tables {
         path: path.transpose()?,
         attributes,
     };
-    Ok((leaf, known))
-}
-
-fn labels_of(parquet: &Parquet, labels: &Series) -> Result<Vec<u32>> {
-    // Beyond 2⁶³ becomes nothing, which is refused as well.
-    let wide = labels.cast(&DataType::Int64)?;
-    let labels = wide.i64()?.iter().enumerate();
-    labels
-        .map(|(row, label)| {
-            label.and_then(|l| u32::try_from(l).ok()).ok_or_else(|| {
-                let found = label.map_or("nothing".into(), |l| l.to_string());
-                parquet.wrong(format!(
-                    "row {row} has {found} for label, expected a whole number from 0 to {}; a table without labels is read with `label: None`",
-                    u32::MAX
-                ))
-            })
-        })
-        .collect()
-}
-
-/// The names of a label's classes in the hub's description of a data set; none where it has none.
-fn class_names(text: &str, label: &str) -> Vec<String> {
-    let description: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
-    let names = &description["info"]["features"][label]["names"];
-    let names = names.as_array().map(Vec::as_slice).unwrap_or_default();
-    let names = names.iter().map(|n| n.as_str().map(String::from));
-    names.collect::<Option<_>>().unwrap_or_default()
+    Ok((leaf, tables, labels))
 }
 
 /// `train` of `train-00000-of-00002.parquet`, as the hub names its files.

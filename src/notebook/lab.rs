@@ -26,6 +26,22 @@ use std::sync::{Arc, Mutex};
 /// | `INVARIANCES_IMAGES` | the photographs of [`Lab::images`] | |
 /// | `INVARIANCES_OFFLINE` | 1: nothing is downloaded | 0 |
 /// | `INVARIANCES_SET` | what a notebook asks for by [`Lab::setting`]: `name=value`, several by `;` | |
+///
+/// `INVARIANCES_IMAGES` names images in one of these forms:
+///
+/// | form | images |
+/// | --- | --- |
+/// | `animals` | a folder with a folder of images per class |
+/// | `train.parquet` | a parquet file of images |
+/// | `cifar100` | a folder of parquet files, or one whose folder `data` has them: their split `train` |
+/// | `uoft-cs/cifar100` | a dataset of the hub: its split `train` |
+///
+/// Settings follow after a `?`, joined by `&`, such as
+/// `uoft-cs/cifar100?split=test&label=coarse_label`; in a shell such a value needs quotes.
+/// `image=COLUMN` and `label=COLUMN` name columns of parquet files, `label=` reads no labels,
+/// `unlabelled=skip` leaves out rows without a label, and `split=NAME` chooses a split. Columns
+/// that are not named are found by the rules of [`ImageColumns`](crate::data::ImageColumns), and a
+/// line says which.
 #[derive(Clone, Debug)]
 pub struct Lab {
     notebook: String,

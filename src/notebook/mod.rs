@@ -4,6 +4,7 @@
 //! steps and sources; [`Progress`] is the text that a long cell prints.
 
 mod claim;
+mod images;
 mod lab;
 mod progress;
 mod scale;

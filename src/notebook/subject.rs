@@ -1,19 +1,19 @@
 use super::Lab;
 use crate::autoencoder::{BigAe, BigAeConfig, Decoder};
 use crate::backbone::{Backbone, Network};
-use crate::data::{Attribute, Creatures, ImageColumns, Images, Photographs, Split, World};
+use crate::data::{Attribute, Creatures, Images, Photographs, Split, World};
 use crate::flow::Cinn;
 use crate::hub::{Hub, Published, Weights, published, weights};
 use crate::interpret::{CinnTraining, Codes, Fid, mix};
 use crate::metric::Judge;
 use crate::ops::Params;
 use crate::ops::names::nearest;
+use crate::say::say;
 use crate::train::{CreaturesNetworks, FacesNetworks, PhotographsNetworks, Store};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Side of the small worlds' images in pixels.
@@ -358,22 +358,44 @@ impl Lab {
     }
 
     /// The images that the variable `INVARIANCES_IMAGES` names: a folder of class folders, a parquet file, or a data set of the hub (`owner/name`,
-    /// its split `train`).
+    /// its split `train`), with settings after a `?`; [`Lab`] lists them.
+    ///
+    /// A file that cannot be decoded is an error when it is read. With the setting `unreadable` at `leave-out`
+    /// (`--set unreadable=leave-out`) such files are left out and listed before anything is trained; see
+    /// [`Images::readable`].
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the variable is not set or names none of these; as [`Images::folder`], [`Images::parquet`] and
-    /// [`Repo::parquet`](crate::hub::Repo::parquet).
+    /// [`Error::Invalid`] where the variable is not set or names none of these, or for another setting;
+    /// as [`Images::folder`], [`Images::parquet`] and [`Repo::parquet`](crate::hub::Repo::parquet).
     pub fn images(&self) -> Result<Images> {
-        self.named("INVARIANCES_IMAGES")?.ok_or_else(|| {
+        let images = self.named("INVARIANCES_IMAGES")?.ok_or_else(|| {
             Error::invalid(format!(
                 "scale {} needs images: set INVARIANCES_IMAGES to a folder of class folders, a parquet file, or a data set of the hub (owner/name)",
                 self.scale()
             ))
-        })
+        })?;
+        self.readable(images)
+    }
+
+    /// The images that can be decoded, where the setting `unreadable` says so; else all.
+    fn readable(&self, images: Images) -> Result<Images> {
+        let all = ["error", "leave-out"];
+        let how = self.setting("unreadable", all[0].to_string())?;
+        if how == all[0] {
+            return Ok(images);
+        }
+        if how != all[1] {
+            return Err(unknown("unreadable", &how, &all));
+        }
+        let (images, left_out) = images.readable()?;
+        if !left_out.is_empty() {
+            say(&left_out.to_string());
+        }
+        Ok(images)
     }
 
     /// `count` frames of the film that the variable `INVARIANCES_FRAMES` names, evenly over its length, as `size` × `size` pixels, (count, 3, size, size)
-    /// in [−1, 1]: a folder of PNG or JPEG files in the order of their names, or what else [`Lab::images`] takes. None where the variable is not set.
+    /// in [−1, 1]: a folder of image files in the order of their names, or what else [`Lab::images`] takes. None where the variable is not set.
     ///
     /// # Errors
     /// As [`Lab::images`] and [`Images::batch`].
@@ -381,33 +403,10 @@ impl Lab {
         let Some(images) = self.named("INVARIANCES_FRAMES")? else {
             return Ok(None);
         };
+        let images = self.readable(images)?;
         let (there, wanted) = (images.len(), count.clamp(1, images.len().max(1)));
         let rows: Vec<usize> = (0..wanted).map(|k| k * there / wanted).collect();
         Ok(Some(images.batch(&rows, size)?.images))
-    }
-
-    /// The images that a variable names.
-    fn named(&self, variable: &str) -> Result<Option<Images>> {
-        let named = std::env::var(variable).unwrap_or_default();
-        let named = named.trim();
-        let path = Path::new(named);
-        let columns = ImageColumns::default();
-        if named.is_empty() {
-            return Ok(None);
-        }
-        if path.is_dir() {
-            return Images::folder(path).map(Some);
-        }
-        if path.is_file() {
-            return Images::parquet(&[PathBuf::from(path)], &columns).map(Some);
-        }
-        if named.split('/').count() == 2 && !named.starts_with(['.', '/', '~']) {
-            let files = self.hub()?.dataset(named)?.parquet("train")?;
-            return Images::parquet(&files, &columns).map(Some);
-        }
-        Err(Error::invalid(format!(
-            "{variable}: there is no file or folder {named:?}, and it is no name of a data set (owner/name)"
-        )))
     }
 }
 

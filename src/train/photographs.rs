@@ -63,7 +63,7 @@ impl PhotographsNetworks {
         let seen = images.counts().iter().filter(|n| **n > 0).count();
         if seen < 2 {
             return Err(Error::invalid(format!(
-                "a classifier needs images of at least two classes, found {seen}: put them in folders by class, or name the column of labels"
+                "a classifier needs images of at least two classes, found {seen}: put them in a folder per class, or name the label column (`ImageColumns`; in INVARIANCES_IMAGES: file.parquet?label=COLUMN)"
             )));
         }
         let few = (steps / 4).max(1);

@@ -6,12 +6,14 @@
 //! that are there. Pages are unpacked by polars' own methods. The form is that of
 //! <https://parquet.apache.org/docs/file-format/>; encodings: plain, dictionary and runs, versions 1 and 2 of pages.
 
+mod columns;
 mod footer;
 mod page;
 mod thrift;
 
 use crate::{Error, Result};
-use footer::{Chunk, Footer, Leaf, Logical};
+pub(super) use columns::Stored;
+use footer::{Chunk, Footer, Logical};
 use page::{Header, Kind};
 pub(super) use page::{Page, Values};
 use polars::prelude::{
@@ -76,11 +78,12 @@ impl Budget {
         }
     }
 
-    /// For a page that is unpacked: many that are short and promise much would take time without end.
+    /// Charges for reading a page. Many short pages that promise much, or columns that share one
+    /// long page, would otherwise take time without end.
     fn unpack(&mut self, header: &Header) -> std::result::Result<(), String> {
         self.unpacked = self
             .unpacked
-            .checked_sub(header.unpacked as u64)
+            .checked_sub(header.unpacked.max(header.packed) as u64)
             .ok_or("its labels and attributes promise far more bytes than the file has")?;
         Ok(())
     }
@@ -185,57 +188,6 @@ impl Parquet {
 
     pub(super) fn budget(&self) -> Budget {
         Budget::new(self.length)
-    }
-
-    /// The columns with their types, in words.
-    pub(super) fn describe(&self) -> String {
-        let mut columns: Vec<String> = Vec::new();
-        let mut last = "";
-        for leaf in &self.footer.leaves {
-            let name: &str = &leaf.path[0];
-            if leaf.path.len() == 1 {
-                columns.push(format!("{name}: {}", leaf.type_name()));
-            } else if last != name {
-                let kind = if leaf.repeated { "list" } else { "struct" };
-                columns.push(format!("{name}: {kind}"));
-            }
-            last = name;
-        }
-        columns.join(", ")
-    }
-
-    /// The number of the column of values with this path.
-    pub(super) fn leaf(&self, path: &[&str]) -> Option<usize> {
-        let same = |leaf: &Leaf| leaf.path.iter().map(|p| &**p).eq(path.iter().copied());
-        self.footer.leaves.iter().position(same)
-    }
-
-    /// Whether there is a column of this name, with or without parts.
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.footer.leaves.iter().any(|l| &*l.path[0] == name)
-    }
-
-    /// Whether a column holds bytes, a value per row at most.
-    pub(super) fn is_binary(&self, leaf: usize) -> bool {
-        let leaf = &self.footer.leaves[leaf];
-        leaf.physical == 6 && !leaf.repeated
-    }
-
-    /// Whether a column holds whole numbers.
-    pub(super) fn is_whole(&self, leaf: usize) -> bool {
-        let leaf = &self.footer.leaves[leaf];
-        matches!(leaf.physical, 1 | 2)
-            && !leaf.repeated
-            && matches!(leaf.logical, Logical::Plain | Logical::Unsigned)
-    }
-
-    /// The columns without parts that hold numbers, text or flags: number and name.
-    pub(super) fn attributes(&self) -> Vec<(usize, String)> {
-        let leaves = self.footer.leaves.iter().enumerate();
-        leaves
-            .filter(|(_, l)| l.path.len() == 1 && !l.repeated && l.is_attribute())
-            .map(|(i, l)| (i, l.path[0].to_string()))
-            .collect()
     }
 
     /// A column as a whole.
@@ -450,37 +402,6 @@ impl Parquet {
 
     pub(super) fn wrong(&self, what: String) -> Error {
         Error::content(&self.path, what)
-    }
-}
-
-impl Leaf {
-    fn is_attribute(&self) -> bool {
-        match self.physical {
-            0 | 4 | 5 => true,
-            1 | 2 => matches!(self.logical, Logical::Plain | Logical::Unsigned),
-            6 => self.logical == Logical::Text,
-            _ => false,
-        }
-    }
-
-    /// As polars calls it, where it has a name there.
-    fn type_name(&self) -> String {
-        if self.repeated {
-            return "list".into();
-        }
-        let name = match (self.physical, self.logical) {
-            (0, _) => "bool",
-            (1, Logical::Plain) => "i32",
-            (1, Logical::Unsigned) => "u32",
-            (2, Logical::Plain) => "i64",
-            (2, Logical::Unsigned) => "u64",
-            (4, _) => "f32",
-            (5, _) => "f64",
-            (6, Logical::Text) => "str",
-            (6, _) => "binary",
-            _ => "another type",
-        };
-        name.into()
     }
 }
 

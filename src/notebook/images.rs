@@ -1,0 +1,177 @@
+//! The images that the user names in a variable: a folder, parquet files or a dataset of the hub.
+
+use super::Lab;
+use crate::data::{ImageColumns, Images};
+use crate::hub::parquet_split;
+use crate::{Error, Result};
+use std::path::{Path, PathBuf};
+
+impl Lab {
+    /// The images that a variable names.
+    pub(super) fn named(&self, variable: &str) -> Result<Option<Images>> {
+        let text = std::env::var(variable).unwrap_or_default();
+        let text = text.trim();
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let source = Source::parse(text).map_err(|e| Error::invalid(format!("{variable}: {e}")))?;
+        match source.open()? {
+            Some(images) => Ok(Some(images)),
+            None if is_hub_name(source.name) => {
+                let split = source.split.as_deref().unwrap_or("train");
+                let files = self.hub()?.dataset(source.name)?.parquet(split)?;
+                Images::parquet(&files, &source.columns).map(Some)
+            }
+            None => Err(Error::invalid(format!(
+                "{variable}: there is no file or folder {:?}, and it is no name of a data set (owner/name)",
+                source.name
+            ))),
+        }
+    }
+}
+
+/// A folder, a file or a dataset of the hub, with the settings behind its name.
+#[derive(Debug, PartialEq)]
+struct Source<'a> {
+    name: &'a str,
+    split: Option<String>,
+    columns: ImageColumns,
+}
+
+impl<'a> Source<'a> {
+    /// Parses `NAME?key=value&key=value`. A file or folder whose own name has a `?` is that file or
+    /// folder.
+    fn parse(text: &'a str) -> Result<Self> {
+        let (name, query) = match text.rsplit_once('?') {
+            Some(parts) if !Path::new(text).exists() => parts,
+            _ => (text, ""),
+        };
+        let (mut split, mut rest) = (None, Vec::new());
+        for part in query.split('&') {
+            match part.strip_prefix("split=") {
+                Some(name) => split = Some(name.to_string()).filter(|name| !name.is_empty()),
+                None => rest.push(part),
+            }
+        }
+        let columns = rest.join("&").parse().map_err(|e| {
+            Error::invalid(format!(
+                "{e}; the settings after ? are image=COLUMN, label=COLUMN, unlabelled=skip and split=NAME, joined by &"
+            ))
+        })?;
+        Ok(Self {
+            name,
+            split,
+            columns,
+        })
+    }
+
+    /// The images of a folder or file; `None` where there is none of this name.
+    fn open(&self) -> Result<Option<Images>> {
+        let path = Path::new(self.name);
+        if path.is_file() {
+            let images = Images::parquet(&[path], &self.columns)?;
+            return self.part(images).map(Some);
+        }
+        if !path.is_dir() {
+            return Ok(None);
+        }
+        let files = parquet_files(path)?;
+        if files.is_empty() {
+            if self.columns != ImageColumns::default() {
+                return Err(Error::invalid(format!(
+                    "{}: image=, label= and unlabelled= are for parquet files, and this is a folder of image files",
+                    self.name
+                )));
+            }
+            return self.part(Images::folder(path)?).map(Some);
+        }
+        let what = format!("the folder {}", self.name);
+        let split = self.split.as_deref().unwrap_or("train");
+        let names = match parquet_split(&what, &files, split) {
+            // A single file needs no name of a split.
+            Err(_) if self.split.is_none() && files.len() == 1 => files,
+            found => found?,
+        };
+        let paths: Vec<PathBuf> = names.iter().map(|name| path.join(name)).collect();
+        Images::parquet(&paths, &self.columns).map(Some)
+    }
+
+    /// The split that was asked for, or all.
+    fn part(&self, images: Images) -> Result<Images> {
+        match &self.split {
+            Some(split) => images.of_split(split),
+            None => Ok(images),
+        }
+    }
+}
+
+/// `owner/name`, which is no path.
+fn is_hub_name(name: &str) -> bool {
+    name.split('/').count() == 2 && !name.starts_with(['.', '/', '~'])
+}
+
+/// The parquet files of a folder and of its folder `data`, as paths in it with `/`, sorted. A
+/// `metadata.parquet` lies beside image files.
+fn parquet_files(folder: &Path) -> Result<Vec<String>> {
+    let mut files = Vec::new();
+    for below in ["", "data"] {
+        let place = folder.join(below);
+        if !place.is_dir() {
+            continue;
+        }
+        let io = |e| Error::io(&place, e);
+        for entry in std::fs::read_dir(&place).map_err(io)? {
+            let entry = entry.map_err(io)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let is_table = name.ends_with(".parquet") && !name.starts_with('.');
+            if is_table && name != "metadata.parquet" && entry.path().is_file() {
+                files.push(match below {
+                    "" => name,
+                    below => format!("{below}/{name}"),
+                });
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_followed_by_settings() -> Result<()> {
+        let parsed = Source::parse("a/b.parquet?image=img&split=test&label=fine%26coarse")?;
+        assert_eq!(
+            (parsed.name, parsed.split.as_deref()),
+            ("a/b.parquet", Some("test"))
+        );
+        assert_eq!(parsed.columns, ImageColumns::named("img", "fine&coarse"));
+        let plain = Source::parse("uoft-cs/cifar100")?;
+        assert_eq!((plain.name, plain.split), ("uoft-cs/cifar100", None));
+        assert_eq!(plain.columns, ImageColumns::default());
+        let bare = Source::parse("x.parquet?label=&unlabelled=skip")?.columns;
+        assert!(bare.label.is_none() && bare.skip_unlabelled);
+        for (text, said) in [
+            ("x?lable=y", "label=COLUMN"),
+            ("x?image=", "expected the name of a column"),
+            ("x?unlabelled=keep", "expected unlabelled=skip"),
+            ("x?spilt=test", "split=NAME"),
+        ] {
+            let text = Source::parse(text).unwrap_err().to_string();
+            assert!(text.contains(said), "{text}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_file_whose_name_has_a_question_mark_is_that_file() -> Result<()> {
+        let folder = tempfile::tempdir().map_err(|e| Error::io("temporary folder", e))?;
+        let path = folder.path().join("which?label=x.parquet");
+        std::fs::write(&path, b"").map_err(|e| Error::io(&path, e))?;
+        let text = path.to_string_lossy();
+        assert_eq!(Source::parse(&text)?.name, text);
+        Ok(())
+    }
+}
