@@ -122,13 +122,13 @@ impl IinVae {
         let mut h = images.detach();
         for (weight, norm) in &self.down {
             h = strided(&h, weight, false)?;
-            norm.initialize(&h)?;
+            norm.initialize_with_notice(&h, "a layer of the encoder")?;
             h = norm.activated(&h, LEAKY)?;
         }
         let mut h = self.first(&self.encode(images)?.mode().detach())?;
         for (weight, norm) in self.up.iter().rev() {
             h = strided(&h, weight, true)?;
-            norm.initialize(&h)?;
+            norm.initialize_with_notice(&h, "a layer of the decoder")?;
             h = norm.activated(&h, LEAKY)?;
         }
         Ok(())

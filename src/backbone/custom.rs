@@ -1,8 +1,12 @@
+use super::first_gradient::{Checked, checked};
+use super::gradients::checking;
+use super::network::one_by_one;
 use super::{Network, Preprocess};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use candle_nn::Module;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A network of your own, or of candle-transformers: candle modules and closures as named layers.
@@ -28,8 +32,18 @@ use std::sync::Arc;
 /// # Ok::<(), invariances::Error>(())
 /// ```
 ///
-/// A model of candle-transformers is a layer as well. Its layer norm and softmax have no backward pass, so that its gradient would lack a
-/// part without a word; [`Custom::without_gradient`] makes that an error:
+/// # Gradients
+///
+/// Some operations of candle have a wrong or partly missing gradient and return it without an
+/// error. The first gradient that is taken through layers of this network is therefore compared
+/// with a numeric one, and a backward pass that would be wrong is an error with the name of the
+/// layer and the operations to use instead ([`Network::check_gradients`] has the method and its
+/// cost). That happens once for each layer, clones included; forward passes cost nothing. A notice
+/// is printed if a gradient cannot be checked: with random layers (dropout), in half precision, or
+/// where the numeric one is too uncertain. [`Custom::trust_gradients`] turns it off.
+///
+/// A model of candle-transformers is a layer as well. Its layer norm and softmax have no backward
+/// pass; [`Custom::without_gradient`] says so beforehand:
 ///
 /// ```no_run
 /// use invariances::backbone::{Custom, Preprocess};
@@ -57,6 +71,8 @@ pub struct Custom {
     output: Option<String>,
     preprocess: Preprocess,
     no_gradient: Option<String>,
+    trusted: bool,
+    checked: Arc<Checked>,
 }
 
 impl fmt::Debug for Custom {
@@ -75,12 +91,16 @@ impl Custom {
             output: None,
             preprocess: Preprocess::none(),
             no_gradient: None,
+            trusted: false,
+            checked: Arc::default(),
         }
     }
 
     /// The next layer. Where the name exists already, the first of that name is the one that can be asked for.
     pub fn layer(mut self, name: &str, module: impl Module + Send + Sync + 'static) -> Self {
         self.layers.push((name.into(), Arc::new(module)));
+        // What is known belongs to the layers of before, which a clone may still have.
+        self.checked = Arc::default();
         self
     }
 
@@ -107,6 +127,29 @@ impl Custom {
         self.no_gradient = Some(why.into());
         self
     }
+
+    /// Turns off the check of the first gradient, for layers whose gradient is meant to differ from
+    /// the derivative (a straight-through estimator, gradient reversal, guided backpropagation).
+    ///
+    /// ```
+    /// use invariances::{backbone::{Custom, Network}, candle_core::{Device, Tensor, Var}};
+    /// // Rounds, with the gradient of the identity.
+    /// let round = |x: &Tensor| x + (x.round()? - x)?.detach();
+    /// let network = Custom::new("rounds").layer("round", round).trust_gradients();
+    /// let x = Var::new(&[[[[0.4f32]], [[1.2]], [[-0.7]]]], &Device::Cpu)?;
+    /// let gradients = network.forward(&x)?.sum_all()?.backward()?;
+    /// assert_eq!(gradients.get(&x).unwrap().flatten_all()?.to_vec1::<f32>()?, [1.0; 3]);
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    pub fn trust_gradients(mut self) -> Self {
+        self.trusted = true;
+        self
+    }
+
+    /// What is known about its gradients.
+    pub(super) fn checked(&self) -> &Checked {
+        &self.checked
+    }
 }
 
 impl Network for Custom {
@@ -127,6 +170,14 @@ impl Network for Custom {
                 self.layers.len()
             ))),
         }
+    }
+
+    fn run(&self, x: &Tensor, layers: Range<usize>) -> Result<Tensor> {
+        let y = one_by_one(self, x, layers.clone())?;
+        if self.trusted || layers.is_empty() || !x.track_op() || checking() {
+            return Ok(y);
+        }
+        checked(self, x, y, layers)
     }
 
     fn aliases(&self) -> Vec<(String, String)> {

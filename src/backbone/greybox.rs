@@ -1,3 +1,4 @@
+use super::gradients::while_checking;
 use super::{LayerInfo, Network, Preprocess};
 use crate::ops::{Rng, backward};
 use crate::{Error, Result};
@@ -219,9 +220,17 @@ impl Greybox {
     /// is no derivative to compare with. Near 0 for a network whose layers have right gradients; for one of your own, look
     /// here before you attack or invert it.
     ///
+    /// [`Network::check_gradients`] looks along several random directions instead, and names the
+    /// layer.
+    ///
     /// # Errors
     /// As [`Greybox::gradient`].
     pub fn check_gradient(&self, images: &Tensor) -> Result<f64> {
+        // The number is wanted here, not the error that the first gradient of a `Custom` would be.
+        while_checking(|| self.gradient_error(images))
+    }
+
+    fn gradient_error(&self, images: &Tensor) -> Result<f64> {
         let mut rng = Rng::named(0, "check gradient");
         let shaken = (rng.normal(images.shape(), images.device())? * 0.03)?;
         let images = (images.detach() + shaken.to_dtype(images.dtype())?)?;

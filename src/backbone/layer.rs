@@ -106,7 +106,7 @@ impl Norm {
             Self::Batch(norm) => norm.forward(x, activation, mode),
             Self::Act(norm) => {
                 if mode == Mode::Training {
-                    norm.initialize(x)?;
+                    norm.initialize_with_notice(x, "a layer's output")?;
                 }
                 norm.activated(x, activation)
             }

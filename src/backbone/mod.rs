@@ -35,7 +35,10 @@
 
 mod alexnet;
 mod custom;
+mod derivative;
 mod facenet;
+mod first_gradient;
+mod gradients;
 mod greybox;
 mod inception;
 mod layer;
@@ -52,6 +55,7 @@ mod vgg;
 pub use alexnet::alexnet;
 pub use custom::Custom;
 pub use facenet::facenet;
+pub use gradients::{GradientCheck, GradientVerdict};
 pub use greybox::{Greybox, Pooling};
 pub use inception::fid_inception;
 pub(crate) use layer::NormKind;

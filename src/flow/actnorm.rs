@@ -1,8 +1,10 @@
 use super::Flow;
 use super::layer::Layer;
+use super::statistics::{Statistics, notice};
 use crate::ops::{Activation, Init, Scope, batch_norm, leaky_relu};
+use crate::say::say;
 use crate::{Error, Result};
-use candle_core::{DType, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 use std::sync::Arc;
 
 /// Scale and shift per channel, v = scale·(x + loc), started so that the first batch leaves it with
@@ -75,28 +77,44 @@ impl ActNorm {
     /// Sets `loc` = −mean and `scale` = 1/(std + 1e-6) of this batch per channel (unbiased standard
     /// deviation, over the batch and all positions), as the authors do. Does nothing the second time.
     ///
+    /// Returns the channels that are constant in this batch, as [`super::constant_columns`] defines
+    /// them. Their own standard deviation would give a scale of up to 10⁶, so they get that of the
+    /// median of the other channels, or 1 where every channel is constant.
+    ///
+    /// ```
+    /// use invariances::{candle_core::{Device, Tensor}, flow::{ActNorm, Flow}, ops::Params};
+    /// let norm = ActNorm::new(2, &Params::new(0).root())?;
+    /// let x = Tensor::new(&[[1f32, 7.0], [3.0, 7.0], [5.0, 7.0]], &Device::Cpu)?;
+    /// assert_eq!(norm.initialize(&x)?, [1]); // the second column never changes
+    /// let (v, _) = norm.forward(&Tensor::new(&[[5f32, 9.0]], &Device::Cpu)?, None)?;
+    /// let v = v.to_vec2::<f32>()?; // both are divided by 2, the standard deviation of the first
+    /// assert!((v[0][0] - 1.0).abs() < 1e-5 && (v[0][1] - 1.0).abs() < 1e-5);
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    ///
     /// # Errors
     /// [`Error::Invalid`] for one value per channel only, which has no standard deviation, and for NaN
     /// or infinity.
-    pub fn initialize(&self, x: &Tensor) -> Result<()> {
+    pub fn initialize(&self, x: &Tensor) -> Result<Vec<usize>> {
         if self.is_initialized()? {
-            return Ok(());
+            return Ok(Vec::new());
         }
         self.positions(x)?;
-        super::check_finite(x, "the batch that starts an ActNorm")?;
-        let x = x.detach().transpose(0, 1)?.flatten_from(1)?;
-        let count = x.dim(1)?;
-        if count < 2 {
-            return Err(Error::invalid(format!(
-                "an ActNorm starts from the standard deviation of a batch, which needs at least 2 values per channel, found {count}; start with a larger batch"
-            )));
+        let statistics = Statistics::of(x)?;
+        let loc = statistics.mean.iter().map(|m| -m).collect();
+        set(&self.loc, loc)?;
+        set(&self.scale, statistics.scale)?;
+        set(&self.initialized, vec![1.0])?;
+        Ok(statistics.constant)
+    }
+
+    /// [`ActNorm::initialize`], with a printed notice about constant channels of `what`.
+    pub(crate) fn initialize_with_notice(&self, x: &Tensor, what: &str) -> Result<()> {
+        let constant = self.initialize(x)?;
+        if !constant.is_empty() {
+            say(&notice(what, &constant, self.channels));
         }
-        let mean = x.mean_keepdim(1)?;
-        let variance = (x.broadcast_sub(&mean)?.sqr()?.sum_keepdim(1)? / (count - 1) as f64)?;
-        let scale = (variance.sqrt()? + 1e-6)?.recip()?;
-        set(&self.loc, &mean.neg()?)?;
-        set(&self.scale, &scale)?;
-        set(&self.initialized, &self.initialized.ones_like()?)
+        Ok(())
     }
 
     /// How many positions a channel has in `x`; an error where `x` has other channels.
@@ -147,10 +165,12 @@ impl ActNorm {
     }
 }
 
-fn set(parameter: &Tensor, value: &Tensor) -> Result<()> {
+fn set(parameter: &Tensor, value: Vec<f64>) -> Result<()> {
+    let value = Tensor::from_vec(value, parameter.shape(), &Device::Cpu)?;
+    let value = value.to_dtype(parameter.dtype())?;
     // The parameter is a variable, and this is the same one.
     let var = Var::from_tensor(parameter)?;
-    Ok(var.set(&value.reshape(parameter.shape())?.copy()?)?)
+    Ok(var.set(&value.to_device(parameter.device())?)?)
 }
 
 impl Flow for ActNorm {
@@ -181,7 +201,7 @@ impl Layer for ActNorm {
         Arc::new(ActNorm::detached(self))
     }
 
-    fn initialize(&self, x: &Tensor) -> Result<()> {
+    fn initialize(&self, x: &Tensor) -> Result<Vec<usize>> {
         ActNorm::initialize(self, x)
     }
 

@@ -1,7 +1,9 @@
 use super::layer::Layer;
+use super::statistics::notice;
 use super::{ActNorm, AffineCoupling, InvertibleLeakyRelu, LuMixing, Permutation, SplineCoupling};
-use crate::ops::Scope;
 use crate::ops::gradients::{Slot, give, stand, through_candle};
+use crate::ops::{Rng, Scope};
+use crate::say::say;
 use crate::{Error, Result};
 use candle_core::backend::BackendStorage;
 use candle_core::{
@@ -163,6 +165,20 @@ fn seen(condition: &Tensor, width: usize, block: usize) -> Result<Option<Tensor>
     })
 }
 
+/// x with normal numbers in these columns. Later layers are initialised as if the columns varied
+/// like the others; from a constant, they would multiply what the columns hold in other data by a
+/// large number.
+fn varied(x: &Tensor, columns: &[usize]) -> Result<Tensor> {
+    let noise = Rng::named(0, "constant columns").normal(x.shape(), x.device())?;
+    let noise = noise.to_dtype(x.dtype())?;
+    let mut chosen = vec![0u8; x.dim(1)?];
+    for &column in columns {
+        chosen[column] = 1;
+    }
+    let chosen = Tensor::new(chosen, x.device())?.broadcast_as(x.shape())?;
+    Ok(chosen.where_cond(&noise, x)?)
+}
+
 /// The blocks of a network, one after the other. A condition is (batch, width), seen by every block, or
 /// (batch, blocks·width), a part for each; (batch, 0) where the network has none.
 #[derive(Clone, Debug)]
@@ -249,8 +265,18 @@ impl Chain {
         for (i, block) in self.blocks.iter().enumerate() {
             let c = seen(&condition, self.width, i)?;
             for (layer, frozen) in block.iter().zip(&self.frozen[i]) {
-                layer.initialize(&h)?;
+                let constant = layer.initialize(&h)?;
+                if !constant.is_empty() {
+                    let what = match i {
+                        0 => "the code".to_string(),
+                        _ => format!("the input of block {i}"),
+                    };
+                    say(&notice(&what, &constant, self.code));
+                }
                 (h, _) = frozen.forward(&h, c.as_ref())?;
+                if !constant.is_empty() {
+                    h = varied(&h, &constant)?;
+                }
             }
         }
         Ok(())

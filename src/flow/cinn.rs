@@ -1,5 +1,6 @@
 use super::chain::{BlockConfig, Chain, Names};
 use super::layer::{dense_parameters, detached};
+use super::statistics::check_varies;
 use super::{
     Condition, Coupling, Embedder, Flow, FlowActivation, Memory, Mixing, check_batch, check_finite,
     given, normal, rows,
@@ -256,9 +257,12 @@ impl Cinn {
     /// it give. Layers that have started keep their values: calling it again, or after a checkpoint was
     /// loaded, changes nothing. Until then every ActNorm is the identity.
     ///
+    /// Columns that are constant in this batch ([`super::constant_columns`]) get the scale of the
+    /// other columns, and a notice with their numbers is printed.
+    ///
     /// # Errors
-    /// [`crate::Error::Invalid`] for a batch of one, which has no standard deviation, for shapes that do not
-    /// fit, and for NaN or infinity.
+    /// [`crate::Error::Invalid`] for a batch of one, which has no standard deviation, for codes in
+    /// which every column is constant, for shapes that do not fit, and for NaN or infinity.
     pub fn initialize(&self, code: &Tensor, z: &Tensor) -> Result<()> {
         if self.is_initialized()? {
             return Ok(());
@@ -266,6 +270,7 @@ impl Cinn {
         self.check(code, "the code")?;
         // Everything is looked at before the first layer starts: a refused batch leaves no half-started network.
         check_batch(code, z)?;
+        check_varies(code)?;
         self.entrance.embedder.initialize(&z.detach())?;
         let embedding = self.frozen.embedder.forward(&z.detach())?;
         self.chain

@@ -184,7 +184,7 @@ impl Embedder {
         self.check(z)?;
         let normalized = |norm: &ActNorm, h: Tensor| -> Result<Tensor> {
             if start {
-                norm.initialize(&h)?;
+                norm.initialize_with_notice(&h, "a layer of the embedder of z")?;
             }
             norm.activated(&h, Activation::Leaky(SLOPE))
         };

@@ -1,4 +1,5 @@
 use super::chain::{BlockConfig, Chain, Names};
+use super::statistics::check_varies;
 use super::{Coupling, Flow, FlowActivation, Memory, Mixing, check_finite, normal, rows};
 use crate::ops::{Rng, Scope};
 use crate::{Error, Result};
@@ -161,13 +162,14 @@ impl FactorInn {
     /// Starts every ActNorm from a batch of codes, as [`super::Cinn::initialize`].
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a batch of one, which has no standard deviation, for a shape that does not
-    /// fit, and for NaN or infinity.
+    /// [`Error::Invalid`] for a batch of one, which has no standard deviation, for codes in which
+    /// every column is constant, for a shape that does not fit, and for NaN or infinity.
     pub fn initialize(&self, code: &Tensor) -> Result<()> {
         if self.is_initialized()? {
             return Ok(());
         }
         self.check(code, "the code")?;
+        check_varies(code)?;
         self.chain.initialize(code, &self.no_condition(code)?)
     }
 

@@ -23,9 +23,10 @@ pub(super) trait Layer: Flow + std::fmt::Debug {
     /// The same layer, sharing its parameters, whose results keep no graph.
     fn detached(&self) -> Arc<dyn Layer>;
 
-    /// Starts the layer from data, where it has such a start and has not started yet.
-    fn initialize(&self, _x: &Tensor) -> Result<()> {
-        Ok(())
+    /// Initialises the layer from data, if it is initialised so and has not been yet. Returns the
+    /// columns that are constant there.
+    fn initialize(&self, _x: &Tensor) -> Result<Vec<usize>> {
+        Ok(Vec::new())
     }
 
     fn is_initialized(&self) -> Result<bool> {

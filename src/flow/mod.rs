@@ -20,6 +20,7 @@ mod layer;
 mod lu;
 mod permutation;
 mod spline;
+mod statistics;
 
 pub use activation::InvertibleLeakyRelu;
 pub use actnorm::ActNorm;
@@ -31,6 +32,7 @@ pub use factor::{FactorConfig, FactorInn, factor_dims};
 pub use lu::LuMixing;
 pub use permutation::Permutation;
 pub use spline::SplineCoupling;
+pub use statistics::constant_columns;
 
 use crate::ops::{Rng, repeated};
 use crate::{Error, Result};

@@ -43,7 +43,10 @@ pub(crate) fn through_candle(error: Error) -> candle_core::Error {
 
 /// The error that a backward pass failed with, as it was before [`through_candle`].
 pub(crate) fn failure(error: candle_core::Error) -> Error {
+    let text = error.to_string();
     let ours = FAILURE.with(|f| f.borrow_mut().take());
+    // An error that candle's own `backward` returned to the caller may still be there.
+    let ours = ours.filter(|ours| text.contains(&ours.to_string()));
     ours.unwrap_or(Error::Tensor(error))
 }
 

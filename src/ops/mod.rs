@@ -24,3 +24,15 @@ pub use params::{Init, Params, Scope};
 pub use pool::{PoolConfig, avg_pool2d, max_pool2d};
 pub use resize::{adaptive_avg_pool2d, resize_bicubic, resize_bilinear, resize_nearest};
 pub use rng::Rng;
+
+/// The machine epsilon of a dtype: the distance from 1 to the next number. That of f32 for dtypes
+/// that are not floating point.
+pub(crate) fn epsilon(dtype: candle_core::DType) -> f64 {
+    use candle_core::DType;
+    match dtype {
+        DType::F64 => f64::EPSILON,
+        DType::BF16 => 2f64.powi(-7),
+        DType::F16 => 2f64.powi(-10),
+        _ => f64::from(f32::EPSILON),
+    }
+}

@@ -1,0 +1,113 @@
+//! Derivatives of a scalar function of a tensor along directions, with their uncertainty.
+
+use super::gradients::{GradientCheck, GradientVerdict};
+use crate::Result;
+use candle_core::{DType, Device, Tensor};
+
+/// The sum of a tensor's elements.
+pub(super) fn number(x: &Tensor) -> Result<f64> {
+    let sum = x.sum_all()?.to_device(&Device::Cpu)?;
+    Ok(sum.to_dtype(DType::F64)?.to_scalar()?)
+}
+
+pub(super) fn dot(a: &Tensor, b: &Tensor) -> Result<f64> {
+    number(&(a * b)?)
+}
+
+/// The root mean square of a tensor's elements.
+pub(super) fn rms(x: &Tensor) -> Result<f64> {
+    Ok((number(&x.sqr()?)? / x.elem_count().max(1) as f64).sqrt())
+}
+
+/// The function L(x) = w·y(x) near a point.
+pub(super) struct Point<'a> {
+    pub(super) forward: &'a dyn Fn(&Tensor) -> Result<Tensor>,
+    /// x.
+    pub(super) at: &'a Tensor,
+    /// y(x).
+    pub(super) y: &'a Tensor,
+    /// w.
+    pub(super) weights: &'a Tensor,
+    /// The gradient of L that is to be checked.
+    pub(super) gradient: &'a Tensor,
+    /// The rounding error of L.
+    pub(super) rounding: f64,
+}
+
+impl Point<'_> {
+    /// Compares the derivative along `direction` with the numeric one, and adds the result.
+    pub(super) fn look(&self, direction: &Tensor, found: &mut Along) -> Result<()> {
+        let step = found.step;
+        let change = |by: f64| -> Result<f64> {
+            let moved = (self.forward)(&(self.at + (direction * by)?)?)?;
+            dot(self.weights, &(moved - self.y)?)
+        };
+        let (up, down) = (change(step)?, change(-step)?);
+        let numeric = (up - down) / (2.0 * step);
+        let along = dot(self.gradient, direction)?;
+        let rounding = self.rounding / step;
+        let unsure = (up + down).abs() / (2.0 * step) + rounding;
+        found.along += along.powi(2);
+        found.numeric += numeric.powi(2);
+        found.apart += (along - numeric).powi(2);
+        found.unsure += unsure.powi(2);
+        found.rounding += rounding.powi(2);
+        Ok(())
+    }
+}
+
+/// Derivatives along several directions with one step: sums of squares.
+pub(super) struct Along {
+    step: f64,
+    along: f64,
+    numeric: f64,
+    apart: f64,
+    unsure: f64,
+    rounding: f64,
+}
+
+impl Along {
+    /// No direction yet.
+    pub(super) fn new(step: f64) -> Self {
+        Self {
+            step,
+            along: 0.0,
+            numeric: 0.0,
+            apart: 0.0,
+            unsure: 0.0,
+            rounding: 0.0,
+        }
+    }
+
+    fn size(&self) -> f64 {
+        self.along.max(self.numeric)
+    }
+
+    /// Whether both derivatives are zero, up to rounding.
+    pub(super) fn is_zero(&self) -> bool {
+        self.apart.is_finite() && self.size() <= self.rounding
+    }
+
+    /// Whether there is a derivative, and it is finite.
+    pub(super) fn is_some(&self) -> bool {
+        self.apart.is_finite() && self.unsure.is_finite() && !self.is_zero()
+    }
+
+    /// The difference of the two derivatives, relative to the larger one.
+    pub(super) fn difference(&self) -> f64 {
+        (self.apart / self.size()).sqrt()
+    }
+
+    /// The uncertainty of the numeric derivative, relative to the larger of the two.
+    pub(super) fn uncertainty(&self) -> f64 {
+        (self.unsure / self.size()).sqrt()
+    }
+
+    pub(super) fn check(&self, verdict: GradientVerdict) -> GradientCheck {
+        GradientCheck {
+            verdict,
+            difference: self.difference(),
+            uncertainty: self.uncertainty(),
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Checks the gradient of a user's network when the first one is taken.
+//!
+//! The output of a run gets a last operation that returns it unchanged. Its backward pass comes
+//! before that of the layers, and checks them; so what only runs forward costs nothing and is never
+//! refused.
+
+use super::gradients::{GradientVerdict, Outcome, examine, while_checking};
+use super::{Custom, Network};
+use crate::ops::gradients::through_candle;
+use crate::say::say;
+use crate::{Error, Result};
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CudaStorage, CustomOp2, DType, Layout, MetalStorage, Shape, Tensor};
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+/// What is known about the gradient of a layer.
+#[derive(Clone, Debug)]
+enum Known {
+    Nothing,
+    Right,
+    Wrong(String),
+}
+
+/// What is known about the gradients of a network's layers; shared by its clones.
+#[derive(Debug, Default)]
+pub(super) struct Checked {
+    layers: Mutex<Vec<Known>>,
+    /// Whether it was said that half precision is not checked.
+    half: Mutex<bool>,
+}
+
+impl Checked {
+    fn with<R>(&self, count: usize, f: impl FnOnce(&mut [Known]) -> R) -> R {
+        let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        if layers.len() < count {
+            layers.resize(count, Known::Nothing);
+        }
+        f(&mut layers)
+    }
+
+    /// Whether all of these layers have a right gradient.
+    fn right(&self, layers: &Range<usize>) -> bool {
+        self.with(layers.end, |known| {
+            let mut known = known[layers.clone()].iter();
+            known.all(|k| matches!(k, Known::Right))
+        })
+    }
+
+    /// The first of these layers of which nothing is known, or the error about a wrong one.
+    fn open(&self, layers: &Range<usize>) -> Result<Option<usize>> {
+        self.with(layers.end, |known| {
+            for index in layers.clone() {
+                if let Known::Wrong(why) = &known[index] {
+                    return Err(Error::invalid(why.clone()));
+                }
+            }
+            let mut all = layers.clone();
+            Ok(all.find(|i| matches!(known[*i], Known::Nothing)))
+        })
+    }
+
+    /// The error where a gradient through these layers, for this input, is wrong.
+    fn check(&self, network: &Custom, x: &Tensor, layers: Range<usize>) -> Result<()> {
+        if let Some(why) = network.no_gradient() {
+            return Err(Error::invalid(format!(
+                "no gradient goes through {}: {why}",
+                network.name()
+            )));
+        }
+        let Some(from) = self.open(&layers)? else {
+            return Ok(());
+        };
+        let x = while_checking(|| network.run(&x.detach(), layers.start..from))?;
+        let outcome = examine(network, &x, from..layers.end)?;
+        let half = !matches!(x.dtype(), DType::F32 | DType::F64);
+        match outcome {
+            Outcome::Faulty(indices, why) => {
+                self.with(layers.end, |known| {
+                    for index in indices {
+                        known[index] = Known::Wrong(why.clone());
+                    }
+                });
+                return Err(Error::invalid(why));
+            }
+            Outcome::Fine(check) => {
+                let notice = match check.verdict {
+                    GradientVerdict::Agrees => None,
+                    GradientVerdict::Zero => {
+                        Some("is zero: its output does not change with its input".into())
+                    }
+                    GradientVerdict::Undecided(why) => Some(format!("was not checked: {why}")),
+                };
+                let mut told = self.half.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(notice) = notice
+                    && !(half && *told)
+                {
+                    say(&format!(
+                        "notice: the gradient through {} {notice}",
+                        network.name()
+                    ));
+                }
+                *told |= half;
+            }
+        }
+        if !half {
+            self.with(layers.end, |known| {
+                known[from..layers.end].fill(Known::Right)
+            });
+        }
+        Ok(())
+    }
+}
+
+/// y unchanged, which layers of a network made from x.
+struct FirstGradient {
+    network: Custom,
+    layers: Range<usize>,
+}
+
+/// `y`, which `layers` of a network made from `x`, such that its first gradient is checked.
+pub(super) fn checked(
+    network: &Custom,
+    x: &Tensor,
+    y: Tensor,
+    layers: Range<usize>,
+) -> Result<Tensor> {
+    let known = network.no_gradient().is_none() && network.checked().right(&layers);
+    if known || !y.dtype().is_float() {
+        return Ok(y);
+    }
+    let op = FirstGradient {
+        network: network.clone(),
+        layers,
+    };
+    // The copy of a storage ignores where in it a view begins.
+    Ok(y.force_contiguous()?.apply_op2(x, op)?)
+}
+
+impl CustomOp2 for FirstGradient {
+    fn name(&self) -> &'static str {
+        "first-gradient"
+    }
+
+    fn cpu_fwd(
+        &self,
+        y: &CpuStorage,
+        layout: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        Ok((y.try_clone(layout)?, layout.shape().clone()))
+    }
+
+    fn cuda_fwd(
+        &self,
+        y: &CudaStorage,
+        layout: &Layout,
+        _: &CudaStorage,
+        _: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        Ok((y.try_clone(layout)?, layout.shape().clone()))
+    }
+
+    fn metal_fwd(
+        &self,
+        y: &MetalStorage,
+        layout: &Layout,
+        _: &MetalStorage,
+        _: &Layout,
+    ) -> candle_core::Result<(MetalStorage, Shape)> {
+        Ok((y.try_clone(layout)?, layout.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        y: &Tensor,
+        x: &Tensor,
+        _: &Tensor,
+        gradient: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let checked = self.network.checked();
+        checked
+            .check(&self.network, x, self.layers.clone())
+            .map_err(through_candle)?;
+        // x must have a gradient of its own: candle expects one for each tensor that leads to a
+        // variable.
+        Ok((
+            y.track_op().then(|| gradient.clone()),
+            x.track_op().then(|| x.zeros_like()).transpose()?,
+        ))
+    }
+}

@@ -1,0 +1,152 @@
+//! Statistics of the batch that initialises an ActNorm, and which of its columns are constant.
+
+use super::check_finite;
+use crate::ops::epsilon;
+use crate::{Error, Result};
+use candle_core::{DType, Device, Tensor};
+
+/// A column is constant if its standard deviation is below this share of the median of the others.
+const RELATIVE: f64 = 1e-4;
+
+/// Rounding errors in a column, in units of the dtype's machine epsilon times the values'
+/// magnitude.
+const ROUNDING: f64 = 4.0;
+
+/// Mean and initial scale of each channel.
+pub(super) struct Statistics {
+    pub(super) mean: Vec<f64>,
+    pub(super) scale: Vec<f64>,
+    /// Channels whose scale is not their own.
+    pub(super) constant: Vec<usize>,
+}
+
+impl Statistics {
+    /// Of a batch (batch, channels) or (batch, channels, height, width).
+    pub(super) fn of(x: &Tensor) -> Result<Self> {
+        check_finite(x, "the batch that initialises an ActNorm")?;
+        let epsilon = epsilon(x.dtype());
+        let x = x.detach().transpose(0, 1)?.flatten_from(1)?;
+        let x = match x.dtype() {
+            DType::F32 | DType::F64 => x,
+            _ => x.to_dtype(DType::F32)?,
+        };
+        let count = x.dim(1)?;
+        if count < 2 {
+            return Err(Error::invalid(format!(
+                "an ActNorm is initialised from the standard deviation of a batch, which needs at \
+                 least 2 values per channel, found {count}; use a larger batch"
+            )));
+        }
+        // Relative to the first value: a sum of large values would lose the variance of a column
+        // far from zero, and give a constant column one.
+        let first = x.narrow(1, 0, 1)?;
+        let x = x.broadcast_sub(&first)?;
+        let offset = x.mean_keepdim(1)?;
+        let squares = x.broadcast_sub(&offset)?.sqr()?.sum_keepdim(1)?;
+        let list = |t: &Tensor| -> Result<Vec<f64>> {
+            let t = t.flatten_all()?.to_device(&Device::Cpu)?;
+            Ok(t.to_dtype(DType::F64)?.to_vec1()?)
+        };
+        let mean = list(&(first + offset)?)?;
+        let deviation: Vec<f64> = list(&squares)?
+            .iter()
+            .map(|s| (s / (count - 1) as f64).sqrt())
+            .collect();
+        let magnitudes = mean.iter().zip(&deviation).map(|(m, d)| m.hypot(*d));
+        let magnitude = median(magnitudes.collect()).unwrap_or(0.0);
+        let rounding = |m: f64| ROUNDING * epsilon * m.abs().max(magnitude);
+        let varies = mean.iter().zip(&deviation);
+        let varies = varies.filter(|(m, d)| **d > rounding(**m));
+        let typical = median(varies.map(|(_, d)| *d).collect());
+        let floor = typical.unwrap_or(0.0) * RELATIVE;
+        let (mut scale, mut constant) = (Vec::new(), Vec::new());
+        for (channel, (m, d)) in mean.iter().zip(&deviation).enumerate() {
+            if *d > rounding(*m) && *d >= floor {
+                scale.push((d + 1e-6).recip());
+            } else {
+                constant.push(channel);
+                scale.push(typical.map_or(1.0, |t| (t + 1e-6).recip()));
+            }
+        }
+        Ok(Self {
+            mean,
+            scale,
+            constant,
+        })
+    }
+}
+
+/// The median, the mean of the middle two of an even number; nothing of nothing.
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        n if n % 2 == 0 => Some(0.5 * (values[middle - 1] + values[middle])),
+        _ => Some(values[middle]),
+    }
+}
+
+/// The columns of codes (batch, columns), or the channels of maps (batch, channels, height, width),
+/// that are constant in this batch: units that are never active, or dimensions that a posterior
+/// does not use.
+///
+/// A column is constant if its standard deviation is at most what rounding produces (4 units of the
+/// dtype's precision, relative to the column's mean and to the median of the columns' magnitudes),
+/// or below 10⁻⁴ of the median standard deviation of the columns that are not constant.
+///
+/// ```
+/// use invariances::{candle_core::{Device, Tensor}, flow::constant_columns};
+/// let codes = Tensor::new(&[[1f32, 0.0, 2.0], [3.0, 0.0, 1.0]], &Device::Cpu)?;
+/// assert_eq!(constant_columns(&codes)?, [1]);
+/// # Ok::<(), invariances::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Invalid`] for fewer than two dimensions, for one value per column only, and for NaN or
+/// infinity.
+pub fn constant_columns(codes: &Tensor) -> Result<Vec<usize>> {
+    if codes.rank() < 2 {
+        return Err(Error::invalid(format!(
+            "expected codes (batch, columns), found {:?}: add a batch dimension with \
+             `unsqueeze(0)`",
+            codes.dims()
+        )));
+    }
+    Ok(Statistics::of(codes)?.constant)
+}
+
+/// An error where every column of the codes is constant.
+pub(super) fn check_varies(codes: &Tensor) -> Result<()> {
+    if constant_columns(codes)?.len() < codes.dim(1)? {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "expected codes that differ from each other, found {} codes in which every column is \
+         constant; initialise with codes of different images, and check that the encoder's output \
+         depends on them",
+        codes.dim(0)?
+    )))
+}
+
+/// What is printed about constant channels.
+pub(super) fn notice(what: &str, constant: &[usize], channels: usize) -> String {
+    const LISTED: usize = 12;
+    let listed = &constant[..LISTED.min(constant.len())];
+    let mut names: Vec<String> = listed.iter().map(ToString::to_string).collect();
+    if constant.len() > LISTED {
+        names.push(format!("{} more", constant.len() - LISTED));
+    }
+    let scale = if constant.len() == channels {
+        "their scale is 1"
+    } else {
+        "their scale is that of the other columns"
+    };
+    format!(
+        "notice: {} of {channels} columns of {what} are constant in the batch that initialises \
+         the ActNorm (columns {}, counted from 0): {scale}. If they vary in other data, \
+         initialise with a larger batch.",
+        constant.len(),
+        names.join(", ")
+    )
+}
