@@ -1,7 +1,8 @@
 //! One drawing: a list of shapes that becomes PNG pixels or SVG elements.
 
-use super::font::{self, Face};
+use super::font::{self, Face, Line, Piece, Typeface};
 use super::style::Colour;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -49,7 +50,8 @@ pub(crate) enum Shape {
     Text {
         at: [f64; 2],
         text: String,
-        face: Face,
+        /// The text as glyphs, so that every format and every later call draws the same.
+        line: Line,
         size: f64,
         colour: Colour,
         /// Read from bottom to top.
@@ -202,11 +204,39 @@ impl Canvas {
         self.push(Shape::Text {
             at,
             text: text.into(),
-            face,
+            line: font::shape(face, text),
             size,
             colour,
             upwards,
         });
+    }
+
+    /// Every line of text, and as it was given.
+    pub fn texts(&self) -> impl Iterator<Item = (&Line, &str)> {
+        self.items.iter().filter_map(|item| match &item.shape {
+            Shape::Text { line, text, .. } => Some((line, text.as_str())),
+            _ => None,
+        })
+    }
+
+    /// The characters that no font has.
+    pub fn missing_characters(&self) -> BTreeSet<char> {
+        let missing = self.texts().flat_map(|(line, _)| &line.missing);
+        missing.copied().collect()
+    }
+
+    /// The families of the fonts that are not shipped.
+    pub fn other_fonts(&self) -> Vec<&'static str> {
+        let pieces = self.texts().flat_map(|(line, _)| &line.pieces);
+        let families = pieces.filter_map(|piece| match piece {
+            Piece::Glyph {
+                font: Typeface::Other(other),
+                ..
+            } => Some(other.family.as_str()),
+            _ => None,
+        });
+        let families: BTreeSet<&str> = families.collect();
+        families.into_iter().collect()
     }
 
     /// Draws another canvas with its corner at (`dx`, `dy`).

@@ -7,14 +7,18 @@ mod axes;
 mod bars;
 mod canvas;
 mod chart;
+mod embed;
 mod explorer;
+mod fallback;
 mod film;
 mod font;
+mod fontfile;
 mod grid;
 mod heat;
 mod heatmap;
 mod histogram;
 mod html;
+mod missing;
 mod overview;
 mod panel;
 mod pdf;
@@ -29,6 +33,7 @@ mod width;
 pub use bars::Bars;
 pub use chart::Chart;
 pub use explorer::Explorer;
+pub use fallback::add_font;
 pub use film::Film;
 pub use grid::ImageGrid;
 pub use heat::heat;
@@ -100,7 +105,13 @@ impl Figure {
                  show fewer images, or smaller ones"
             )));
         }
-        let notes = [("version".to_string(), crate::VERSION.to_string())].into();
+        let mut notes: BTreeMap<String, String> =
+            [("version".to_string(), crate::VERSION.to_string())].into();
+        let fonts = canvas.other_fonts();
+        if !fonts.is_empty() {
+            notes.insert("fonts".into(), fonts.join(", "));
+        }
+        missing::report(&canvas);
         Ok(Self {
             canvas: Arc::new(canvas),
             title: title.into(),
@@ -206,6 +217,20 @@ impl Figure {
         &self.title
     }
 
+    /// The characters of the figure's text that no font has, in order: boxes stand for them in every
+    /// format. See [`add_font`].
+    ///
+    /// ```
+    /// use invariances::figure::Chart;
+    /// let chart = |title| Chart::new(title).line("loss", &[1.0, 2.0], &[3.0, 2.0]).figure();
+    /// assert!(chart("Loss of z̄, ά and ß")?.missing_characters().is_empty());
+    /// assert_eq!(chart("a\u{10fffd}b")?.missing_characters(), ['\u{10fffd}']);
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    pub fn missing_characters(&self) -> Vec<char> {
+        self.canvas.missing_characters().into_iter().collect()
+    }
+
     /// The same figure with an entry of its configuration added, which every file of it carries.
     pub fn note(&self, key: &str, value: impl ToString) -> Self {
         let mut figure = self.clone();
@@ -213,7 +238,8 @@ impl Figure {
         figure
     }
 
-    /// The configuration: what was added by [`Figure::note`], and the crate's version.
+    /// The configuration: what was added by [`Figure::note`], the crate's version, and as `fonts` the
+    /// families of the characters that the shipped font lacks.
     pub fn notes(&self) -> &BTreeMap<String, String> {
         &self.notes
     }

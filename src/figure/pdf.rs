@@ -1,19 +1,19 @@
 //! A canvas as PDF: one page of the figure's size, shapes as vectors, images pixel by pixel, text as text in the embedded faces. What is embedded of a
-//! face are the glyphs that the figure uses, as a CID font of compact outlines (never Type 3), so that conferences take the file and a reader can search it.
+//! face are the glyphs that the figure uses, as a CID font (never Type 3), so that conferences take the file and a reader can search it. Fonts that are not
+//! shipped and cannot be embedded (variable ones, most of them) are drawn as shapes.
 
 use super::canvas::{Canvas, Pixels, Shape};
-use super::font::{self, Face, Piece};
+use super::embed::{Embedded, Subset, embed, name, subset};
+use super::font::{EM, Piece, Typeface};
 use super::style::Colour;
 use crate::{Error, Result};
+use ab_glyph::OutlineCurve;
 use flate2::{Compression, write::ZlibEncoder};
-use pdf_writer::types::{
-    CidFontType, FontFlags, LineCapStyle, LineJoinStyle, SystemInfo, UnicodeCmap,
-};
+use pdf_writer::types::{LineCapStyle, LineJoinStyle};
 use pdf_writer::{Content, Filter, Finish, Name, Pdf, Rect, Ref, Str, TextStr};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::sync::Arc;
-use subsetter::GlyphRemapper;
 
 /// Points (1/72 inch) in a logical pixel (1/96 inch).
 const POINTS: f64 = 0.75;
@@ -23,25 +23,12 @@ const QUARTER: f64 = 0.552_284_75;
 /// What a page uses, by the order in which it is first used.
 #[derive(Default)]
 struct Used {
-    faces: BTreeMap<Face, Embedded>,
+    fonts: BTreeMap<Typeface, Embedded>,
+    /// Fonts that are drawn as shapes.
+    drawn: BTreeSet<Typeface>,
     images: Vec<Arc<Pixels>>,
     /// Opacities of fill and stroke, in thousandths.
     opacities: Vec<[u32; 2]>,
-}
-
-/// The glyphs of a face that a page uses, by their new numbers, and the characters that they stand for.
-struct Embedded {
-    glyphs: GlyphRemapper,
-    characters: BTreeMap<u16, char>,
-}
-
-impl Default for Embedded {
-    fn default() -> Self {
-        Self {
-            glyphs: GlyphRemapper::new(),
-            characters: BTreeMap::new(),
-        }
-    }
 }
 
 /// Writes a canvas, `width` points wide; `configuration` is JSON, kept with the document's information.
@@ -54,19 +41,28 @@ pub(crate) fn draw(
     let scale = width / canvas.width;
     let height = canvas.height * scale;
     let mut used = Used::default();
-    let mut content = Content::new();
-    // y goes downwards in a canvas.
-    content.transform([scale, 0.0, 0.0, -scale, 0.0, height].map(|v| v as f32));
-    for item in &canvas.items {
-        content.save_state();
-        if let Some([x, y, w, h]) = item.clip {
-            content.rect(x as f32, y as f32, w as f32, h as f32);
-            content.clip_nonzero().end_path();
+    let (content, subsets) = loop {
+        let content = used.page(canvas, [scale, height]);
+        let subsets = used
+            .fonts
+            .iter()
+            .map(|(font, embedded)| subset(*font, embedded));
+        match subsets.collect::<std::result::Result<Vec<Subset>, _>>() {
+            Ok(subsets) => break (packed(&content)?, subsets),
+            // A font of the user's or the system's: the page is written again without it.
+            Err((font @ Typeface::Other(_), _)) => {
+                used = Used {
+                    drawn: used.drawn.into_iter().chain([font]).collect(),
+                    ..Used::default()
+                };
+            }
+            Err((Typeface::Shipped(_), what)) => {
+                return Err(Error::Drawing(format!(
+                    "the font cannot be embedded: {what}"
+                )));
+            }
         }
-        used.shape(&mut content, &item.shape);
-        content.restore_state();
-    }
-    let content = packed(&content.finish())?;
+    };
 
     let mut next = 0;
     let mut id = || {
@@ -74,10 +70,10 @@ pub(crate) fn draw(
         Ref::new(next)
     };
     let (catalog, pages, page_id, content_id, info) = (id(), id(), id(), id(), id());
-    let fonts: Vec<(Face, [Ref; 5])> = used
-        .faces
+    let fonts: Vec<(Typeface, [Ref; 5])> = used
+        .fonts
         .keys()
-        .map(|face| (*face, [id(), id(), id(), id(), id()]))
+        .map(|font| (*font, [id(), id(), id(), id(), id()]))
         .collect();
     let images: Vec<Ref> = used.images.iter().map(|_| id()).collect();
 
@@ -89,8 +85,8 @@ pub(crate) fn draw(
     page.parent(pages).contents(content_id);
     let mut resources = page.resources();
     let mut list = resources.fonts();
-    for (face, ids) in &fonts {
-        list.pair(Name(name(*face).as_bytes()), ids[0]);
+    for (font, ids) in &fonts {
+        list.pair(Name(name(*font).as_bytes()), ids[0]);
     }
     list.finish();
     let mut list = resources.x_objects();
@@ -120,8 +116,8 @@ pub(crate) fn draw(
         image.color_space().device_rgb();
         image.bits_per_component(8).interpolate(false);
     }
-    for ((face, ids), embedded) in fonts.iter().zip(used.faces.values()) {
-        embed(&mut pdf, *face, ids, embedded)?;
+    for (((font, ids), embedded), subset) in fonts.iter().zip(used.fonts.values()).zip(&subsets) {
+        embed(&mut pdf, *font, ids, embedded, subset)?;
     }
     let mut about = pdf.document_info(info);
     about
@@ -133,8 +129,21 @@ pub(crate) fn draw(
 }
 
 impl Used {
-    fn face(&mut self, face: Face) -> &mut Embedded {
-        self.faces.entry(face).or_default()
+    /// The operators that draw a canvas.
+    fn page(&mut self, canvas: &Canvas, [scale, height]: [f64; 2]) -> Vec<u8> {
+        let mut content = Content::new();
+        // y goes downwards in a canvas.
+        content.transform([scale, 0.0, 0.0, -scale, 0.0, height].map(|v| v as f32));
+        for item in &canvas.items {
+            content.save_state();
+            if let Some([x, y, w, h]) = item.clip {
+                content.rect(x as f32, y as f32, w as f32, h as f32);
+                content.clip_nonzero().end_path();
+            }
+            self.shape(&mut content, &item.shape);
+            content.restore_state();
+        }
+        content.finish().into_vec()
     }
 
     fn opacity(&mut self, content: &mut Content, fill: f32, stroke: f32) {
@@ -200,12 +209,12 @@ impl Used {
             }
             Shape::Text {
                 at,
-                text,
-                face,
+                line,
                 size,
                 colour,
                 upwards,
-            } => self.text(content, (*at, *upwards), text, (*face, *size), *colour),
+                ..
+            } => self.text(content, (*at, *upwards), &line.pieces, *size, *colour),
             Shape::Image { area, pixels } => {
                 let known = self.images.iter().position(|p| Arc::ptr_eq(p, pixels));
                 let place = known.unwrap_or_else(|| {
@@ -223,15 +232,14 @@ impl Used {
         &mut self,
         content: &mut Content,
         (at, upwards): ([f64; 2], bool),
-        text: &str,
-        (face, size): (Face, f64),
+        pieces: &[Piece],
+        size: f64,
         colour: Colour,
     ) {
         self.opacity(content, colour.alpha, 1.0);
         fill_colour(content, colour);
-        let em = face.units();
-        // From font units, y upwards, to the canvas.
-        let k = size / em;
+        // From units of the em, y upwards, to the canvas.
+        let k = size / EM;
         let place = |x: f64, y: f64| match upwards {
             false => [at[0] + k * x, at[1] - k * y],
             true => [at[0] - k * y, at[1] - k * x],
@@ -240,37 +248,65 @@ impl Used {
             false => [1.0, 0.0, 0.0, -1.0],
             true => [0.0, -1.0, -1.0, 0.0],
         };
-        let (pieces, _) = font::shape(face, text);
-        let mut bars = Vec::new();
-        content.begin_text();
-        content.set_font(Name(name(face).as_bytes()), size as f32);
-        let mut run: Vec<u8> = Vec::new();
-        let mut from = [0.0, 0.0];
-        let mut end = [f64::NAN; 2];
-        for piece in &pieces {
-            match piece {
-                Piece::Bar(bar) => bars.push(*bar),
+        let (mut bars, mut shapes) = (Vec::new(), Vec::new());
+        let mut runs: Vec<Run> = Vec::new();
+        for piece in pieces {
+            match *piece {
+                Piece::Bar(bar) => bars.push(bar),
+                Piece::Glyph { font, id, x, y, .. } if self.drawn.contains(&font) => {
+                    shapes.push((font.outline(id), x, y));
+                }
                 Piece::Glyph {
+                    font,
                     id,
                     x,
                     y,
                     character,
                 } => {
+                    let embedded = self.fonts.entry(font).or_default();
+                    let new = embedded.glyphs.remap(id);
+                    embedded.characters.entry(new).or_insert(character);
                     // Glyphs that follow each other at their own widths are one string.
-                    if [*x, *y] != end {
-                        show(content, &mut run, turn, place(from[0], from[1]));
-                        from = [*x, *y];
+                    if runs
+                        .last()
+                        .is_none_or(|r| r.font != font || r.end != [x, y])
+                    {
+                        runs.push(Run {
+                            font,
+                            from: [x, y],
+                            end: [x, y],
+                            glyphs: Vec::new(),
+                        });
                     }
-                    let embedded = self.face(face);
-                    let new = embedded.glyphs.remap(*id);
-                    embedded.characters.entry(new).or_insert(*character);
-                    run.extend(new.to_be_bytes());
-                    end = [x + face.advance(*id), *y];
+                    if let Some(run) = runs.last_mut() {
+                        run.glyphs.extend(new.to_be_bytes());
+                        run.end = [x + font.advance(id), y];
+                    }
                 }
             }
         }
-        show(content, &mut run, turn, place(from[0], from[1]));
-        content.end_text();
+        if !runs.is_empty() {
+            content.begin_text();
+            let mut set = None;
+            for run in &runs {
+                if set != Some(run.font) {
+                    content.set_font(Name(name(run.font).as_bytes()), size as f32);
+                    set = Some(run.font);
+                }
+                let [a, b, c, d] = turn;
+                let [x, y] = place(run.from[0], run.from[1]);
+                content.set_text_matrix([a, b, c, d, x, y].map(|v| v as f32));
+                content.show(Str(&run.glyphs));
+            }
+            content.end_text();
+        }
+        for (curves, x, y) in shapes {
+            if outline(content, &curves, |p| {
+                place(x + f64::from(p.x), y + f64::from(p.y))
+            }) {
+                content.fill_nonzero();
+            }
+        }
         for [x, y, w, h] in bars {
             let ([x0, y0], [x1, y1]) = (place(x, y), place(x + w, y + h));
             let corner = [x0.min(x1), y0.min(y1)].map(|v| v as f32);
@@ -281,15 +317,56 @@ impl Used {
     }
 }
 
-/// Shows a string of glyphs from a place on, and empties it.
-fn show(content: &mut Content, run: &mut Vec<u8>, turn: [f64; 4], [x, y]: [f64; 2]) {
-    if run.is_empty() {
-        return;
+/// Glyphs of one font that follow each other.
+struct Run {
+    font: Typeface,
+    from: [f64; 2],
+    end: [f64; 2],
+    /// Their numbers in the embedded font, two bytes each.
+    glyphs: Vec<u8>,
+}
+
+/// Adds a glyph's edges to the path; whether there are any.
+fn outline(
+    content: &mut Content,
+    curves: &[OutlineCurve],
+    put: impl Fn(ab_glyph::Point) -> [f64; 2],
+) -> bool {
+    let put = |p| put(p).map(|v| v as f32);
+    let mut last = None;
+    for curve in curves {
+        let (OutlineCurve::Line(start, _)
+        | OutlineCurve::Quad(start, ..)
+        | OutlineCurve::Cubic(start, ..)) = *curve;
+        if last != Some(start) {
+            let [x, y] = put(start);
+            content.move_to(x, y);
+        }
+        let end = match *curve {
+            OutlineCurve::Line(_, end) => {
+                let [x, y] = put(end);
+                content.line_to(x, y);
+                end
+            }
+            OutlineCurve::Quad(a, b, end) => {
+                // The cubic curve that is the same as a quadratic one.
+                let near = |p: ab_glyph::Point| {
+                    let mix = |p: f32, b: f32| p + (b - p) * 2.0 / 3.0;
+                    ab_glyph::point(mix(p.x, b.x), mix(p.y, b.y))
+                };
+                let ([x1, y1], [x2, y2], [x, y]) = (put(near(a)), put(near(end)), put(end));
+                content.cubic_to(x1, y1, x2, y2, x, y);
+                end
+            }
+            OutlineCurve::Cubic(_, b, c, end) => {
+                let ([x1, y1], [x2, y2], [x, y]) = (put(b), put(c), put(end));
+                content.cubic_to(x1, y1, x2, y2, x, y);
+                end
+            }
+        };
+        last = Some(end);
     }
-    let [a, b, c, d] = turn;
-    content.set_text_matrix([a, b, c, d, x, y].map(|v| v as f32));
-    content.show(Str(run));
-    run.clear();
+    last.is_some()
 }
 
 /// Whether there is anything to draw.
@@ -346,97 +423,10 @@ fn stroke_colour(content: &mut Content, colour: Colour, width: f64) {
     content.set_line_cap(LineCapStyle::ButtCap);
 }
 
-fn packed(bytes: &[u8]) -> Result<Vec<u8>> {
+pub(super) fn packed(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
     let written = encoder.write_all(bytes).and_then(|()| encoder.finish());
     written.map_err(|e| Error::io("a PDF in memory", e))
-}
-
-/// The name of a face in the page's resources.
-fn name(face: Face) -> &'static str {
-    match face {
-        Face::Regular => "R",
-        Face::Bold => "B",
-        Face::Italic => "S",
-    }
-}
-
-/// The font that a face is in a PDF: what a page shows of it, the widths, and which characters its glyphs are.
-fn embed(pdf: &mut Pdf, face: Face, ids: &[Ref; 5], embedded: &Embedded) -> Result<()> {
-    let [font, descendant, descriptor, characters, file] = *ids;
-    let wrong = |what: String| Error::Drawing(format!("the font cannot be embedded: {what}"));
-    let subset =
-        subsetter::subset(face.file(), 0, &embedded.glyphs).map_err(|e| wrong(format!("{e:?}")))?;
-    let outlines =
-        table(&subset, b"CFF ").ok_or_else(|| wrong("it has no table of outlines".into()))?;
-    // Six letters tell a subset from the whole font, and subsets from each other.
-    let hash = blake3::hash(&subset);
-    let tag: String = hash.as_bytes()[..6]
-        .iter()
-        .map(|b| char::from(b'A' + b % 26))
-        .collect();
-    let full = format!("{tag}+{}", face.postscript());
-    let base = Name(full.as_bytes());
-    let system = SystemInfo {
-        registry: Str(b"Adobe"),
-        ordering: Str(b"Identity"),
-        supplement: 0,
-    };
-    pdf.type0_font(font)
-        .base_font(base)
-        .encoding_predefined(Name(b"Identity-H"))
-        .descendant_font(descendant)
-        .to_unicode(characters);
-    let em = face.units();
-    let thousandths = |units: f64| (units * 1000.0 / em) as f32;
-    let mut cid = pdf.cid_font(descendant);
-    cid.subtype(CidFontType::Type0)
-        .base_font(base)
-        .system_info(system)
-        .font_descriptor(descriptor)
-        .default_width(0.0);
-    let old: Vec<u16> = embedded.glyphs.remapped_gids().collect();
-    cid.widths()
-        .consecutive(0, old.iter().map(|id| thousandths(face.advance(*id))));
-    cid.finish();
-    let slanted = face == Face::Italic;
-    let mut flags = FontFlags::NON_SYMBOLIC;
-    flags.set(FontFlags::ITALIC, slanted);
-    let [ascent, descent] = [0.97, -0.24].map(|v| thousandths(v * em));
-    pdf.font_descriptor(descriptor)
-        .name(base)
-        .flags(flags)
-        .bbox(Rect::new(-500.0, -300.0, 2500.0, 1100.0))
-        .italic_angle(if slanted { -9.4 } else { 0.0 })
-        .ascent(ascent)
-        .descent(descent)
-        .cap_height(thousandths(0.727 * em))
-        .stem_v(if face == Face::Bold { 130.0 } else { 90.0 })
-        .font_file3(file);
-    let mut map = UnicodeCmap::new(Name(b"Custom"), system);
-    for (glyph, character) in &embedded.characters {
-        map.pair(*glyph, *character);
-    }
-    pdf.cmap(characters, &map.finish());
-    let data = packed(outlines)?;
-    pdf.stream(file, &data)
-        .filter(Filter::FlateDecode)
-        .pair(Name(b"Subtype"), Name(b"CIDFontType0C"));
-    Ok(())
-}
-
-/// A table of an OpenType file.
-fn table<'a>(file: &'a [u8], tag: &[u8; 4]) -> Option<&'a [u8]> {
-    let number = |at: usize, bytes: usize| -> Option<usize> {
-        let part = file.get(at..at + bytes)?;
-        Some(part.iter().fold(0, |n, b| n << 8 | usize::from(*b)))
-    };
-    let count = number(4, 2)?;
-    let entry = (0..count)
-        .map(|i| 12 + 16 * i)
-        .find(|at| file.get(*at..at + 4) == Some(tag))?;
-    let (from, length) = (number(entry + 8, 4)?, number(entry + 12, 4)?);
-    file.get(from..from + length)
 }
 
 /// The width in points of a canvas at its own size.

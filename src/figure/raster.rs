@@ -1,7 +1,7 @@
 //! A canvas as pixels. Plain arithmetic in a fixed order: the same bytes on every machine.
 
 use super::canvas::{Canvas, Pixels, Shape};
-use super::font::{self, Piece};
+use super::font::{EM, Piece};
 use super::style::Colour;
 use ab_glyph::OutlineCurve;
 
@@ -106,14 +106,13 @@ impl Page {
             }
             Shape::Text {
                 at,
-                text,
-                face,
+                line,
                 size,
                 colour,
                 upwards,
+                ..
             } => {
-                let (pieces, _) = font::shape(*face, text);
-                let k = size * scale / face.units();
+                let k = size * scale / EM;
                 let place = |x: f64, y: f64| -> Point {
                     let (x, y) = if *upwards {
                         (-y * k, -x * k)
@@ -122,18 +121,18 @@ impl Page {
                     };
                     [at[0] * scale + x, at[1] * scale + y]
                 };
-                for piece in pieces {
-                    let edges = match piece {
+                for piece in &line.pieces {
+                    let edges = match *piece {
                         Piece::Bar([x, y, w, h]) => ring(vec![
                             place(x, y),
                             place(x + w, y),
                             place(x + w, y + h),
                             place(x, y + h),
                         ]),
-                        Piece::Glyph { id, x, y, .. } => {
+                        Piece::Glyph { font, id, x, y, .. } => {
                             let put =
                                 |p: ab_glyph::Point| place(x + f64::from(p.x), y + f64::from(p.y));
-                            flatten(&font::outline(*face, id), put)
+                            flatten(&font.outline(id), put)
                         }
                     };
                     self.fill(&[edges], *colour);

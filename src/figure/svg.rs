@@ -2,7 +2,7 @@
 //! an editor and a paper, whatever fonts are there.
 
 use super::canvas::{Canvas, Shape};
-use super::font::{self, Face, Piece};
+use super::font::{EM, Face, Piece, Typeface};
 use super::png;
 use super::style::Colour;
 use crate::Result;
@@ -19,7 +19,7 @@ pub(crate) fn draw(
     title: &str,
     configuration: &str,
 ) -> Result<String> {
-    let mut glyphs: BTreeMap<(Face, u16), String> = BTreeMap::new();
+    let mut glyphs: BTreeMap<(Typeface, u16), String> = BTreeMap::new();
     let mut clips: Vec<[f64; 4]> = Vec::new();
     let mut body = String::new();
     for item in &canvas.items {
@@ -56,8 +56,8 @@ pub(crate) fn draw(
         escape(title),
         escape(configuration)
     );
-    for ((face, id), path) in &glyphs {
-        let _ = writeln!(svg, "<path id=\"{}\" d=\"{path}\"/>", name(*face, *id));
+    for ((font, id), path) in &glyphs {
+        let _ = writeln!(svg, "<path id=\"{}\" d=\"{path}\"/>", name(*font, *id));
     }
     for (i, [x, y, w, h]) in clips.iter().map(|c| c.map(number)).enumerate() {
         let _ = writeln!(
@@ -75,7 +75,7 @@ pub(crate) fn draw(
 fn shape(
     out: &mut String,
     shape: &Shape,
-    glyphs: &mut BTreeMap<(Face, u16), String>,
+    glyphs: &mut BTreeMap<(Typeface, u16), String>,
 ) -> Result<()> {
     match shape {
         Shape::Fill { points, colour } => {
@@ -135,12 +135,12 @@ fn shape(
         Shape::Text {
             at,
             text,
-            face,
+            line,
             size,
             colour,
             upwards,
         } => {
-            let k = size / face.units();
+            let k = size / EM;
             let turn = if *upwards { " rotate(-90)" } else { "" };
             let _ = write!(
                 out,
@@ -152,8 +152,8 @@ fn shape(
                 -k,
                 paint("fill", Some(*colour))
             );
-            for piece in font::shape(*face, text).0 {
-                match piece {
+            for piece in &line.pieces {
+                match *piece {
                     Piece::Bar(bar) => {
                         let [x, y, w, h] = bar.map(number);
                         let _ = write!(
@@ -161,20 +161,16 @@ fn shape(
                             "<rect x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\"/>"
                         );
                     }
-                    Piece::Glyph { id, x, y, .. } => {
+                    Piece::Glyph { font, id, x, y, .. } => {
                         let path = glyphs
-                            .entry((*face, id))
-                            .or_insert_with(|| path(&font::outline(*face, id)));
+                            .entry((font, id))
+                            .or_insert_with(|| path(&font.outline(id)));
                         if path.is_empty() {
-                            glyphs.remove(&(*face, id));
+                            glyphs.remove(&(font, id));
                             continue;
                         }
-                        let _ = write!(
-                            out,
-                            "<use href=\"#{}\" x=\"{}\"",
-                            name(*face, id),
-                            number(x)
-                        );
+                        let _ =
+                            write!(out, "<use href=\"#{}\" x=\"{}\"", name(font, id), number(x));
                         if y != 0.0 {
                             let _ = write!(out, " y=\"{}\"", number(y));
                         }
@@ -199,16 +195,18 @@ fn shape(
     Ok(())
 }
 
-fn name(face: Face, id: u16) -> String {
-    let initial = match face {
-        Face::Regular => 'r',
-        Face::Bold => 'b',
-        Face::Italic => 'i',
-    };
-    format!("{initial}{id}")
+/// The name of a glyph. Two figures in one page may have the same, for the same glyph only.
+fn name(font: Typeface, id: u16) -> String {
+    match font {
+        Typeface::Shipped(Face::Regular) => format!("r{id}"),
+        Typeface::Shipped(Face::Bold) => format!("b{id}"),
+        Typeface::Shipped(Face::Italic) => format!("i{id}"),
+        Typeface::Shipped(Face::Signs) => format!("s{id}"),
+        Typeface::Other(other) => format!("f{}-{id}", other.key),
+    }
 }
 
-/// A glyph's outline in font units.
+/// A glyph's outline in units of [`EM`].
 fn path(curves: &[OutlineCurve]) -> String {
     let mut out = String::new();
     let mut last = None;
