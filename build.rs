@@ -1,10 +1,11 @@
-//! Lets the programs find the dynamic std of their toolchain wherever they are started from: Jupyter starts the
-//! kernel without cargo, which otherwise says where it is.
+//! Lets the program find its libraries wherever it is started from. Jupyter starts the kernel without
+//! cargo, which otherwise says where they are.
 
 use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    // The dynamic std of the toolchain.
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let target = std::env::var("TARGET").unwrap_or_default();
     let sysroot = Command::new(rustc).args(["--print", "sysroot"]).output();
@@ -12,5 +13,13 @@ fn main() {
         let sysroot = String::from_utf8_lossy(&sysroot.stdout);
         let lib = format!("{}/lib/rustlib/{target}/lib", sysroot.trim());
         println!("cargo:rustc-link-arg-bins=-Wl,-rpath,{lib}");
+    }
+    // The crate's own library: where cargo builds it, and where a kernel keeps a link to it.
+    let here = match std::env::var("CARGO_CFG_TARGET_VENDOR").as_deref() {
+        Ok("apple") => "@loader_path",
+        _ => "$ORIGIN",
+    };
+    for folder in ["deps", "../lib"] {
+        println!("cargo:rustc-link-arg-bins=-Wl,-rpath,{here}/{folder}");
     }
 }

@@ -8,17 +8,19 @@ pub use crate::autoencoder::{
     Posterior, VectorVae, VectorVaeConfig, normal_like,
 };
 pub use crate::backbone::{
-    Backbone, Custom, Family, Greybox, LayerInfo, Mode, Network, Pooling, Preprocess, SqueezeNet,
-    TransformerConfig, alexnet, alexnet_small, facenet, facenet_small, fid_inception, plain_small,
-    resnet, resnet_small, squeezenet, squeezenet_small, transformer, vgg16,
+    Backbone, Custom, Family, GradientCheck, GradientVerdict, Greybox, LayerInfo, Mode, Network,
+    Pooling, Preprocess, SqueezeNet, TransformerConfig, alexnet, alexnet_small, facenet,
+    facenet_small, fid_inception, plain_small, resnet, resnet_small, squeezenet, squeezenet_small,
+    transformer, vgg16,
 };
 pub use crate::data::{
-    Ahead, Attribute, Batch, Batches, Creature, Creatures, Digits, Face, Faces, Factors,
-    ImageColumns, Images, Order, Person, Photographs, Plane, Split, Style, World, random_crops,
+    Ahead, Attribute, Batch, Batches, ColumnName, Creature, Creatures, Digits, Face, Faces,
+    Factors, FolderOptions, FolderReport, ImageColumns, Images, Order, Person, Photographs, Plane,
+    Split, Style, Unreadable, World, random_crops,
 };
 pub use crate::figure::{
     Bars, Chart, Colour, Explorer, Figure, Film, HeatMap, Histogram, ImageGrid, Overview, Panel,
-    Table, Width, heat,
+    Table, Width, add_font, heat,
 };
 pub use crate::flow::{
     Cinn, CinnConfig, Condition, Conditioning, Coupling, FactorConfig, FactorInn, Flow,

@@ -1,8 +1,8 @@
 //! `invariances doctor`: what is there, what is missing or outdated, and the command that mends it.
 
 use crate::environment::Environment;
-use crate::kernel;
-use crate::setup::{self, EVCXR, KERNEL, Python};
+use crate::kernel::{self, EVCXR};
+use crate::setup::{self, KERNEL, Python};
 use invariances::Result;
 use invariances::ops::files::cache_dir;
 use std::path::{Path, PathBuf};
@@ -225,11 +225,7 @@ fn library() -> Line {
             mend,
         );
     };
-    let library = release.join(format!(
-        "{}invariances{}",
-        std::env::consts::DLL_PREFIX,
-        std::env::consts::DLL_SUFFIX
-    ));
+    let library = kernel::library(&release);
     if !library.is_file() {
         return line(
             what,

@@ -1,10 +1,11 @@
 //! The Jupyter kernel "Rust (invariances)": evcxr, in an environment where a cell compiles in a
 //! fraction of a second against the library that `cargo build --release` made.
 //!
-//! `invariances kernel FILE` makes a work folder, writes the settings there that the program
-//! `invariances-shim` reads, and becomes evcxr_jupyter. That finds the shim in the place of cargo, by
+//! `invariances kernel FILE` makes a work folder, writes the settings there that `shim` reads, and
+//! becomes evcxr_jupyter. That finds this program under the names `cargo` and `rustup`, by
 //! `rustup which cargo` and by `$CARGO_HOME/bin`.
 
+use crate::shim::{STANDARD, WORK};
 use invariances::{Error, Result, ops::files};
 use serde_json::{Value, json};
 use std::ffi::OsString;
@@ -46,7 +47,7 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     command
         .arg("--control_file")
         .arg(&arguments.connection_file)
-        .env("INVARIANCES_KERNEL", &work)
+        .env(WORK, &work)
         .env("EVCXR_TMPDIR", work.join("ctx"))
         .env("CARGO_HOME", &work)
         .env("RUSTC", settings["rustc"].as_str().unwrap_or_default())
@@ -149,31 +150,24 @@ fn prepare(work: &Path, cache: &Path) -> Result<Value> {
     let kept = cache.join("kept");
     make(&kept)?;
 
-    // A link keeps this kernel's library while a build puts another in its place.
+    // Links keep this kernel's library and program while a build puts others in their place.
+    let link = |from: &Path, to: &Path| {
+        std::fs::hard_link(from, to)
+            .or_else(|_| std::fs::copy(from, to).map(drop))
+            .map_err(|e| Error::io(from, e).with_hint("build the library: cargo build --release"))
+    };
     let mut libraries = Vec::new();
     let dependencies = release.join("deps");
     for end in [".rlib", std::env::consts::DLL_SUFFIX] {
         let name = format!("libinvariances{end}");
         // Not those in `release`, of which cargo renews only some, depending on its subcommand.
-        let from = dependencies.join(&name);
         let to = work.join("lib").join(&name);
-        std::fs::hard_link(&from, &to)
-            .or_else(|_| std::fs::copy(&from, &to).map(drop))
-            .map_err(|e| {
-                Error::io(&from, e).with_hint("build the library: cargo build --release")
-            })?;
+        link(&dependencies.join(&name), &to)?;
         libraries.push(to);
     }
-    let shim = release.join(format!("invariances-shim{}", std::env::consts::EXE_SUFFIX));
-    if !shim.is_file() {
-        return Err(Error::invalid(format!(
-            "{} is missing; build it: cargo build --release",
-            shim.display()
-        )));
-    }
+    // Under these names the program is what `shim` describes; it finds its library in `../lib`.
     for name in ["cargo", "rustup"] {
-        let to = work.join("bin").join(name);
-        std::os::unix::fs::symlink(&shim, &to).map_err(|e| Error::io(&to, e))?;
+        link(&program()?, &work.join("bin").join(name))?;
     }
 
     let rustc = tool("rustc", project)?;
@@ -202,7 +196,7 @@ fn prepare(work: &Path, cache: &Path) -> Result<Value> {
         "RUSTC",
         "CARGO_TARGET_DIR",
         "CARGO_BUILD_TARGET_DIR",
-        "INVARIANCES_KERNEL",
+        WORK,
         "EVCXR_TMPDIR",
         "RUST_SRC_PATH",
         "JUPYTER_PATH",
@@ -267,18 +261,6 @@ fn standard_library(rustc: &Path, version: &str, kept: &Path) -> Option<(PathBuf
     short.is_dir().then_some((whole, short))
 }
 
-/// The crates of the standard library that rust-analyzer gets; `invariances-shim` has the same list.
-const STANDARD: [&str; 8] = [
-    "alloc",
-    "core",
-    "panic_abort",
-    "panic_unwind",
-    "proc_macro",
-    "std",
-    "test",
-    "unwind",
-];
-
 /// Copies a crate's manifest and Rust files, without tests and benchmarks.
 fn copy_sources(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(to)?;
@@ -296,13 +278,19 @@ fn copy_sources(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
+/// The library that cells are linked with, below the folder of this program.
+pub fn library(release: &Path) -> PathBuf {
+    release
+        .join("deps")
+        .join(format!("libinvariances{}", std::env::consts::DLL_SUFFIX))
+}
+
 /// What to say where a source of the library is newer than the library: cells would use what is no longer written there.
 pub fn edited_since(release: &Path) -> Option<String> {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let dependencies = release.join("deps");
     let modified = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified()).ok();
-    let library = format!("libinvariances{}", std::env::consts::DLL_SUFFIX);
-    let built: SystemTime = modified(&dependencies.join(library))?;
+    let built: SystemTime = modified(&library(release))?;
     // rustc lists there what it made the library of.
     let list = std::fs::read_to_string(dependencies.join("invariances.d")).ok()?;
     let edited: Vec<PathBuf> = sources(&list)

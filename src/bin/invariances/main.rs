@@ -10,6 +10,7 @@ mod lab;
 mod retrain;
 mod run;
 mod setup;
+mod shim;
 mod study;
 
 use clap::{Parser, Subcommand};
@@ -43,6 +44,10 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // The kernel starts this program under other names, too.
+    if let Some(code) = shim::run() {
+        return code;
+    }
     let done = match Arguments::parse().command {
         Command::Run(a) => run::main(a),
         Command::Study(a) => study::main(a),

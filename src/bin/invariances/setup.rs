@@ -3,7 +3,7 @@
 //! there and right is used as it is.
 
 use crate::environment::{Environment, blake3_hex};
-use crate::kernel;
+use crate::kernel::{self, EVCXR};
 use invariances::ops::files::{cache_dir, write_atomic};
 use invariances::{Error, Result};
 use std::ffi::OsStr;
@@ -14,8 +14,34 @@ use std::time::{Duration, Instant};
 
 /// The name of the kernelspec, as Jupyter lists it.
 pub const KERNEL: &str = "invariances";
-/// The version of evcxr_jupyter that the kernel works with.
-pub const EVCXR: &str = "0.22.0";
+/// The crates of evcxr_jupyter that find the types of variables, in every cell.
+const EVCXR_OPTIMISED: [&str; 24] = [
+    "boxcar",
+    "dashmap",
+    "indexmap",
+    "memchr",
+    "ra-ap-rustc_lexer",
+    "ra-ap-rustc_next_trait_solver",
+    "ra-ap-rustc_type_ir",
+    "ra_ap_base_db",
+    "ra_ap_hir",
+    "ra_ap_hir_def",
+    "ra_ap_hir_expand",
+    "ra_ap_hir_ty",
+    "ra_ap_intern",
+    "ra_ap_mbe",
+    "ra_ap_parser",
+    "ra_ap_span",
+    "ra_ap_syntax",
+    "ra_ap_tt",
+    "ra_ap_vfs",
+    "rowan",
+    "rustc-hash",
+    "salsa",
+    "serde_json",
+    "smallvec",
+];
+
 /// Last of what is written into a virtual environment: without it, the environment is half made.
 const STAMP: &str = "invariances-complete.txt";
 
@@ -425,6 +451,19 @@ fn make_venv(
     Ok(python)
 }
 
+/// Cargo's options for how evcxr_jupyter is compiled. Most of it is rust-analyzer, and most of that
+/// (assists, diagnostics, renaming) never runs in a notebook: optimising it would cost a new user
+/// minutes and save no cell any time.
+fn evcxr_profile() -> Vec<String> {
+    let release = ["opt-level=0", "lto=\"off\""].map(|s| format!("profile.release.{s}"));
+    let optimised = EVCXR_OPTIMISED.map(|c| format!("profile.release.package.{c}.opt-level=3"));
+    release
+        .into_iter()
+        .chain(optimised)
+        .flat_map(|setting| ["--config".into(), setting])
+        .collect()
+}
+
 fn install_evcxr(cache: &Path, offline: bool) -> Result<()> {
     if offline {
         return Err(offline_error(&format!("evcxr_jupyter {EVCXR}")));
@@ -448,6 +487,7 @@ fn install_evcxr(cache: &Path, offline: bool) -> Result<()> {
             "--root",
         ])
         .arg(&root)
+        .args(evcxr_profile())
         // Outside the project, so that its compiler flags do not apply.
         .current_dir(std::env::temp_dir())
         .stdin(Stdio::null());

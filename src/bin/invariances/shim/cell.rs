@@ -2,7 +2,7 @@
 //!
 //! evcxr sends the message of a panic, or of an error behind `?`, through another pipe than the
 //! end of the cell, so that it can come too late, and calls the cell a success. Here it is among the
-//! results, under a type of its own that programs can look for. `invariances-shim` compiles this once.
+//! results, under a type of its own that programs can look for. `shim/mod.rs` compiles this once.
 
 use std::io::Write;
 use std::sync::Mutex;
@@ -85,77 +85,5 @@ pub fn report(kind: &str, text: &str) {
             out,
             "EVCXR_BEGIN_CONTENT {form}\n{content}\nEVCXR_END_CONTENT"
         );
-    }
-}
-
-/// The variables of the cells: evcxr 0.22's own store, which it writes into the source of every cell, compiled once
-/// here. It spares each cell half of its code.
-pub mod store {
-    use std::any::{Any, TypeId};
-    use std::collections::HashMap;
-    use std::sync::Arc;
-
-    pub const VARIABLE_CHANGED_TYPE: &str = "EVCXR_VARIABLE_CHANGED_TYPE:";
-    pub const USER_ERROR_OCCURRED: &str = "EVCXR_ERROR_OCCURRED";
-
-    pub struct VariableStore {
-        variables: HashMap<String, Box<dyn Any>>,
-    }
-
-    pub fn create_variable_store() -> *mut VariableStore {
-        Box::into_raw(Box::new(VariableStore {
-            variables: HashMap::new(),
-        }))
-    }
-
-    impl VariableStore {
-        pub fn put_variable<T: 'static>(&mut self, name: &str, value: T) {
-            self.put(name, Box::new(value));
-        }
-
-        pub fn check_variable<T: 'static>(&mut self, name: &str) -> bool {
-            self.check(name, TypeId::of::<T>())
-        }
-
-        pub fn take_variable<T: 'static>(&mut self, name: &str) -> T {
-            match self.take(name).downcast() {
-                Ok(value) => *value,
-                Err(_) => panic!("Variable changed type"),
-            }
-        }
-
-        pub fn lazy_arc<T: 'static, F: FnOnce() -> T>(&mut self, name: &str, create: F) -> Arc<T> {
-            let value = self
-                .variables
-                .entry(name.to_owned())
-                .or_insert_with(|| Box::new(Arc::new(create())));
-            match value.downcast_ref::<Arc<T>>() {
-                Some(value) => Arc::clone(value),
-                None => panic!("lazy_arc {name} changed type"),
-            }
-        }
-
-        fn put(&mut self, name: &str, value: Box<dyn Any>) {
-            self.variables.insert(name.to_owned(), value);
-        }
-
-        fn check(&self, name: &str, wanted: TypeId) -> bool {
-            let same = self
-                .variables
-                .get(name)
-                .is_none_or(|value| (**value).type_id() == wanted);
-            if !same {
-                eprintln!("The type of the variable {name} was redefined, so was lost.");
-                println!("{VARIABLE_CHANGED_TYPE}{name}");
-            }
-            same
-        }
-
-        fn take(&mut self, name: &str) -> Box<dyn Any> {
-            match self.variables.remove(name) {
-                Some(value) => value,
-                None => panic!("Variable '{name}' has gone missing"),
-            }
-        }
     }
 }

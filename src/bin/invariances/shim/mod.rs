@@ -1,17 +1,22 @@
-//! What the kernel "Rust (invariances)" has in the place of `cargo` and `rustup`.
+//! What the kernel "Rust (invariances)" runs instead of `cargo` and `rustup`: this very program under
+//! those names.
 //!
 //! evcxr compiles every cell by `cargo build` and learns the types of variables from
 //! rust-analyzer, which asks `cargo metadata`. Both would look at some 500 crates each time. This
 //! program answers them for the crate of a cell: one call of `rustc` against the library that
-//! `cargo build --release` made, and a graph of the few crates whose types users name. All else goes to the
+//! cargo built, and a graph of the few crates whose types users name. Everything else goes to the
 //! real cargo.
 //!
-//! It is a program of its own, which does not load the library, since it starts dozens of times.
-//! The command `invariances kernel` writes the settings that it reads.
+//! The command `invariances kernel` makes links called `cargo` and `rustup` to its own program and
+//! writes the settings that are read here. There is no second program to build: whoever has the
+//! command has this too.
+
+mod tokens;
+mod types;
+mod variables;
 
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -38,7 +43,7 @@ const NAMED: [&str; 16] = [
 
 /// The crates of the standard library that rust-analyzer gets: known without the registry, so that it works
 /// offline. `invariances kernel` copies the sources of the same ones.
-const STANDARD: [&str; 8] = [
+pub const STANDARD: [&str; 8] = [
     "alloc",
     "core",
     "panic_abort",
@@ -51,23 +56,25 @@ const STANDARD: [&str; 8] = [
 
 const OURS: &str = "invariances";
 
-fn main() -> ExitCode {
-    let program = std::env::args_os()
-        .next()
-        .map(PathBuf::from)
-        .and_then(|p| p.file_name().map(OsString::from))
-        .unwrap_or_default();
-    let done = Kernel::open().and_then(|kernel| {
-        if program == "rustup" {
-            kernel.rustup()
-        } else {
-            kernel.cargo()
-        }
-    });
-    done.unwrap_or_else(|message| {
+/// The variable that names the kernel's work folder.
+pub const WORK: &str = "INVARIANCES_KERNEL";
+
+/// Acts as `cargo` or `rustup` if the kernel started this program under that name.
+///
+/// None for every other start, also under such a name outside a kernel.
+pub fn run() -> Option<ExitCode> {
+    let program = PathBuf::from(std::env::args_os().next()?);
+    let work = PathBuf::from(std::env::var_os(WORK)?);
+    let run = match program.file_name()?.to_str()? {
+        "cargo" => Kernel::cargo,
+        "rustup" => Kernel::rustup,
+        _ => return None,
+    };
+    let done = Kernel::open(work).and_then(|kernel| run(&kernel));
+    Some(done.unwrap_or_else(|message| {
         eprintln!("{message}");
         ExitCode::from(101)
-    })
+    }))
 }
 
 type Result<T> = std::result::Result<T, String>;
@@ -128,10 +135,7 @@ impl Cell {
 }
 
 impl Kernel {
-    fn open() -> Result<Self> {
-        let work = std::env::var_os("INVARIANCES_KERNEL")
-            .map(PathBuf::from)
-            .ok_or("this program belongs to the kernel of invariances, which starts it; INVARIANCES_KERNEL is not set")?;
+    fn open(work: PathBuf) -> Result<Self> {
         let settings = serde_json::from_str(&read(&work.join("kernel.json"))?)
             .map_err(|e| format!("{}: {e}", work.join("kernel.json").display()))?;
         Ok(Kernel { work, settings })
@@ -546,8 +550,12 @@ impl Kernel {
             }
             command.arg(format!("-Ldependency={}", self.setting("dependencies")));
         }
+        let mut crates = Vec::new();
         if !others.is_empty() {
             let built = Additions::new(self, &others).build()?;
+            for (name, path) in built.libraries.iter().chain(&built.local) {
+                crates.push((name.replace('-', "_"), types::stamp(path)));
+            }
             for (name, path) in &built.libraries {
                 command
                     .arg("--extern")
@@ -558,28 +566,50 @@ impl Kernel {
             }
         }
         let notice = self.work.join("notice.txt");
+        let copy = self.work.join("cell");
+        let write = |source: &str| {
+            std::fs::create_dir_all(copy.join("src"))
+                .and_then(|()| std::fs::write(copy.join("src/lib.rs"), source))
+                .map_err(|e| format!("{}: {e}", copy.display()))
+        };
+        let said = match ours {
+            Some(_) => std::fs::read_to_string(&notice).unwrap_or_default(),
+            None => String::new(),
+        };
+        let mut source = String::new();
+        let mut table = String::new();
         if check {
             command.current_dir(&folder);
         } else {
-            let copy = self.work.join("cell");
-            let said = match ours {
-                Some(_) => std::fs::read_to_string(&notice).unwrap_or_default(),
-                None => String::new(),
-            };
-            let source = self.instrumented(&read(&folder.join("src/lib.rs"))?, &said);
+            source = self.instrumented(&read(&folder.join("src/lib.rs"))?);
+            table = types::table(&source, &crates);
+            let again = variables::drop_before_made_again(&mut source);
+            write(&format!(
+                "{source}{}",
+                self.loading(&said, &table, &again, &BTreeMap::new())
+            ))?;
             let support = self.support()?;
             command
                 .arg("--extern")
                 .arg(format!("invariances_kernel={}", support.display()));
-            std::fs::create_dir_all(copy.join("src"))
-                .and_then(|()| std::fs::write(copy.join("src/lib.rs"), source))
-                .map_err(|e| format!("{}: {e}", copy.display()))?;
-            command.current_dir(copy);
+            command.current_dir(&copy);
         }
-        let output = command
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|e| format!("rustc: {e}"))?;
+        let mut run = || {
+            let output = command.stdin(Stdio::null()).output();
+            output.map_err(|e| format!("rustc: {e}"))
+        };
+        let mut output = run()?;
+        if !check && !output.status.success() {
+            let invalid = variables::invalid(&source, &String::from_utf8_lossy(&output.stderr));
+            if !invalid.is_empty() {
+                let empty = variables::empty(&source);
+                write(&format!(
+                    "{empty}{}",
+                    self.loading(&said, &table, &[], &invalid)
+                ))?;
+                output = run()?;
+            }
+        }
         for line in String::from_utf8_lossy(&output.stderr).lines() {
             match serde_json::from_str::<Value>(line) {
                 Ok(message) if message["code"]["code"] == "E0514" => {
@@ -623,7 +653,7 @@ impl Kernel {
 
     /// The source of a cell as evcxr wrote it, calling `cell.rs` where it is loaded, panics or meets an error.
     /// Every line keeps its number.
-    fn instrumented(&self, source: &str, notice: &str) -> String {
+    fn instrumented(&self, source: &str) -> String {
         let panicked = "println!(\"EVCXR_PANIC_NOTIFICATION\");";
         let mut source = source.replace(
             panicked,
@@ -652,6 +682,18 @@ impl Kernel {
             );
             source.replace_range(start..start + length + ", error);".len(), &call);
         }
+        source
+    }
+
+    /// What makes the loader call `cell.rs` and `store.rs` before the cell runs.
+    fn loading(
+        &self,
+        notice: &str,
+        table: &str,
+        again: &[String],
+        invalid: &BTreeMap<String, String>,
+    ) -> String {
+        let invalid: Vec<(&String, &String)> = invalid.iter().collect();
         let new_process = if self.work.join("started").exists() {
             "invariances: a new process runs this cell; the variables of earlier cells are lost."
         } else {
@@ -662,19 +704,24 @@ impl Kernel {
         } else {
             ".init_array"
         };
-        source
-            + &format!(
-                "\n#[used] #[unsafe(link_section = \"{section}\")] \
+        format!(
+            "\n#[used] #[unsafe(link_section = \"{section}\")] \
                  static INVARIANCES_KERNEL: extern \"C\" fn() = {{ extern \"C\" fn loaded() {{ \
-                 invariances_kernel::loaded({notice:?}, {new_process:?}, {:?}, {}) }} loaded }};\n",
-                self.work.join("cell/src/lib.rs"),
-                self.settings["full_panics"],
-            )
+                 invariances_kernel::loaded({notice:?}, {new_process:?}, {:?}, {}); \
+                 invariances_kernel::store::defined({table:?}, &{again:?}, &{invalid:?}) }} loaded }};\n",
+            self.work.join("cell/src/lib.rs"),
+            self.settings["full_panics"],
+        )
     }
 
     /// The library of `cell.rs`, compiled once for each version of rustc.
     fn support(&self) -> Result<PathBuf> {
-        let source = include_str!("cell.rs");
+        let source = concat!(
+            include_str!("cell.rs"),
+            "pub mod store {\n",
+            include_str!("store.rs"),
+            "}\n"
+        );
         let key = format!("{}{source}", self.setting("rustc_version"));
         let name = format!("cell-{}", &blake3::hash(key.as_bytes()).to_hex()[..16]);
         let folder = Path::new(self.setting("kept")).join(name);
@@ -726,6 +773,8 @@ struct Additions<'a> {
 
 struct Built {
     libraries: Vec<(String, PathBuf)>,
+    /// Crates in folders of the user's, which may be edited and built again.
+    local: Vec<(String, PathBuf)>,
     folders: BTreeSet<String>,
 }
 
@@ -869,6 +918,7 @@ impl<'a> Additions<'a> {
             return Err("error: a crate that was added by :dep did not build".into());
         }
         let mut libraries = BTreeMap::new();
+        let mut local = BTreeMap::<String, String>::new();
         let mut folders = BTreeSet::from([format!(
             "dependency={}",
             Path::new(self.kernel.setting("added"))
@@ -883,33 +933,41 @@ impl<'a> Additions<'a> {
             if message["reason"] != "compiler-artifact" {
                 continue;
             }
-            if let Some(name) = edges.get(text_of(&message, "package_id")) {
-                let is = |path: &&String| {
-                    [".rlib", std::env::consts::DLL_SUFFIX]
-                        .iter()
-                        .any(|end| path.ends_with(end))
-                };
-                let files = list_of(&message["filenames"]);
-                if let Some(file) = files.iter().find(is)
-                    && !list_of(&message["target"]["kind"]).contains(&"custom-build".into())
-                {
+            let is = |path: &&String| {
+                [".rlib", std::env::consts::DLL_SUFFIX]
+                    .iter()
+                    .any(|end| path.ends_with(end))
+            };
+            let files = list_of(&message["filenames"]);
+            if let Some(file) = files.iter().find(is)
+                && !list_of(&message["target"]["kind"]).contains(&"custom-build".into())
+            {
+                let id = text_of(&message, "package_id");
+                if let Some(name) = edges.get(id) {
                     libraries.insert(name.to_string(), file.clone());
+                }
+                if id.contains("path+file") && *root != id {
+                    local.insert(text_of(&message["target"], "name").into(), file.clone());
                 }
             }
         }
-        let built = json!({ "libraries": libraries, "folders": folders });
+        let built = json!({ "libraries": libraries, "local": local, "folders": folders });
         std::fs::write(&kept, built.to_string()).map_err(|e| format!("{}: {e}", kept.display()))?;
         Ok(Self::built(&built))
     }
 
     fn built(value: &Value) -> Built {
-        Built {
-            libraries: value["libraries"]
+        let paths = |key: &str| {
+            value[key]
                 .as_object()
                 .into_iter()
                 .flatten()
                 .map(|(name, path)| (name.clone(), path.as_str().unwrap_or_default().into()))
-                .collect(),
+                .collect()
+        };
+        Built {
+            libraries: paths("libraries"),
+            local: paths("local"),
             folders: list_of(&value["folders"]).into_iter().collect(),
         }
     }

@@ -1,0 +1,309 @@
+//! Which user definitions the types of a cell's variables are made of.
+//!
+//! evcxr compiles every cell as a crate of the same name with the same metadata, so `ctx::P` has
+//! the same `TypeId` before and after the user redefines `P`. Reading an old value as the new type
+//! is undefined behaviour. evcxr writes all items of the user into every cell, so this module
+//! parses them and makes a table with one line for each definition that can decide the layout of a
+//! type:
+//!
+//! ```text
+//! NAME HASH REFERENCE REFERENCE …
+//! ```
+//!
+//! HASH is over the definition's own tokens, and each REFERENCE is a name in the table. Every cell
+//! hands its table to `store.rs`, which drops the variables whose types reach a line that has
+//! changed.
+//!
+//! References are resolved by name alone, without scopes: definitions of the same name in
+//! different modules count as one. Comments, white space, visibility, derives, lints, function
+//! bodies in traits and inherent methods do not count, since none of them changes the layout of a
+//! type or of a vtable. `impl Drop` counts, because a value has to be destroyed by the code that it
+//! was made for. Associated types count for every type and trait in the header of their `impl`.
+//!
+//! Four names are special. `*` stands for all types that can be the content of a `dyn Any` or a
+//! `dyn Error`, from which a value can be downcast. `!` stands for what may define or shadow any
+//! name: macro calls in place of items, and glob imports of the user's modules and crates. `?`
+//! stands for the whole of the items and is what a type depends on whose definition was not found
+//! (made by a macro, or local to a function). The names of crates added by `:dep` stand for the
+//! libraries they were built to.
+//!
+//! Not noticed:
+//! - values that a library keeps behind a type-erased pointer of its own and gives back by
+//!   downcast, where the variable's type shows neither `Any` nor `Error` (for example the panic
+//!   payload of a `JoinHandle`);
+//! - a glob import of std or of invariances that shadows a name of the standard prelude which a
+//!   type uses;
+//! - `unsafe` code of the user's whose methods have come to assume something else about the value;
+//! - a crate in a folder whose new library file has the old one's size and modification time.
+
+use super::tokens::{Item, References, is_punct, merge, render, text_of};
+use proc_macro2::{TokenStream, TokenTree};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// The roots of glob imports that do not shadow names which user types are made of.
+const STABLE: [&str; 4] = ["alloc", "core", "invariances", "std"];
+
+/// What evcxr writes between the items and the statements of a cell.
+const STATEMENTS: &str = "pub extern \"C\" fn run_user_code_";
+
+/// Returns the table of the definitions in a cell's source.
+///
+/// `crates` holds the name and the [`stamp`] of every crate that the user added.
+pub fn table(source: &str, crates: &[(String, String)]) -> String {
+    let items = &source[..source.find(STATEMENTS).unwrap_or(source.len())];
+    let mut definitions = Definitions::default();
+    match items.parse() {
+        Ok(tokens) => definitions.items(tokens),
+        // rustc does not accept it either. If it did, no type would be found.
+        Err(_) => return format!("? {}\n", hash([items])),
+    }
+    for (name, stamp) in crates {
+        let text = format!("crate {name} {stamp}");
+        definitions.all.insert(text.clone());
+        let definition = definitions.get(name);
+        definition.parts.insert(text);
+        definition.other = true;
+    }
+    definitions.table(crates)
+}
+
+/// Identifies the build of a library.
+pub fn stamp(library: &Path) -> String {
+    let metadata = std::fs::metadata(library).ok();
+    let modified = metadata.as_ref().and_then(|m| m.modified().ok());
+    let size = metadata.map(|m| m.len());
+    format!("{} {size:?} {modified:?}", library.display())
+}
+
+fn hash<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part.as_bytes());
+    }
+    hasher.finalize().to_hex()[..16].to_owned()
+}
+
+/// All that is defined under one name.
+#[derive(Default)]
+struct Definition {
+    /// The tokens of each item. evcxr writes items in random order, and some of them twice.
+    parts: BTreeSet<String>,
+    references: References,
+    /// Whether one of the items is a struct, an enum, a union or a trait.
+    is_type: bool,
+    /// Whether one of the items is not a function.
+    other: bool,
+}
+
+#[derive(Default)]
+struct Definitions {
+    by_name: BTreeMap<String, Definition>,
+    /// What `impl` blocks say about the names in their headers: the name, the tokens and the
+    /// references.
+    attached: Vec<(String, String, References)>,
+    /// Macro calls and glob imports.
+    anything: Definition,
+    /// The tokens of all items.
+    all: BTreeSet<String>,
+}
+
+impl Definitions {
+    fn get(&mut self, name: &str) -> &mut Definition {
+        self.by_name.entry(name.to_owned()).or_default()
+    }
+
+    fn items(&mut self, tokens: TokenStream) {
+        let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+        let mut rest = &tokens[..];
+        while !rest.is_empty() {
+            let item = Item::first(rest);
+            self.item(&item);
+            rest = &rest[item.length..];
+        }
+    }
+
+    fn item(&mut self, item: &Item) {
+        let Some(keyword) = &item.keyword else { return };
+        let name = item.name.as_deref().unwrap_or_default();
+        match keyword.as_str() {
+            "mod" => {
+                // The name of evcxr's own module.
+                if name != "evcxr_internal_runtime"
+                    && let Some(content) = item.braces()
+                {
+                    self.items(content);
+                }
+                return;
+            }
+            _ if name == "EvcxrUserCodeError" => return,
+            "use" => return self.import(&item.tokens[item.at + 1..], ""),
+            "impl" => return self.implementation(item),
+            _ => {}
+        }
+        // The type of a definition can only call constant functions.
+        if keyword == "fn" && !item.has("const") {
+            self.all.insert(text_of(item.tokens));
+            return;
+        }
+        let (text, references) = item.render(keyword == "trait");
+        self.all.insert(text.clone());
+        let definition = match keyword.as_str() {
+            "struct" | "enum" | "union" | "trait" | "type" | "const" | "static" | "fn"
+            | "macro_rules" | "crate" => self.get(name),
+            _ => &mut self.anything,
+        };
+        definition.parts.insert(text);
+        merge(&mut definition.references, references);
+        definition.is_type |= ["struct", "enum", "union", "trait"].contains(&keyword.as_str());
+        definition.other |= keyword != "fn";
+    }
+
+    /// Takes the tree of a `use` after `path`.
+    fn import(&mut self, tree: &[TokenTree], path: &str) {
+        for branch in tree.split(|t| is_punct(t, ',') || is_punct(t, ';')) {
+            let (text, references) = render(branch, false);
+            let whole = format!("{path}{text}");
+            if let Some(TokenTree::Group(group)) = branch.last() {
+                let before = text_of(&branch[..branch.len() - 1]);
+                let inner: Vec<TokenTree> = group.stream().into_iter().collect();
+                self.import(&inner, &format!("{path}{before}"));
+                continue;
+            }
+            let words: Vec<&str> = whole.split_whitespace().filter(|w| *w != ":").collect();
+            let (Some(root), Some(last)) = (words.first(), words.last()) else {
+                continue;
+            };
+            self.all.insert(format!("use {whole}"));
+            let leaf = match *last {
+                "*" if STABLE.contains(root) => continue,
+                "*" => &mut self.anything,
+                "_" => continue,
+                "self" => match words.iter().rev().nth(1) {
+                    Some(name) => self.by_name.entry((*name).to_owned()).or_default(),
+                    None => continue,
+                },
+                name => self.by_name.entry(name.to_owned()).or_default(),
+            };
+            leaf.parts.insert(format!("use {whole}"));
+            leaf.other = true;
+            // An imported function may be called under the name.
+            merge(
+                &mut leaf.references,
+                words.iter().map(|w| ((*w).to_owned(), true)).collect(),
+            );
+            merge(&mut leaf.references, references);
+        }
+    }
+
+    /// Takes associated types, constants and constant functions, and the whole of an `impl Drop`.
+    fn implementation(&mut self, item: &Item) {
+        let Some(content) = item.braces() else { return };
+        let (header, subjects) = render(&item.tokens[..item.length_of_header()], false);
+        self.all.insert(text_of(item.tokens));
+        let mut attached = Vec::new();
+        if subjects.contains_key("Drop") {
+            attached.push(item.render(false));
+        }
+        let members: Vec<TokenTree> = content.into_iter().collect();
+        let mut rest = &members[..];
+        while !rest.is_empty() {
+            let member = Item::first(rest);
+            rest = &rest[member.length..];
+            let keyword = member.keyword.as_deref().unwrap_or_default();
+            let constant = keyword == "const" || keyword == "fn" && member.has("const");
+            let Some(name) = member
+                .name
+                .as_deref()
+                .filter(|_| constant || keyword == "type")
+            else {
+                // A macro call may stand for an associated type.
+                if !["fn", "const", "type"].contains(&keyword) && member.keyword.is_some() {
+                    attached.push(member.render(false));
+                }
+                continue;
+            };
+            let (text, references) = member.render(false);
+            let text = format!("{header}{text}");
+            if keyword == "type" {
+                attached.push((text.clone(), references.clone()));
+            }
+            let definition = self.get(name);
+            definition.parts.insert(text);
+            definition.other |= keyword != "fn";
+            merge(&mut definition.references, references);
+        }
+        for (text, references) in attached {
+            for subject in subjects.keys() {
+                self.attached
+                    .push((subject.clone(), text.clone(), references.clone()));
+            }
+        }
+    }
+
+    fn table(mut self, crates: &[(String, String)]) -> String {
+        for (name, text, references) in std::mem::take(&mut self.attached) {
+            if let Some(definition) = self.by_name.get_mut(&name).filter(|d| d.is_type) {
+                definition.parts.insert(text);
+                merge(&mut definition.references, references);
+            }
+        }
+        let types: Vec<String> = self
+            .by_name
+            .iter()
+            .filter(|(_, d)| d.is_type)
+            .map(|(name, _)| name.clone())
+            .chain(crates.iter().map(|(name, _)| name.clone()))
+            .collect();
+        let mut lines = BTreeMap::new();
+        let whole = hash(self.all.iter().map(String::as_str));
+        lines.insert("?".to_owned(), whole + "\n");
+        lines.insert("*".to_owned(), format!("- {}\n", types.join(" ")));
+        let mut waiting = types;
+        if !self.anything.parts.is_empty() {
+            self.by_name
+                .insert("!".to_owned(), std::mem::take(&mut self.anything));
+            waiting.push("!".to_owned());
+        }
+        let anything = self.by_name.contains_key("!");
+        // A function counts only where the type of a definition can call it.
+        while let Some(name) = waiting.pop() {
+            let Some(definition) = self.by_name.get(&name) else {
+                continue;
+            };
+            if lines.contains_key(&name) {
+                continue;
+            }
+            let mut line = hash(definition.parts.iter().map(String::as_str));
+            let mut add = |reference: &str| {
+                line += " ";
+                line += reference;
+            };
+            for (reference, called) in &definition.references {
+                if reference == "Any" || reference == "Error" {
+                    add("*");
+                }
+                if let Some(found) = self.by_name.get(reference)
+                    && (found.other || *called)
+                {
+                    add(reference);
+                    waiting.push(reference.clone());
+                }
+            }
+            if anything && name != "!" {
+                add("!");
+            }
+            lines.insert(name, line + "\n");
+        }
+        lines.iter().map(|(k, v)| format!("{k} {v}")).collect()
+    }
+}
+
+#[cfg(test)]
+#[path = "store.rs"]
+#[expect(dead_code, reason = "the cells call the rest")]
+mod store;
+
+#[cfg(test)]
+mod tests;
