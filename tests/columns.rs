@@ -6,7 +6,7 @@ mod common;
 #[path = "common/hub.rs"]
 mod loopback;
 
-use common::shared;
+use common::{says, shared};
 use invariances::polars::prelude::*;
 use invariances::prelude::{
     Digits, ImageColumns, Images, Lab, Photographs, PhotographsNetworks, Split, Store, World,
@@ -33,16 +33,6 @@ fn red(images: &Images, row: usize) -> Result<f32> {
     assert_eq!(image.dims(), [3, 8, 8]);
     let value = image.flatten_all()?.to_vec1::<f32>()?[0];
     Ok(((value + 1.0) * 127.5).round())
-}
-
-#[track_caller]
-fn says<T: std::fmt::Debug>(outcome: Result<T>, parts: &[&str]) -> Error {
-    let error = outcome.expect_err("expected an error");
-    let text = error.to_string();
-    for part in parts {
-        assert!(text.contains(part), "expected {part:?} in: {text}");
-    }
-    error
 }
 
 fn counting(values: [u32; 3]) -> Vec<u32> {

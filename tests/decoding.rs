@@ -3,11 +3,11 @@
 
 mod common;
 
-use common::bound_memory;
+use common::{alone, bound_memory, says};
 use image::codecs::jpeg::JpegEncoder;
 use image::{ImageFormat, Rgb, RgbImage};
+use invariances::Result;
 use invariances::prelude::{Images, Rng};
-use invariances::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -76,31 +76,6 @@ impl One {
         let values = values.iter().map(|v| ((v + 1.0) * 127.5).round() as u8);
         Ok((width, height, values.collect()))
     }
-}
-
-#[track_caller]
-fn says<T: std::fmt::Debug>(outcome: Result<T>, parts: &[&str]) -> Error {
-    let error = outcome.expect_err("expected an error");
-    let text = error.to_string();
-    for part in parts {
-        assert!(text.contains(part), "expected {part:?} in: {text}");
-    }
-    error
-}
-
-/// Runs a test of this file again in a process of its own; whether this is that process.
-fn alone(name: &str) -> bool {
-    const INSIDE: &str = "INVARIANCES_DECODING_ALONE";
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
-    }
-    let status = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(INSIDE, "1")
-        .status()
-        .unwrap();
-    assert!(status.success(), "{name} in a process of its own: {status}");
-    false
 }
 
 /// All formats, and all eight EXIF orientations of four formats.

@@ -1,6 +1,9 @@
 //! Folders of images as users have them: which files are read, which are left out and counted, and
 //! how classes are numbered.
 
+mod common;
+
+use common::says;
 use image::{ImageFormat, Rgb, RgbImage};
 use invariances::prelude::{Batch, FolderOptions, Images, Lab};
 use invariances::{Error, Result};
@@ -43,16 +46,6 @@ fn reds(images: &Images) -> Result<Vec<u8>> {
     let values = images.flatten_all()?.to_vec1::<f32>()?;
     let red = |n: usize| ((values[n * 48] + 1.0) * 127.5).round() as u8;
     Ok((0..rows.len()).map(red).collect())
-}
-
-#[track_caller]
-fn says<T: std::fmt::Debug>(outcome: Result<T>, parts: &[&str]) -> Error {
-    let error = outcome.expect_err("expected an error");
-    let text = error.to_string();
-    for part in parts {
-        assert!(text.contains(part), "expected {part:?} in: {text}");
-    }
-    error
 }
 
 /// Class folders of relative links to files named by their hash, outside of the folder: a snapshot

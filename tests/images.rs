@@ -4,7 +4,7 @@ mod common;
 #[path = "common/hub.rs"]
 mod loopback;
 
-use common::{bound_memory, shared};
+use common::{alone, bound_memory, says, shared};
 use image::{
     DynamicImage, GrayAlphaImage, ImageFormat, Luma, LumaA, Rgb, RgbImage, Rgba, RgbaImage,
 };
@@ -105,38 +105,6 @@ fn sequence(images: &Images, batch: usize, order: Order) -> Result<(Vec<usize>, 
         all.extend(reds(&batch)?);
     }
     Ok((all, sizes))
-}
-
-#[track_caller]
-fn says<T: std::fmt::Debug>(outcome: Result<T>, parts: &[&str]) -> Error {
-    let error = outcome.expect_err("expected an error");
-    let text = error.to_string();
-    for part in parts {
-        assert!(text.contains(part), "expected {part:?} in: {text}");
-    }
-    error
-}
-
-/// Runs a test of this file again in a process of its own; whether this is that process.
-fn alone(name: &str) -> bool {
-    const INSIDE: &str = "INVARIANCES_IMAGES_ALONE";
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
-    }
-    let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(INSIDE, "1")
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    // Without a line for each file that was opened.
-    for line in said.lines().filter(|l| !l.contains(": images in column ")) {
-        println!("{line}");
-    }
-    let status = output.status;
-    assert!(status.success(), "{name} in a process of its own: {status}");
-    false
 }
 
 /// Asserts that a file holds what `make.py` writes.

@@ -11,9 +11,9 @@ use std::collections::HashSet;
 /// The keys under which training scripts keep the state dict beside other things, the first one
 /// first.
 const USUAL: [&str; 3] = ["state_dict", "model_state_dict", "model"];
-/// The tensors together may be so many times as large as the file: they can share numbers.
+/// Largest size of all tensors together, as a multiple of the file's size: tensors can share numbers.
 const SHARED: u64 = 4;
-/// And so many bytes more, for small files.
+/// Bytes that are allowed beyond that, for small files.
 const FREE: u64 = 16 << 20;
 /// How many values that are not read are remembered by name, for errors.
 const UNREAD: usize = 1000;
@@ -125,7 +125,7 @@ fn child(objects: &Objects, value: Value, key: &str) -> Option<Value> {
     }
 }
 
-/// The error for a whole object of a class in the place of a state dict.
+/// The error for a whole object of a class instead of a state dict.
 fn whole_object(source: &Source, objects: &Objects, value: Value, place: &str) -> Error {
     source.wrong(format!(
         "expected a state dict, found an object of {} {place}. A checkpoint is read as data only, \

@@ -180,3 +180,39 @@ pub fn bound_memory(more: u64) {
 
 #[cfg(not(target_os = "linux"))]
 pub fn bound_memory(_: u64) {}
+
+/// The error of `outcome`, whose text has all of `parts`.
+#[track_caller]
+pub fn says<T: std::fmt::Debug>(outcome: Result<T>, parts: &[&str]) -> Error {
+    let error = outcome.expect_err("expected an error");
+    let text = error.to_string();
+    for part in parts {
+        assert!(text.contains(part), "expected {part:?} in: {text}");
+    }
+    error
+}
+
+/// Runs a test of the calling file again in a process of its own. Returns whether this is that process.
+pub fn alone(name: &str) -> bool {
+    const INSIDE: &str = "INVARIANCES_TEST_ALONE";
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(INSIDE, "1")
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout);
+    // Without the line about each parquet file that was opened.
+    for line in printed
+        .lines()
+        .filter(|l| !l.contains(": images in column "))
+    {
+        println!("{line}");
+    }
+    let status = output.status;
+    assert!(status.success(), "{name} in a process of its own: {status}");
+    false
+}

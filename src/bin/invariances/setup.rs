@@ -452,8 +452,7 @@ fn make_venv(
 }
 
 /// Cargo's options for how evcxr_jupyter is compiled. Most of it is rust-analyzer, and most of that
-/// (assists, diagnostics, renaming) never runs in a notebook: optimising it would cost a new user
-/// minutes and save no cell any time.
+/// (assists, diagnostics, renaming) never runs in a notebook: optimising it costs a new user minutes.
 fn evcxr_profile() -> Vec<String> {
     let release = ["opt-level=0", "lto=\"off\""].map(|s| format!("profile.release.{s}"));
     let optimised = EVCXR_OPTIMISED.map(|c| format!("profile.release.package.{c}.opt-level=3"));

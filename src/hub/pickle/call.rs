@@ -425,7 +425,7 @@ impl Machine<'_> {
         }
         // In elements of the tensor's type, which need not be the storage's.
         let available = part.count * class.size() / kind.size();
-        // An empty tensor counts too: its other dimensions are multiplied by whoever works with it.
+        // An empty tensor counts too: later code multiplies its other dimensions.
         let count = shape
             .iter()
             .try_fold(1u64, |n, d| n.checked_mul((*d).max(1)))
@@ -441,8 +441,8 @@ impl Machine<'_> {
         let sizes: Option<Vec<usize>> = shape.iter().map(|d| usize::try_from(*d).ok()).collect();
         let (true, Some(sizes)) = (inside, sizes) else {
             return Err(self.wrong(format!(
-                "makes a tensor of shape {shape:?}, stride {stride:?} and offset {offset} from a \
-                 storage of {available} numbers, which has not so many"
+                "makes a tensor of shape {shape:?}, stride {stride:?} and offset {offset}, but its \
+                 storage has only {available} numbers"
             )));
         };
         let value = Value::Tensor(Self::place(self.objects.tensors.len()));

@@ -8,8 +8,7 @@
 //! real cargo.
 //!
 //! The command `invariances kernel` makes links called `cargo` and `rustup` to its own program and
-//! writes the settings that are read here. There is no second program to build: whoever has the
-//! command has this too.
+//! writes the settings that are read here. No second program has to be built.
 
 mod tokens;
 mod types;
