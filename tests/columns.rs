@@ -11,7 +11,7 @@ use invariances::polars::prelude::*;
 use invariances::prelude::{
     Digits, ImageColumns, Images, Lab, Photographs, PhotographsNetworks, Split, Store, World,
 };
-use invariances::{Error, Result};
+use invariances::Result;
 use loopback::{LoopbackHub, Repo};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
