@@ -15,21 +15,19 @@
 
 pub mod autoencoder;
 pub mod backbone;
-pub mod data;
-mod error;
-pub mod figure;
 pub mod flow;
 pub mod hub;
 pub mod interpret;
 pub mod loss;
 pub mod metric;
 pub mod notebook;
-pub mod ops;
 pub mod prelude;
-mod say;
 pub mod train;
 
-pub use error::{Error, Result};
+pub use invariances_core::{Error, Result, files};
+pub use invariances_data as data;
+pub use invariances_figure as figure;
+pub use invariances_ops as ops;
 
 pub use candle_core;
 pub use candle_nn;

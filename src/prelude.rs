@@ -27,8 +27,8 @@ pub use crate::flow::{
     FlowActivation, Memory, Mixing, factor_dims,
 };
 pub use crate::hub::{
-    Checkpoint, Entry, Format, Hub, Published, Repo, RepoFile, Weights, published, published_names,
-    weights, weights_names,
+    Checkpoint, Entry, Format, Hub, HubNetworks, Published, Repo, RepoFile, Weights, published,
+    published_names, weights, weights_names,
 };
 pub use crate::interpret::{
     Attack, Attacked, CinnTraining, Codes, Descent, FactorTraining, Features, Fid, Inverted,

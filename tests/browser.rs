@@ -37,7 +37,7 @@ fn python() -> Result<PathBuf, String> {
     }
     let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser/requirements.txt");
     let text = std::fs::read(&requirements).map_err(|e| e.to_string())?;
-    let cache = invariances::ops::files::cache_dir().map_err(|e| e.to_string())?;
+    let cache = invariances::files::cache_dir().map_err(|e| e.to_string())?;
     let venv = cache.join(format!("browser-{}", &blake3::hash(&text).to_hex()[..12]));
     let python = venv.join("bin/python");
     // Written last: without it, the environment is half made.

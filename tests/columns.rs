@@ -7,11 +7,11 @@ mod common;
 mod loopback;
 
 use common::{says, shared};
+use invariances::Result;
 use invariances::polars::prelude::*;
 use invariances::prelude::{
     Digits, ImageColumns, Images, Lab, Photographs, PhotographsNetworks, Split, Store, World,
 };
-use invariances::Result;
 use loopback::{LoopbackHub, Repo};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -3,7 +3,7 @@
 //! Each test is a script of `tests/kernel/`, run by the Python of the project's environment: `INVARIANCES_PYTHON`, else
 //! the one in the cache. Without it they skip and say so, but fail where `CI` is set.
 
-use invariances::ops::files;
+use invariances::files;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -6,7 +6,7 @@ mod loopback;
 
 use invariances::backbone::{Backbone, Greybox, Network, Preprocess};
 use invariances::candle_core::{DType, Device, Tensor};
-use invariances::hub::{Hub, Weights, weights, weights_names};
+use invariances::hub::{Hub, HubNetworks, Weights, weights, weights_names};
 use invariances::ops::{Params, Rng};
 use invariances::{Error, Result};
 use loopback::{LoopbackHub, Repo};

@@ -7,10 +7,10 @@
 use super::gradients::{GradientVerdict, Outcome, examine, while_checking};
 use super::{Custom, Network};
 use crate::ops::gradients::through_candle;
-use crate::say::say;
 use crate::{Error, Result};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CudaStorage, CustomOp2, DType, Layout, MetalStorage, Shape, Tensor};
+use invariances_core::say;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 

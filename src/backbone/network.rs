@@ -1,8 +1,8 @@
 use super::Preprocess;
 use super::gradients::{self, GradientCheck, Outcome};
-use crate::ops::names::nearest;
 use crate::{Error, Result};
 use candle_core::{D, DType, Device, Tensor};
+use invariances_core::names::nearest;
 use polars::prelude::{Column, DataFrame};
 use std::ops::Range;
 use std::sync::Arc;

@@ -2,9 +2,9 @@ use super::Flow;
 use super::layer::Layer;
 use super::statistics::{Statistics, notice};
 use crate::ops::{Activation, Init, Scope, batch_norm, leaky_relu};
-use crate::say::say;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor, Var};
+use invariances_core::say;
 use std::sync::Arc;
 
 /// Scale and shift per channel, v = scale·(x + loc), started so that the first batch leaves it with

@@ -3,12 +3,12 @@ use super::statistics::notice;
 use super::{ActNorm, AffineCoupling, InvertibleLeakyRelu, LuMixing, Permutation, SplineCoupling};
 use crate::ops::gradients::{Slot, give, stand, through_candle};
 use crate::ops::{Rng, Scope};
-use crate::say::say;
 use crate::{Error, Result};
 use candle_core::backend::BackendStorage;
 use candle_core::{
     CpuStorage, CudaStorage, CustomOp3, DType, Layout, MetalStorage, Shape, Storage, Tensor, bail,
 };
+use invariances_core::say;
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

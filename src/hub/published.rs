@@ -1,8 +1,8 @@
 use super::{Checkpoint, Hub};
 use crate::flow::{CinnConfig, Condition, Conditioning, Coupling, FlowActivation, Mixing};
-use crate::ops::files::cache_dir;
-use crate::ops::names::nearest;
 use crate::{Error, Result};
+use invariances_core::files::cache_dir;
+use invariances_core::names::nearest;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

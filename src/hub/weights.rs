@@ -1,24 +1,21 @@
 //! The published weights of the networks in [`crate::backbone`]: where they are, under which licence, and how
 //! their names become ours.
 
-use super::state::Located;
 use super::{Checkpoint, Hub};
 use crate::backbone::{
     Backbone, SqueezeNet, TransformerConfig, alexnet, facenet, fid_inception, resnet, squeezenet,
     transformer, vgg16,
 };
-use crate::ops::files::cache_dir;
-use crate::ops::names::{is_bookkeeping, nearest, shown};
 use crate::ops::{Params, Scope};
 use crate::{Error, Result};
 use candle_core::Device;
+use invariances_core::files::cache_dir;
+use invariances_core::names::{is_bookkeeping, nearest};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 const TABLE: &str = include_str!("../../data/weights.json");
-/// A list of classes is read up to this length.
-const LABELS: u64 = 16 << 20;
 
 /// Published weights of a network.
 ///
@@ -200,53 +197,16 @@ impl Weights {
     /// # Errors
     /// As [`Weights::load`]; the parameters are then as they were.
     pub fn load_into(&self, params: &Params, path: impl AsRef<Path>) -> Result<()> {
-        let checkpoint = Checkpoint::open(&path)?;
-        let mut fault = None;
-        for cut in checkpoint.cuts() {
-            let chosen = self.chosen(checkpoint.located(), cut);
-            let shapes = chosen
-                .iter()
-                .map(|(name, _, shape)| (name.as_str(), &shape[..]));
-            if let Err(error) = params.check_shapes(&shapes.collect()) {
-                // That of the names which the checkpoint shows.
-                fault.get_or_insert(error);
-                continue;
-            }
-            checkpoint.say_decision(cut);
-            let mut values = std::collections::HashMap::new();
-            for (name, tensor, shape) in chosen {
-                let value = checkpoint.load(tensor)?.reshape(shape)?;
-                values.insert(name, value.to_dtype(params.dtype())?);
-            }
-            return params.set_all(&values);
-        }
-        let fault = fault.map_or(String::new(), |e| format!(": {e}"));
-        Err(Error::content(
-            checkpoint.path(),
-            format!("expected the weights of {}{fault}", self.network),
-        ))
-    }
-
-    /// The tensors that the network has, with its names and shapes. The first `cut` bytes of the file's names
-    /// are left out.
-    fn chosen<'a>(
-        &self,
-        tensors: &'a [Located],
-        cut: usize,
-    ) -> Vec<(String, &'a Located, Vec<usize>)> {
-        let mut chosen = Vec::new();
-        for tensor in tensors {
-            let Some((name, dense)) = renamed(&self.network, &tensor.name[cut..]) else {
-                continue;
+        let what = format!("the weights of {}", self.network);
+        Checkpoint::open(&path)?.load_renamed(params, &what, |name, shape| {
+            let (name, dense) = renamed(&self.network, name)?;
+            // A dense layer may be there as a convolution over the whole map: its numbers have the same order.
+            let shape = match dense && shape.len() == 4 {
+                true => vec![shape[0], shape[1..].iter().product()],
+                false => shape.to_vec(),
             };
-            let mut shape = tensor.shape.clone();
-            if dense && shape.len() == 4 {
-                // A convolution over the whole map, which is a dense layer: the numbers lie in the same order.
-                shape = vec![shape[0], shape[1..].iter().product()];
-            }
-            chosen.push((name, tensor, shape));
-        }
-        chosen
+            Some((name, shape))
+        })
     }
 }
 
@@ -284,11 +244,12 @@ fn renamed(network: &str, name: &str) -> Option<(String, bool)> {
     kept.then(|| (name.to_string(), dense))
 }
 
-impl Hub {
+/// Networks with their published weights, by name: `hub.backbone("alexnet")`.
+pub trait HubNetworks {
     /// A network with its published weights, by its name in [`weights_names`]: frozen, in evaluation mode, on the CPU.
     ///
     /// ```no_run
-    /// use invariances::{backbone::{Greybox, Network}, hub::Hub};
+    /// use invariances::{backbone::{Greybox, Network}, hub::{Hub, HubNetworks}};
     /// let alexnet = Hub::open()?.backbone("alexnet")?;
     /// println!("{}", alexnet.table(227)?);
     /// let fc6 = Greybox::new(&alexnet, "fc6")?;
@@ -297,42 +258,12 @@ impl Hub {
     ///
     /// # Errors
     /// As [`weights`] and [`Weights::fetch`].
-    pub fn backbone(&self, name: &str) -> Result<Backbone> {
-        weights(name)?.fetch(self)
-    }
+    fn backbone(&self, name: &str) -> Result<Backbone>;
+}
 
-    /// The names of a model's classes, as the `id2label` of its `config.json` has them; `google/vit-base-patch16-224` has those of
-    /// ImageNet.
-    ///
-    /// # Errors
-    /// [`Error::Download`] where the file cannot be had, [`Error::Content`] where it names no classes.
-    pub fn class_names(&self, model: &str) -> Result<Vec<String>> {
-        let path = self.model(model)?.file("config.json")?;
-        let wrong = |what: String| Error::content(&path, what);
-        let length = std::fs::metadata(&path).map_err(|e| Error::io(&path, e))?;
-        if length.len() > LABELS {
-            return Err(wrong(format!("{} bytes are too many", length.len())));
-        }
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-        #[derive(Deserialize)]
-        struct Config {
-            id2label: Option<BTreeMap<String, String>>,
-        }
-        let config: Config = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
-        let labels = config
-            .id2label
-            .ok_or_else(|| wrong("it has no id2label, which names the classes".into()))?;
-        let name = |i: usize| {
-            let found = labels.get(&i.to_string()).cloned();
-            found.ok_or_else(|| {
-                wrong(format!(
-                    "id2label has {} classes and none with the number {}",
-                    labels.len(),
-                    shown(&i.to_string())
-                ))
-            })
-        };
-        (0..labels.len()).map(name).collect()
+impl HubNetworks for Hub {
+    fn backbone(&self, name: &str) -> Result<Backbone> {
+        weights(name)?.fetch(self)
     }
 }
 

@@ -1,7 +1,7 @@
 use crate::backbone::Network;
-use crate::ops::names::nearest;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
+use invariances_core::names::nearest;
 
 /// How many images go through a network at once.
 const TOGETHER: usize = 64;

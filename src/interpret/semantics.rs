@@ -4,12 +4,12 @@ use crate::autoencoder::{Autoencoder, Posterior};
 use crate::data::{Split, World};
 use crate::flow::{Cinn, FactorConfig, FactorInn, factor_dims};
 use crate::loss::pair_nll;
-use crate::ops::names::nearest;
 use crate::ops::{Params, Rng};
-use crate::say::say;
 use crate::train::{Decay, Step, Store, TrainConfig, Trained, Trainer};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
+use invariances_core::names::nearest;
+use invariances_core::say;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-use crate::say::say;
+use invariances_core::say;
 use std::time::{Duration, Instant};
 
 /// Progress of a long loop, as lines of text: few, soon at first, at least one every ten seconds.

@@ -1,7 +1,7 @@
 use super::Lab;
 use crate::figure::Table;
-use crate::ops::files::write_atomic;
 use crate::{Error, Result};
+use invariances_core::files::write_atomic;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;

@@ -1,9 +1,9 @@
 use super::adam::Adam;
 use super::log::Log;
 use crate::ops::Params;
-use crate::ops::files::write_atomic;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
+use invariances_core::files::write_atomic;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 

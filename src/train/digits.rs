@@ -7,9 +7,9 @@ use crate::data::{Digits, Split, World};
 use crate::loss::vae_loss;
 use crate::metric::{agreement, psnr};
 use crate::ops::{Params, PoolConfig, Rng, avg_pool2d};
-use crate::say::say;
 use crate::{Error, Result};
 use candle_core::Tensor;
+use invariances_core::say;
 use serde_json::json;
 use std::collections::BTreeMap;
 

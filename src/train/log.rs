@@ -151,7 +151,7 @@ impl Log {
 pub(super) fn write_frame(path: &Path, frame: &DataFrame) -> Result<()> {
     let mut bytes = Vec::new();
     ParquetWriter::new(&mut bytes).finish(&mut frame.clone())?;
-    crate::ops::files::write_atomic(path, &bytes)
+    invariances_core::files::write_atomic(path, &bytes)
 }
 
 /// Reads a frame from parquet.

@@ -6,8 +6,8 @@ use crate::backbone::{Backbone, Mode, Network, alexnet_small, plain_small};
 use crate::data::{Ahead, Photographs, Split, World};
 use crate::metric::{Judge, agreement};
 use crate::ops::Params;
-use crate::say::say;
 use crate::{Error, Result};
+use invariances_core::say;
 use serde_json::json;
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-use crate::say::say;
+use invariances_core::say;
 use std::time::{Duration, Instant};
 
 /// Lines of text while a training runs: soon after the start, then every ten seconds. A notebook shows

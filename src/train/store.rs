@@ -1,8 +1,8 @@
 use super::TrainConfig;
 use crate::ops::Params;
-use crate::ops::files::{cache_dir, write_atomic};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
+use invariances_core::files::{cache_dir, write_atomic};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};

@@ -8,9 +8,9 @@ use crate::loss::{
 };
 use crate::metric::Judge;
 use crate::ops::{Params, Rng};
-use crate::say::say;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
+use invariances_core::say;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 

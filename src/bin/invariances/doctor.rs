@@ -4,7 +4,7 @@ use crate::environment::Environment;
 use crate::kernel::{self, EVCXR};
 use crate::setup::{self, KERNEL, Python};
 use invariances::Result;
-use invariances::ops::files::cache_dir;
+use invariances::files::cache_dir;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 

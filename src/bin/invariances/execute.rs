@@ -2,7 +2,7 @@
 
 use crate::interrupt;
 use crate::setup::{KERNEL, Ready, duration};
-use invariances::ops::files::write_atomic;
+use invariances::files::write_atomic;
 use invariances::{Error, Result};
 use serde::Deserialize;
 use std::ffi::OsString;

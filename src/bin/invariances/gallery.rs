@@ -2,7 +2,7 @@
 //! the notebooks wrote.
 
 use crate::setup::duration;
-use invariances::ops::files::write_atomic;
+use invariances::files::write_atomic;
 use invariances::{Error, Result, VERSION};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;

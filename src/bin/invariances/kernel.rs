@@ -6,7 +6,7 @@
 //! `rustup which cargo` and by `$CARGO_HOME/bin`.
 
 use crate::shim::{STANDARD, WORK};
-use invariances::{Error, Result, ops::files};
+use invariances::{Error, Result, files};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -296,6 +296,7 @@ pub fn edited_since(release: &Path) -> Option<String> {
     let edited: Vec<PathBuf> = sources(&list)
         .into_iter()
         .map(|path| project.join(path))
+        .chain(rust_files(&project.join("crates")))
         // A file that is gone was edited, too.
         .filter(|path| modified(path).is_none_or(|m| m > built))
         .collect();
@@ -311,6 +312,20 @@ pub fn edited_since(release: &Path) -> Option<String> {
         first.display(),
         project.display()
     ))
+}
+
+/// The Rust files of the crates that the library is made of, below `folder`.
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+    found
 }
 
 /// The files of a dependency list in the form of `make`: after the colon, blanks within names escaped.

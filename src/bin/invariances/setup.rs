@@ -4,7 +4,7 @@
 
 use crate::environment::{Environment, blake3_hex};
 use crate::kernel::{self, EVCXR};
-use invariances::ops::files::{cache_dir, write_atomic};
+use invariances::files::{cache_dir, write_atomic};
 use invariances::{Error, Result};
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, IsTerminal, Read, Write};

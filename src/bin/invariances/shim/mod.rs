@@ -21,12 +21,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 /// The crates whose types appear in the types of users' variables. The others cost rust-analyzer seconds.
-const NAMED: [&str; 16] = [
+const NAMED: [&str; 21] = [
     "candle-core",
     "candle-nn",
     "candle-transformers",
     "half",
     "hf-hub",
+    "invariances-core",
+    "invariances-data",
+    "invariances-figure",
+    "invariances-hub",
+    "invariances-ops",
     "num-traits",
     "plotters",
     "plotters-backend",

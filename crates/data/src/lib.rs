@@ -1,0 +1,45 @@
+//! Images with known factors, and images from files.
+//!
+//! Every drawn data set here is seeded and addressed by index: sample `i` of a split depends on the settings, the
+//! seed, the split and `i` alone, not on the batch that it is asked in nor on the number of threads.
+
+mod ahead;
+mod batch;
+mod batches;
+mod columns;
+mod creatures;
+mod crop;
+mod decode;
+mod digits;
+mod faces;
+mod folder;
+mod glyphs;
+mod images;
+mod jpeg;
+mod labels;
+mod memory;
+mod paint;
+mod parquet;
+mod photographs;
+mod plane;
+mod readable;
+mod shards;
+mod strokes;
+mod world;
+
+pub use ahead::Ahead;
+pub use batch::{Batch, Factors, Split};
+pub use batches::{Batches, Order};
+pub use columns::{ColumnName, ImageColumns};
+pub use creatures::{Creature, Creatures, SHAPES, Style, TEXTURES};
+pub use crop::random_crops;
+pub use digits::Digits;
+pub use faces::{Face, Faces, HAIR_STYLES, Person};
+pub use folder::{FolderOptions, FolderReport};
+pub use images::Images;
+pub use photographs::Photographs;
+pub use plane::Plane;
+pub use readable::Unreadable;
+pub use world::{Attribute, World};
+
+pub use invariances_core::{Error, Result};

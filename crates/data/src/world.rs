@@ -1,0 +1,203 @@
+use super::{Batch, Factors, Split};
+use crate::{Error, Result};
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+use std::sync::Arc;
+
+/// Images without end whose factors are known, so that "this network is invariant to colour" is a number.
+///
+/// Sample `i` of a split depends on the settings, the seed, the split and `i` alone, not on the batch that it is asked in nor on
+/// the number of threads.
+///
+/// ```
+/// use invariances_data::*;
+/// fn factors(world: &dyn World) -> Result<Vec<String>, invariances_data::Error> {
+///     Ok(world.batch(Split::Test, 0, 2)?.factors.names())
+/// }
+/// assert!(factors(&Digits::strokes(32, 0)?)?.contains(&"slant".to_string()));
+/// assert!(factors(&Faces::new(32, 0)?)?.contains(&"smile".to_string()));
+/// assert!(factors(&Creatures::new(32, 0)?)?.contains(&"texture".to_string()));
+/// # Ok::<(), invariances_data::Error>(())
+/// ```
+pub trait World: Send + Sync {
+    /// Height and width of the images.
+    fn size(&self) -> usize;
+
+    /// What decides the data, for keys of what is trained on it.
+    fn id(&self) -> String;
+
+    /// What the labels mean, by number; empty where they are numbers of people or of rows.
+    fn classes(&self) -> Vec<String>;
+
+    /// What a picture can be asked about, with its possible answers.
+    fn attributes(&self) -> Vec<Attribute>;
+
+    /// What a pair of images can have in common ([`World::pairs`]).
+    fn concepts(&self) -> Vec<String>;
+
+    /// The samples of a split with these indices, in this order.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no sample, more than memory holds, or an empty split.
+    fn take(&self, split: Split, indices: &[u64]) -> Result<Batch>;
+
+    /// `count` pairs of images, row by row alike in one of [`World::concepts`] and otherwise independent, for networks that learn
+    /// what a concept is by what such pairs share. They are other images than those of [`World::batch`].
+    ///
+    /// # Errors
+    /// As [`World::take`]; also for an unknown concept, with those that are known.
+    fn pairs(
+        &self,
+        split: Split,
+        start: u64,
+        count: usize,
+        concept: &str,
+    ) -> Result<(Batch, Batch)>;
+
+    /// The samples `start` … `start + count − 1` of a split.
+    ///
+    /// # Errors
+    /// As [`World::take`].
+    fn batch(&self, split: Split, start: u64, count: usize) -> Result<Batch> {
+        self.take(split, &indices(start, count)?)
+    }
+}
+
+impl<W: World + ?Sized> World for Arc<W> {
+    fn size(&self) -> usize {
+        (**self).size()
+    }
+
+    fn id(&self) -> String {
+        (**self).id()
+    }
+
+    fn classes(&self) -> Vec<String> {
+        (**self).classes()
+    }
+
+    fn attributes(&self) -> Vec<Attribute> {
+        (**self).attributes()
+    }
+
+    fn concepts(&self) -> Vec<String> {
+        (**self).concepts()
+    }
+
+    fn take(&self, split: Split, indices: &[u64]) -> Result<Batch> {
+        (**self).take(split, indices)
+    }
+
+    fn pairs(
+        &self,
+        split: Split,
+        start: u64,
+        count: usize,
+        concept: &str,
+    ) -> Result<(Batch, Batch)> {
+        (**self).pairs(split, start, count, concept)
+    }
+}
+
+/// A question about a picture whose answer is one of a few: a factor, cut into classes.
+///
+/// ```
+/// use invariances_data::*;
+/// let faces = Faces::new(32, 0)?;
+/// let beard = faces.attributes().into_iter().find(|a| a.name == "beard").unwrap();
+/// assert_eq!(beard.answers, ["none", "beard"]);
+/// let answers = beard.of(&faces.batch(Split::Test, 0, 8)?.factors)?;
+/// assert!(answers.iter().all(|a| *a < 2));
+/// # Ok::<(), invariances_data::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attribute {
+    /// The factor's column.
+    pub name: String,
+    /// The possible answers.
+    pub answers: Vec<String>,
+    /// Where one answer ends and the next begins: one number less than there are answers.
+    pub cuts: Vec<f32>,
+}
+
+impl Attribute {
+    pub(super) fn new(name: &str, answers: &[&str], cuts: &[f32]) -> Self {
+        Self {
+            name: name.into(),
+            answers: answers.iter().map(ToString::to_string).collect(),
+            cuts: cuts.to_vec(),
+        }
+    }
+
+    /// A factor that is the number of a class: its answers are the classes' names.
+    pub fn class(name: &str, answers: &[&str]) -> Self {
+        let cuts: Vec<f32> = (1..answers.len()).map(|n| n as f32 - 0.5).collect();
+        Self::new(name, answers, &cuts)
+    }
+
+    /// The number of the right answer for each image.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the factors lack this one.
+    pub fn of(&self, factors: &Factors) -> Result<Vec<u32>> {
+        let class = |v: f32| self.cuts.iter().filter(|cut| v >= **cut).count() as u32;
+        Ok(factors.column(&self.name)?.into_iter().map(class).collect())
+    }
+}
+
+pub(super) fn unknown_concept(concept: &str, world: &dyn World) -> Error {
+    Error::invalid(format!(
+        "no pairs of {} can share {concept:?}; they can share: {}",
+        world.id(),
+        world.concepts().join(", ")
+    ))
+}
+
+pub(super) fn indices(start: u64, count: usize) -> Result<Vec<u64>> {
+    // Far beyond memory for images; keeps the list of indices itself within reason.
+    const MOST: usize = 1 << 28;
+    match start.checked_add(count as u64) {
+        Some(end) if count <= MOST => Ok((start..end).collect()),
+        _ => Err(Error::invalid(format!(
+            "cannot take {count} samples from index {start}: ask for at most {MOST} at a time, below index 2^64"
+        ))),
+    }
+}
+
+pub(super) fn check_size(what: &str, size: usize, least: usize) -> Result<()> {
+    if (least..=128).contains(&size) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{what} can have {least} to 128 pixels a side, found {size}"
+    )))
+}
+
+/// Draws `count` images on all threads: `draw` gets an image's number, three planes of `size`² to fill with
+/// numbers in [−1, 1] and what `scratch` made for its thread, and returns what is known about it.
+pub(super) fn render<S: Send, W>(
+    size: usize,
+    count: usize,
+    scratch: impl Fn() -> W + Sync + Send,
+    draw: impl Fn(usize, &mut [f32], &mut W) -> S + Sync + Send,
+) -> Result<(Tensor, Vec<S>)> {
+    if count == 0 {
+        return Err(Error::invalid("expected at least one sample, found 0"));
+    }
+    let numbers = 3 * size * size;
+    let mut pixels: Vec<f32> = Vec::new();
+    let wanted = count.checked_mul(numbers);
+    if wanted.is_none_or(|n| pixels.try_reserve_exact(n).is_err()) {
+        return Err(Error::invalid(format!(
+            "{count} images of {size}×{size} pixels are more than memory holds: ask for fewer at a time"
+        )));
+    }
+    pixels.resize(count * numbers, 0.0);
+    let known = pixels
+        .par_chunks_mut(numbers)
+        .enumerate()
+        .map_init(scratch, |scratch, (k, pixels)| draw(k, pixels, scratch))
+        .collect();
+    let images = Tensor::from_vec(pixels, (count, 3, size, size), &Device::Cpu)?;
+    Ok((images, known))
+}

@@ -1,0 +1,225 @@
+use super::axes::{self, Axes, Axis, Key};
+use super::canvas::Anchor;
+use super::chart::{check_range, check_size};
+use super::font::{self, Face};
+use super::style::{Colour, SMALL};
+use super::{Figure, texts};
+use crate::Estimate;
+use crate::{Error, Result};
+
+/// Bars in groups with their intervals: shares and agreements.
+///
+/// ```
+/// use invariances_figure::{Bars, Estimate};
+/// let kept = Estimate { mean: 0.75, low: 0.25, high: 1.0, n: 4 };
+/// let figure = Bars::new("Class kept", ["reconstructions", "samples"])
+///     .series("network", &[kept, kept])
+///     .series("judge", &[kept, kept])
+///     .reference(0.1, "chance")
+///     .y_range(0.0, 1.0)
+///     .figure()?;
+/// # Ok::<(), invariances_figure::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Bars {
+    title: String,
+    groups: Vec<String>,
+    series: Vec<(String, Vec<Estimate>)>,
+    references: Vec<(f64, String)>,
+    y_label: Option<String>,
+    y_range: Option<(f64, f64)>,
+    size: (f64, f64),
+}
+
+impl Bars {
+    /// A chart with a place on the x axis for each group.
+    pub fn new<I: IntoIterator<Item: ToString>>(title: &str, groups: I) -> Self {
+        Self {
+            title: title.into(),
+            groups: texts(groups),
+            series: Vec::new(),
+            references: Vec::new(),
+            y_label: None,
+            y_range: None,
+            size: (420.0, 280.0),
+        }
+    }
+
+    /// A bar in every group. A value that is not a number leaves its place empty.
+    pub fn series(mut self, label: &str, values: &[Estimate]) -> Self {
+        self.series.push((label.into(), values.to_vec()));
+        self
+    }
+
+    /// A dashed line across the chart, e.g. chance.
+    pub fn reference(mut self, y: f64, label: &str) -> Self {
+        self.references.push((y, label.into()));
+        self
+    }
+
+    /// What is measured.
+    pub fn y_label(mut self, label: &str) -> Self {
+        self.y_label = Some(label.into());
+        self
+    }
+
+    /// What part of y is shown; from 0 to a little more than the longest bar unless said.
+    pub fn y_range(mut self, low: f64, high: f64) -> Self {
+        self.y_range = Some((low, high));
+        self
+    }
+
+    /// Width and height in logical pixels, 420 × 280 unless said.
+    pub fn size(mut self, width: u32, height: u32) -> Self {
+        self.size = (width.into(), height.into());
+        self
+    }
+
+    /// Draws the bars.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] without groups or series, or where a series has not one value for each group.
+    pub fn figure(&self) -> Result<Figure> {
+        if self.groups.is_empty() || self.series.is_empty() {
+            return Err(Error::invalid(format!(
+                "bars need at least one group and one series, found {} and {}",
+                self.groups.len(),
+                self.series.len()
+            )));
+        }
+        if let Some((label, values)) = self
+            .series
+            .iter()
+            .find(|(_, v)| v.len() != self.groups.len())
+        {
+            return Err(Error::invalid(format!(
+                "the series “{label}” has {} values for {} groups: give one for each",
+                values.len(),
+                self.groups.len()
+            )));
+        }
+        check_size(self.size)?;
+        check_range("y", self.y_range, false)?;
+        let ends = self
+            .series
+            .iter()
+            .flat_map(|(_, v)| v)
+            .flat_map(|e| [e.low, e.mean, e.high]);
+        let ends = ends.chain(self.references.iter().map(|r| r.0)).chain([0.0]);
+        let mut y = Axis::over(ends, self.y_range, false, 0.05, self.y_label.clone());
+        // Room for the numbers above the bars.
+        y.high += 0.09 * (y.high - y.low);
+        let groups = self.groups.len() as f64;
+        let room = (self.size.0 - 75.0) / groups - 4.0;
+        let names: Vec<Vec<String>> = self
+            .groups
+            .iter()
+            .map(|label| font::wrap(Face::Regular, SMALL, label, room))
+            .collect();
+        let x = Axis {
+            high: groups,
+            more_lines: names
+                .iter()
+                .map(Vec::len)
+                .max()
+                .unwrap_or(1)
+                .saturating_sub(1),
+            ..Axis::default()
+        };
+        let legend: Vec<(String, Colour, Key)> = self
+            .series
+            .iter()
+            .enumerate()
+            .filter(|(_, (label, _))| !label.is_empty())
+            .map(|(i, (label, _))| (label.clone(), Colour::palette(i), Key::Square))
+            .collect();
+        let legend = [legend, axes::references(&self.references)].concat();
+        let mut axes = Axes::new(self.size, &self.title, &legend, x, y);
+        let [left, top, width, height] = axes.plot;
+        let bottom = top + height;
+        let slot = width / groups;
+        let n = self.series.len() as f64;
+        let bar = (slot * 0.72 / n).min(56.0);
+        let mut numbers = Vec::new();
+        axes.inside(true);
+        for g in 0..self.groups.len() {
+            let middle = left + (g as f64 + 0.5) * slot;
+            for (s, (_, values)) in self.series.iter().enumerate() {
+                let value = values[g];
+                if !value.mean.is_finite() {
+                    continue;
+                }
+                let x = middle + (s as f64 - n / 2.0) * bar;
+                let zero = axes.at(0.0, 0.0f64.max(axes.y.low))[1];
+                let tip = axes.at(0.0, value.mean)[1];
+                let (from, to) = (zero.min(tip), zero.max(tip));
+                let gap = (bar * 0.06).min(2.0);
+                axes.canvas.rect(
+                    [x + gap, from, bar - 2.0 * gap, to - from],
+                    Colour::palette(s),
+                );
+                let mut upper = from;
+                if value.low.is_finite() && value.high.is_finite() && value.high > value.low {
+                    let (a, b) = (axes.at(0.0, value.high)[1], axes.at(0.0, value.low)[1]);
+                    let (c, w) = (x + bar / 2.0, (bar * 0.16).clamp(2.0, 5.0));
+                    for line in [
+                        vec![[c, a], [c, b]],
+                        vec![[c - w, a], [c + w, a]],
+                        vec![[c - w, b], [c + w, b]],
+                    ] {
+                        axes.canvas.stroke(line, Colour::INK, 1.2);
+                    }
+                    upper = upper.min(a);
+                }
+                if bar >= 20.0 {
+                    let base = (upper - 4.0).max(top + SMALL * 0.8);
+                    numbers.push((
+                        [x + bar / 2.0, base],
+                        format!("{:.2}", value.mean).replace('-', "−"),
+                    ));
+                }
+            }
+        }
+        axes.inside(false);
+        for (i, (value, _)) in self.references.iter().enumerate() {
+            axes.reference(*value, axes::reference_colour(i));
+        }
+        for (at, text) in &numbers {
+            axes.canvas.text(
+                *at,
+                Anchor::Middle,
+                Face::Regular,
+                SMALL - 0.5,
+                Colour::INK,
+                text,
+            );
+        }
+        for (g, lines) in names.iter().enumerate() {
+            let middle = left + (g as f64 + 0.5) * slot;
+            for (i, line) in lines.iter().enumerate() {
+                let at = [middle, bottom + SMALL + 5.0 + i as f64 * SMALL * 1.2];
+                axes.canvas
+                    .text(at, Anchor::Middle, Face::Regular, SMALL, Colour::INK, line);
+            }
+        }
+        axes.close(false);
+        Ok(Figure::new(axes.canvas, &self.title)?.with_numbers(self.rows()))
+    }
+
+    fn rows(&self) -> Vec<Vec<String>> {
+        let mut rows = vec![texts(["series", "group", "mean", "low", "high", "n"])];
+        for (label, estimates) in &self.series {
+            for (group, e) in self.groups.iter().zip(estimates) {
+                rows.push(vec![
+                    label.clone(),
+                    group.clone(),
+                    e.mean.to_string(),
+                    e.low.to_string(),
+                    e.high.to_string(),
+                    e.n.to_string(),
+                ]);
+            }
+        }
+        rows
+    }
+}

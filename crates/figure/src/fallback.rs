@@ -1,0 +1,428 @@
+//! Fonts for the characters that the shipped ones lack: those that the user named, then those of
+//! the system. Nothing is searched or loaded until a figure has such a character.
+
+use super::font::{EM, Face};
+use super::fontfile::{self, Known};
+use crate::{Error, Result};
+use ab_glyph::{Font, FontVec, GlyphId, OutlineCurve, Point, VariableFont};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Adds a font, or the fonts of a folder, from which figures take the characters that the shipped
+/// fonts (Inter and Noto Sans Math: Latin, Greek, Cyrillic, mathematical signs) lack.
+///
+/// Such a character comes from the first font that has it, with outlines: fonts added here, in
+/// order; fonts named by the environment variable `INVARIANCES_FONTS` (files or folders, separated
+/// as in `PATH`); the fonts installed on the system or in the active conda environment. Name a
+/// font to get the same figure on every machine. Files are TrueType or OpenType (.ttf, .otf, .ttc,
+/// .otc).
+/// Figures drawn before the call stay as they are. Bitmap and colour glyphs cannot be drawn, and
+/// Arabic, Hebrew and Indic text is set letter by letter, from left to right.
+///
+/// ```
+/// use invariances_figure::{Chart, add_font};
+/// # let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/reference/fonts/cjk.ttc");
+/// add_font(file)?;
+/// let chart = Chart::new("猫").line("loss", &[1.0, 2.0], &[3.0, 2.0]).figure()?;
+/// assert!(chart.missing_characters().is_empty());
+/// # Ok::<(), invariances_figure::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Io`] for a path that does not exist; [`Error::Content`] for a file that is not a font
+/// with outlines, or a folder without one.
+pub fn add_font(path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+    let known = named(path).map_err(|what| Error::content(path, what))?;
+    let mut fonts = lock();
+    // What the environment names comes after what the program names.
+    let place = fonts.added;
+    fonts.named.insert(place, known);
+    fonts.added += 1;
+    fonts.found.clear();
+    Ok(())
+}
+
+/// A font that is not shipped. The process keeps it until it ends.
+pub(crate) struct Other {
+    font: FontVec,
+    /// Its number in a collection.
+    pub index: u32,
+    /// The family's name.
+    pub family: String,
+    /// Tells fonts apart, the same in every process: file and SVG names are made of it.
+    pub key: String,
+    pub bold: bool,
+    pub italic: bool,
+    /// Whether the outlines are those in the file, not those of another weight of a variable font.
+    pub as_in_file: bool,
+}
+
+impl Other {
+    /// The OpenType file.
+    pub fn file(&self) -> &[u8] {
+        self.font.as_slice()
+    }
+
+    fn scale(&self) -> f64 {
+        EM / f64::from(self.font.units_per_em().unwrap_or(1000.0).max(1.0))
+    }
+
+    /// How far the next glyph is from this one, in units of [`EM`].
+    pub fn advance(&self, id: u16) -> f64 {
+        f64::from(self.font.h_advance_unscaled(GlyphId(id))) * self.scale()
+    }
+
+    /// Ascent and descent in units of [`EM`], and the angle of its upright strokes in degrees.
+    pub fn metrics(&self) -> [f64; 3] {
+        let scaled = |v: f32| f64::from(v) * self.scale();
+        [
+            scaled(self.font.ascent_unscaled()),
+            scaled(self.font.descent_unscaled()),
+            self.font.italic_angle().into(),
+        ]
+    }
+
+    /// A glyph's edges in units of [`EM`].
+    pub fn outline(&self, id: u16) -> Vec<OutlineCurve> {
+        let k = self.scale() as f32;
+        let put = |p: Point| ab_glyph::point(p.x * k, p.y * k);
+        let outline = self.font.outline(GlyphId(id));
+        let curves = outline.map(|o| o.curves).unwrap_or_default();
+        let scaled = curves.into_iter().map(|curve| match curve {
+            OutlineCurve::Line(a, b) => OutlineCurve::Line(put(a), put(b)),
+            OutlineCurve::Quad(a, b, c) => OutlineCurve::Quad(put(a), put(b), put(c)),
+            OutlineCurve::Cubic(a, b, c, d) => OutlineCurve::Cubic(put(a), put(b), put(c), put(d)),
+        });
+        scaled.collect()
+    }
+
+    /// The glyph of a character, if it can be drawn: it has an outline and is not in colour.
+    fn glyph(&self, c: char) -> Option<u16> {
+        let id = self.font.glyph_id(c);
+        let face = ttf_parser::Face::parse(self.file(), self.index).ok()?;
+        let colour = face.is_color_glyph(ttf_parser::GlyphId(id.0))
+            || self.font.glyph_raster_image2(id, u16::MAX).is_some()
+            || self.font.glyph_svg_image(id).is_some();
+        (id.0 != 0 && !colour && self.font.outline(id).is_some()).then_some(id.0)
+    }
+}
+
+impl std::fmt::Debug for Other {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Other({} {})", self.family, self.key)
+    }
+}
+
+impl PartialEq for Other {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for Other {}
+
+impl PartialOrd for Other {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Other {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.key.cmp(&other.key)
+    }
+}
+
+/// A glyph and its font.
+pub(crate) type Glyph = (&'static Other, u16);
+/// A font in a file: its path, its number in a collection, and the weight asked for.
+type Place = (Arc<Path>, u32, u16);
+
+/// All fonts that are known so far.
+struct Fonts {
+    /// A list per file or folder that the user named: first the program's, then the environment's.
+    named: Vec<Vec<Known>>,
+    /// How many of these lists the program added.
+    added: usize,
+    environment_read: bool,
+    system: Option<Vec<Known>>,
+    /// `None` for a font that cannot be used.
+    loaded: BTreeMap<Place, Option<&'static Other>>,
+    found: BTreeMap<(Face, char), Option<Glyph>>,
+    /// A family that has a character, but not as an outline.
+    pictures: BTreeMap<char, String>,
+    /// Characters of which the user was told that no font has them.
+    told: BTreeSet<char>,
+}
+
+static FONTS: Mutex<Fonts> = Mutex::new(Fonts {
+    named: Vec::new(),
+    added: 0,
+    environment_read: false,
+    system: None,
+    loaded: BTreeMap::new(),
+    found: BTreeMap::new(),
+    pictures: BTreeMap::new(),
+    told: BTreeSet::new(),
+});
+
+fn lock() -> MutexGuard<'static, Fonts> {
+    // Every change leaves it usable, so a panic elsewhere does no harm.
+    FONTS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The glyph of a character in the first font that has it as an outline.
+pub(crate) fn find(face: Face, c: char) -> Option<Glyph> {
+    let mut fonts = lock();
+    if let Some(found) = fonts.found.get(&(face, c)) {
+        return *found;
+    }
+    let found = fonts.search(face, c);
+    fonts.found.insert((face, c), found);
+    found
+}
+
+/// The characters that the user was not told of yet, and for each one a family that has it, if only
+/// as a picture.
+pub(crate) fn untold(missing: &BTreeSet<char>) -> Vec<(char, Option<String>)> {
+    let mut fonts = lock();
+    let new = missing.iter().filter(|c| fonts.told.insert(**c));
+    let new: Vec<char> = new.copied().collect();
+    let family = |c| fonts.pictures.get(&c).cloned();
+    new.into_iter().map(|c| (c, family(c))).collect()
+}
+
+impl Fonts {
+    fn search(&mut self, face: Face, c: char) -> Option<Glyph> {
+        self.read_environment();
+        // Taken out, so that loading can borrow the rest.
+        let named = std::mem::take(&mut self.named);
+        let found = named.iter().find_map(|list| self.best(list, face, c));
+        self.named = named;
+        if found.is_some() {
+            return found;
+        }
+        let system = self.system.take().unwrap_or_else(of_system);
+        let found = self.best(&system, face, c);
+        self.system = Some(system);
+        found
+    }
+
+    fn read_environment(&mut self) {
+        if std::mem::replace(&mut self.environment_read, true) {
+            return;
+        }
+        let paths = std::env::var_os("INVARIANCES_FONTS").unwrap_or_default();
+        for path in std::env::split_paths(&paths).filter(|p| !p.as_os_str().is_empty()) {
+            match named(&path) {
+                Ok(known) => self.named.push(known),
+                Err(what) => eprintln!(
+                    "warning: INVARIANCES_FONTS names {}, which is skipped: {what}",
+                    path.display()
+                ),
+            }
+        }
+    }
+
+    /// The glyph in the font that comes nearest to the face.
+    fn best(&mut self, list: &[Known], face: Face, c: char) -> Option<Glyph> {
+        let mut having: Vec<&Known> = list.iter().filter(|known| known.has(c)).collect();
+        having.sort_by_cached_key(|known| rank(known, face));
+        for known in having {
+            let id = match known.outlines {
+                false => None,
+                true => match self.load(known, face) {
+                    None => continue,
+                    Some(other) => other.glyph(c).map(|id| (other, id)),
+                },
+            };
+            if id.is_some() {
+                return id;
+            }
+            let family = || known.family.clone();
+            self.pictures.entry(c).or_insert_with(family);
+        }
+        None
+    }
+
+    fn load(&mut self, known: &Known, face: Face) -> Option<&'static Other> {
+        let place = (known.path.clone(), known.index, weight(face));
+        let loaded = self.loaded.entry(place);
+        // Figures refer to a font for as long as they exist, so it stays until the process ends.
+        *loaded.or_insert_with(|| load(known, face).map(|other| &*Box::leak(Box::new(other))))
+    }
+}
+
+/// The fonts of a file or folder that the user named.
+fn named(path: &Path) -> std::result::Result<Vec<Known>, String> {
+    let folder = path.is_dir();
+    let known = match folder {
+        true => all(&[path.to_path_buf()]).0,
+        false => fontfile::fonts(path)
+            .map_err(|e| format!("a font (.ttf, .otf, .ttc, .otc) was expected: {e}"))?,
+    };
+    if known.iter().any(|k| k.outlines) {
+        return Ok(known);
+    }
+    Err(match folder {
+        true => "a folder with fonts (.ttf, .otf, .ttc, .otc) was expected, found none".into(),
+        false => "the font has pictures of its glyphs, and figures need outlines".into(),
+    })
+}
+
+/// The fonts in these folders, and how many files cannot be read, with the first of them.
+fn all(folders: &[PathBuf]) -> (Vec<Known>, Option<(usize, String)>) {
+    /// Character maps take up no more memory, in bytes.
+    const MEMORY: usize = 256 << 20;
+    let (mut known, mut memory) = (Vec::new(), 0);
+    let mut unreadable: Option<(usize, String)> = None;
+    for path in folders
+        .iter()
+        .flat_map(|folder| fontfile::in_folder(folder))
+    {
+        match fontfile::fonts(&path) {
+            Ok(fonts) => {
+                memory += fonts.iter().map(Known::size).sum::<usize>();
+                known.extend(fonts);
+            }
+            Err(what) => {
+                let first = || (0, format!("{}: {what}", path.display()));
+                unreadable.get_or_insert_with(first).0 += 1;
+            }
+        }
+        if memory > MEMORY {
+            break;
+        }
+    }
+    (known, unreadable)
+}
+
+/// The fonts that are installed.
+fn of_system() -> Vec<Known> {
+    let variable = |name: &str| {
+        let value = std::env::var_os(name).filter(|v| !v.is_empty());
+        value.map(PathBuf::from)
+    };
+    let mut folders = Vec::new();
+    if let Some(conda) = variable("CONDA_PREFIX") {
+        folders.extend([conda.join("fonts"), conda.join("share/fonts")]);
+    }
+    let home = variable("HOME");
+    if cfg!(target_os = "macos") {
+        folders.extend(home.map(|h| h.join("Library/Fonts")));
+        let system = ["/Library/Fonts", "/System/Library/Fonts"];
+        folders.extend(system.map(PathBuf::from));
+        // Fonts that the system fetches when needed, such as PingFang.
+        for version in 6..=8 {
+            let folder = "/System/Library/AssetsV2/com_apple_MobileAsset_Font";
+            folders.push(format!("{folder}{version}").into());
+        }
+    } else {
+        let data = variable("XDG_DATA_HOME");
+        let data = data.or_else(|| home.as_ref().map(|h| h.join(".local/share")));
+        folders.extend(data.map(|d| d.join("fonts")));
+        folders.extend(home.map(|h| h.join(".fonts")));
+        let system = ["/usr/local/share/fonts", "/usr/share/fonts"];
+        folders.extend(system.map(PathBuf::from));
+    }
+    let (known, unreadable) = all(&folders);
+    if let Some((count, first)) = unreadable {
+        eprintln!(
+            "warning: {count} font files cannot be read and are skipped, the first is {first}"
+        );
+    }
+    known
+}
+
+/// The weight that a face wants of other fonts.
+fn weight(face: Face) -> u16 {
+    match face {
+        Face::Bold => 600,
+        Face::Regular | Face::Italic | Face::Signs => 400,
+    }
+}
+
+/// Orders fonts, the best first, the same on every machine that has them: sans-serif families that
+/// look like Inter, then by how near they come to the face.
+fn rank(known: &Known, face: Face) -> impl Ord + use<> {
+    /// Families that are free or come with a system, the most suitable first.
+    const PREFERRED: [&str; 15] = [
+        "inter",
+        "noto sans",
+        "dejavu sans",
+        "noto sans cjk jp",
+        "noto sans jp",
+        "source han sans",
+        "hiragino sans",
+        "pingfang sc",
+        "noto sans cjk",
+        "apple sd gothic neo",
+        "noto sans math",
+        "noto sans symbols",
+        "noto emoji",
+        "symbola",
+        "arial unicode ms",
+    ];
+    let family = known.family.to_lowercase();
+    let begins = |p: &(usize, &&str)| family.starts_with(*p.1);
+    let preferred = PREFERRED.iter().enumerate().filter(begins);
+    let preferred = preferred.max_by_key(|p| p.1.len()).map(|p| p.0);
+    let has = |words: &[&str]| words.iter().any(|w| family.contains(w));
+    let group = match preferred {
+        // They show the same placeholder for every character.
+        _ if has(&["lastresort", "last resort", "adobe blank"]) => 99,
+        _ if has(&["mono", "serif", "unifont", "song", "ming"]) => 50,
+        Some(place) => place,
+        None if has(&["sans", "gothic", "hei", "arial", "helvetica"]) => 30,
+        None => 40,
+    };
+    let weight = weight(face);
+    (
+        group,
+        family,
+        known.width.abs_diff(5),
+        known.italic != (face == Face::Italic),
+        known.weight.abs_diff(weight),
+        known.weight < weight,
+        (known.path.clone(), known.index),
+    )
+}
+
+/// Reads a font, in the weight that the face wants if the font is variable.
+fn load(known: &Known, face: Face) -> Option<Other> {
+    let skip = |what: String| {
+        eprintln!(
+            "warning: the font {} is skipped: {what}",
+            known.path.display()
+        );
+    };
+    let bytes = fontfile::read(&known.path).map_err(skip).ok()?;
+    let mut hash = blake3::Hasher::new();
+    hash.update(&bytes).update(&known.index.to_le_bytes());
+    let font = FontVec::try_from_vec_and_index(bytes, known.index);
+    let mut font = font.map_err(|_| skip("it cannot be read".into())).ok()?;
+    let weight = f32::from(weight(face));
+    let axes = font.variations();
+    let axis = axes.into_iter().find(|axis| axis.tag == *b"wght");
+    let wanted = axis.and_then(|axis| {
+        let near = weight.max(axis.min_value).min(axis.max_value);
+        (near != axis.default_value).then_some(near)
+    });
+    if let Some(wanted) = wanted {
+        font.set_variation(b"wght", wanted);
+        hash.update(&wanted.to_le_bytes());
+    }
+    Some(Other {
+        font,
+        index: known.index,
+        family: known.family.clone(),
+        key: hash.finalize().to_hex()[..8].into(),
+        bold: known.weight >= 600,
+        italic: known.italic,
+        as_in_file: wanted.is_none(),
+    })
+}

@@ -1,0 +1,138 @@
+use super::{Figure, SCALE, png, raster};
+use crate::{Error, Result};
+use base64::Engine as _;
+use invariances_core::files::write_atomic;
+use std::path::Path;
+
+/// Figures one after the other, as an animated PNG: what every browser and Jupyter show, and programs that do not know of it show the first figure.
+///
+/// ```
+/// use candle_core::{DType, Device, Tensor};
+/// use invariances_figure::{Film, ImageGrid};
+/// let mut frames = Vec::new();
+/// for shade in [-1.0, 0.0, 1.0] {
+///     let image = Tensor::full(shade, (1, 3, 8, 8), &Device::Cpu)?.to_dtype(DType::F32)?;
+///     frames.push(ImageGrid::new(&image, 1)?.figure()?);
+/// }
+/// let film = Film::new(&frames)?.rate(2.0);
+/// assert_eq!(film.seconds(), 1.5);
+/// # Ok::<(), invariances_figure::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Film {
+    frames: Vec<Figure>,
+    rate: f64,
+    scale: f64,
+}
+
+impl Film {
+    /// A film of figures of one size, eight a second, again and again.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no figure, or figures of several sizes.
+    pub fn new(frames: &[Figure]) -> Result<Self> {
+        let Some(first) = frames.first() else {
+            return Err(Error::invalid("a film needs at least one figure, found 0"));
+        };
+        if let Some(other) = frames.iter().find(|f| f.size() != first.size()) {
+            return Err(Error::invalid(format!(
+                "the figures of a film are of one size, found {:?} and {:?}",
+                first.size(),
+                other.size()
+            )));
+        }
+        Ok(Self {
+            frames: frames.to_vec(),
+            rate: 8.0,
+            scale: SCALE,
+        })
+    }
+
+    /// So many figures a second.
+    pub fn rate(mut self, per_second: f64) -> Self {
+        self.rate = per_second;
+        self
+    }
+
+    /// So many pixels for each logical pixel, where two make too large a file.
+    pub fn scale(mut self, scale: f64) -> Self {
+        self.scale = scale;
+        self
+    }
+
+    /// How long it takes.
+    pub fn seconds(&self) -> f64 {
+        self.frames.len() as f64 / self.rate
+    }
+
+    /// The same film with an entry of its configuration added, which its file carries.
+    pub fn note(&self, key: &str, value: impl ToString) -> Self {
+        let mut film = self.clone();
+        if let Some(first) = film.frames.first_mut() {
+            *first = first.note(key, value);
+        }
+        film
+    }
+
+    /// The bytes of the animated PNG; the configuration is that of the first figure.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a rate that is not between one in a minute and a hundred in a second, or as [`Figure::png`].
+    pub fn png(&self) -> Result<Vec<u8>> {
+        if !(1.0 / 60.0..=100.0).contains(&self.rate) {
+            return Err(Error::invalid(format!(
+                "a film shows from one figure in a minute to 100 in a second, found {} in a second",
+                self.rate
+            )));
+        }
+        let mut frames = Vec::with_capacity(self.frames.len());
+        for figure in &self.frames {
+            figure.check_scale(self.scale)?;
+            frames.push(raster::draw(&figure.canvas, self.scale));
+        }
+        let milliseconds = (1000.0 / self.rate).round() as u16;
+        let first = &self.frames[0];
+        let configuration = first.configuration();
+        let software = format!("invariances {}", crate::VERSION);
+        let texts = [
+            ("Title", first.title.as_str()),
+            ("Software", software.as_str()),
+            ("invariances", configuration.as_str()),
+        ];
+        png::animate(&frames, milliseconds, &texts)
+    }
+
+    /// Writes the film as PNG; the file is whole or not there.
+    ///
+    /// # Errors
+    /// As [`Film::png`]; [`Error::Invalid`] for another ending than `.png`, [`Error::Io`] where the file cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let ending = path.extension().and_then(|e| e.to_str());
+        if !ending.is_some_and(|e| e.eq_ignore_ascii_case("png")) {
+            return Err(Error::invalid(format!(
+                "a film is saved as an animated .png, found {}",
+                path.display()
+            )));
+        }
+        write_atomic(path, &self.png()?)
+    }
+
+    /// The film as an HTML element that needs no other file.
+    ///
+    /// # Errors
+    /// As [`Film::png`].
+    pub fn html(&self) -> Result<String> {
+        let data = base64::engine::general_purpose::STANDARD.encode(self.png()?);
+        let (width, _) = self.frames[0].size();
+        Ok(format!(
+            "<img width=\"{width}\" style=\"max-width:100%;height:auto\" alt=\"{}\" src=\"data:image/png;base64,{data}\">",
+            super::escape(self.frames[0].title())
+        ))
+    }
+
+    /// Shows the film in a notebook. The kernel calls it for a cell's last expression.
+    pub fn evcxr_display(&self) {
+        super::html::show(self.html());
+    }
+}

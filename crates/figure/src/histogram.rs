@@ -1,0 +1,166 @@
+use super::axes::{Axes, Axis, Key};
+use super::chart::{check_range, check_size};
+use super::style::Colour;
+use super::{Figure, numbers};
+use crate::{Error, Result};
+
+/// Densities of samples, against the standard normal density if asked: is v ~ N(0, 1)?
+///
+/// ```
+/// use invariances_figure::Histogram;
+/// use invariances_ops::Rng;
+/// let mut rng = Rng::new(0);
+/// let v: Vec<f32> = (0..1000).map(|_| rng.normal_f32()).collect();
+/// let figure = Histogram::new("v of held-out images").values("v", &v).normal().figure()?;
+/// # Ok::<(), invariances_figure::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Histogram {
+    title: String,
+    samples: Vec<(String, Vec<f64>)>,
+    normal: bool,
+    bins: usize,
+    range: Option<(f64, f64)>,
+    x_label: Option<String>,
+    size: (f64, f64),
+}
+
+impl Histogram {
+    /// A chart without samples yet.
+    pub fn new(title: &str) -> Self {
+        Self {
+            title: title.into(),
+            samples: Vec::new(),
+            normal: false,
+            bins: 40,
+            range: None,
+            x_label: None,
+            size: (420.0, 280.0),
+        }
+    }
+
+    /// Samples; those that are not finite count nowhere.
+    pub fn values<T: Into<f64> + Copy>(mut self, label: &str, values: &[T]) -> Self {
+        self.samples.push((label.into(), numbers(values)));
+        self
+    }
+
+    /// The density of N(0, 1) beside them, and the range from −4 to 4 unless another is set.
+    pub fn normal(mut self) -> Self {
+        self.normal = true;
+        self
+    }
+
+    /// The number of bins, 40 unless said.
+    pub fn bins(mut self, bins: usize) -> Self {
+        self.bins = bins;
+        self
+    }
+
+    /// What range the bins divide. Samples outside count in the density's total, in no bin.
+    pub fn range(mut self, low: f64, high: f64) -> Self {
+        self.range = Some((low, high));
+        self
+    }
+
+    /// What the samples are.
+    pub fn x_label(mut self, label: &str) -> Self {
+        self.x_label = Some(label.into());
+        self
+    }
+
+    /// Width and height in logical pixels, 420 × 280 unless said.
+    pub fn size(mut self, width: u32, height: u32) -> Self {
+        self.size = (width.into(), height.into());
+        self
+    }
+
+    /// Draws the histogram.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] without a finite sample, or for no bins or an empty range.
+    pub fn figure(&self) -> Result<Figure> {
+        check_size(self.size)?;
+        check_range("the histogram", self.range, false)?;
+        let all = || {
+            self.samples
+                .iter()
+                .flat_map(|(_, v)| v.iter().copied())
+                .filter(|v| v.is_finite())
+        };
+        if all().next().is_none() || self.bins == 0 || self.bins > 10_000 {
+            return Err(Error::invalid(format!(
+                "a histogram needs finite values and 1 to 10000 bins, found {} values and {} bins",
+                all().count(),
+                self.bins
+            )));
+        }
+        let fixed = self.range.or(self.normal.then_some((-4.0, 4.0)));
+        let x = Axis::over(all(), fixed, false, 0.0, self.x_label.clone());
+        let step = (x.high - x.low) / self.bins as f64;
+        let mut densities = Vec::new();
+        for (_, values) in &self.samples {
+            let mut counts = vec![0.0; self.bins];
+            let mut total = 0.0;
+            for v in values.iter().filter(|v| v.is_finite()) {
+                total += 1.0;
+                if *v >= x.low && *v <= x.high {
+                    counts[(((v - x.low) / step) as usize).min(self.bins - 1)] += 1.0;
+                }
+            }
+            let density = |c: f64| if total > 0.0 { c / (total * step) } else { 0.0 };
+            densities.push(counts.into_iter().map(density).collect::<Vec<f64>>());
+        }
+        let peak = if self.normal {
+            Some(normal_density(0.0))
+        } else {
+            None
+        };
+        let heights = densities.iter().flatten().copied().chain(peak).chain([0.0]);
+        let y = Axis::over(heights, None, false, 0.08, Some("density".into()));
+        let mut legend: Vec<(String, Colour, Key)> = self
+            .samples
+            .iter()
+            .enumerate()
+            .map(|(i, (label, _))| (label.clone(), Colour::palette(i), Key::Square))
+            .collect();
+        if self.normal {
+            legend.push(("N(0, 1)".into(), Colour::INK, Key::Dashed));
+        }
+        let mut axes = Axes::new(self.size, &self.title, &legend, x, y);
+        let (low, high) = (axes.x.low, axes.x.high);
+        axes.inside(true);
+        for (i, density) in densities.iter().enumerate() {
+            let colour = Colour::palette(i);
+            let mut outline = vec![axes.at(low, 0.0)];
+            for (b, d) in density.iter().enumerate() {
+                let from = low + b as f64 * step;
+                outline.push(axes.at(from, *d));
+                outline.push(axes.at(from + step, *d));
+            }
+            outline.push(axes.at(high, 0.0));
+            axes.canvas.fill(outline.clone(), colour.with_alpha(0.3));
+            axes.canvas.stroke(outline, colour, 1.2);
+        }
+        if self.normal {
+            let curve = (0..=160).map(|i| low + (high - low) * f64::from(i) / 160.0);
+            let curve: Vec<[f64; 2]> = curve.map(|v| axes.at(v, normal_density(v))).collect();
+            axes.canvas.dashed(curve, Colour::INK, 1.5, [5.0, 3.0]);
+        }
+        axes.inside(false);
+        axes.close(true);
+        let mut rows = vec![super::texts(["sample", "from", "to", "density"])];
+        for ((label, _), density) in self.samples.iter().zip(&densities) {
+            for (b, d) in density.iter().enumerate() {
+                let from = low + b as f64 * step;
+                let numbers = [from, from + step, *d].map(|v| v.to_string());
+                rows.push([vec![label.clone()], numbers.to_vec()].concat());
+            }
+        }
+        Ok(Figure::new(axes.canvas, &self.title)?.with_numbers(rows))
+    }
+}
+
+fn normal_density(v: f64) -> f64 {
+    (-0.5 * v * v).exp() / std::f64::consts::TAU.sqrt()
+}

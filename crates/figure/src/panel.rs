@@ -1,0 +1,107 @@
+use super::Figure;
+use super::canvas::{Anchor, Canvas};
+use super::font::Face;
+use super::style::{Colour, MARGIN};
+use crate::{Error, Result};
+
+/// The size of the title above all.
+const LARGE: f64 = 16.0;
+
+/// Several figures in one, since a cell shows one.
+///
+/// ```
+/// use invariances_figure::{Chart, Panel};
+/// let loss = Chart::new("Loss").line("train", &[1.0, 2.0], &[3.0, 2.0]).figure()?;
+/// let both = Panel::row([&loss, &loss]).title("Twice").figure()?;
+/// assert!(both.size().0 > loss.size().0);
+/// # Ok::<(), invariances_figure::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Panel {
+    figures: Vec<Figure>,
+    stacked: bool,
+    title: Option<String>,
+}
+
+impl Panel {
+    /// Side by side, their tops in one line.
+    pub fn row<'a>(figures: impl IntoIterator<Item = &'a Figure>) -> Self {
+        Self {
+            figures: figures.into_iter().cloned().collect(),
+            stacked: false,
+            title: None,
+        }
+    }
+
+    /// One below the other, their left sides in one line.
+    pub fn column<'a>(figures: impl IntoIterator<Item = &'a Figure>) -> Self {
+        Self {
+            stacked: true,
+            ..Self::row(figures)
+        }
+    }
+
+    /// A title above all.
+    pub fn title(mut self, title: &str) -> Self {
+        self.title = Some(title.into());
+        self
+    }
+
+    /// Draws them. Configurations are joined; where two figures disagree the first one's stays.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no figures, or for more than a picture can hold.
+    pub fn figure(&self) -> Result<Figure> {
+        if self.figures.is_empty() {
+            return Err(Error::invalid(
+                "a panel needs at least one figure, found none",
+            ));
+        }
+        let sizes = self
+            .figures
+            .iter()
+            .map(|f| (f.canvas.width, f.canvas.height));
+        let (width, height) = sizes.fold((0.0f64, 0.0f64), |(w, h), (a, b)| {
+            if self.stacked {
+                (w.max(a), h + b)
+            } else {
+                (w + a, h.max(b))
+            }
+        });
+        let top = if self.title.is_some() {
+            MARGIN + LARGE
+        } else {
+            0.0
+        };
+        let mut canvas = Canvas::new(width, height + top);
+        if let Some(title) = &self.title {
+            let at = [MARGIN, MARGIN + LARGE * 0.8];
+            canvas.text(at, Anchor::Start, Face::Bold, LARGE, Colour::INK, title);
+        }
+        let (mut x, mut y) = (0.0, top);
+        for figure in &self.figures {
+            canvas.place(&figure.canvas, x, y);
+            if self.stacked {
+                y += figure.canvas.height;
+            } else {
+                x += figure.canvas.width;
+            }
+        }
+        let titles: Vec<&str> = self.figures.iter().map(Figure::title).collect();
+        let title = self.title.clone().unwrap_or_else(|| titles.join("; "));
+        let mut figure = Figure::new(canvas, &title)?;
+        for (key, value) in self.figures.iter().flat_map(|f| &f.notes) {
+            figure
+                .notes
+                .entry(key.clone())
+                .or_insert_with(|| value.clone());
+        }
+        // The tables of all, one below the other, each under its title.
+        let mut numbers = Vec::new();
+        for part in self.figures.iter().filter(|f| f.has_numbers()) {
+            numbers.push(vec![format!("# {}", part.title)]);
+            numbers.extend(part.numbers.iter().cloned());
+        }
+        Ok(figure.with_numbers(numbers))
+    }
+}

@@ -1,0 +1,257 @@
+use super::html;
+use super::svg::escape;
+use super::texts;
+use crate::{Error, Result};
+use invariances_core::files::write_atomic;
+use polars::prelude::{AnyValue, DataFrame};
+use std::fmt;
+use std::path::Path;
+
+/// A small table: as HTML in a notebook, as aligned text elsewhere.
+///
+/// ```
+/// use invariances_figure::Table;
+/// let table = Table::new(["layer", "share"]).row(["fc6", "0.41"]).row(["fc8", "0.82"]);
+/// assert!(table.html().contains("<td>fc6</td>"));
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Table {
+    header: Vec<String>,
+    rows: Vec<Vec<String>>,
+    caption: Option<String>,
+    left_out: usize,
+}
+
+impl Table {
+    /// A table of these columns, without rows yet.
+    pub fn new<I: IntoIterator<Item: ToString>>(header: I) -> Self {
+        Self {
+            header: texts(header),
+            ..Self::default()
+        }
+    }
+
+    /// A frame's first 20 rows, fractions rounded to three digits after the point.
+    ///
+    /// # Errors
+    /// [`Error::Frame`] where the frame cannot be read.
+    pub fn from_frame(frame: &DataFrame) -> Result<Self> {
+        const MOST: usize = 20;
+        let shown = frame.height().min(MOST);
+        let mut table = Self::new(frame.get_column_names());
+        for row in 0..shown {
+            let mut cells = Vec::with_capacity(frame.width());
+            for column in frame.columns() {
+                cells.push(match column.get(row).map_err(Error::from)? {
+                    AnyValue::Null => "–".to_string(),
+                    AnyValue::Float32(v) => fraction(v.into()),
+                    AnyValue::Float64(v) => fraction(v),
+                    AnyValue::String(s) => s.to_string(),
+                    AnyValue::Binary(bytes) => format!("{} bytes", bytes.len()),
+                    other => other.to_string(),
+                });
+            }
+            table.rows.push(cells);
+        }
+        table.left_out = frame.height() - shown;
+        Ok(table)
+    }
+
+    /// Adds a row. Cells that are missing stay empty, those beyond the header are left out.
+    pub fn row<I: IntoIterator<Item: ToString>>(mut self, cells: I) -> Self {
+        let mut cells = texts(cells);
+        cells.resize(self.header.len(), String::new());
+        self.rows.push(cells);
+        self
+    }
+
+    /// A text below the table.
+    pub fn caption(mut self, caption: &str) -> Self {
+        self.caption = Some(caption.into());
+        self
+    }
+
+    /// The table as HTML.
+    pub fn html(&self) -> String {
+        let cells = |cells: &[String], tag: &str| -> String {
+            let cells = cells
+                .iter()
+                .map(|c| format!("<{tag}>{}</{tag}>", escape(c)));
+            cells.collect()
+        };
+        let mut html = format!(
+            "<table><thead><tr>{}</tr></thead><tbody>",
+            cells(&self.header, "th")
+        );
+        for row in &self.rows {
+            html.push_str(&format!("<tr>{}</tr>", cells(row, "td")));
+        }
+        html.push_str("</tbody></table>");
+        for note in self.notes() {
+            html.push_str(&format!("<p><small>{}</small></p>", escape(&note)));
+        }
+        html
+    }
+
+    /// The table as the text of a CSV file, its header first.
+    ///
+    /// ```
+    /// use invariances_figure::Table;
+    /// let table = Table::new(["layer", "share"]).row(["fc6, first", "0.41"]);
+    /// assert_eq!(table.csv(), "layer,share\n\"fc6, first\",0.41\n");
+    /// ```
+    pub fn csv(&self) -> String {
+        let lines = std::iter::once(&self.header).chain(&self.rows).cloned();
+        csv(&lines.collect::<Vec<_>>())
+    }
+
+    /// The table for a paper: LaTeX's `tabular` with the rules of `booktabs`, columns of numbers to the right, the caption as a comment.
+    ///
+    /// ```
+    /// use invariances_figure::Table;
+    /// let table = Table::new(["layer", "free_share"]).row(["conv5 & fc6", "0.41"]);
+    /// let tex = table.latex();
+    /// assert!(tex.contains("\\begin{tabular}{lr}") && tex.contains(r"conv5 \& fc6 & 0.41 \\"), "{tex}");
+    /// ```
+    pub fn latex(&self) -> String {
+        let number = |text: &str| {
+            let text = text.trim_start_matches(['−', '-', '<', '>', '≤', '≥', ' ']);
+            text.is_empty() || text == "–" || text.starts_with(|c: char| c.is_ascii_digit())
+        };
+        let align: String = (0..self.header.len())
+            .map(|c| {
+                let all = self.rows.iter().all(|r| number(&r[c]));
+                if all && !self.rows.is_empty() {
+                    'r'
+                } else {
+                    'l'
+                }
+            })
+            .collect();
+        let line = |cells: &[String]| {
+            let cells: Vec<String> = cells.iter().map(|c| tex(c)).collect();
+            format!("{} \\\\\n", cells.join(" & "))
+        };
+        let mut out = String::from("% \\usepackage{booktabs}\n");
+        for note in self.notes() {
+            out.push_str(&format!("% {}\n", note.replace(['\n', '\r'], " ")));
+        }
+        out.push_str(&format!("\\begin{{tabular}}{{{align}}}\n\\toprule\n"));
+        out.push_str(&line(&self.header));
+        out.push_str("\\midrule\n");
+        for row in &self.rows {
+            out.push_str(&line(row));
+        }
+        out.push_str("\\bottomrule\n\\end{tabular}\n");
+        out
+    }
+
+    /// Writes the table by the path's ending, as `.tex`, `.csv` or `.html`; the file is whole or not there.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for another ending, [`Error::Io`] where the file cannot be written.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let ending = path.extension().and_then(|e| e.to_str());
+        let text = match ending.unwrap_or_default().to_ascii_lowercase().as_str() {
+            "tex" => self.latex(),
+            "csv" => self.csv(),
+            "html" => self.html(),
+            _ => {
+                return Err(Error::invalid(format!(
+                    "a table is saved as .tex, .csv or .html, found {}",
+                    path.display()
+                )));
+            }
+        };
+        write_atomic(path, text.as_bytes())
+    }
+
+    /// Shows the table in a notebook. The kernel calls it for a cell's last expression.
+    pub fn evcxr_display(&self) {
+        html::show(Ok(self.html()));
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let more = (self.left_out > 0).then(|| format!("and {} more rows", self.left_out));
+        more.into_iter().chain(self.caption.clone()).collect()
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines = || std::iter::once(&self.header).chain(&self.rows);
+        let widths: Vec<usize> = (0..self.header.len())
+            .map(|c| {
+                lines()
+                    .map(|l| l.get(c).map_or(0, |t| t.chars().count()))
+                    .max()
+                    .unwrap_or(0)
+            })
+            .collect();
+        for line in lines() {
+            let cells = line.iter().zip(&widths).map(|(t, w)| format!("{t:<w$}"));
+            writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+        }
+        for note in self.notes() {
+            writeln!(f, "{note}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Three digits after the point; more where they would all be 0.
+fn fraction(v: f64) -> String {
+    if v != 0.0 && v.is_finite() && !(5e-4..1e9).contains(&v.abs()) {
+        format!("{v:.2e}")
+    } else {
+        format!("{v:.3}")
+    }
+}
+
+/// Rows as CSV (RFC 4180, lines end with a line feed).
+pub(super) fn csv(rows: &[Vec<String>]) -> String {
+    let cell = |text: &String| match text.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", text.replace('"', "\"\"")),
+        false => text.clone(),
+    };
+    let line = |row: &Vec<String>| row.iter().map(cell).collect::<Vec<_>>().join(",") + "\n";
+    rows.iter().map(line).collect()
+}
+
+/// Text for LaTeX: what it reads as a command, as signs; the signs of this crate's tables that its fonts lack, as mathematics.
+fn tex(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '&' | '%' | '$' | '#' | '_' | '{' | '}' => {
+                out.push('\\');
+                out.push(c);
+            }
+            '\\' => out.push_str("\\textbackslash{}"),
+            '~' => out.push_str("\\textasciitilde{}"),
+            '^' => out.push_str("\\textasciicircum{}"),
+            '<' => out.push_str("$<$"),
+            '>' => out.push_str("$>$"),
+            '±' => out.push_str("$\\pm$"),
+            '×' => out.push_str("$\\times$"),
+            '−' => out.push_str("$-$"),
+            '≤' => out.push_str("$\\le$"),
+            '≥' => out.push_str("$\\ge$"),
+            '→' => out.push_str("$\\to$"),
+            'Φ' => out.push_str("$\\Phi$"),
+            'Ψ' => out.push_str("$\\Psi$"),
+            '‖' => out.push_str("$\\|$"),
+            '²' => out.push_str("$^2$"),
+            // A bar above the letter before it.
+            '\u{304}' => {
+                if let Some(letter) = out.pop() {
+                    out.push_str(&format!("$\\bar{{{letter}}}$"));
+                }
+            }
+            '\n' | '\r' => out.push(' '),
+            c => out.push(c),
+        }
+    }
+    out
+}

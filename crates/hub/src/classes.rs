@@ -1,0 +1,45 @@
+//! The names of a model's classes.
+
+use crate::{Error, Hub, Result};
+use invariances_core::names::shown;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// The largest `config.json` that is read, in bytes.
+const LABELS: u64 = 16 << 20;
+
+impl Hub {
+    /// The names of a model's classes, as the `id2label` of its `config.json` has them; `google/vit-base-patch16-224` has those of
+    /// ImageNet.
+    ///
+    /// # Errors
+    /// [`Error::Download`] where the file cannot be had, [`Error::Content`] where it names no classes.
+    pub fn class_names(&self, model: &str) -> Result<Vec<String>> {
+        let path = self.model(model)?.file("config.json")?;
+        let wrong = |what: String| Error::content(&path, what);
+        let length = std::fs::metadata(&path).map_err(|e| Error::io(&path, e))?;
+        if length.len() > LABELS {
+            return Err(wrong(format!("{} bytes are too many", length.len())));
+        }
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        #[derive(Deserialize)]
+        struct Config {
+            id2label: Option<BTreeMap<String, String>>,
+        }
+        let config: Config = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        let labels = config
+            .id2label
+            .ok_or_else(|| wrong("it has no id2label, which names the classes".into()))?;
+        let name = |i: usize| {
+            let found = labels.get(&i.to_string()).cloned();
+            found.ok_or_else(|| {
+                wrong(format!(
+                    "id2label has {} classes and none with the number {}",
+                    labels.len(),
+                    shown(&i.to_string())
+                ))
+            })
+        };
+        (0..labels.len()).map(name).collect()
+    }
+}

@@ -1,0 +1,198 @@
+//! Prefixes that wrappers leave before the names of a state dict, and which one a network's names
+//! lack.
+
+use super::state::Located;
+use invariances_core::names::{is_bookkeeping, shown};
+use std::collections::{BTreeMap, HashMap};
+
+/// What `DataParallel` and `DistributedDataParallel`, `torch.compile`, and Lightning and others put
+/// before every name.
+const WRAPPERS: [&str; 3] = ["module.", "_orig_mod.", "model."];
+/// At most this many prefixes of a name are tried.
+const TRIED: usize = 16;
+/// Longer names are not compared by their parts.
+const COMPARED: usize = 1000;
+
+/// The names and shapes that a network has.
+pub(super) type Expected = BTreeMap<String, Vec<usize>>;
+
+/// The length of the longest prefix of wrappers that all names share, in whatever order and number.
+/// What remains of a name is never empty.
+pub(super) fn of_wrappers(tensors: &[Located]) -> usize {
+    let mut cut = 0;
+    let shared = |cut: usize, wrapper: &str| {
+        let below = |t: &Located| {
+            let rest = t.name[cut..].strip_prefix(wrapper);
+            rest.is_some_and(|rest| !rest.is_empty())
+        };
+        !tensors.is_empty() && tensors.iter().all(below)
+    };
+    while let Some(wrapper) = WRAPPERS.iter().find(|w| shared(cut, w)) {
+        cut += wrapper.len();
+    }
+    cut
+}
+
+/// The lengths of the prefixes that all names share and that end in a dot, the empty one first.
+/// The names are sorted.
+pub(super) fn shared(tensors: &[Located]) -> Vec<usize> {
+    let mut cuts = vec![0];
+    if let (Some(first), Some(last)) = (tensors.first(), tensors.last()) {
+        let (first, last) = (first.name.as_bytes(), last.name.as_bytes());
+        let alike = std::iter::zip(first, last).take_while(|(a, b)| a == b);
+        let dots = alike.enumerate().filter(|(_, (a, _))| **a == b'.');
+        // The first of the sorted names is the shortest of those that end with the prefix.
+        let ends = dots.map(|(i, _)| i + 1).filter(|end| *end < first.len());
+        cuts.extend(ends.take(TRIED));
+    }
+    cuts
+}
+
+/// How many names agree with the network's in name and shape once `cut` bytes are removed, and
+/// whether these are all that the network has and all that the file has.
+pub(super) fn agreement(tensors: &[Located], cut: usize, expected: &Expected) -> (usize, bool) {
+    let (mut agree, mut others) = (0, 0);
+    for tensor in tensors {
+        let name = &tensor.name[cut..];
+        match expected.get(name) {
+            Some(shape) if *shape == tensor.shape => agree += 1,
+            None if is_bookkeeping(name) => {}
+            _ => others += 1,
+        }
+    }
+    (agree, agree == expected.len() && others == 0)
+}
+
+/// The prefixes below which most of the network's names are, in name and shape, and how many these
+/// are. `cut` bytes of every name are not looked at.
+pub(super) fn nearest(
+    tensors: &[Located],
+    cut: usize,
+    expected: &Expected,
+) -> (usize, Vec<String>) {
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    for tensor in tensors {
+        let name = &tensor.name[cut..];
+        if name.len() > COMPARED {
+            continue;
+        }
+        for (dot, _) in name.match_indices('.').take(TRIED) {
+            let (prefix, rest) = name.split_at(dot + 1);
+            if expected.get(rest).is_some_and(|s| *s == tensor.shape) {
+                *counts.entry(prefix).or_default() += 1;
+            }
+        }
+    }
+    let most = counts.values().copied().max().unwrap_or(0);
+    let mut prefixes: Vec<String> = counts
+        .into_iter()
+        .filter(|(_, n)| *n == most)
+        .map(|(prefix, _)| prefix.into())
+        .collect();
+    prefixes.sort();
+    (most, prefixes)
+}
+
+/// The prefix that all of the network's names share and without which they are those of the file.
+pub(super) fn missing<'a>(
+    tensors: &[Located],
+    cut: usize,
+    expected: &'a Expected,
+) -> Option<&'a str> {
+    let first = expected.keys().next()?;
+    first.match_indices('.').take(TRIED).find_map(|(dot, _)| {
+        let prefix = &first[..=dot];
+        let rest = |(name, shape): (&String, &Vec<usize>)| {
+            Some((name.strip_prefix(prefix)?.to_owned(), shape.clone()))
+        };
+        let rest: Option<Expected> = expected.iter().map(rest).collect();
+        agreement(tensors, cut, &rest?).1.then_some(prefix)
+    })
+}
+
+/// What to do where a file has the network's names below a prefix, alone or among others.
+pub(super) fn advice(tensors: &[Located], cut: usize, expected: &Expected) -> String {
+    let direct = agreement(tensors, cut, expected).0;
+    let (most, prefixes) = nearest(tensors, cut, expected);
+    let quoted = |prefix: &str| format!("\"{}\"", shown(prefix));
+    if most > direct && most * 2 >= expected.len() {
+        let shared = if most == expected.len() {
+            "all"
+        } else {
+            "most"
+        };
+        let all: Vec<String> = prefixes.iter().take(4).map(|p| quoted(p)).collect();
+        let each = if all.len() > 1 { ", each" } else { "" };
+        return format!(
+            "\n  {shared} of the network's names ({most} of {}) are in the file below {}{each}: \
+             `checkpoint.below({})?.load_into(&params)?` loads these and leaves the others out",
+            expected.len(),
+            all.join(" and "),
+            quoted(&prefixes[0]),
+        );
+    }
+    match missing(tensors, cut, expected) {
+        Some(prefix) => {
+            let scope = quoted(prefix.trim_end_matches('.'));
+            format!(
+                "\n  the file has these names without the first {}: \
+                 `params.root().pp({scope}).set_all(&checkpoint.tensors()?)?` loads them there",
+                quoted(prefix)
+            )
+        }
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pickle::Kind;
+
+    fn tensors(names: &[&str]) -> Vec<Located> {
+        let mut names = names.to_vec();
+        names.sort_unstable();
+        let located = |name: &&str| Located {
+            name: name.to_string(),
+            kind: Kind::F32,
+            at: 0,
+            shape: vec![2],
+            stride: None,
+            span: 2,
+            negative: false,
+        };
+        names.iter().map(located).collect()
+    }
+
+    #[test]
+    fn wrappers_are_found_in_any_order_and_number() {
+        for (names, expected) in [
+            (&["module.a", "module.b.c"][..], "module."),
+            (
+                &["_orig_mod.module.a", "_orig_mod.module.b"],
+                "_orig_mod.module.",
+            ),
+            (&["module._orig_mod.model.a"], "module._orig_mod.model."),
+            (&["model.model.a", "model.model.b"], "model.model."),
+            (&["model.a", "loss.a"], ""),
+            // Not a whole part of the name, and nothing would remain.
+            (&["modules.a"], ""),
+            (&["module.", "module.a"], ""),
+            (&["encoder.a"], ""),
+            (&[], ""),
+        ] {
+            assert_eq!(of_wrappers(&tensors(names)), expected.len(), "{names:?}");
+        }
+    }
+
+    #[test]
+    fn shared_prefixes_end_in_a_dot_and_leave_a_name() {
+        assert_eq!(shared(&tensors(&["a.b.c", "a.b.d"])), [0, 2, 4]);
+        assert_eq!(shared(&tensors(&["a.bc", "a.bd"])), [0, 2]);
+        assert_eq!(shared(&tensors(&["a.", "a.b"])), [0]);
+        assert_eq!(shared(&tensors(&["a.b"])), [0, 2]);
+        assert_eq!(shared(&[]), [0]);
+        let long = ".".repeat(1000) + "a";
+        assert_eq!(shared(&tensors(&[&long])).len(), 1 + TRIED);
+    }
+}

@@ -1,0 +1,225 @@
+//! The cache that is shared with Python's `huggingface_hub` and with hf-hub: which names may become paths, and
+//! what lies where.
+//!
+//! `models--org--name/blobs/ETAG` are the contents, `snapshots/COMMIT/FILE` links to them, and `refs/REVISION`
+//! holds a commit.
+
+use super::repo::Repo;
+use super::transfer::CACHE_HINT;
+use crate::{Error, Result};
+use invariances_core::files::write_atomic;
+use invariances_core::names::shown;
+use std::path::{Component, Path, PathBuf};
+
+/// A repository's name: one word or two with a slash between.
+pub(super) fn check_id(id: &str) -> Result<()> {
+    let word = |w: &str| {
+        let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        let edge = |c: char| c == '-' || c == '.';
+        !w.is_empty()
+            && w.len() <= 96
+            && w.bytes().all(good)
+            && !w.starts_with(edge)
+            && !w.ends_with(edge)
+            && !w.contains("--")
+            && !w.contains("..")
+    };
+    let parts: Vec<&str> = id.split('/').collect();
+    if parts.len() <= 2 && parts.iter().all(|w| word(w)) {
+        return Ok(());
+    }
+    let advice = match parts[..] {
+        ["datasets", ..] if parts.len() == 3 => {
+            format!(
+                "; for a dataset write hub.dataset({:?})",
+                parts[1..].join("/")
+            )
+        }
+        _ if id.contains("://") => "; give it without the address".into(),
+        _ => String::new(),
+    };
+    Err(Error::invalid(format!(
+        "a repository of the hub is named as timm/resnet50.tv_in1k is: owner/name, of letters, digits, “-”, “_” and “.”; found “{}”{advice}",
+        shown(id)
+    )))
+}
+
+/// A branch, a tag, a commit or a reference such as `refs/pr/1`.
+pub(super) fn check_revision(revision: &str) -> Result<()> {
+    match is_inside(revision) && !revision.contains(char::is_whitespace) {
+        true => Ok(()),
+        false => Err(Error::invalid(format!(
+            "a revision is a branch, a tag, a commit, or refs/convert/parquet and the like; found “{}”",
+            shown(revision)
+        ))),
+    }
+}
+
+/// A file's path in a repository.
+pub(super) fn check_file(file: &str) -> Result<()> {
+    match is_inside(file) {
+        true => Ok(()),
+        false => Err(Error::invalid(format!(
+            "a file of the hub is named by its path in the repository, such as data/test.parquet, without “..” and “\\”; found “{}”",
+            shown(file)
+        ))),
+    }
+}
+
+/// Whether a path leads to something inside of a folder, on every system.
+fn is_inside(path: &str) -> bool {
+    let part = |p: &str| {
+        let mut components = Path::new(p).components();
+        matches!(components.next(), Some(Component::Normal(name)) if name == p)
+            && components.next().is_none()
+            && p != ".."
+            && p != "."
+    };
+    path.len() <= 1024
+        && !path.contains(['\\', '\0'])
+        && !path.contains(char::is_control)
+        && path.split('/').all(part)
+}
+
+/// A commit or an ETag from a server, fit for a file's name.
+pub(super) fn is_stored_name(name: &str) -> bool {
+    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.bytes().all(good)
+}
+
+/// A full commit, which never stands for another.
+pub(super) fn is_commit(revision: &str) -> bool {
+    revision.len() == 40
+        && revision
+            .bytes()
+            .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+impl Repo {
+    fn stored(&self) -> hf_hub::CacheRepo {
+        let cache = hf_hub::Cache::new(self.hub.cache().into());
+        cache.repo(self.hf())
+    }
+
+    /// The repository's folder in the cache.
+    pub(super) fn folder(&self) -> PathBuf {
+        self.hub.cache().join(self.hf().folder_name())
+    }
+
+    pub(super) fn blob(&self, etag: &str) -> PathBuf {
+        self.stored().blob_path(etag)
+    }
+
+    /// The lock under which Python's library fetches the same content.
+    pub(super) fn lock_path(&self, etag: &str) -> PathBuf {
+        let locks = self
+            .hub
+            .cache()
+            .join(".locks")
+            .join(self.hf().folder_name());
+        locks.join(format!("{etag}.lock"))
+    }
+
+    pub(super) fn snapshot(&self, commit: &str) -> PathBuf {
+        self.stored().pointer_path(commit)
+    }
+
+    pub(super) fn pointer(&self, commit: &str, file: &str) -> PathBuf {
+        self.snapshot(commit).join(file)
+    }
+
+    /// The commit that the revision stood for when it was last asked for.
+    pub(super) fn known_commit(&self) -> Option<String> {
+        if is_commit(&self.revision) {
+            return Some(self.revision.clone());
+        }
+        let text = std::fs::read_to_string(self.reference()).ok()?;
+        let commit = text.trim();
+        is_stored_name(commit).then(|| commit.to_owned())
+    }
+
+    fn reference(&self) -> PathBuf {
+        self.folder().join("refs").join(&self.revision)
+    }
+
+    /// A file of the revision, where the cache has it.
+    pub(super) fn cached(&self, file: &str) -> Option<PathBuf> {
+        let path = self.pointer(&self.known_commit()?, file);
+        path.is_file().then_some(path)
+    }
+
+    /// Keeps what the revision stands for. A cache that is not ours to write serves all the same.
+    pub(super) fn keep_commit(&self, commit: &str) {
+        if self.known_commit().as_deref() == Some(commit) || self.revision == commit {
+            return;
+        }
+        if let Err(error) = write_atomic(self.reference(), commit.as_bytes()) {
+            self.hub.say(format!("the revision is not kept: {error}"));
+        }
+    }
+
+    /// Has a snapshot's file lead to its content; where there are no links, the content moves there.
+    pub(super) fn link(&self, blob: &Path, commit: &str, file: &str) -> Result<PathBuf> {
+        let pointer = self.pointer(commit, file);
+        let io = |e| Error::io(&pointer, e).with_hint(CACHE_HINT);
+        let folder = pointer.parent().unwrap_or(&pointer);
+        std::fs::create_dir_all(folder).map_err(io)?;
+        let temporary = tempfile::Builder::new()
+            .prefix(".")
+            .tempdir_in(folder)
+            .map_err(io)?;
+        let link = temporary.path().join("link");
+        let up = "../".repeat(file.split('/').count() + 1);
+        let name = blob.file_name().unwrap_or_default().to_string_lossy();
+        match symlink(&format!("{up}blobs/{name}"), &link) {
+            Ok(()) => std::fs::rename(&link, &pointer),
+            Err(_) => std::fs::rename(blob, &pointer),
+        }
+        .map_err(io)?;
+        Ok(pointer)
+    }
+
+    /// The files of the snapshot in the cache, with their lengths.
+    pub(super) fn cached_files(&self) -> Option<(String, Vec<(String, u64)>)> {
+        let commit = self.known_commit()?;
+        let snapshot = self.snapshot(&commit);
+        let mut files = Vec::new();
+        let mut folders = vec![String::new()];
+        while let Some(folder) = folders.pop() {
+            let entries = std::fs::read_dir(snapshot.join(&folder)).ok()?;
+            for entry in entries.flatten() {
+                let Ok(name) = entry.file_name().into_string() else {
+                    continue;
+                };
+                let path = match folder.is_empty() {
+                    true => name,
+                    false => format!("{folder}/{name}"),
+                };
+                if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                    folders.push(path);
+                } else if let Ok(meta) = std::fs::metadata(entry.path())
+                    && meta.is_file()
+                {
+                    files.push((path, meta.len()));
+                }
+            }
+        }
+        files.sort();
+        Some((commit, files))
+    }
+}
+
+#[cfg(unix)]
+fn symlink(to: &str, at: &Path) -> std::io::Result<()> {
+    std::os::unix::fs::symlink(to, at)
+}
+
+#[cfg(windows)]
+fn symlink(to: &str, at: &Path) -> std::io::Result<()> {
+    std::os::windows::fs::symlink_file(to.replace('/', "\\"), at)
+}
+
+#[cfg(not(any(unix, windows)))]
+fn symlink(_: &str, _: &Path) -> std::io::Result<()> {
+    Err(std::io::ErrorKind::Unsupported.into())
+}

@@ -1,0 +1,429 @@
+//! One request and its answer: redirects, timeouts, the token, and what a failure means.
+
+use super::Hub;
+use super::transfer::span;
+use crate::{Error, Result};
+use invariances_core::names::shown;
+use std::time::Duration;
+use ureq::http::{HeaderMap, Uri};
+use ureq::{Body, Timeout};
+
+/// So many redirects are followed.
+const REDIRECTS: usize = 10;
+/// The longest answer of the API that is read: the list of a dataset with 100 000 files has 20 MB.
+const ANSWER: u64 = 64 << 20;
+/// A server that asks for more patience than this gets an error at once.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The longest wait before another attempt where the server says nothing.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// Why a request brought nothing.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// No answer, or one that broke off: no connection, a timeout, a cut. Perhaps the next attempt has one.
+    Unreachable(String),
+    /// A status that is no success.
+    Refused(Refusal),
+    /// What another attempt does not mend.
+    Final(Error),
+}
+
+/// An answer that is no success.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub status: u16,
+    /// `RepoNotFound`, `RevisionNotFound`, `EntryNotFound`, `GatedRepo`, where the hub says so.
+    pub code: String,
+    /// What the server says in words, made fit for a line.
+    pub message: String,
+    /// How long it asks to wait.
+    pub wait: Option<Duration>,
+    /// Who answered.
+    pub host: String,
+}
+
+impl Refusal {
+    /// Whether another attempt can have another answer.
+    fn passes(&self) -> bool {
+        matches!(self.status, 408 | 425 | 429) || self.status >= 500
+    }
+
+    /// The status with what the server said.
+    pub fn said(&self) -> String {
+        match self.message.is_empty() {
+            true => self.status.to_string(),
+            false => format!("{}, “{}”", self.status, self.message),
+        }
+    }
+}
+
+impl Failure {
+    /// The reason, for the middle of a sentence.
+    pub fn why(&self) -> String {
+        match self {
+            Self::Unreachable(why) => why.clone(),
+            Self::Refused(refusal) => format!("{} answered {}", refusal.host, refusal.said()),
+            Self::Final(error) => error.to_string(),
+        }
+    }
+
+    /// How long to wait before attempt number `tried + 1`; nothing where another is of no use.
+    fn pause(&self, first: Duration, tried: u32) -> Option<Duration> {
+        let asked = match self {
+            Self::Unreachable(_) => None,
+            Self::Refused(refusal) if refusal.passes() => refusal.wait,
+            Self::Refused(_) | Self::Final(_) => return None,
+        };
+        match asked {
+            Some(asked) => (asked <= PATIENCE).then_some(asked),
+            None => Some(first.saturating_mul(1 << tried.min(10)).min(PAUSE)),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Final(error)
+    }
+}
+
+/// What the hub says about a file in the headers of an answer or of the redirects to it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Linked {
+    pub commit: Option<String>,
+    /// As it was sent, with its quotes.
+    pub etag: Option<String>,
+    pub size: Option<u64>,
+}
+
+/// An answer.
+pub(super) struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub linked: Linked,
+    pub body: Body,
+}
+
+/// What is asked.
+#[derive(Clone, Copy)]
+pub(super) struct Ask<'a> {
+    pub head: bool,
+    pub url: &'a str,
+    /// `Range`, `If-Range`.
+    pub headers: &'a [(&'static str, String)],
+}
+
+impl Hub {
+    /// Asks once, and follows redirects. A HEAD stops at the redirect that leads away from the hub.
+    ///
+    /// The token goes to the endpoint only.
+    pub(super) fn ask(&self, ask: Ask) -> Result<Answer, Failure> {
+        let mut uri = parse(ask.url)?;
+        let mut linked = Linked::default();
+        for _ in 0..=REDIRECTS {
+            let response = self.send(ask, &uri)?;
+            let (parts, body) = response.into_parts();
+            let text = |name: &str| {
+                let value = parts.headers.get(name)?.to_str().ok()?.trim();
+                (!value.is_empty()).then(|| value.to_owned())
+            };
+            let status = parts.status.as_u16();
+            let commit = text("x-repo-commit");
+            linked.commit = linked.commit.or(commit);
+            let etag = text("x-linked-etag");
+            linked.etag = linked.etag.or(etag);
+            let size = text("x-linked-size").and_then(|s| s.parse().ok());
+            linked.size = linked.size.or(size);
+            if matches!(status, 301 | 302 | 303 | 307 | 308) {
+                let location = text("location").unwrap_or_default();
+                let next = redirected(&uri, &location)?;
+                let known = linked.commit.is_some() && linked.etag.is_some();
+                if ask.head && known && origin(&next) != origin(&uri) {
+                    return Ok(Answer {
+                        status,
+                        headers: parts.headers,
+                        linked,
+                        body,
+                    });
+                }
+                uri = next;
+                continue;
+            }
+            if !(200..300).contains(&status) && status != 416 {
+                return Err(Failure::Refused(Refusal {
+                    status,
+                    code: self.clean(&text("x-error-code").unwrap_or_default()),
+                    message: self.clean(&text("x-error-message").unwrap_or_default()),
+                    wait: wait(&parts.headers),
+                    host: host(&uri),
+                }));
+            }
+            if linked.etag.is_none() {
+                linked.etag = text("etag");
+            }
+            return Ok(Answer {
+                status,
+                headers: parts.headers,
+                linked,
+                body,
+            });
+        }
+        Err(Failure::Final(Error::download(format!(
+            "{} leads from one address to the next, more than {REDIRECTS} times",
+            bare(ask.url)
+        ))))
+    }
+
+    fn send(&self, ask: Ask, uri: &Uri) -> Result<ureq::http::Response<Body>, Failure> {
+        let request = match ask.head {
+            true => self.agent.head(uri),
+            false => self.agent.get(uri),
+        };
+        let (answer, stall) = (self.answer, self.stall);
+        let mut config = request
+            .config()
+            .timeout_resolve(Some(answer))
+            .timeout_connect(Some(answer))
+            .timeout_send_request(Some(answer))
+            .timeout_recv_response(Some(answer))
+            .timeout_per_read(Some(stall));
+        if is_local(uri) {
+            config = config.proxy(None);
+        }
+        // Compressed, a file has neither its length nor its ranges.
+        let mut request = config.build().header("Accept-Encoding", "identity");
+        for (name, value) in ask.headers {
+            request = request.header(*name, value);
+        }
+        let ours = parse(&self.endpoint).is_ok_and(|e| origin(&e) == origin(uri));
+        if let Some(token) = self.token.as_deref().filter(|_| ours) {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        request.call().map_err(|e| match e {
+            // What rustls refuses.
+            ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::InvalidData => {
+                Failure::Final(Error::download(format!(
+                    "no secure connection to {}: {}. Does a proxy read along, is this machine's date wrong, or is it no https:// server?",
+                    host(uri),
+                    self.clean(&e.to_string())
+                )))
+            }
+            e => self.failed(e, &host(uri)),
+        })
+    }
+
+    /// Reads an answer of the API.
+    pub(super) fn api<T: serde::de::DeserializeOwned>(&self, url: &str) -> Result<T, Failure> {
+        let ask = Ask {
+            head: false,
+            url,
+            headers: &[],
+        };
+        let mut answer = self.ask(ask)?;
+        let wrong = |what: String| {
+            Failure::Final(Error::download(format!(
+                "{} did not answer as the hub's API does: {what}; is HF_ENDPOINT right?",
+                bare(url)
+            )))
+        };
+        let text = answer.body.with_config().limit(ANSWER).read_to_vec();
+        let text = text.map_err(|e| match e {
+            ureq::Error::BodyExceedsLimit(_) => wrong(format!("more than {} MB", ANSWER >> 20)),
+            e => self.failed(e, &bare(url)),
+        })?;
+        serde_json::from_slice(&text).map_err(|e| wrong(self.clean(&e.to_string())))
+    }
+
+    /// Repeats what can have another outcome the next time, with a pause that grows or that the server asks for.
+    pub(super) fn patiently<T>(
+        &self,
+        what: &str,
+        retries: u32,
+        mut attempt: impl FnMut() -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let mut tried = 0;
+        loop {
+            let failure = match attempt() {
+                Ok(value) => return Ok(value),
+                Err(failure) => failure,
+            };
+            self.pause(what, &failure, tried, retries).ok_or(failure)?;
+            tried += 1;
+        }
+    }
+
+    /// Waits before another attempt; nothing where there is to be none.
+    pub(super) fn pause(
+        &self,
+        what: &str,
+        failure: &Failure,
+        tried: u32,
+        retries: u32,
+    ) -> Option<()> {
+        let pause = failure
+            .pause(self.pause, tried)
+            .filter(|_| tried < retries)?;
+        let when = match pause {
+            Duration::ZERO => "at once".into(),
+            pause => format!("in {}", span(pause)),
+        };
+        self.say(format!(
+            "{what}: {}; attempt {} of {} {when}",
+            failure.why(),
+            tried + 2,
+            retries + 1,
+        ));
+        std::thread::sleep(pause);
+        Some(())
+    }
+
+    /// What an error of the HTTP library means.
+    pub(super) fn failed(&self, error: ureq::Error, host: &str) -> Failure {
+        use ureq::Error as E;
+        let never = |what: String| Failure::Final(Error::download(what));
+        match error {
+            E::Timeout(Timeout::Resolve) => Failure::Unreachable(format!(
+                "the address of {host} was not found within {}",
+                span(self.answer)
+            )),
+            E::Timeout(Timeout::Connect) => Failure::Unreachable(format!(
+                "no connection to {host} within {}",
+                span(self.answer)
+            )),
+            E::Timeout(Timeout::SendRequest | Timeout::RecvResponse) => Failure::Unreachable(
+                format!("no answer from {host} within {}", span(self.answer)),
+            ),
+            E::Timeout(_) => {
+                Failure::Unreachable(format!("no data from {host} for {}", span(self.stall)))
+            }
+            E::HostNotFound => Failure::Unreachable(format!("no address is known for {host}")),
+            E::Io(e) if e.get_ref().is_some_and(|e| e.is::<E>()) => self.failed(E::from(e), host),
+            E::Io(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+                Failure::Unreachable(format!("{host} closed the connection too soon"))
+            }
+            E::Io(e) => Failure::Unreachable(format!("{host}: {}", self.clean(&e.to_string()))),
+            E::ConnectionFailed | E::Protocol(_) | E::BodyStalled => {
+                Failure::Unreachable(format!("{host}: {}", self.clean(&error.to_string())))
+            }
+            E::InvalidProxyUrl | E::ConnectProxyFailed(_) => never(format!(
+                "the proxy does not let through to {host}: look at HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
+            )),
+            E::LargeResponseHeader(_, _) => {
+                never(format!("{host} answered with headers beyond measure"))
+            }
+            other => never(format!("{host}: {}", self.clean(&other.to_string()))),
+        }
+    }
+
+    /// What a server says, fit for a line, and without our token.
+    pub(super) fn clean(&self, text: &str) -> String {
+        let text = match self.token.as_deref() {
+            Some(token) => text.replace(token, "…"),
+            None => text.to_owned(),
+        };
+        shown(text.trim())
+    }
+}
+
+/// An address, where it is one of the web.
+pub(super) fn parse(url: &str) -> Result<Uri> {
+    let wrong = |what: &str| {
+        Error::invalid(format!(
+            "expected an address such as https://huggingface.co, found “{}”: {what}",
+            shown(&bare(url))
+        ))
+    };
+    let uri: Uri = url.parse().map_err(|_| wrong("it is none"))?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return Err(wrong("it must begin with https:// or http://"));
+    }
+    match uri.authority() {
+        Some(a) if a.as_str().contains('@') => Err(wrong("it must not hold a name or a password")),
+        Some(a) if !a.host().is_empty() => Ok(uri),
+        _ => Err(wrong("it has no host")),
+    }
+}
+
+/// An address as an error shows it: without the query, which can be a key, and without a password.
+pub(super) fn bare(url: &str) -> String {
+    let path = url.split(['?', '#']).next().unwrap_or(url);
+    match path.split_once("://") {
+        Some((scheme, rest)) => {
+            let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            let host = host.rsplit('@').next().unwrap_or(host);
+            format!("{scheme}://{host}{path}")
+        }
+        None => path.to_owned(),
+    }
+}
+
+/// Where a redirect leads.
+fn redirected(from: &Uri, location: &str) -> Result<Uri, Failure> {
+    let scheme = from.scheme_str().unwrap_or("https");
+    let authority = from.authority().map_or("", |a| a.as_str());
+    let whole = if location.contains("://") {
+        location.to_owned()
+    } else if location.starts_with("//") {
+        format!("{scheme}:{location}")
+    } else if location.starts_with('/') {
+        format!("{scheme}://{authority}{location}")
+    } else {
+        let folder = from
+            .path()
+            .rsplit_once('/')
+            .map_or("", |(folder, _)| folder);
+        format!("{scheme}://{authority}{folder}/{location}")
+    };
+    let to = parse(&whole).ok().filter(|to| {
+        // What was asked for in secret is not answered in the open.
+        !location.is_empty() && (scheme == "http" || to.scheme_str() == Some("https"))
+    });
+    to.ok_or_else(|| {
+        Failure::Final(Error::download(format!(
+            "{} leads on to “{}”, which is not followed: only https:// is (or http:// from http://)",
+            host(from),
+            shown(&bare(location))
+        )))
+    })
+}
+
+/// Scheme, host and port: what a token is for.
+fn origin(uri: &Uri) -> (String, String, u16) {
+    let scheme = uri.scheme_str().unwrap_or_default();
+    let port = if scheme == "http" { 80 } else { 443 };
+    (
+        scheme.to_ascii_lowercase(),
+        uri.host().unwrap_or_default().to_ascii_lowercase(),
+        uri.port_u16().unwrap_or(port),
+    )
+}
+
+fn host(uri: &Uri) -> String {
+    uri.authority()
+        .map_or_else(String::new, |a| shown(a.as_str()))
+}
+
+/// This machine, to which no proxy leads.
+fn is_local(uri: &Uri) -> bool {
+    let host = uri.host().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost")
+        || address
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|a| a.is_loopback())
+}
+
+/// The seconds that a server asks to wait: `Retry-After: 30`, or the hub's `RateLimit: "api";r=0;t=30`.
+fn wait(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name: &str| headers.get(name)?.to_str().ok();
+    let seconds = match text("retry-after") {
+        Some(after) => after.trim().parse().ok()?,
+        None => {
+            let parts = || text("ratelimit").into_iter().flat_map(|t| t.split(';'));
+            parts().find(|p| p.trim() == "r=0")?;
+            let reset = parts().find_map(|p| p.trim().strip_prefix("t="))?;
+            reset.parse().ok()?
+        }
+    };
+    Some(Duration::from_secs(seconds))
+}

@@ -1,0 +1,109 @@
+//! Which parquet files of a dataset are a split.
+
+use crate::source::listed;
+use crate::{Error, Result};
+
+/// Folders that are a split's name.
+const SPLITS: [&str; 7] = ["train", "test", "validation", "valid", "val", "dev", "eval"];
+
+/// A parquet file by the conventions of the hub.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Shard<'a> {
+    /// The configuration: `""` for the only one.
+    config: String,
+    split: &'a str,
+    /// Its number, and how many there are.
+    of: Option<(u64, u64)>,
+    path: &'a str,
+}
+
+impl<'a> Shard<'a> {
+    /// `data/test-00000-of-00001.parquet`, also with a hash behind; `mnist/test/0000.parquet`; `test.parquet`.
+    fn read(path: &'a str) -> Option<Self> {
+        let mut folders: Vec<&str> = path.split('/').collect();
+        let stem = folders.pop()?.strip_suffix(".parquet")?;
+        let (mut split, of) = numbered(stem).map_or((stem, None), |(s, n, of)| (s, Some((n, of))));
+        let parent = folders.last().copied().unwrap_or_default();
+        let number = split.bytes().all(|b| b.is_ascii_digit());
+        if number || (SPLITS.contains(&parent) && !SPLITS.contains(&split)) {
+            folders.pop()?;
+            split = parent.strip_prefix("partial-").unwrap_or(parent);
+        }
+        if folders == ["data"] {
+            folders.clear();
+        }
+        Some(Self {
+            config: folders.join("/"),
+            split,
+            of,
+            path,
+        })
+    }
+
+    /// How it is asked for.
+    fn name(&self) -> String {
+        match self.config.as_str() {
+            "" => self.split.into(),
+            config => format!("{config}/{}", self.split),
+        }
+    }
+}
+
+/// `test-00000-of-00001`, also with a hash behind.
+fn numbered(stem: &str) -> Option<(&str, u64, u64)> {
+    let (before, after) = stem.rsplit_once("-of-")?;
+    let (split, number) = before.rsplit_once('-')?;
+    let of = after.split('-').next()?;
+    Some((split, number.parse().ok()?, of.parse().ok()?))
+}
+
+/// The files of a split, in order; `what` has them.
+pub fn split(what: &str, files: &[String], wanted: &str) -> Result<Vec<String>> {
+    let shards: Vec<Shard> = files.iter().filter_map(|f| Shard::read(f)).collect();
+    let names = |shards: &[&Shard]| {
+        let mut names: Vec<String> = shards.iter().map(|s| s.name()).collect();
+        names.sort();
+        names.dedup();
+        names
+    };
+    if shards.is_empty() {
+        return Err(Error::invalid(format!(
+            "{what} has no parquet file, but {}; the hub converts most datasets: try .at(\"refs/convert/parquet\")",
+            listed(files)
+        )));
+    }
+    let mut found: Vec<&Shard> = shards.iter().filter(|s| s.name() == wanted).collect();
+    if found.is_empty() {
+        found = shards.iter().filter(|s| s.split == wanted).collect();
+    }
+    let several = names(&found);
+    match several.as_slice() {
+        [] => {
+            let all = names(&shards.iter().collect::<Vec<_>>());
+            return Err(Error::invalid(format!(
+                "{what} has no split {wanted:?}; it has {}",
+                listed(&all)
+            )));
+        }
+        [_] => {}
+        _ => {
+            return Err(Error::invalid(format!(
+                "{what} has several splits {wanted:?}; ask for one of {}",
+                listed(&several)
+            )));
+        }
+    }
+    found.sort_by(|a, b| (a.of, a.path).cmp(&(b.of, b.path)));
+    if let Some((_, of)) = found.first().and_then(|s| s.of) {
+        let whole =
+            found.len() as u64 == of && (0..of).zip(&found).all(|(n, s)| s.of == Some((n, of)));
+        if !whole {
+            let paths: Vec<&str> = found.iter().map(|s| s.path).collect();
+            return Err(Error::invalid(format!(
+                "{what}: the split {wanted:?} has {of} files, and these are there: {}",
+                listed(&paths)
+            )));
+        }
+    }
+    Ok(found.iter().map(|s| s.path.to_owned()).collect())
+}

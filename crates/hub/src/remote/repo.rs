@@ -1,0 +1,559 @@
+use super::Hub;
+use super::cache::{check_file, check_id, check_revision, is_commit, is_stored_name};
+use super::http::{Failure, Refusal, bare};
+use super::listing::split;
+use super::transfer::{CACHE_HINT, Hash, Transfer, lock, span};
+use crate::source::listed;
+use crate::{Error, Result};
+use invariances_core::names::{nearest, shown};
+use serde::Deserialize;
+use std::path::PathBuf;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Model,
+    Dataset,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Dataset => "dataset",
+        }
+    }
+
+    fn other(self) -> Self {
+        match self {
+            Self::Model => Self::Dataset,
+            Self::Dataset => Self::Model,
+        }
+    }
+}
+
+/// A file that a repository has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RepoFile {
+    /// Its path in the repository, with `/`.
+    pub path: String,
+    /// Its length in bytes, where the hub says it.
+    pub size: Option<u64>,
+}
+
+/// A repository of the [`Hub`] at a revision, `main` unless [`Repo::at`] names another.
+///
+/// ```no_run
+/// use invariances_hub::Hub;
+/// let mnist = Hub::open()?.dataset("ylecun/mnist")?;
+/// let files = mnist.parquet("test")?; // the files of a split
+/// let older = mnist.at("refs/convert/parquet")?; // another branch, a tag or a commit
+/// println!("{files:?} {:?}", older.files()?);
+/// # Ok::<(), invariances_hub::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Repo {
+    pub(super) hub: Hub,
+    kind: Kind,
+    id: String,
+    pub(super) revision: String,
+    newest: bool,
+}
+
+/// What the API says of a repository.
+#[derive(Deserialize)]
+struct Info {
+    sha: Option<String>,
+    #[serde(default)]
+    siblings: Vec<Sibling>,
+}
+
+#[derive(Deserialize)]
+struct Sibling {
+    rfilename: String,
+    size: Option<u64>,
+}
+
+/// The API's list of branches and tags.
+#[derive(Deserialize)]
+struct Refs {
+    #[serde(default)]
+    branches: Vec<Ref>,
+    #[serde(default)]
+    tags: Vec<Ref>,
+    #[serde(default)]
+    converts: Vec<Ref>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Ref {
+    name: String,
+    #[serde(default)]
+    r#ref: String,
+}
+
+/// What the hub says of a file.
+struct Remote {
+    commit: String,
+    etag: String,
+    size: Option<u64>,
+}
+
+impl Repo {
+    pub(super) fn new(hub: &Hub, kind: Kind, id: &str) -> Result<Self> {
+        check_id(id)?;
+        Ok(Self {
+            hub: hub.clone(),
+            kind,
+            id: id.into(),
+            revision: "main".into(),
+            newest: false,
+        })
+    }
+
+    /// The same repository at a branch, a tag, a commit, or a reference such as `refs/convert/parquet`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for what cannot be a revision.
+    pub fn at(&self, revision: &str) -> Result<Self> {
+        check_revision(revision)?;
+        Ok(Self {
+            revision: revision.into(),
+            ..self.clone()
+        })
+    }
+
+    /// The same, asking the hub each time whether the revision is another by now. Where it does not answer,
+    /// what the cache has is taken, and a line says so.
+    pub fn newest(&self) -> Self {
+        Self {
+            newest: true,
+            ..self.clone()
+        }
+    }
+
+    /// The name: `timm/resnet50.tv_in1k`.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The revision: `main`.
+    pub fn revision(&self) -> &str {
+        &self.revision
+    }
+
+    /// A file's path in the cache. It is fetched if it is not there; if it is, the hub is not asked, unless
+    /// [`Repo::newest`] wants that.
+    ///
+    /// Its length and, as far as the hub tells it, its hash are compared before it has its name.
+    /// What arrived before a cut is kept and resumed the next time.
+    ///
+    /// # Errors
+    /// [`Error::Download`] where it cannot be had: which of repository, revision and file is not there, what
+    /// a token is needed for, how the network fails, and what to do. [`Error::Invalid`] for a name that leads
+    /// out of the repository, [`Error::Io`] where the cache cannot be written.
+    pub fn file(&self, name: &str) -> Result<PathBuf> {
+        check_file(name)?;
+        let cached = self.cached(name);
+        let asked = self.newest && !is_commit(&self.revision) && !self.hub.offline();
+        if let Some(path) = cached.as_ref().filter(|_| !asked) {
+            return Ok(path.clone());
+        }
+        if let Some(reason) = self.hub.offline_reason() {
+            return Err(self.not_cached(&self.about(name), name, reason));
+        }
+        let retries = if cached.is_some() {
+            0
+        } else {
+            self.hub.retries
+        };
+        let about = self.about(name);
+        match (
+            self.hub.patiently(&about, retries, || self.remote(name)),
+            cached,
+        ) {
+            (Ok(remote), _) => self.fetch(name, &remote),
+            (Err(failure), Some(path)) if !is_missing(&failure) => {
+                self.hub.say(format!(
+                    "{about}: taken from the cache, as the hub cannot be asked: {}",
+                    failure.why()
+                ));
+                Ok(path)
+            }
+            (Err(failure), _) => Err(self.explain(&about, Some(name), failure)),
+        }
+    }
+
+    /// The files of the revision, by path, as the hub lists them; offline, those in the cache.
+    /// Where the hub does not answer, too, and a line says so.
+    ///
+    /// # Errors
+    /// As [`Repo::file`].
+    pub fn files(&self) -> Result<Vec<RepoFile>> {
+        Ok(self.list(true)?.1)
+    }
+
+    /// The parquet files of a dataset's split, in order, fetched if they are not in the cache.
+    ///
+    /// They are known by the hub's conventions: `data/test-00000-of-00001.parquet`,
+    /// `config/test-00000-of-00001.parquet`, `config/test/0000.parquet`, `test.parquet`. A split that several
+    /// configurations have is asked for as `"config/test"`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a split that is not there, with those that are; else as [`Repo::file`].
+    pub fn parquet(&self, split_name: &str) -> Result<Vec<PathBuf>> {
+        let (commit, files) = self.list(false)?;
+        let names: Vec<String> = files.into_iter().map(|f| f.path).collect();
+        let what = format!("the {} {}", self.kind.name(), self.name());
+        let wanted = split(&what, &names, split_name)?;
+        // All from the same commit, whatever happens to the revision meanwhile.
+        let fixed = Self {
+            revision: commit.clone(),
+            newest: false,
+            ..self.clone()
+        };
+        let paths: Result<Vec<_>> = wanted.iter().map(|name| fixed.file(name)).collect();
+        let paths = paths?;
+        if !self.hub.offline() {
+            self.keep_commit(&commit);
+        }
+        Ok(paths)
+    }
+
+    pub(super) fn hf(&self) -> hf_hub::Repo {
+        let kind = match self.kind {
+            Kind::Model => hf_hub::RepoType::Model,
+            Kind::Dataset => hf_hub::RepoType::Dataset,
+        };
+        hf_hub::Repo::with_revision(self.id.clone(), kind, self.revision.clone())
+    }
+
+    /// With the revision, where that is not the usual one.
+    fn name(&self) -> String {
+        match self.revision.as_str() {
+            "main" => self.id.clone(),
+            revision => format!("{} at {}", self.id, shown(revision)),
+        }
+    }
+
+    fn about(&self, file: &str) -> String {
+        format!(
+            "{} of the {} {}",
+            shown(file),
+            self.kind.name(),
+            self.name()
+        )
+    }
+
+    fn api_url(&self, kind: Kind, rest: &str) -> String {
+        format!(
+            "{}/api/{}s/{}{rest}",
+            self.hub.endpoint,
+            kind.name(),
+            self.id
+        )
+    }
+
+    fn url(&self, revision: &str, file: &str) -> String {
+        format!(
+            "{}/{}/resolve/{}/{}",
+            self.hub.endpoint,
+            self.hf().url(),
+            encoded(revision, false),
+            encoded(file, true)
+        )
+    }
+
+    /// Asks for a file's commit, ETag and length.
+    fn remote(&self, file: &str) -> Result<Remote, Failure> {
+        let url = self.url(&self.revision, file);
+        let answer = self.hub.head(&url)?;
+        let wrong = |what: &str| {
+            Failure::Final(Error::download(format!(
+                "{}: {} does not answer as the hub does: {what}; is HF_ENDPOINT right, or does a proxy stand between?",
+                self.about(file),
+                bare(&url)
+            )))
+        };
+        let commit = answer.linked.commit.as_deref();
+        let commit = commit.or_else(|| Some(self.revision.as_str()).filter(|r| is_commit(r)));
+        let commit = commit.ok_or_else(|| wrong("it names no commit (X-Repo-Commit)"))?;
+        let etag = answer.linked.etag.as_deref();
+        let etag = etag.ok_or_else(|| wrong("it gives no ETag"))?;
+        let etag = etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"');
+        for (what, name) in [("commit", commit), ("ETag", etag)] {
+            if !is_stored_name(name) {
+                return Err(wrong(&format!(
+                    "its {what} is “{}”, which cannot be a file's name",
+                    self.hub.clean(name)
+                )));
+            }
+        }
+        let length = || {
+            let text = answer.headers.get("content-length")?.to_str().ok()?;
+            let plain = answer.headers.get("content-encoding").is_none();
+            text.parse().ok().filter(|_| plain && answer.status == 200)
+        };
+        Ok(Remote {
+            commit: commit.into(),
+            etag: etag.into(),
+            size: answer.linked.size.or_else(length),
+        })
+    }
+
+    /// Brings a file that the hub has into the cache.
+    fn fetch(&self, name: &str, remote: &Remote) -> Result<PathBuf> {
+        let about = self.about(name);
+        let fits = |path: &PathBuf| {
+            let meta = std::fs::metadata(path);
+            meta.is_ok_and(|m| m.is_file() && remote.size.is_none_or(|s| s == m.len()))
+        };
+        let pointer = self.pointer(&remote.commit, name);
+        if !fits(&pointer) {
+            let blob = self.blob(&remote.etag);
+            if let Some(folder) = blob.parent() {
+                std::fs::create_dir_all(folder)
+                    .map_err(|e| Error::io(folder, e).with_hint(CACHE_HINT))?;
+            }
+            let _lock = lock(&self.lock_path(&remote.etag), &about, &self.hub)?;
+            if !fits(&blob) {
+                // The commit, not the branch: that could move meanwhile.
+                let url = self.url(&remote.commit, name);
+                let transfer = Transfer {
+                    what: &about,
+                    url: &url,
+                    target: &blob,
+                    size: remote.size,
+                    hash: Hash::of_etag(&remote.etag),
+                    versions: false,
+                };
+                transfer.run(&self.hub).map_err(|failure| {
+                    match self.explain(&about, Some(name), failure) {
+                        Error::Download(text) => Error::download(text + &transfer.kept()),
+                        other => other,
+                    }
+                })?;
+            }
+            self.link(&blob, &remote.commit, name)?;
+        }
+        self.keep_commit(&remote.commit);
+        Ok(pointer)
+    }
+
+    /// The commit of the revision, and its files.
+    fn list(&self, sizes: bool) -> Result<(String, Vec<RepoFile>)> {
+        let about = format!("the files of the {} {}", self.kind.name(), self.name());
+        let cached = || {
+            let (commit, files) = self.cached_files().filter(|(_, f)| !f.is_empty())?;
+            let files = files.into_iter().map(|(path, size)| RepoFile {
+                path,
+                size: Some(size),
+            });
+            Some((commit, files.collect()))
+        };
+        if let Some(reason) = self.hub.offline_reason() {
+            return cached().ok_or_else(|| self.not_cached(&about, "", reason));
+        }
+        let cached = cached();
+        let retries = if cached.is_some() {
+            0
+        } else {
+            self.hub.retries
+        };
+        let listed = self.hub.patiently(&about, retries, || self.listing(sizes));
+        match (listed, cached) {
+            (Ok(listed), _) => Ok(listed),
+            (Err(failure), Some(cached)) if !is_missing(&failure) => {
+                self.hub.say(format!(
+                    "{about}: those in the cache, as the hub cannot be asked: {}",
+                    failure.why()
+                ));
+                Ok(cached)
+            }
+            (Err(failure), _) => Err(self.explain(&about, None, failure)),
+        }
+    }
+
+    fn listing(&self, sizes: bool) -> Result<(String, Vec<RepoFile>), Failure> {
+        let revision = encoded(&self.revision, false);
+        // Lengths make the hub look at every file, which takes long for many.
+        let blobs = if sizes { "?blobs=true" } else { "" };
+        let url = self.api_url(self.kind, &format!("/revision/{revision}{blobs}"));
+        let info: Info = self.hub.api(&url)?;
+        let commit = info.sha.filter(|sha| is_stored_name(sha)).ok_or_else(|| {
+            Error::download(format!(
+                "{} does not answer as the hub's API does: it names no commit; is HF_ENDPOINT right?",
+                bare(&url)
+            ))
+        })?;
+        let files = info.siblings.into_iter().map(|s| RepoFile {
+            path: s.rfilename,
+            size: s.size,
+        });
+        let mut files: Vec<RepoFile> = files.collect();
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok((commit, files))
+    }
+
+    fn not_cached(&self, about: &str, file: &str, reason: &str) -> Error {
+        let place = match (self.known_commit(), file) {
+            (Some(commit), file) if !file.is_empty() => self.pointer(&commit, file),
+            (Some(commit), _) => self.snapshot(&commit),
+            (None, _) => self.folder(),
+        };
+        Error::download(format!(
+            "{about}: not in the cache (it would be in {}), and nothing is fetched, as {reason} says. Unset that, or fetch it where there is a network and copy the cache; HF_HOME names another cache",
+            place.display()
+        ))
+    }
+
+    /// What a failure means for someone who wants a file or, where `file` is nothing, a list.
+    fn explain(&self, about: &str, file: Option<&str>, failure: Failure) -> Error {
+        let refusal = match failure {
+            Failure::Final(error) => return error,
+            Failure::Unreachable(why) => {
+                return Error::download(format!(
+                    "{about} cannot be fetched: {why}. Check the connection (HTTPS_PROXY, where there is a proxy; HF_ENDPOINT for a mirror of {}) and try again",
+                    self.hub.endpoint
+                ));
+            }
+            Failure::Refused(refusal) => refusal,
+        };
+        let said = refusal.said();
+        let page = format!("{}/{}", self.hub.endpoint, self.hf().url());
+        let tokens = format!("{}/settings/tokens", self.hub.endpoint);
+        let how =
+            format!("set HF_TOKEN to a token of yours ({tokens}), or log in with `hf auth login`");
+        Error::download(match refusal.status {
+            401 | 403 if refusal.code == "GatedRepo" => match self.hub.token {
+                None => format!(
+                    "{about}: access is on request ({said}). Ask for it at {page}, then {how}"
+                ),
+                Some(_) => format!(
+                    "{about}: access is on request, and the account of this token does not have it ({said}). Ask for it at {page}"
+                ),
+            },
+            401 if self.hub.token.is_some() && refusal.code.is_empty() => format!(
+                "{about}: the hub does not know this token ({said}). Make another at {tokens} and set HF_TOKEN to it, or log in again with `hf auth login`"
+            ),
+            401 if refusal.code.is_empty() || refusal.code == "RepoNotFound" => format!(
+                "{about}: there is no such {kind}, or it is not for everyone ({said}). Check the name “{}”{}; for a private {kind}, {how}",
+                self.id,
+                self.elsewhere(),
+                kind = self.kind.name(),
+            ),
+            401 | 403 => format!(
+                "{about}: access was refused ({said}). Look at {page} for what it needs{}",
+                match self.hub.token {
+                    None => format!("; then {how}"),
+                    Some(_) => format!("; the token must be allowed to read it ({tokens})"),
+                }
+            ),
+            404 => self.missing(about, file, &refusal),
+            429 => format!(
+                "{about}: {} has had too many requests ({said}){}. Try again later; with a token in HF_TOKEN more are allowed",
+                refusal.host,
+                match refusal.wait {
+                    Some(wait) => format!(" and asks to wait {}", span(wait)),
+                    None => String::new(),
+                }
+            ),
+            500.. => format!(
+                "{about} cannot be fetched: {} has a fault ({said}). Try again later",
+                refusal.host
+            ),
+            _ => format!(
+                "{about} cannot be fetched: {} answered {said}",
+                refusal.host
+            ),
+        })
+    }
+
+    /// Which of repository, revision and file is not there.
+    fn missing(&self, about: &str, file: Option<&str>, refusal: &Refusal) -> String {
+        let gone = |code: &str| refusal.code == code;
+        let listing = (!gone("RepoNotFound") && !gone("RevisionNotFound"))
+            .then(|| self.listing(false).ok())
+            .flatten();
+        if let (Some(file), Some((_, files))) = (file, &listing) {
+            let names: Vec<&str> = files.iter().map(|f| f.path.as_str()).collect();
+            let last = |path: &str| path.rsplit('/').next().map(str::to_owned);
+            let same = names.iter().find(|n| last(n) == last(file));
+            return match same.copied().or_else(|| nearest(file, &names)) {
+                Some(near) => format!("{about}: there is no such file; did you mean {near:?}?"),
+                None => format!(
+                    "{about}: there is no such file; there are {}",
+                    listed(&names)
+                ),
+            };
+        }
+        if file.is_some() && gone("EntryNotFound") {
+            return format!(
+                "{about}: there is no such file; see {}/{}",
+                self.hub.endpoint,
+                self.hf().url()
+            );
+        }
+        let refs: Option<Refs> = match gone("RepoNotFound") {
+            true => None,
+            false => self.hub.api(&self.api_url(self.kind, "/refs")).ok(),
+        };
+        if let Some(refs) = refs {
+            let names = refs.branches.into_iter().chain(refs.tags).map(|r| r.name);
+            let converts = refs.converts.into_iter().map(|r| r.r#ref);
+            let names: Vec<String> = names.chain(converts).filter(|n| !n.is_empty()).collect();
+            let there = match names.is_empty() {
+                true => "it may have none yet".into(),
+                false => format!("there are {}", listed(&names)),
+            };
+            return format!(
+                "{about}: there is no revision “{}”; {there}",
+                shown(&self.revision)
+            );
+        }
+        if gone("RevisionNotFound") {
+            return format!("{about}: there is no revision “{}”", shown(&self.revision));
+        }
+        let kind = self.kind.name();
+        format!(
+            "{about}: there is no such {kind} at {}. Check the name “{}”{}; a private one needs a token in HF_TOKEN",
+            self.hub.endpoint,
+            self.id,
+            self.elsewhere()
+        )
+    }
+
+    /// Whether there is a repository of the other kind with this name.
+    fn elsewhere(&self) -> String {
+        let other = self.kind.other();
+        let found: Result<Info, _> = self.hub.api(&self.api_url(other, ""));
+        match found {
+            Ok(_) => format!(
+                " (there is a {} with it: hub.{}({:?}))",
+                other.name(),
+                other.name(),
+                self.id
+            ),
+            Err(_) => String::new(),
+        }
+    }
+}
+
+/// Whether the hub says that there is no such thing: no cache makes up for that.
+fn is_missing(failure: &Failure) -> bool {
+    matches!(failure, Failure::Refused(r) if r.status == 404)
+}
+
+/// Text for a path of an address.
+fn encoded(text: &str, slashes: bool) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'/' if slashes => encoded.push('/'),
+            b'-' | b'_' | b'.' | b'~' => encoded.push(byte.into()),
+            b if b.is_ascii_alphanumeric() => encoded.push(b.into()),
+            b => encoded.push_str(&format!("%{b:02X}")),
+        }
+    }
+    encoded
+}

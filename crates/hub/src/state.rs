@@ -1,0 +1,309 @@
+//! The state dict in a file of torch: which of the file's dicts it is, and where its tensors are.
+
+use super::pickle::{Kind, Objects, Value};
+use super::source::{Source, listed};
+use super::torch::Torch;
+use crate::{Error, Result};
+use invariances_core::names::shown;
+use invariances_core::say;
+use std::collections::HashSet;
+
+/// The keys under which training scripts keep the state dict beside other things, the first one
+/// first.
+const USUAL: [&str; 3] = ["state_dict", "model_state_dict", "model"];
+/// Largest size of all tensors together, as a multiple of the file's size: tensors can share numbers.
+const SHARED: u64 = 4;
+/// Bytes that are allowed beyond that, for small files.
+const FREE: u64 = 16 << 20;
+/// How many values that are not read are remembered by name, for errors.
+const UNREAD: usize = 1000;
+
+/// A tensor in the file.
+#[derive(Clone, Debug)]
+pub(super) struct Located {
+    pub name: String,
+    pub kind: Kind,
+    /// The byte at which its first element begins.
+    pub at: u64,
+    pub shape: Vec<usize>,
+    /// Nothing where its elements lie in the order of its indices.
+    pub stride: Option<Vec<u64>>,
+    /// Number of elements from its first to its last.
+    pub span: u64,
+    /// Whether its values are the negatives of the stored ones.
+    pub negative: bool,
+}
+
+/// The tensors of a state dict, sorted by name.
+#[derive(Default)]
+pub(super) struct State {
+    pub tensors: Vec<Located>,
+    /// Names under which something else than a tensor stands, and what it is.
+    pub unread: Vec<(String, String)>,
+}
+
+/// Refuses tensors that together are far larger than the file: few numbers shown again and again.
+pub(super) fn check_size(source: &Source, tensors: &[Located]) -> Result<()> {
+    let limit = source.len().saturating_mul(SHARED).saturating_add(FREE);
+    let mut total = 0u64;
+    for tensor in tensors {
+        // Their product was checked when the description was read.
+        let count: u64 = tensor.shape.iter().map(|d| *d as u64).product();
+        let bytes = count.max(tensor.span).saturating_mul(tensor.kind.size());
+        total = total.saturating_add(bytes);
+        if total > limit {
+            return Err(source.wrong(format!(
+                "its tensors show the same numbers again and again: up to {} they take {total} \
+                 bytes, and the file has {}; make them contiguous in Python and save them again",
+                shown(&tensor.name),
+                source.len()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// How many values of a dict are tensors under a name, and how many are something else. Tensors
+/// that cannot be read count as tensors: their names are wanted for the error.
+fn tensors_in(objects: &Objects, value: Value) -> (usize, usize) {
+    let pairs = objects.dict(value).unwrap_or(&[]);
+    let named = pairs.iter().filter(|(k, v)| {
+        let tensor = matches!(v, Value::Tensor(_)) || objects.is_tensor_like(*v);
+        matches!(k, Value::Text(_)) && tensor
+    });
+    let tensors = named.count();
+    (tensors, pairs.len() - tensors)
+}
+
+/// What is under the keys of a dict or the numbers of a list, in words.
+fn described(objects: &Objects, value: Value) -> String {
+    let about = |v: Value| match v {
+        Value::Dict(_) => match tensors_in(objects, v) {
+            (0, n) => format!("a dict of {n}"),
+            (n, _) => format!("a dict of {n} tensors"),
+        },
+        Value::List(_) | Value::Tuple(_) => "a list".into(),
+        Value::Tensor(_) => "a tensor".into(),
+        Value::Opaque(_) => format!("an object of {}", shown(objects.name(v))),
+        _ => "no tensor".into(),
+    };
+    if let Some(pairs) = objects.dict(value) {
+        let keys: Vec<String> = pairs
+            .iter()
+            .take(1000)
+            .filter_map(|(k, v)| {
+                let key = match k {
+                    Value::Int(n) => n.to_string(),
+                    other => objects.text(*other)?.to_string(),
+                };
+                Some(format!("{} ({})", shown(&key), about(*v)))
+            })
+            .collect();
+        return format!("the keys {}", listed(&keys));
+    }
+    match objects.sequence(value) {
+        Some(items) => format!("a list of {}", items.len()),
+        None => about(value),
+    }
+}
+
+/// What is under `key` in a dict or a list.
+fn child(objects: &Objects, value: Value, key: &str) -> Option<Value> {
+    if let Some(found) = objects.get(value, key) {
+        return Some(found);
+    }
+    let number: i64 = key.parse().ok()?;
+    match objects.dict(value) {
+        Some(pairs) => {
+            let found = pairs.iter().rev().find(|(k, _)| *k == Value::Int(number));
+            found.map(|(_, v)| *v)
+        }
+        None => objects
+            .sequence(value)?
+            .get(usize::try_from(number).ok()?)
+            .copied(),
+    }
+}
+
+/// The error for a whole object of a class instead of a state dict.
+fn whole_object(source: &Source, objects: &Objects, value: Value, place: &str) -> Error {
+    source.wrong(format!(
+        "expected a state dict, found an object of {} {place}. A checkpoint is read as data only, \
+         and only Python with this class can open such an object. If you trust the file, save its \
+         state dict there: `torch.save(x.state_dict(), \"weights.pt\")`",
+        shown(objects.name(value))
+    ))
+}
+
+/// The state dict of a file, where no part was asked for.
+fn choose(source: &Source, torch: &Torch) -> Result<Value> {
+    let (objects, root) = (&torch.objects, torch.root);
+    let (own, others) = tensors_in(objects, root);
+    // A state dict that has `model` for a name is one all the same.
+    if own > 0 && others == 0 {
+        return Ok(root);
+    }
+    let usual: Vec<(&str, Value)> = USUAL
+        .iter()
+        .filter_map(|key| Some((*key, objects.get(root, key)?)))
+        .collect();
+    if let Some((_, state)) = usual.iter().find(|(_, v)| tensors_in(objects, *v).0 > 0) {
+        return Ok(*state);
+    }
+    let mut searched = HashSet::new();
+    let mut whole =
+        |v: Value| matches!(v, Value::Opaque(_)) && objects.holds_tensor(v, &mut searched);
+    if let Some((key, object)) = usual.iter().find(|(_, v)| whole(*v)) {
+        let place = format!("under {key:?}");
+        return Err(whole_object(source, objects, *object, &place));
+    }
+    if whole(root) {
+        return Err(whole_object(source, objects, root, "instead"));
+    }
+    // Otherwise the only dict of tensors, whatever its key; the same one under two keys is one.
+    let mut seen = HashSet::new();
+    let mut nested = Vec::new();
+    for (key, value) in objects.dict(root).unwrap_or_default() {
+        if let (Some(key), true) = (objects.text(*key), matches!(value, Value::Dict(_)))
+            && seen.insert(*value)
+            && tensors_in(objects, *value).0 > own
+        {
+            nested.push((key, *value));
+        }
+    }
+    match nested.as_slice() {
+        [(key, state)] => {
+            let file = source.path().file_name().unwrap_or_default().display();
+            say(&format!(
+                "{file}: the state dict under {:?}, the only one, is read",
+                shown(key)
+            ));
+            Ok(*state)
+        }
+        [] if own > 0 => Ok(root),
+        _ => Err(source.wrong(format!(
+            "expected a state dict, alone or under {}; found {}. Choose another by \
+             `Checkpoint::open_part`",
+            USUAL.join(" or "),
+            described(objects, root)
+        ))),
+    }
+}
+
+/// What is under `part`.
+fn choose_part(source: &Source, torch: &Torch, part: &str) -> Result<Value> {
+    let objects = &torch.objects;
+    let (mut value, mut rest) = (torch.root, part);
+    loop {
+        if let Some(found) = child(objects, value, rest) {
+            value = found;
+            break;
+        }
+        let step = rest
+            .split_once('/')
+            .and_then(|(first, more)| Some((child(objects, value, first)?, more)));
+        let Some((next, more)) = step else {
+            return Err(source.wrong(format!(
+                "nothing under {rest:?}; there are {}",
+                described(objects, value)
+            )));
+        };
+        (value, rest) = (next, more);
+    }
+    if matches!(value, Value::Opaque(_)) {
+        return Err(whole_object(
+            source,
+            objects,
+            value,
+            &format!("under {part:?}"),
+        ));
+    }
+    if tensors_in(objects, value).0 == 0 {
+        return Err(source.wrong(format!(
+            "expected a state dict under {part:?}, found {}",
+            described(objects, value)
+        )));
+    }
+    Ok(value)
+}
+
+/// The tensors of the state dict of a file, or of `part`, by name.
+pub(super) fn locate(source: &Source, torch: &Torch, part: Option<&str>) -> Result<State> {
+    let objects = &torch.objects;
+    let dict = match part {
+        Some(part) => choose_part(source, torch, part)?,
+        None => choose(source, torch)?,
+    };
+    let mut state = State::default();
+    let mut named: Vec<(&str, u32)> = Vec::new();
+    let mut searched = HashSet::new();
+    for (key, value) in objects.dict(dict).unwrap_or_default() {
+        let Some(name) = objects.text(*key) else {
+            continue;
+        };
+        match *value {
+            Value::Tensor(tensor) => named.push((name, tensor)),
+            // A module's extra state is an object of its own, and no tensor of the network.
+            Value::Opaque(_) if name.ends_with("_extra_state") => {}
+            Value::Opaque(_) if objects.holds_tensor(*value, &mut searched) => {
+                return Err(source.wrong(format!(
+                    "the tensor {} cannot be read: {}",
+                    shown(name),
+                    objects.why_refused(*value)
+                )));
+            }
+            Value::Opaque(_) if state.unread.len() < UNREAD && name.len() <= 1000 => {
+                let what = shown(objects.name(*value));
+                state.unread.push((name.into(), what));
+            }
+            _ => {}
+        }
+    }
+    named.sort_unstable();
+    if let Some(twice) = named.windows(2).find(|w| w[0].0 == w[1].0) {
+        return Err(source.wrong(format!(
+            "two tensors are called {}: which one is meant cannot be told",
+            shown(twice[0].0)
+        )));
+    }
+    state.tensors.reserve(named.len());
+    for (name, tensor) in named {
+        let strided = &objects.tensors[tensor as usize];
+        let empty = strided.shape.contains(&0);
+        let at = torch.place(source, strided.storage, name)?;
+        // That of a dimension of 1 is never walked, and may be any number.
+        let stride: Vec<u64> = std::iter::zip(&strided.shape, &strided.stride)
+            .map(|(d, s)| if *d == 1 { 0 } else { *s })
+            .collect();
+        // As large as the storage at most, which was checked when the pickle was read.
+        let span = if empty {
+            0
+        } else {
+            let steps = std::iter::zip(&strided.shape, &stride);
+            steps.map(|(d, s)| (*d as u64 - 1) * s).sum::<u64>() + 1
+        };
+        state.tensors.push(Located {
+            name: name.into(),
+            kind: strided.kind,
+            at: at + strided.start,
+            shape: strided.shape.clone(),
+            stride: (!empty && !is_contiguous(&strided.shape, &stride)).then_some(stride),
+            span,
+            negative: strided.negative,
+        });
+    }
+    Ok(state)
+}
+
+/// Whether the numbers lie in the order of the indices; the stride of a dimension of 1 says
+/// nothing.
+fn is_contiguous(shape: &[usize], stride: &[u64]) -> bool {
+    let mut expected = 1;
+    for (d, s) in shape.iter().zip(stride).rev() {
+        if *d != 1 && *s != expected {
+            return false;
+        }
+        expected *= *d as u64;
+    }
+    true
+}

@@ -1,0 +1,243 @@
+//! Where the entries of a zip archive are.
+//!
+//! torch writes one plain form: entries stored as they are, the directory behind them, nothing in front and
+//! nothing behind. Only that form is read, so that every number in the archive's own tables can be held
+//! against the file's length before it is used, and no two readers see different entries.
+
+use super::source::{Source, listed};
+use crate::Result;
+use invariances_core::names::shown;
+use std::collections::HashMap;
+
+/// The longest directory that is read, in bytes: about half a million entries.
+const LONGEST: u64 = 64 << 20;
+
+/// The signatures of the archive's tables.
+const END: u32 = 0x0605_4b50;
+const END64: u32 = 0x0606_4b50;
+const LOCATOR: u32 = 0x0706_4b50;
+const HEADER: u32 = 0x0201_4b50;
+const LOCAL: u32 = 0x0403_4b50;
+
+/// An archive's entries by name.
+pub(super) struct Archive {
+    entries: HashMap<String, Entry>,
+    /// Where the directory begins, and what is stored ends.
+    directory: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Entry {
+    header: u64,
+    size: u64,
+    /// As it is, neither compressed nor encrypted.
+    plain: bool,
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u64> {
+    let b = bytes.get(at..at.checked_add(2)?)?;
+    Some(u16::from_le_bytes(b.try_into().ok()?).into())
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    let b = bytes.get(at..at.checked_add(4)?)?;
+    Some(u32::from_le_bytes(b.try_into().ok()?))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    let b = bytes.get(at..at.checked_add(8)?)?;
+    Some(u64::from_le_bytes(b.try_into().ok()?))
+}
+
+/// Number of entries, size and place of the directory.
+struct End {
+    count: u64,
+    size: u64,
+    start: u64,
+}
+
+impl Archive {
+    pub fn open(source: &Source) -> Result<Self> {
+        let end = find_end(source)?;
+        let damaged = || source.wrong("a damaged zip archive: its directory cannot be read");
+        // 46 bytes are the least that an entry takes there.
+        if end.size > LONGEST || end.count > end.size / 46 {
+            return Err(source.wrong(format!(
+                "a damaged zip archive: it promises {} entries in a directory of {} bytes",
+                end.count, end.size
+            )));
+        }
+        let bytes = source.read(end.start, end.size, "the zip archive's directory")?;
+        let mut entries = HashMap::new();
+        let mut at = 0;
+        for _ in 0..end.count {
+            let (name, entry, next) = entry(&bytes, at).ok_or_else(damaged)?;
+            at = next;
+            let text = shown(&name);
+            if entries.insert(name, entry).is_some() {
+                return Err(source.wrong(format!(
+                    "two entries of the zip archive are called {text}: which one is meant cannot be told"
+                )));
+            }
+        }
+        Ok(Self {
+            entries,
+            directory: end.start,
+        })
+    }
+
+    /// The names, sorted.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names: Vec<_> = self.entries.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Where an entry's bytes begin in the file, and how many they are; nothing where there is no such entry.
+    pub fn find(&self, source: &Source, name: &str) -> Result<Option<(u64, u64)>> {
+        let Some(entry) = self.entries.get(name) else {
+            return Ok(None);
+        };
+        let text = shown(name);
+        if !entry.plain {
+            return Err(source.wrong(format!(
+                "the zip archive's entry {text} is compressed or encrypted, which torch's are not: load the file in Python and save it again with torch.save"
+            )));
+        }
+        let header = source.read(entry.header, 30, &format!("the zip archive's entry {text}"))?;
+        let lengths = u16_at(&header, 26).zip(u16_at(&header, 28));
+        let start = lengths
+            .filter(|_| u32_at(&header, 0) == Some(LOCAL))
+            .and_then(|(name, extra)| (entry.header + 30).checked_add(name + extra));
+        let end = start.and_then(|s| s.checked_add(entry.size));
+        match (start, end) {
+            (Some(start), Some(end)) if end <= self.directory => Ok(Some((start, entry.size))),
+            _ => Err(source.wrong(format!(
+                "a damaged zip archive: its entry {text} of {} bytes is not where the directory says",
+                entry.size
+            ))),
+        }
+    }
+
+    /// The name of the one entry that is called `last`, in whatever folder, and that folder with its slash.
+    pub fn only<'a>(&'a self, source: &Source, last: &str) -> Result<&'a str> {
+        let names = self.names();
+        let found: Vec<&str> = names
+            .iter()
+            .filter(|n| n.rsplit('/').next() == Some(last))
+            .copied()
+            .collect();
+        match found.as_slice() {
+            [one] => Ok(one),
+            [] => Err(source.wrong(format!(
+                "a zip archive, but not one of torch's: expected an entry {last}, found {}",
+                listed(&names)
+            ))),
+            several => Err(source.wrong(format!(
+                "expected one entry {last} in the zip archive, found {}",
+                listed(several)
+            ))),
+        }
+    }
+}
+
+/// The end of the archive, which the file must end with.
+fn find_end(source: &Source) -> Result<End> {
+    let none = || {
+        source.wrong(format!(
+            "begins as a zip archive and does not end as one: cut short at byte {}; fetch it again",
+            source.len()
+        ))
+    };
+    // A comment of at most 65,535 bytes may stand behind.
+    let tail = source.len().min(22 + 65_535);
+    let from = source.len() - tail;
+    let bytes = source.read(from, tail, "the zip archive's end")?;
+    let last = bytes.len().checked_sub(22).ok_or_else(none)?;
+    let is_end = |at: &usize| {
+        u32_at(&bytes, *at) == Some(END)
+            && u16_at(&bytes, at + 20).is_some_and(|n| at + 22 + n as usize == bytes.len())
+    };
+    let at = (0..=last).rev().find(is_end).ok_or_else(none)?;
+    let fields = || {
+        Some(End {
+            count: u16_at(&bytes, at + 10)?,
+            size: u32_at(&bytes, at + 12)?.into(),
+            start: u32_at(&bytes, at + 16)?.into(),
+        })
+    };
+    let mut end = fields().ok_or_else(none)?;
+    let mut limit = from + at as u64;
+    // The wider record of the same, which torch always writes, and its locator in front of the end.
+    let locator = at.checked_sub(20);
+    if let Some(locator) = locator.filter(|l| u32_at(&bytes, *l) == Some(LOCATOR)) {
+        let place = u64_at(&bytes, locator + 8).ok_or_else(none)?;
+        let record = source.read(place, 56, "the zip archive's end")?;
+        let fields = || {
+            Some(End {
+                count: u64_at(&record, 32)?,
+                size: u64_at(&record, 40)?,
+                start: u64_at(&record, 48)?,
+            })
+        };
+        end = fields()
+            .filter(|_| u32_at(&record, 0) == Some(END64))
+            .ok_or_else(none)?;
+        limit = limit.min(place);
+    }
+    if end.start.checked_add(end.size).is_none_or(|e| e > limit) {
+        return Err(source.wrong(format!(
+            "a damaged zip archive: its directory of {} bytes at byte {} does not end before byte {limit}",
+            end.size, end.start
+        )));
+    }
+    Ok(end)
+}
+
+/// The entry at `at` of the directory: its name, itself, and where the next begins.
+fn entry(bytes: &[u8], at: usize) -> Option<(String, Entry, usize)> {
+    if u32_at(bytes, at)? != HEADER {
+        return None;
+    }
+    let (flags, method) = (u16_at(bytes, at + 8)?, u16_at(bytes, at + 10)?);
+    let (packed, size) = (u32_at(bytes, at + 20)?, u32_at(bytes, at + 24)?);
+    let (name, extra) = (
+        u16_at(bytes, at + 28)? as usize,
+        u16_at(bytes, at + 30)? as usize,
+    );
+    let comment = u16_at(bytes, at + 32)? as usize;
+    let header = u32_at(bytes, at + 42)?;
+    let name_end = at + 46 + name;
+    let extra_end = name_end + extra;
+    let name = String::from_utf8_lossy(bytes.get(at + 46..name_end)?).into_owned();
+    let extra = bytes.get(name_end..extra_end)?;
+    // Numbers that do not fit are in the extra field 1, in this order.
+    let mut wide = wide_fields(extra);
+    let mut number = |short: u32| match short {
+        u32::MAX => wide.next(),
+        n => Some(n.into()),
+    };
+    let (size, packed, header) = (number(size)?, number(packed)?, number(header)?);
+    let entry = Entry {
+        header,
+        size,
+        plain: method == 0 && flags & 1 == 0 && packed == size,
+    };
+    Some((name, entry, extra_end + comment))
+}
+
+/// The 64-bit numbers of an entry's extra field 1.
+fn wide_fields(mut extra: &[u8]) -> impl Iterator<Item = u64> {
+    let mut field: &[u8] = &[];
+    while let (Some(id), Some(size)) = (u16_at(extra, 0), u16_at(extra, 2)) {
+        let end = (4 + size as usize).min(extra.len());
+        if id == 1 {
+            field = &extra[4.min(end)..end];
+            break;
+        }
+        extra = &extra[end..];
+    }
+    field
+        .chunks_exact(8)
+        .map(|b| b.iter().rev().fold(0, |n, byte| n << 8 | u64::from(*byte)))
+}

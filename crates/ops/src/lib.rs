@@ -1,0 +1,37 @@
+//! What candle lacks or does slowly: operations with gradients, a seeded generator, parameters by name.
+
+mod conv;
+pub mod coupling;
+mod dense;
+pub mod gradients;
+mod memory;
+mod norm;
+mod params;
+mod pool;
+mod resize;
+mod rng;
+pub mod spline;
+
+pub use conv::{Activation, Conv2d, ConvConfig, Linear, conv_transpose2d, conv2d};
+pub use dense::{add, dense, has_kernel, leaky_relu, repeated};
+pub use gradients::backward;
+pub use memory::keep_freed_memory;
+pub use norm::{BatchNormed, batch_norm, batch_norm_training, layer_norm, softmax};
+pub use params::{Init, Params, Scope};
+pub use pool::{PoolConfig, avg_pool2d, max_pool2d};
+pub use resize::{adaptive_avg_pool2d, resize_bicubic, resize_bilinear, resize_nearest};
+pub use rng::Rng;
+
+pub use invariances_core::{Error, Result};
+
+/// The machine epsilon of a dtype: the distance from 1 to the next number. That of f32 for dtypes
+/// that are not floating point.
+pub fn epsilon(dtype: candle_core::DType) -> f64 {
+    use candle_core::DType;
+    match dtype {
+        DType::F64 => f64::EPSILON,
+        DType::BF16 => 2f64.powi(-7),
+        DType::F16 => 2f64.powi(-10),
+        _ => f64::from(f32::EPSILON),
+    }
+}

@@ -1,0 +1,419 @@
+//! Pooling with right gradients for any kernel, stride and padding.
+//!
+//! candle's pooling has gradients only where the kernel equals the stride, and that of its maximum is
+//! divided by the window's size.
+
+use super::conv::Number;
+use super::dense::{numbers, written};
+use crate::{Error, Result};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
+use rayon::prelude::*;
+use std::mem::MaybeUninit;
+
+/// A pooling window, as in PyTorch.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct PoolConfig {
+    /// Side of the window in pixels.
+    pub kernel: usize,
+    /// Step between windows in pixels.
+    pub stride: usize,
+    /// Pixels around the image that never win a maximum and count as zeros in a mean; at most half the kernel.
+    pub padding: usize,
+    /// Whether a last window may hang over the edge (PyTorch's `ceil_mode`, as SqueezeNet has it).
+    pub ceil: bool,
+    /// Whether a mean counts the padding (PyTorch's default) or only the pixels that are there.
+    pub count_padding: bool,
+}
+
+impl PoolConfig {
+    /// A window without padding.
+    pub fn new(kernel: usize, stride: usize) -> Self {
+        Self {
+            kernel,
+            stride,
+            padding: 0,
+            ceil: false,
+            count_padding: true,
+        }
+    }
+
+    /// The length of a side of `n` pixels after pooling; nothing where the window is larger.
+    pub fn size_of(&self, n: usize) -> Option<usize> {
+        (self.kernel > 0 && self.stride > 0)
+            .then(|| self.size(n))
+            .flatten()
+    }
+
+    fn size(&self, n: usize) -> Option<usize> {
+        let room = (n + 2 * self.padding).checked_sub(self.kernel)?;
+        let mut size = if self.ceil {
+            room.div_ceil(self.stride)
+        } else {
+            room / self.stride
+        } + 1;
+        // A window that would start beyond the image and its left padding is dropped, as in PyTorch.
+        if self.ceil && (size - 1) * self.stride >= n + self.padding {
+            size -= 1;
+        }
+        Some(size)
+    }
+
+    fn window(&self, o: usize, n: usize) -> (usize, usize) {
+        let start = o * self.stride;
+        (
+            start.saturating_sub(self.padding),
+            (start + self.kernel).saturating_sub(self.padding).min(n),
+        )
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Max,
+    Mean,
+}
+
+#[derive(Clone, Copy)]
+struct Pool {
+    kind: Kind,
+    config: PoolConfig,
+}
+
+impl Pool {
+    fn shape(&self, dims: &[usize]) -> Result<[usize; 6]> {
+        let c = &self.config;
+        let fault = |what: &str| {
+            Error::invalid(format!("pooling {what}, found an image {dims:?} and {c:?}"))
+        };
+        let &[b, ch, h, w] = dims else {
+            return Err(fault("expects (batch, channels, height, width)"));
+        };
+        if c.kernel == 0 || c.stride == 0 || 2 * c.padding > c.kernel {
+            return Err(fault(
+                "expects kernel and stride of at least 1 and a padding of at most half the kernel",
+            ));
+        }
+        match (c.size(h), c.size(w)) {
+            (Some(oh), Some(ow)) => Ok([b, ch, h, w, oh, ow]),
+            _ => Err(fault("expects an image at least as large as the window")),
+        }
+    }
+
+    /// The divisor of a mean: the window with its padding, where that counts, cut where it hangs over that too (PyTorch).
+    fn divisor(&self, (oy, ox): (usize, usize), (h, w): (usize, usize)) -> f64 {
+        let c = &self.config;
+        let side = |o: usize, n: usize| {
+            if c.count_padding {
+                (o * c.stride + c.kernel).min(n + 2 * c.padding) - o * c.stride
+            } else {
+                let (from, to) = c.window(o, n);
+                to - from
+            }
+        };
+        (side(oy, h) * side(ox, w)) as f64
+    }
+
+    fn forward<T: Number>(&self, x: &[T], [_, _, h, w, oh, ow]: [usize; 6]) -> Vec<T> {
+        let planes = x.len() / (h * w).max(1);
+        let each_plane = |at: usize, out: &mut [MaybeUninit<T>]| {
+            let mut line = vec![T::default(); w];
+            let x = x[at / (oh * ow) * (h * w)..].chunks(h * w);
+            for (out, x) in out.chunks_mut(oh * ow).zip(x) {
+                for (oy, out) in out.chunks_mut(ow).enumerate() {
+                    // The lines of the windows together first, which is vectorised, then their columns.
+                    let (y0, y1) = self.config.window(oy, h);
+                    line.copy_from_slice(&x[y0 * w..][..w]);
+                    for other in x[(y0 + 1) * w..y1 * w].chunks(w) {
+                        let pairs = line.iter_mut().zip(other);
+                        match self.kind {
+                            Kind::Max => pairs.for_each(|(l, o)| *l = larger(*l, *o)),
+                            Kind::Mean => pairs.for_each(|(l, o)| *l += *o),
+                        }
+                    }
+                    for (ox, out) in out.iter_mut().enumerate() {
+                        let (x0, x1) = self.config.window(ox, w);
+                        let mut value = line[x0];
+                        for &other in &line[x0 + 1..x1] {
+                            match self.kind {
+                                Kind::Max => value = larger(value, other),
+                                Kind::Mean => value += other,
+                            }
+                        }
+                        out.write(match self.kind {
+                            Kind::Max => value,
+                            Kind::Mean => {
+                                value * T::from_f64(self.divisor((oy, ox), (h, w)).recip())
+                            }
+                        });
+                    }
+                }
+            }
+        };
+        written(planes * oh * ow, oh * ow, each_plane)
+    }
+
+    fn backward<T: Number>(
+        &self,
+        (x, y): (&[T], &[T]),
+        grad: &[T],
+        [_, _, h, w, oh, ow]: [usize; 6],
+    ) -> Vec<T> {
+        let mut out = vec![T::default(); x.len()];
+        out.par_chunks_mut(h * w)
+            .zip(x.par_chunks(h * w))
+            .zip(y.par_chunks(oh * ow).zip(grad.par_chunks(oh * ow)))
+            .for_each(|((out, x), (y, grad))| {
+                for oy in 0..oh {
+                    let (y0, y1) = self.config.window(oy, h);
+                    for ox in 0..ow {
+                        let (x0, x1) = self.config.window(ox, w);
+                        let g = grad[oy * ow + ox];
+                        match self.kind {
+                            Kind::Max => {
+                                out[first_maximum((x, w), y[oy * ow + ox], (y0, y1), (x0, x1))] +=
+                                    g;
+                            }
+                            Kind::Mean => {
+                                let share = g * T::from_f64(self.divisor((oy, ox), (h, w)).recip());
+                                for y in y0..y1 {
+                                    out[y * w + x0..y * w + x1]
+                                        .iter_mut()
+                                        .for_each(|v| *v += share);
+                                }
+                            }
+                        }
+                    }
+                }
+            });
+        out
+    }
+}
+
+/// The larger of two numbers; a NaN gets through, as in PyTorch, instead of being hidden.
+#[inline(always)]
+fn larger<T: PartialOrd + Copy>(a: T, b: T) -> T {
+    // Not a number is what differs from itself.
+    #[allow(clippy::eq_op)]
+    let is_nan = b != b;
+    if b > a || is_nan { b } else { a }
+}
+
+/// Where a window's maximum, which is known, is for the first time (ties go to the first, as in PyTorch). Where it is no number,
+/// so is the one that is found last.
+fn first_maximum<T: PartialOrd + Copy>(
+    (x, w): (&[T], usize),
+    maximum: T,
+    (y0, y1): (usize, usize),
+    (x0, x1): (usize, usize),
+) -> usize {
+    for y in y0..y1 {
+        let line = &x[y * w + x0..y * w + x1];
+        if let Some(i) = line.iter().position(|v| *v == maximum) {
+            return y * w + x0 + i;
+        }
+    }
+    (y0..y1)
+        .flat_map(|y| y * w + x0..y * w + x1)
+        .filter(|&i| x[i].partial_cmp(&x[i]).is_none())
+        .last()
+        .unwrap_or(y0 * w + x0)
+}
+
+impl CustomOp1 for Pool {
+    fn name(&self) -> &'static str {
+        match self.kind {
+            Kind::Max => "max-pool2d",
+            Kind::Mean => "avg-pool2d",
+        }
+    }
+
+    fn cpu_fwd(
+        &self,
+        storage: &CpuStorage,
+        layout: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let s = self
+            .shape(layout.dims())
+            .map_err(candle_core::Error::wrap)?;
+        let out = match storage {
+            CpuStorage::F32(_) => f32::storage(self.forward(numbers(storage, layout)?, s)),
+            CpuStorage::F64(_) => f64::storage(self.forward(numbers(storage, layout)?, s)),
+            _ => candle_core::bail!("{} on the CPU: expected f32 or f64", self.name()),
+        };
+        Ok((out, (s[0], s[1], s[4], s[5]).into()))
+    }
+
+    fn bwd(&self, x: &Tensor, y: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        fn run<T: Number>(
+            pool: &Pool,
+            (x, y): (&Tensor, &Tensor),
+            grad: &Tensor,
+            s: [usize; 6],
+        ) -> candle_core::Result<Tensor> {
+            let (x, y, grad) = (x.contiguous()?, y.contiguous()?, grad.contiguous()?);
+            let ((xs, xl), (ys, yl)) = (x.storage_and_layout(), y.storage_and_layout());
+            let (gs, gl) = grad.storage_and_layout();
+            use candle_core::Storage::Cpu;
+            let (Cpu(xs), Cpu(ys), Cpu(gs)) = (&*xs, &*ys, &*gs) else {
+                candle_core::bail!("expected tensors on the CPU")
+            };
+            let both = (numbers(xs, xl)?, numbers(ys, yl)?);
+            let out = pool.backward::<T>(both, numbers(gs, gl)?, s);
+            Tensor::from_vec(out, x.shape(), x.device())
+        }
+        let s = self.shape(x.dims()).map_err(candle_core::Error::wrap)?;
+        Ok(Some(match x.dtype() {
+            DType::F64 => run::<f64>(self, (x, y), grad, s)?,
+            _ => run::<f32>(self, (x, y), grad, s)?,
+        }))
+    }
+}
+
+/// The windows as shifted, strided pieces of the padded image, for devices without a kernel of ours.
+fn composed(pool: Pool, x: &Tensor, [_, _, h, w, oh, ow]: [usize; 6]) -> Result<Tensor> {
+    let c = pool.config;
+    let far = |o: usize, n: usize| ((o - 1) * c.stride + c.kernel).saturating_sub(n + c.padding);
+    // Far below any activation, yet finite: an infinity would turn 0·∞ into NaN in the backward pass.
+    let fill = if pool.kind == Kind::Max { -1e30 } else { 0.0 };
+    let pad = |t: &Tensor, dim: usize, left: usize, right: usize| -> candle_core::Result<Tensor> {
+        let part = |n: usize| -> candle_core::Result<Tensor> {
+            let mut dims = t.dims().to_vec();
+            dims[dim] = n;
+            Tensor::full(fill as f32, dims, t.device())?.to_dtype(t.dtype())
+        };
+        let mut parts = Vec::new();
+        if left > 0 {
+            parts.push(part(left)?);
+        }
+        parts.push(t.clone());
+        if right > 0 {
+            parts.push(part(right)?);
+        }
+        Tensor::cat(&parts, dim)
+    };
+    let padded = pad(&pad(x, 2, c.padding, far(oh, h))?, 3, c.padding, far(ow, w))?;
+    let index = |k: usize, n: usize| -> candle_core::Result<Tensor> {
+        let at: Vec<u32> = (0..n).map(|o| (o * c.stride + k) as u32).collect();
+        Tensor::new(at, x.device())
+    };
+    let mut pieces = Vec::new();
+    for ky in 0..c.kernel {
+        let rows = padded.index_select(&index(ky, oh)?, 2)?;
+        for kx in 0..c.kernel {
+            pieces.push(rows.index_select(&index(kx, ow)?, 3)?);
+        }
+    }
+    let stacked = Tensor::stack(&pieces, 0)?;
+    if pool.kind == Kind::Max {
+        // Through the index of the winner, so that a tie has one winner.
+        let winner = stacked.argmax_keepdim(0)?.contiguous()?;
+        return Ok(stacked.contiguous()?.gather(&winner, 0)?.squeeze(0)?);
+    }
+    let mut shares = Vec::with_capacity(oh * ow);
+    for oy in 0..oh {
+        for ox in 0..ow {
+            shares.push(pool.divisor((oy, ox), (h, w)).recip() as f32);
+        }
+    }
+    let shares = Tensor::from_vec(shares, (1, 1, oh, ow), x.device())?.to_dtype(x.dtype())?;
+    Ok(stacked.sum(0)?.broadcast_mul(&shares)?)
+}
+
+fn apply(pool: Pool, x: &Tensor) -> Result<Tensor> {
+    let s = pool.shape(x.dims())?;
+    if x.device().is_cpu() {
+        Ok(x.contiguous()?.apply_op1(pool)?)
+    } else {
+        composed(pool, x, s)
+    }
+}
+
+/// The maximum of each window of images (batch, channels, h, w). The gradient goes to the first maximum.
+///
+/// # Errors
+/// [`Error::Invalid`] where window and image do not fit.
+pub fn max_pool2d(x: &Tensor, config: PoolConfig) -> Result<Tensor> {
+    apply(
+        Pool {
+            kind: Kind::Max,
+            config,
+        },
+        x,
+    )
+}
+
+/// The mean of each window of images (batch, channels, h, w).
+///
+/// # Errors
+/// [`Error::Invalid`] where window and image do not fit.
+pub fn avg_pool2d(x: &Tensor, config: PoolConfig) -> Result<Tensor> {
+    apply(
+        Pool {
+            kind: Kind::Mean,
+            config,
+        },
+        x,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Rng;
+    use candle_core::{Device, Var};
+
+    /// The composition for other devices gives the kernel's values and gradients.
+    #[test]
+    fn composition_equals_kernel() -> Result<()> {
+        for (kind, config) in [
+            (
+                Kind::Max,
+                PoolConfig {
+                    kernel: 3,
+                    stride: 2,
+                    padding: 1,
+                    ceil: false,
+                    count_padding: false,
+                },
+            ),
+            (
+                Kind::Max,
+                PoolConfig {
+                    kernel: 3,
+                    stride: 2,
+                    padding: 0,
+                    ceil: true,
+                    count_padding: true,
+                },
+            ),
+            (
+                Kind::Mean,
+                PoolConfig {
+                    kernel: 3,
+                    stride: 2,
+                    padding: 1,
+                    ceil: true,
+                    count_padding: true,
+                },
+            ),
+        ] {
+            let pool = Pool { kind, config };
+            let x = Var::from_tensor(&Rng::new(1).normal((2, 3, 8, 7), &Device::Cpu)?)?;
+            let one = apply(pool, &x)?;
+            let other = composed(pool, &x, pool.shape(x.dims())?)?;
+            assert_eq!(one.dims(), other.dims());
+            let far =
+                |a: &Tensor, b: &Tensor| (a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>();
+            assert!(far(&one, &other)? < 1e-6);
+            let (g1, g2) = (
+                one.sqr()?.sum_all()?.backward()?,
+                other.sqr()?.sum_all()?.backward()?,
+            );
+            let (Some(g1), Some(g2)) = (g1.get(&x), g2.get(&x)) else {
+                panic!("no gradient")
+            };
+            assert!(far(g1, g2)? < 1e-5);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,361 @@
+//! Images of another size: bilinear, bicubic, nearest and adaptive averages, with gradients.
+//!
+//! candle's `upsample_bilinear2d` has no gradient, and that of `upsample_nearest2d` overwrites what a tensor had
+//! accumulated before. Here each is a weighted sum along the lines and one along the columns, and the gradient is
+//! the transposed sum.
+
+use super::conv::Number;
+use super::dense::numbers;
+use crate::{Error, Result};
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+/// How an axis of `inputs` pixels becomes one of another length: each output pixel is a weighted sum of
+/// neighbouring input pixels.
+#[derive(Clone, Debug, PartialEq)]
+struct Axis {
+    inputs: usize,
+    /// The first input pixel of each output pixel, and the weights of it and its neighbours.
+    taps: Vec<(usize, Vec<f64>)>,
+}
+
+impl Axis {
+    /// PyTorch's `bilinear` without aligned corners; with `antialias` the triangle grows with the reduction.
+    fn linear(inputs: usize, outputs: usize, antialias: bool) -> Self {
+        let scale = inputs as f64 / outputs as f64;
+        let taps = (0..outputs).map(|o| {
+            if antialias && scale > 1.0 {
+                let centre = (o as f64 + 0.5) * scale;
+                let first = (centre - scale + 0.5).max(0.0) as usize;
+                let end = ((centre + scale + 0.5) as usize).min(inputs);
+                let weight = |i: usize| (1.0 - ((i as f64 + 0.5 - centre) / scale).abs()).max(0.0);
+                let weights: Vec<f64> = (first..end).map(weight).collect();
+                let sum: f64 = weights.iter().sum();
+                return (first, weights.iter().map(|w| w / sum).collect());
+            }
+            let at = ((o as f64 + 0.5) * scale - 0.5).max(0.0);
+            let first = (at as usize).min(inputs - 1);
+            let share = at - first as f64;
+            if share == 0.0 || first + 1 == inputs {
+                (first, vec![1.0])
+            } else {
+                (first, vec![1.0 - share, share])
+            }
+        });
+        Self {
+            inputs,
+            taps: taps.collect(),
+        }
+    }
+
+    /// PyTorch's `bicubic` without aligned corners.
+    fn cubic(inputs: usize, outputs: usize) -> Self {
+        const A: f64 = -0.75;
+        let near = |t: f64| ((A + 2.0) * t - (A + 3.0)) * t * t + 1.0;
+        let far = |t: f64| ((A * t - 5.0 * A) * t + 8.0 * A) * t - 4.0 * A;
+        let scale = inputs as f64 / outputs as f64;
+        let last = inputs as f64 - 1.0;
+        let taps = (0..outputs).map(|o| {
+            let at = (o as f64 + 0.5) * scale - 0.5;
+            let (base, t) = (at.floor(), at - at.floor());
+            let four = [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)];
+            // Beyond the border the pixel at the border counts.
+            let pixel = |k: usize| (base + k as f64 - 1.0).clamp(0.0, last) as usize;
+            let first = pixel(0);
+            let mut weights = vec![0.0; pixel(3) - first + 1];
+            for (k, w) in four.into_iter().enumerate() {
+                weights[pixel(k) - first] += w;
+            }
+            (first, weights)
+        });
+        Self {
+            inputs,
+            taps: taps.collect(),
+        }
+    }
+
+    /// PyTorch's `nearest`.
+    fn nearest(inputs: usize, outputs: usize) -> Self {
+        Self {
+            inputs,
+            taps: (0..outputs)
+                .map(|o| (o * inputs / outputs, vec![1.0]))
+                .collect(),
+        }
+    }
+
+    /// PyTorch's `adaptive_avg_pool`: windows that overlap where the lengths do not divide.
+    fn adaptive(inputs: usize, outputs: usize) -> Self {
+        let taps = (0..outputs).map(|o| {
+            let first = o * inputs / outputs;
+            let count = ((o + 1) * inputs).div_ceil(outputs) - first;
+            (first, vec![1.0 / count as f64; count])
+        });
+        Self {
+            inputs,
+            taps: taps.collect(),
+        }
+    }
+
+    fn outputs(&self) -> usize {
+        self.taps.len()
+    }
+
+    fn is_identity(&self) -> bool {
+        self.inputs == self.outputs()
+            && self
+                .taps
+                .iter()
+                .enumerate()
+                .all(|(o, (first, weights))| *first == o && weights[..] == [1.0])
+    }
+
+    /// The weights as a matrix (outputs, inputs), for devices without a kernel of ours.
+    fn matrix(&self, like: &Tensor) -> Result<Tensor> {
+        let mut values = vec![0f32; self.outputs() * self.inputs];
+        for (o, (first, weights)) in self.taps.iter().enumerate() {
+            for (i, w) in weights.iter().enumerate() {
+                values[o * self.inputs + first + i] = *w as f32;
+            }
+        }
+        let matrix = Tensor::from_vec(values, (self.outputs(), self.inputs), like.device())?;
+        Ok(matrix.to_dtype(like.dtype())?)
+    }
+}
+
+/// Both axes of an image; `adjoint` goes the other way, from the gradient of the output to that of the input.
+#[derive(Clone)]
+struct Separable {
+    rows: Axis,
+    columns: Axis,
+    adjoint: bool,
+}
+
+impl Separable {
+    fn sizes(&self) -> ([usize; 2], [usize; 2]) {
+        let small = [self.rows.inputs, self.columns.inputs];
+        let large = [self.rows.outputs(), self.columns.outputs()];
+        if self.adjoint {
+            (large, small)
+        } else {
+            (small, large)
+        }
+    }
+
+    fn kernel<T: Number>(&self, x: &[T]) -> Vec<T> {
+        let ([h, w], [oh, ow]) = self.sizes();
+        let mut out = vec![T::default(); x.len() / (h * w) * oh * ow];
+        let (height, width) = (self.rows.outputs(), self.columns.inputs);
+        out.par_chunks_mut(oh * ow)
+            .zip(x.par_chunks(h * w))
+            .for_each_init(
+                || vec![T::default(); height * width],
+                |middle, (out, x)| {
+                    middle.fill(T::default());
+                    if self.adjoint {
+                        self.columns_back(x, middle);
+                        self.rows_back(middle, out);
+                    } else {
+                        self.rows_forward(x, middle);
+                        self.columns_forward(middle, out);
+                    }
+                },
+            );
+        out
+    }
+
+    fn rows_forward<T: Number>(&self, x: &[T], middle: &mut [T]) {
+        let width = self.columns.inputs;
+        for ((first, weights), line) in self.rows.taps.iter().zip(middle.chunks_mut(width)) {
+            for (i, &weight) in weights.iter().enumerate() {
+                let weight = T::from_f64(weight);
+                let source = &x[(first + i) * width..][..width];
+                line.iter_mut()
+                    .zip(source)
+                    .for_each(|(l, &s)| *l += weight * s);
+            }
+        }
+    }
+
+    fn columns_forward<T: Number>(&self, middle: &[T], out: &mut [T]) {
+        let lines = middle.chunks(self.columns.inputs);
+        for (line, out) in lines.zip(out.chunks_mut(self.columns.outputs())) {
+            for (o, (first, weights)) in out.iter_mut().zip(&self.columns.taps) {
+                let mut sum = T::default();
+                for (&value, &weight) in line[*first..].iter().zip(weights) {
+                    sum += T::from_f64(weight) * value;
+                }
+                *o = sum;
+            }
+        }
+    }
+
+    fn columns_back<T: Number>(&self, gradient: &[T], middle: &mut [T]) {
+        let lines = middle.chunks_mut(self.columns.inputs);
+        for (line, gradient) in lines.zip(gradient.chunks(self.columns.outputs())) {
+            for (&g, (first, weights)) in gradient.iter().zip(&self.columns.taps) {
+                for (value, &weight) in line[*first..].iter_mut().zip(weights) {
+                    *value += T::from_f64(weight) * g;
+                }
+            }
+        }
+    }
+
+    fn rows_back<T: Number>(&self, middle: &[T], out: &mut [T]) {
+        let width = self.columns.inputs;
+        for ((first, weights), line) in self.rows.taps.iter().zip(middle.chunks(width)) {
+            for (i, &weight) in weights.iter().enumerate() {
+                let weight = T::from_f64(weight);
+                let target = &mut out[(first + i) * width..][..width];
+                target
+                    .iter_mut()
+                    .zip(line)
+                    .for_each(|(t, &l)| *t += weight * l);
+            }
+        }
+    }
+}
+
+impl CustomOp1 for Separable {
+    fn name(&self) -> &'static str {
+        "resize"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, l: &Layout) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (batch, channels, _, _) = l.shape().dims4()?;
+        let out = match x {
+            CpuStorage::F32(_) => CpuStorage::F32(self.kernel(numbers(x, l)?)),
+            CpuStorage::F64(_) => CpuStorage::F64(self.kernel(numbers(x, l)?)),
+            other => bail!("resize has no kernel for {:?}", other.dtype()),
+        };
+        let (_, [h, w]) = self.sizes();
+        Ok((out, (batch, channels, h, w).into()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
+        let back = Self {
+            adjoint: !self.adjoint,
+            ..self.clone()
+        };
+        Ok(Some(grad.contiguous()?.apply_op1(back)?))
+    }
+}
+
+/// Applies a weighting of lines and columns to images (batch, channels, h, w).
+fn separable(
+    x: &Tensor,
+    what: &str,
+    (height, width): (usize, usize),
+    axis: impl Fn(usize, usize) -> Axis,
+) -> Result<Tensor> {
+    let &[_, _, h, w] = x.dims() else {
+        return Err(Error::invalid(format!(
+            "{what} expects images (batch, channels, height, width), found {:?}",
+            x.dims()
+        )));
+    };
+    if x.elem_count() == 0 || height == 0 || width == 0 || height.max(width) > 1 << 16 {
+        return Err(Error::invalid(format!(
+            "{what} expects images with pixels and a size from 1 to 65536, found images {:?} and the size {height}×{width}",
+            x.dims()
+        )));
+    }
+    let (rows, columns) = (axis(h, height), axis(w, width));
+    if rows.is_identity() && columns.is_identity() {
+        return Ok(x.clone());
+    }
+    if x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64) {
+        let adjoint = false;
+        let op = Separable {
+            rows,
+            columns,
+            adjoint,
+        };
+        return Ok(x.contiguous()?.apply_op1(op)?);
+    }
+    composed(x, &rows, &columns)
+}
+
+/// Two products with the weights.
+fn composed(x: &Tensor, rows: &Axis, columns: &Axis) -> Result<Tensor> {
+    let right = columns.matrix(x)?.t()?.contiguous()?;
+    Ok(rows
+        .matrix(x)?
+        .broadcast_matmul(&x.contiguous()?.broadcast_matmul(&right)?)?)
+}
+
+/// Images (batch, channels, h, w) at another size, bilinear without aligned corners, as PyTorch's
+/// `interpolate(mode="bilinear")`. With `antialias` a smaller image averages over what it leaves out, as PyTorch's
+/// `antialias=True` and Pillow; without, it skips pixels. The gradient reaches the images.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use invariances_ops::resize_bilinear;
+/// let x = Tensor::new(&[[[[0f32, 1.0]]]], &Device::Cpu)?;
+/// let y = resize_bilinear(&x, (1, 4), false)?;
+/// assert_eq!(y.flatten_all()?.to_vec1::<f32>()?, [0.0, 0.25, 0.75, 1.0]);
+/// # Ok::<(), invariances_ops::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::Invalid`] unless there are images and a size of at least one pixel.
+pub fn resize_bilinear(x: &Tensor, size: (usize, usize), antialias: bool) -> Result<Tensor> {
+    separable(x, "resizing", size, |i, o| Axis::linear(i, o, antialias))
+}
+
+/// Images (batch, channels, h, w) at another size, bicubic without aligned corners, as PyTorch's
+/// `interpolate(mode="bicubic")`. The gradient reaches the images.
+///
+/// # Errors
+/// [`Error::Invalid`] unless there are images and a size of at least one pixel.
+pub fn resize_bicubic(x: &Tensor, size: (usize, usize)) -> Result<Tensor> {
+    separable(x, "resizing", size, Axis::cubic)
+}
+
+/// Images (batch, channels, h, w) at another size, each pixel that of the place it comes from, as PyTorch's
+/// `interpolate(mode="nearest")`. The gradient reaches the images.
+///
+/// # Errors
+/// [`Error::Invalid`] unless there are images and a size of at least one pixel.
+pub fn resize_nearest(x: &Tensor, size: (usize, usize)) -> Result<Tensor> {
+    separable(x, "resizing", size, Axis::nearest)
+}
+
+/// The means of `size` windows that cover images (batch, channels, h, w), as PyTorch's `adaptive_avg_pool2d`.
+///
+/// # Errors
+/// [`Error::Invalid`] unless there are images and a size of at least one pixel.
+pub fn adaptive_avg_pool2d(x: &Tensor, size: (usize, usize)) -> Result<Tensor> {
+    separable(x, "adaptive pooling", size, Axis::adaptive)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Rng;
+    use candle_core::Device;
+
+    /// The composition for other devices gives the kernel's values.
+    #[test]
+    fn composition_equals_kernel() -> Result<()> {
+        let x = Rng::new(1).normal((2, 3, 9, 7), &Device::Cpu)?;
+        for axis in [
+            |i, o| Axis::linear(i, o, false),
+            |i, o| Axis::linear(i, o, true),
+            Axis::cubic,
+            Axis::nearest,
+            Axis::adaptive,
+        ] as [fn(usize, usize) -> Axis; 5]
+        {
+            for size in [(4, 15), (18, 3), (9, 7)] {
+                let one = separable(&x, "test", size, axis)?;
+                let other = composed(&x, &axis(9, size.0), &axis(7, size.1))?;
+                assert_eq!(one.dims(), other.dims());
+                let far = (one - other)?.abs()?.flatten_all()?.max(0)?;
+                assert!(far.to_scalar::<f32>()? < 1e-5);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,644 @@
+//! Monotone rational-quadratic splines, one for each number of a tensor, with gradients.
+//!
+//! Gregory, Delbourgo 1982, as Durkan et al. 2019 ([arXiv 1906.04032](https://arxiv.org/abs/1906.04032)) use them
+//! in flows: K bins on [−B, B] whose widths and heights are softmaxes, and K − 1 slopes between them; at the ends the
+//! slope is 1, and outside is the identity. On the CPU each element is one pass, computed in f64, since the inverse
+//! solves a quadratic equation; other devices take the composition of candle's operations.
+
+use super::dense::{Real, has_kernel, numbers};
+use crate::{Error, Result};
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp2, DType, Layout, Shape, Storage, Tensor, WithDType, bail};
+use rayon::prelude::*;
+
+/// The least width and height of a bin as a share of all, and the least slope between two.
+const LEAST: f64 = 1e-3;
+
+/// More bins than anyone needs; what one element computes lies on the stack.
+const MOST_BINS: usize = 64;
+
+/// How many numbers say what an element's spline is: widths, heights and inner slopes of the bins.
+pub fn numbers_per_element(bins: usize) -> usize {
+    3 * bins - 1
+}
+
+/// The sizes of the splines.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Spline {
+    bins: usize,
+    bound: f64,
+}
+
+/// A number and its derivatives by x, and by what a bin is: left, width, bottom, height, and the slopes at its ends.
+#[derive(Clone, Copy)]
+struct Dual {
+    value: f64,
+    by: [f64; 7],
+}
+
+impl Dual {
+    fn variable(value: f64, place: usize) -> Self {
+        let mut by = [0.0; 7];
+        by[place] = 1.0;
+        Self { value, by }
+    }
+
+    fn chain(self, value: f64, slope: f64) -> Self {
+        Self {
+            value,
+            by: self.by.map(|d| d * slope),
+        }
+    }
+
+    fn with(self, other: Self, value: f64, slope: f64, other_slope: f64) -> Self {
+        let mut by = [0.0; 7];
+        for (out, (a, b)) in by.iter_mut().zip(self.by.iter().zip(&other.by)) {
+            *out = a * slope + b * other_slope;
+        }
+        Self { value, by }
+    }
+
+    fn plus(self, o: Self) -> Self {
+        self.with(o, self.value + o.value, 1.0, 1.0)
+    }
+
+    fn minus(self, o: Self) -> Self {
+        self.with(o, self.value - o.value, 1.0, -1.0)
+    }
+
+    fn times(self, o: Self) -> Self {
+        self.with(o, self.value * o.value, o.value, self.value)
+    }
+
+    fn over(self, o: Self) -> Self {
+        let ratio = self.value / o.value;
+        self.with(o, ratio, o.value.recip(), -ratio / o.value)
+    }
+
+    fn ln(self) -> Self {
+        self.chain(self.value.ln(), self.value.recip())
+    }
+
+    fn scaled(self, by: f64) -> Self {
+        self.chain(self.value * by, by)
+    }
+}
+
+/// One bin: left, width, bottom, height, slope at its left and at its right.
+type Bin = [f64; 6];
+
+/// y and ln(dy/dx) of a bin at x, with their derivatives.
+fn curve(x: f64, bin: &Bin) -> (Dual, Dual) {
+    let [left, width, bottom, height, d0, d1] =
+        [0, 1, 2, 3, 4, 5].map(|i| Dual::variable(bin[i], i + 1));
+    let one = Dual {
+        value: 1.0,
+        by: [0.0; 7],
+    };
+    let at = Dual::variable(x, 0).minus(left).over(width);
+    let rest = one.minus(at);
+    let slope = height.over(width);
+    let cross = at.times(rest);
+    let square = at.times(at);
+    let above = slope.times(square).plus(d0.times(cross));
+    let below = slope.plus(d0.plus(d1).minus(slope.scaled(2.0)).times(cross));
+    let y = bottom.plus(height.times(above).over(below));
+    let turn = d1
+        .times(square)
+        .plus(slope.scaled(2.0).times(cross))
+        .plus(d0.times(rest.times(rest)));
+    // ln of slope²·turn/below².
+    let logdet = slope.ln().minus(below.ln()).scaled(2.0).plus(turn.ln());
+    (y, logdet)
+}
+
+/// The x of a bin with this y (equations 6 to 8 of the paper's appendix).
+fn solved(y: f64, bin: &Bin) -> f64 {
+    let [left, width, bottom, height, d0, d1] = *bin;
+    let slope = height / width;
+    let up = y - bottom;
+    let bend = d0 + d1 - 2.0 * slope;
+    let a = height * (slope - d0) + up * bend;
+    let b = height * d0 - up * bend;
+    let c = -slope * up;
+    let root = (b * b - 4.0 * a * c).max(0.0).sqrt();
+    left + width * (2.0 * c / (-b - root)).clamp(0.0, 1.0)
+}
+
+/// What the numbers of one element say.
+struct Shape1 {
+    bins: usize,
+    /// Softmaxes.
+    widths: [f64; MOST_BINS],
+    heights: [f64; MOST_BINS],
+    /// How quickly an inner slope changes with its number.
+    bends: [f64; MOST_BINS],
+    slopes: [f64; MOST_BINS + 1],
+    /// The bins' ends.
+    xs: [f64; MOST_BINS + 1],
+    ys: [f64; MOST_BINS + 1],
+}
+
+impl Spline {
+    /// # Errors
+    /// [`Error::Invalid`] for numbers that make no spline.
+    pub fn new(bins: usize, bound: f64) -> Result<Self> {
+        let fits = (2..=MOST_BINS).contains(&bins) && bound.is_finite() && bound > 0.0;
+        if !fits {
+            return Err(Error::invalid(format!(
+                "a spline needs 2 to {MOST_BINS} bins and a bound above 0, found {bins} and {bound}"
+            )));
+        }
+        Ok(Self { bins, bound })
+    }
+
+    /// Softmax with a least share, and where each bin begins.
+    fn shares(&self, raw: impl Iterator<Item = f64> + Clone, out: &mut [f64], ends: &mut [f64]) {
+        let most = raw.clone().fold(f64::NEG_INFINITY, f64::max);
+        let mut sum = 0.0;
+        for (o, r) in out.iter_mut().zip(raw) {
+            *o = (r - most).exp();
+            sum += *o;
+        }
+        let (bins, bound) = (self.bins, self.bound);
+        ends[0] = -bound;
+        for k in 0..bins {
+            out[k] /= sum;
+            ends[k + 1] = ends[k] + 2.0 * bound * self.share(out[k]);
+        }
+        ends[bins] = bound;
+    }
+
+    fn share(&self, softmax: f64) -> f64 {
+        LEAST + (1.0 - LEAST * self.bins as f64) * softmax
+    }
+
+    /// The number that makes a slope of 1 of a raw 0.
+    fn offset() -> f64 {
+        ((1.0 - LEAST).exp() - 1.0).ln()
+    }
+
+    fn shape<T: Real>(&self, raw: &[T]) -> Shape1 {
+        let k = self.bins;
+        let mut shape = Shape1 {
+            bins: k,
+            widths: [0.0; MOST_BINS],
+            heights: [0.0; MOST_BINS],
+            bends: [0.0; MOST_BINS],
+            slopes: [1.0; MOST_BINS + 1],
+            xs: [0.0; MOST_BINS + 1],
+            ys: [0.0; MOST_BINS + 1],
+        };
+        let numbers = |r: std::ops::Range<usize>| raw[r].iter().map(|x| x.to_f64());
+        self.shares(numbers(0..k), &mut shape.widths[..k], &mut shape.xs);
+        self.shares(numbers(k..2 * k), &mut shape.heights[..k], &mut shape.ys);
+        for (i, r) in numbers(2 * k..3 * k - 1).enumerate() {
+            let r = r + Self::offset();
+            let softplus = if r > 30.0 { r } else { r.exp().ln_1p() };
+            shape.slopes[i + 1] = LEAST + softplus;
+            shape.bends[i + 1] = (1.0 + (-r).exp()).recip();
+        }
+        shape
+    }
+
+    /// y and ln(dy/dx).
+    fn element<T: Real>(&self, x: f64, raw: &[T]) -> (f64, f64) {
+        if !self.inside(x) {
+            return (x, 0.0);
+        }
+        let shape = self.shape(raw);
+        let (y, logdet) = curve(x, &shape.bin(shape.find(&shape.xs, x)));
+        (y.value, logdet.value)
+    }
+
+    fn element_inverse<T: Real>(&self, y: f64, raw: &[T]) -> f64 {
+        if !self.inside(y) {
+            return y;
+        }
+        let shape = self.shape(raw);
+        solved(y, &shape.bin(shape.find(&shape.ys, y)))
+    }
+
+    fn inside(&self, x: f64) -> bool {
+        x > -self.bound && x < self.bound
+    }
+
+    /// From the gradients of y and of ln(dy/dx): that of x, and those of the raw numbers into `to_raw`.
+    fn gradient<T: Real>(
+        &self,
+        x: f64,
+        raw: &[T],
+        to_y: f64,
+        to_logdet: f64,
+        to_raw: &mut [T],
+    ) -> f64 {
+        if !self.inside(x) {
+            return to_y;
+        }
+        let shape = self.shape(raw);
+        let k = shape.find(&shape.xs, x);
+        let (y, logdet) = curve(x, &shape.bin(k));
+        let mut by = [0.0; 7];
+        for (b, (dy, dl)) in by.iter_mut().zip(y.by.iter().zip(&logdet.by)) {
+            *b = to_y * dy + to_logdet * dl;
+        }
+        let [to_x, left, width, bottom, height, d0, d1] = by;
+        let free = 2.0 * self.bound * (1.0 - LEAST * self.bins as f64);
+        let mut spread = |softmax: &[f64], start: f64, size: f64, from: usize| {
+            // Every bin before moves this one, and its own share is its size.
+            let of = |i: usize| match i.cmp(&k) {
+                std::cmp::Ordering::Less => start * free,
+                std::cmp::Ordering::Equal => size * free,
+                std::cmp::Ordering::Greater => 0.0,
+            };
+            let mean: f64 = softmax.iter().enumerate().map(|(i, s)| s * of(i)).sum();
+            for (i, s) in softmax.iter().enumerate() {
+                to_raw[from + i] = T::from_f64(s * (of(i) - mean));
+            }
+        };
+        let bins = shape.bins;
+        spread(&shape.widths[..bins], left, width, 0);
+        spread(&shape.heights[..bins], bottom, height, bins);
+        for (i, d) in [(k, d0), (k + 1, d1)] {
+            // The slopes at the ends are fixed.
+            if i > 0 && i < bins {
+                to_raw[2 * bins + i - 1] = T::from_f64(d * shape.bends[i]);
+            }
+        }
+        to_x
+    }
+
+    /// y and ln(dy/dx), both shaped as `x` (batch, n); `raw` is (batch, n·(3·bins − 1)).
+    pub fn forward(&self, x: &Tensor, raw: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (_, n) = x.dims2()?;
+        if !has_kernel(x) {
+            return self.composed_forward(x, raw);
+        }
+        let op = Op {
+            spline: *self,
+            inverse: false,
+        };
+        let both = x.contiguous()?.apply_op2(&raw.contiguous()?, op)?;
+        Ok((both.narrow(1, 0, n)?, both.narrow(1, n, n)?))
+    }
+
+    /// The x whose y these are.
+    pub fn inverse(&self, y: &Tensor, raw: &Tensor) -> Result<Tensor> {
+        if !has_kernel(y) {
+            return self.composed_inverse(y, raw);
+        }
+        let op = Op {
+            spline: *self,
+            inverse: true,
+        };
+        Ok(y.contiguous()?.apply_op2(&raw.contiguous()?, op)?)
+    }
+
+    /// Widths, heights and slopes of all bins as tensors (batch, n, bins) and their ends (batch, n, bins + 1).
+    fn composed_shape(&self, x: &Tensor, raw: &Tensor) -> Result<[Tensor; 3]> {
+        let (batch, n) = x.dims2()?;
+        let k = self.bins;
+        let raw = raw.reshape((batch, n, numbers_per_element(k)))?;
+        let ends = |from: usize| -> Result<Tensor> {
+            let r = raw.narrow(2, from, k)?.contiguous()?;
+            let r = r.broadcast_sub(&r.max_keepdim(2)?.detach())?.exp()?;
+            let share = r.broadcast_div(&r.sum_keepdim(2)?)?;
+            let share = share.affine(1.0 - LEAST * k as f64, LEAST)?;
+            let inner = share.cumsum(2)?.narrow(2, 0, k - 1)?;
+            let inner = inner.affine(2.0 * self.bound, -self.bound)?;
+            let end = (Tensor::ones((batch, n, 1), x.dtype(), x.device())? * self.bound)?;
+            Ok(Tensor::cat(&[&end.neg()?, &inner, &end], 2)?)
+        };
+        let r = raw.narrow(2, 2 * k, k - 1)?.affine(1.0, Self::offset())?;
+        // softplus without overflow: max(r, 0) + ln(1 + exp(−|r|)).
+        let softplus = (r.relu()? + (r.abs()?.neg()?.exp()? + 1.0)?.log()?)?;
+        let one = Tensor::ones((batch, n, 1), x.dtype(), x.device())?;
+        let slopes = Tensor::cat(&[&one, &(softplus + LEAST)?, &one], 2)?;
+        Ok([ends(0)?, ends(k)?, slopes])
+    }
+
+    /// The bin of each element: left, width, bottom, height, both slopes, each shaped as `x`; and where the
+    /// spline holds (1) or the identity (0).
+    fn composed_bin(&self, x: &Tensor, raw: &Tensor, by_y: bool) -> Result<([Tensor; 6], Tensor)> {
+        let [xs, ys, slopes] = self.composed_shape(x, raw)?;
+        let k = self.bins;
+        let ends = if by_y { &ys } else { &xs };
+        let inside = x.detach().abs()?.lt(self.bound)?.to_dtype(x.dtype())?;
+        let inner = ends.detach().narrow(2, 1, k - 1)?;
+        let past = x.detach().unsqueeze(2)?.broadcast_ge(&inner)?;
+        let past = past.to_dtype(x.dtype())?;
+        let one = past.narrow(2, 0, 1)?.ones_like()?;
+        let zero = one.zeros_like()?;
+        // 1 in the bin whose left end is passed and whose right end is not.
+        let here = (Tensor::cat(&[&one, &past], 2)? - Tensor::cat(&[&past, &zero], 2)?)?;
+        let pick = |t: &Tensor, from: usize| -> Result<Tensor> {
+            Ok((t.narrow(2, from, k)? * &here)?.sum(2)?)
+        };
+        let (left, right) = (pick(&xs, 0)?, pick(&xs, 1)?);
+        let (bottom, top) = (pick(&ys, 0)?, pick(&ys, 1)?);
+        let bin = [
+            left.clone(),
+            (right - left)?,
+            bottom.clone(),
+            (top - bottom)?,
+            pick(&slopes, 0)?,
+            pick(&slopes, 1)?,
+        ];
+        Ok((bin, inside))
+    }
+
+    fn composed_forward(&self, x: &Tensor, raw: &Tensor) -> Result<(Tensor, Tensor)> {
+        let ([left, width, bottom, height, d0, d1], inside) = self.composed_bin(x, raw, false)?;
+        // Outside a place within the bin stands in: what comes of it is multiplied by 0, and must be a number.
+        let at = (((x - left)? / &width)? * &inside)?;
+        let rest = at.affine(-1.0, 1.0)?;
+        let slope = (&height / width)?;
+        let (cross, square) = ((&at * &rest)?, at.sqr()?);
+        let above = ((&slope * &square)? + (&d0 * &cross)?)?;
+        let bend = ((&d0 + &d1)? - (&slope * 2.0)?)?;
+        let below = (&slope + (bend * &cross)?)?;
+        let y = (bottom + ((height * above)? / &below)?)?;
+        let turn = (((d1 * square)? + ((&slope * 2.0)? * cross)?)? + (d0 * rest.sqr()?)?)?;
+        let logdet = (((slope.log()? - below.log()?)? * 2.0)? + turn.log()?)?;
+        let outside = inside.affine(-1.0, 1.0)?;
+        Ok(((((y * &inside)?) + (x * outside)?)?, (logdet * inside)?))
+    }
+
+    fn composed_inverse(&self, y: &Tensor, raw: &Tensor) -> Result<Tensor> {
+        let ([left, width, bottom, height, d0, d1], inside) = self.composed_bin(y, raw, true)?;
+        let slope = (&height / &width)?;
+        let up = ((y - bottom)? * &inside)?;
+        let bend = ((&d0 + d1)? - (&slope * 2.0)?)?;
+        let shift = (&up * bend)?;
+        let a = ((&height * (&slope - &d0)?)? + &shift)?;
+        let b = ((height * d0)? - shift)?;
+        let c = (slope * up)?.neg()?;
+        let root = (b.sqr()? - ((a * &c)? * 4.0)?)?.relu()?.sqrt()?;
+        let at = ((c * 2.0)? / (b.neg()? - root)?)?;
+        let x = (left + (width * at)?)?;
+        let outside = inside.affine(-1.0, 1.0)?;
+        Ok(((x * &inside)? + (y * outside)?)?)
+    }
+}
+
+impl Shape1 {
+    /// The bin in which `at` lies between these ends.
+    fn find(&self, ends: &[f64], at: f64) -> usize {
+        ends[1..self.bins].iter().take_while(|&&e| at >= e).count()
+    }
+
+    fn bin(&self, k: usize) -> Bin {
+        [
+            self.xs[k],
+            self.xs[k + 1] - self.xs[k],
+            self.ys[k],
+            self.ys[k + 1] - self.ys[k],
+            self.slopes[k],
+            self.slopes[k + 1],
+        ]
+    }
+}
+
+struct Op {
+    spline: Spline,
+    inverse: bool,
+}
+
+/// Rows that one thread takes at a time.
+const ROWS: usize = 16;
+
+impl Op {
+    fn kernel<T: Real>(&self, x: &[T], raw: &[T], n: usize) -> Vec<T> {
+        let each = numbers_per_element(self.spline.bins);
+        let width = if self.inverse { n } else { 2 * n };
+        let mut out = vec![T::zero(); x.len() / n.max(1) * width];
+        let parts = out.par_chunks_mut((ROWS * width).max(1));
+        let parts = parts.zip(x.par_chunks((ROWS * n).max(1)));
+        let parts = parts.zip(raw.par_chunks((ROWS * n * each).max(1)));
+        parts.for_each(|((out, x), raw)| {
+            for (r, row) in out.chunks_exact_mut(width).enumerate() {
+                for k in 0..n {
+                    let at = r * n + k;
+                    let raw = &raw[at * each..(at + 1) * each];
+                    let x = x[at].to_f64();
+                    if self.inverse {
+                        row[k] = T::from_f64(self.spline.element_inverse(x, raw));
+                    } else {
+                        let (y, logdet) = self.spline.element(x, raw);
+                        row[k] = T::from_f64(y);
+                        row[n + k] = T::from_f64(logdet);
+                    }
+                }
+            }
+        });
+        out
+    }
+
+    /// The gradients of x and of the raw numbers.
+    fn backward<T: Real>(
+        &self,
+        x: &[T],
+        raw: &[T],
+        out: &[T],
+        to_out: &[T],
+        n: usize,
+    ) -> [Vec<T>; 2] {
+        let each = numbers_per_element(self.spline.bins);
+        let width = if self.inverse { n } else { 2 * n };
+        let mut to_x = vec![T::zero(); x.len()];
+        let mut to_raw = vec![T::zero(); raw.len()];
+        let parts = to_x
+            .par_chunks_mut(n.max(1))
+            .zip(to_raw.par_chunks_mut((n * each).max(1)));
+        parts.enumerate().for_each(|(r, (to_x, to_raw))| {
+            for k in 0..n {
+                let at = r * n + k;
+                let raw = &raw[at * each..(at + 1) * each];
+                let to_raw = &mut to_raw[k * each..(k + 1) * each];
+                let g = to_out[r * width + k].to_f64();
+                let gradient = if self.inverse {
+                    // x = g⁻¹(y): ∂x/∂y = 1/g′(x) and ∂x/∂θ = −(∂g/∂θ)/g′(x).
+                    let found = out[r * width + k].to_f64();
+                    let (_, logdet) = self.spline.element(found, raw);
+                    let by = g * (-logdet).exp();
+                    self.spline.gradient(found, raw, -by, 0.0, to_raw);
+                    by
+                } else {
+                    let to_logdet = to_out[r * width + n + k].to_f64();
+                    let x = x[at].to_f64();
+                    self.spline.gradient(x, raw, g, to_logdet, to_raw)
+                };
+                to_x[k] = T::from_f64(gradient);
+            }
+        });
+        [to_x, to_raw]
+    }
+
+    fn gradients<T: Real + WithDType>(
+        &self,
+        x: &Tensor,
+        raw: &Tensor,
+        out: &Tensor,
+        to_out: &Tensor,
+    ) -> candle_core::Result<[Tensor; 2]> {
+        let (_, n) = x.dims2()?;
+        let tensors = [x, raw, out, to_out].map(|t| t.storage_and_layout());
+        let mut values = Vec::with_capacity(4);
+        for (storage, layout) in &tensors {
+            match &**storage {
+                Storage::Cpu(s) => values.push(numbers::<T>(s, layout)?),
+                _ => bail!("expected a spline's tensors on the CPU"),
+            }
+        }
+        let [to_x, to_raw] = self.backward(values[0], values[1], values[2], values[3], n);
+        Ok([
+            Tensor::from_vec(to_x, x.shape(), x.device())?,
+            Tensor::from_vec(to_raw, raw.shape(), raw.device())?,
+        ])
+    }
+}
+
+impl CustomOp2 for Op {
+    fn name(&self) -> &'static str {
+        "rational-quadratic-spline"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        raw: &CpuStorage,
+        rl: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        let (batch, n) = xl.shape().dims2()?;
+        if rl.shape().elem_count() != batch * n * numbers_per_element(self.spline.bins) {
+            bail!(
+                "splines of {:?} need {} numbers each, found {:?} in all",
+                xl.shape(),
+                numbers_per_element(self.spline.bins),
+                rl.shape()
+            );
+        }
+        let out = match x {
+            CpuStorage::F32(_) => {
+                CpuStorage::F32(self.kernel::<f32>(numbers(x, xl)?, numbers(raw, rl)?, n))
+            }
+            CpuStorage::F64(_) => {
+                CpuStorage::F64(self.kernel::<f64>(numbers(x, xl)?, numbers(raw, rl)?, n))
+            }
+            other => bail!("a spline has no kernel for {:?}", other.dtype()),
+        };
+        let width = if self.inverse { n } else { 2 * n };
+        Ok((out, (batch, width).into()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        raw: &Tensor,
+        out: &Tensor,
+        to_out: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>)> {
+        let to_out = to_out.contiguous()?;
+        let [to_x, to_raw] = match x.dtype() {
+            DType::F64 => self.gradients::<f64>(x, raw, out, &to_out)?,
+            _ => self.gradients::<f32>(x, raw, out, &to_out)?,
+        };
+        Ok((
+            x.track_op().then_some(to_x),
+            raw.track_op().then_some(to_raw),
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Rng;
+    use candle_core::{Device, Var};
+
+    fn inputs(bins: usize) -> Result<(Var, Var)> {
+        let mut rng = Rng::new(3);
+        // Some inside, some in the tails.
+        let x = (rng.normal((40, 5), &Device::Cpu)? * 2.0)?;
+        let raw = rng.normal((40, 5 * numbers_per_element(bins)), &Device::Cpu)?;
+        Ok((
+            Var::from_tensor(&x.to_dtype(DType::F64)?)?,
+            Var::from_tensor(&raw.to_dtype(DType::F64)?)?,
+        ))
+    }
+
+    fn off(a: &Tensor, b: &Tensor) -> Result<f64> {
+        Ok((a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar()?)
+    }
+
+    /// The one operation of the CPU and the composition for other devices are the same map.
+    #[test]
+    fn both_ways_agree_in_values_and_gradients() -> Result<()> {
+        for (bins, bound) in [(2, 1.0), (8, 3.0), (MOST_BINS, 4.0)] {
+            let spline = Spline::new(bins, bound)?;
+            let (x, raw) = inputs(bins)?;
+            let weights = Rng::new(4).normal((40, 5), &Device::Cpu)?;
+            let weights = weights.to_dtype(DType::F64)?;
+            let forward = |(y, logdet): (Tensor, Tensor)| -> Result<Tensor> {
+                Ok((y.sin()? + (logdet * &weights)?)?.sum_all()?)
+            };
+            let inverse = |x: Tensor| -> Result<Tensor> { Ok((x * &weights)?.sum_all()?) };
+            for (one, other) in [
+                (
+                    forward(spline.forward(&x, &raw)?)?,
+                    forward(spline.composed_forward(&x, &raw)?)?,
+                ),
+                (
+                    inverse(spline.inverse(&x, &raw)?)?,
+                    inverse(spline.composed_inverse(&x, &raw)?)?,
+                ),
+            ] {
+                assert!(off(&one, &other)? < 1e-8);
+                let (ours, theirs) = (one.backward()?, other.backward()?);
+                for var in [&x, &raw] {
+                    let (Some(a), Some(b)) = (ours.get(var), theirs.get(var)) else {
+                        panic!("a gradient is missing");
+                    };
+                    let off = off(a, b)?;
+                    assert!(off < 1e-7, "{bins} bins: off by {off}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn zeros_are_the_identity_and_the_ends_are_smooth() -> Result<()> {
+        let spline = Spline::new(8, 3.0)?;
+        let (x, raw) = inputs(8)?;
+        let (y, logdet) = spline.forward(&x, &raw.zeros_like()?)?;
+        assert!(off(&y, &x)? < 1e-12 && off(&logdet, &x.zeros_like()?)? < 1e-12);
+        // Monotone, into itself, and back again.
+        let numbers = raw.get(0)?.narrow(0, 0, numbers_per_element(8))?;
+        let numbers: Vec<f64> = numbers.to_vec1()?;
+        let mut last = f64::NEG_INFINITY;
+        for i in -400..=400 {
+            let x = f64::from(i) / 100.0;
+            let (y, _) = spline.element(x, &numbers);
+            assert!(y > last && y.abs() <= x.abs().max(3.0));
+            assert!((spline.element_inverse(y, &numbers) - x).abs() < 1e-10);
+            last = y;
+        }
+        // At the bound the slope is the identity's.
+        let (_, logdet) = spline.element(3.0 - 1e-9, &numbers);
+        assert!(logdet.abs() < 1e-6, "{logdet}");
+        // Numbers so large that a softmax has one winner.
+        let large: Vec<f64> = numbers.iter().map(|x| x * 1e4).collect();
+        let (y, logdet) = spline.element(0.3, &large);
+        assert!(y.is_finite() && logdet.is_finite());
+        Ok(())
+    }
+
+    #[test]
+    fn sizes_that_make_no_spline_are_refused() {
+        for (bins, bound) in [(1, 3.0), (65, 3.0), (8, 0.0), (8, f64::NAN)] {
+            assert!(Spline::new(bins, bound).is_err());
+        }
+    }
+}
