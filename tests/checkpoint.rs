@@ -844,7 +844,7 @@ fn hostile_files_are_errors() {
         (
             "2^60 numbers of 12",
             of(object(&[huge], &[1], 12, 0)),
-            &["storage of 12 numbers"],
+            &["storage has only 12 numbers"],
         ),
         (
             "negative",
@@ -864,27 +864,27 @@ fn hostile_files_are_errors() {
         (
             "outside",
             of(object(&[4, 3], &[3, 1], 12, 1)),
-            &["storage of 12 numbers"],
+            &["storage has only 12 numbers"],
         ),
         (
             "outside by its offset",
             of(object(&[1], &[1], 12, 12)),
-            &["storage of 12 numbers"],
+            &["storage has only 12 numbers"],
         ),
         (
             "stride beyond 2^64",
             of(object(&[3], &[i64::MAX], 12, 0)),
-            &["storage of 12 numbers"],
+            &["storage has only 12 numbers"],
         ),
         (
             "offset beyond 2^64",
             of(object(&[3], &[i64::MAX / 2], 12, i64::MAX)),
-            &["storage of 12 numbers"],
+            &["storage has only 12 numbers"],
         ),
         (
             "more than 2^64 of none",
             of(object(&[0, huge, huge], &[1, 0, 0], 12, 0)),
-            &["storage of 12 numbers"],
+            &["storage has only 12 numbers"],
         ),
         (
             "stride 0",

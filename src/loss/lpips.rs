@@ -12,7 +12,7 @@ const LAYERS: [&str; 5] = ["relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"
 /// VGG-16 is the hub's, the five weightings are the authors' `vgg_lpips`:
 ///
 /// ```no_run
-/// use invariances::{candle_core::Device, hub::{Hub, published}, loss::Lpips, ops::Rng};
+/// use invariances::{candle_core::Device, hub::{Hub, HubNetworks, published}, loss::Lpips, ops::Rng};
 /// let hub = Hub::open()?;
 /// let heads = published("vgg_lpips")?;
 /// heads.fetch(&hub)?;

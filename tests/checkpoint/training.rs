@@ -597,7 +597,7 @@ fn marks_of_a_view_are_followed_or_refused() -> Result<()> {
         open.op(b"\x89}").global("torch", "float32").op(b"tR")
     };
     assert_eq!(read(at(11))?.to_vec1::<f32>()?, [11.]);
-    assert_says(&error(bytes(at(12))), &["a storage of 12 numbers"]);
+    assert_says(&error(bytes(at(12))), &["its storage has only 12 numbers"]);
     Ok(())
 }
 

@@ -28,7 +28,7 @@ pub enum Error {
     Tensor(#[from] candle_core::Error),
     /// An error of the data frame library.
     #[error("{0}")]
-    Frame(#[from] polars::error::PolarsError),
+    Frame(#[from] polars_error::PolarsError),
     /// An error while drawing.
     #[error("drawing failed: {0}")]
     Drawing(String),

@@ -43,3 +43,8 @@ pub use readable::Unreadable;
 pub use world::{Attribute, World};
 
 pub use invariances_core::{Error, Result};
+
+/// The example of the README is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

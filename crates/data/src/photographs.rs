@@ -20,10 +20,9 @@ const MOST_CLASSES: u32 = 100_000;
 ///
 /// ```no_run
 /// use invariances_data::*;
-/// let lab = Lab::open("mine")?;
 /// let animals = Photographs::new(&Images::folder("animals")?, 64, 0)?; // a folder of class folders
-/// let network = ConvVaeConfig { size: 64, code: 128, ..Default::default() };
-/// let (vae, trained) = VaeTraining { network, ..Default::default() }.fit("animals", &animals, None, &lab.store())?;
+/// let batch = animals.batch(Split::Train, 0, 8)?;
+/// assert_eq!(batch.images.dims(), [8, 3, 64, 64]);
 /// # Ok::<(), invariances_data::Error>(())
 /// ```
 #[derive(Clone, Debug)]

@@ -364,3 +364,8 @@ where
 {
     items.into_iter().map(|t| t.to_string()).collect()
 }
+
+/// The example of the README is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

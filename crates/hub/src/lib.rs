@@ -99,3 +99,8 @@ use std::path::Path;
 pub fn load(params: &Params, path: impl AsRef<Path>) -> Result<()> {
     Checkpoint::open(path)?.load_into(params)
 }
+
+/// The example of the README is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -35,3 +35,8 @@ pub fn epsilon(dtype: candle_core::DType) -> f64 {
         _ => f64::from(f32::EPSILON),
     }
 }
+
+/// The example of the README is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
