@@ -1,11 +1,12 @@
-//! Lets the program find its libraries wherever it is started from. Jupyter starts the kernel without
-//! cargo, which otherwise says where they are.
+//! Sets the run-time search paths (rpath) of the programs, so that they find their libraries
+//! wherever they are started from. Jupyter starts the kernel without cargo, which would otherwise
+//! set these paths.
 
 use std::process::Command;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    // The dynamic std of the toolchain.
+    // The dynamic standard library of the toolchain.
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let target = std::env::var("TARGET").unwrap_or_default();
     let sysroot = Command::new(rustc).args(["--print", "sysroot"]).output();
@@ -14,7 +15,7 @@ fn main() {
         let lib = format!("{}/lib/rustlib/{target}/lib", sysroot.trim());
         println!("cargo:rustc-link-arg-bins=-Wl,-rpath,{lib}");
     }
-    // The crate's own library: where cargo builds it, and where a kernel keeps a link to it.
+    // The library of this crate: where cargo builds it, and where a kernel keeps its link to it.
     let here = match std::env::var("CARGO_CFG_TARGET_VENDOR").as_deref() {
         Ok("apple") => "@loader_path",
         _ => "$ORIGIN",

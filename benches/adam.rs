@@ -1,4 +1,5 @@
-//! The optimiser's pass, against candle's AdamW, and what checkpoints cost a small training (medians).
+//! Time of an Adam step, compared with candle's AdamW, and the cost of checkpoints in a small
+//! training (medians).
 
 use invariances::candle_core::backprop::GradStore;
 use invariances::candle_core::{Device, Tensor, Var};
@@ -7,7 +8,8 @@ use invariances::ops::{Init, Params, Rng};
 use invariances::train::{Adam, Step, Store, TrainConfig, Trainer};
 use std::time::{Duration, Instant};
 
-/// About five million numbers, as a network has them: a few large tensors and many small ones.
+/// About five million parameters with the shapes of a network: a few large tensors and many small
+/// ones.
 const SHAPES: [(usize, usize); 12] = [
     (1024, 1024),
     (1024, 1024),
@@ -93,8 +95,9 @@ fn optimisers() -> invariances::Result<()> {
     Ok(())
 }
 
-/// The share of its time that a training of 1.3 million numbers gives to checkpoints as frequent as they can be,
-/// how many there were, and the seconds that one took: by how much longer the trainer was busy in steps that wrote one.
+/// Trains 1.3 million parameters with checkpoints as frequent as possible. Returns the share of
+/// the training time that checkpoints take, their number, and the seconds per checkpoint. The
+/// time of a checkpoint is the extra time that the trainer needs in steps that write one.
 fn checkpoints() -> invariances::Result<(f64, usize, f64)> {
     let params = Params::new(0);
     let root = params.root();
@@ -123,13 +126,14 @@ fn checkpoints() -> invariances::Result<(f64, usize, f64)> {
                 wrote.push(busy);
             }
             written = now;
-            // Most of a step takes the same time always: long steps are the likelier ones to end at a checkpoint.
+            // Most of a step's time must be constant: with varying times, long steps would be
+            // more likely to end at a checkpoint.
             std::thread::sleep(Duration::from_millis(20));
             let loss = (first.sqr()?.mean_all()? + second.sqr()?.mean_all()?)?;
             left = Instant::now();
             Ok(Step::new(loss))
         })?;
-    // Up to the last step: what is written after the end is no checkpoint.
+    // Only up to the last step: what is written after the end is not a checkpoint.
     let all = (left - start).as_secs_f64();
     let step = plain.iter().sum::<f64>() / plain.len().max(1) as f64;
     let extra: f64 = wrote.iter().map(|s| s - step).sum();

@@ -1,7 +1,8 @@
-//! Backbones at batch 4: forward, with the image's gradient, with every gradient, and peak memory.
+//! Time of backbones at batch size 4: the forward pass, the pass with the image's gradient, and
+//! the pass with all gradients; and their peak memory.
 //!
-//! `cargo bench --bench backbone [-- NETWORK …]`: medians in milliseconds, each network in a process of its own.
-//! `benches/backbone.py` runs the same in PyTorch, side by side.
+//! `cargo bench --bench backbone [-- NETWORK …]` prints medians in milliseconds. Each network
+//! runs in its own process. `benches/backbone.py` runs the same in PyTorch, side by side.
 
 mod common;
 

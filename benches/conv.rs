@@ -1,4 +1,5 @@
-//! Convolutions of the digits' networks: this crate's against candle's, forward and backward, milliseconds (medians).
+//! Time of the convolutions in the digits' networks, this crate's and candle's, forward and
+//! backward, in milliseconds (medians).
 
 use invariances::candle_core::{Device, Tensor, Var};
 use invariances::ops::{self, ConvConfig, Rng};

@@ -1,6 +1,8 @@
-//! Times of training steps and of sampling, of t at the paper's size and at the notebooks'.
+//! Time of training steps and of sampling for the conditional invertible network t, at the
+//! paper's size and at the notebooks' size.
 //!
-//! `cargo bench --bench flow`, or `-- paper/step` for a part. `benches/pytorch.py` measures the same in PyTorch.
+//! Run it with `cargo bench --bench flow`, or with `-- paper/step` for one part.
+//! `benches/pytorch.py` measures the same in PyTorch.
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use invariances::Result;
@@ -11,12 +13,12 @@ use invariances::ops::{Params, Rng, backward, keep_freed_memory};
 use invariances::train::Adam;
 use std::time::Duration;
 
-/// How a training step is made.
+/// How the gradients and the update of a training step are computed.
 #[derive(Clone, Copy, Debug)]
 enum Way {
     Ordinary,
     Constant,
-    /// Constant memory, parameters changed within the backward pass.
+    /// Constant memory, with parameters updated within the backward pass.
     InBackward,
 }
 
@@ -70,7 +72,7 @@ fn inputs(config: &CinnConfig, batch: usize) -> Result<(Tensor, Tensor)> {
     ))
 }
 
-/// The sizes of the AlexNet cINNs of arXiv 2008.01777 (fc6, fc7): 204.6 M parameters.
+/// The size of the AlexNet cINNs of arXiv 2008.01777 (fc6, fc7): 204.6 M parameters.
 fn paper() -> CinnConfig {
     CinnConfig {
         hidden: 1024,
@@ -79,7 +81,7 @@ fn paper() -> CinnConfig {
     }
 }
 
-/// The sizes of notebook 01.
+/// The size in notebook 01.
 fn quick() -> CinnConfig {
     CinnConfig {
         hidden: 128,
@@ -93,7 +95,8 @@ fn measure(c: &mut Criterion, name: &str, config: &CinnConfig, batches: &[usize]
     group.sample_size(10).warm_up_time(Duration::from_secs(3));
     for &batch in batches {
         for way in [Way::Ordinary, Way::Constant, Way::InBackward] {
-            // Made when it is its turn, and dropped after it: three of them would not fit small machines.
+            // Created when the benchmark reaches it and dropped after it: three of them may not
+            // fit into memory.
             let mut training = None;
             group.bench_function(BenchmarkId::new(format!("{way:?}"), batch), |b| {
                 let training = training.get_or_insert_with(|| {

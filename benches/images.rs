@@ -1,8 +1,10 @@
-//! Images of a parquet file: how many a second, and the memory that reading them takes beside the file's size.
+//! Speed of reading images from a parquet file, and the memory that this takes compared with the
+//! file's size.
 //!
-//! `cargo bench --bench images`, on Linux: a file of 256×256 JPEG photographs of noise is written to a temporary folder
-//! (`INVARIANCES_BENCH_MIB` MiB, 300 unless set); each line is a process of its own, whose peak memory is the system's
-//! (VmHWM), less what the process has once the file is open.
+//! Run it with `cargo bench --bench images`, on Linux. It writes 256×256 JPEG images of noise to
+//! a temporary folder (`INVARIANCES_BENCH_MIB` MiB, default 300). Each line of output is from its
+//! own process. The memory is the peak that the system reports (VmHWM), minus the peak after
+//! opening the file.
 
 mod common;
 
@@ -16,10 +18,10 @@ use std::process::Command;
 use std::time::Instant;
 
 const SIDE: u32 = 256;
-/// Images of a row group, as the hub writes them.
+/// Images per row group, as in files of the hub.
 const GROUP: usize = 100;
 
-/// Blurred blotches with grain: about 25 kB, as a photograph has.
+/// Returns a JPEG file with blurred spots and grain. It has about 25 kB, like a photograph.
 fn photograph(rng: &mut Rng) -> Vec<u8> {
     let coarse = RgbImage::from_fn(16, 16, |_, _| {
         image::Rgb([0; 3].map(|_: u8| rng.below(256) as u8))
@@ -36,12 +38,13 @@ fn photograph(rng: &mut Rng) -> Vec<u8> {
     file.into_inner()
 }
 
-/// Writes row groups until the file has so many MiB; how many images it has.
+/// Writes row groups until the file has about `mib` MiB, and returns the number of images.
 fn write(path: &Path, mib: u64) -> Result<usize> {
     let mut rng = Rng::new(0);
     let some: Vec<Vec<u8>> = (0..GROUP).map(|_| photograph(&mut rng)).collect();
     let group = |from: usize| -> Result<DataFrame> {
-        // A number after the end of each makes them differ, so that none is kept once for several.
+        // A number at the end of each file makes the files differ, so that parquet cannot store
+        // one for several.
         let files = some.iter().enumerate().map(|(i, file)| {
             let mut file = file.clone();
             file.extend_from_slice(&((from + i) as u64).to_le_bytes());

@@ -1,7 +1,9 @@
-//! Peak memory of a training step of t against the number of flows, ordinary and with constant memory.
+//! Peak memory of a training step of the conditional invertible network t against the number of
+//! flows, with ordinary and with constant memory.
 //!
-//! `cargo bench --bench memory`, on Linux: each line is a process of its own, measured by the system (VmHWM).
-//! `benches/pytorch.py --memory` measures the same in PyTorch.
+//! Run it with `cargo bench --bench memory`, on Linux. Each line of output is from its own
+//! process, with the memory that the system reports (VmHWM). `benches/pytorch.py --memory`
+//! measures the same in PyTorch.
 
 mod common;
 
@@ -53,7 +55,7 @@ fn steps(way: &str, size: &str, flows: usize, batch: usize) -> Result<()> {
             _ => adam.step(&backward(&loss)?, 1e-6)?,
         }
     }
-    // Weights, gradients and both moments of Adam.
+    // Weights, gradients and both moments of Adam, 4 bytes each.
     let least = params.count() as f64 * 16.0 / 1048576.0;
     let used = peak() - before;
     println!(

@@ -1,8 +1,13 @@
-//! Figure 2 at the paper's size, by what `notebooks/05_layers.ipynb` does at scale paper: AlexNet at 227 px, ResNet-50 as the judge, FID's Inception,
-//! BigAE at 128 px and the authors' t, fetched from a hub on loopback, since theirs could not be had here: names, shapes and sizes are the published ones,
-//! the numbers in them are made up. Then, for one image and layer by layer: time and the peak of memory.
+//! Time and peak memory of Figure 2 at the paper's size, for one image and layer by layer. It
+//! does what `notebooks/05_layers.ipynb` does at scale paper: AlexNet at 227 px, ResNet-50 as the
+//! independent classifier, FID's Inception, BigAE at 128 px, and the authors' conditional
+//! invertible network t.
 //!
-//! `cargo bench --bench paper`, on Linux: each layer is a process of its own. The files take several GB of disk and of memory meanwhile.
+//! The published weights were not available for this benchmark. A local hub (loopback) serves
+//! generated weights with the published names, shapes and sizes.
+//!
+//! Run it with `cargo bench --bench paper`, on Linux. Each layer runs in its own process.
+//! Meanwhile the files take several GB of disk and of memory.
 
 mod common;
 #[path = "../tests/common/mod.rs"]
@@ -28,7 +33,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-/// Parameters by the rule, as a safetensors file.
+/// Fills the parameters by the rule of the tests and returns them as a safetensors file.
 fn file(params: &Params) -> Result<Vec<u8>> {
     filled::fill(params, &HashMap::new())?;
     let mut tensors: Vec<(String, Tensor)> = params.tensors().into_iter().collect();
@@ -36,7 +41,8 @@ fn file(params: &Params) -> Result<Vec<u8>> {
     safetensors::serialize(tensors, None).map_err(|e| Error::invalid(format!("{e}")))
 }
 
-/// A hub that has all networks, in repositories `here/NAME`, and all checkpoints of the authors, whose addresses it gives.
+/// Starts a hub with all networks, in repositories `here/NAME`, and with all checkpoints of the
+/// authors. Returns the hub and the addresses of the checkpoints.
 fn serve() -> Result<(LoopbackHub, Vec<String>)> {
     let sources = Sources::authors()?;
     let mut repos = Vec::new();
@@ -60,7 +66,7 @@ fn serve() -> Result<(LoopbackHub, Vec<String>)> {
     Ok((server, addresses))
 }
 
-/// Everything from that hub.
+/// Returns the authors' sources with all addresses changed to that hub.
 fn sources(addresses: &[String]) -> Result<Sources> {
     let authors = Sources::authors()?;
     let network = |weights: &Weights| Weights {
@@ -83,7 +89,7 @@ fn sources(addresses: &[String]) -> Result<Sources> {
     })
 }
 
-/// What the notebook does with one layer, for one image.
+/// Does for one image what the notebook does with one layer.
 fn one(layer: &str, folder: &Path, addresses: &[String]) -> Result<()> {
     keep_freed_memory();
     let before = peak();

@@ -1,7 +1,9 @@
-//! One training step of the authors' small VAE at full width (32 px, code 64, batch 25), without an adversary: encode, draw a code, decode,
-//! absolute error over a learned scale and KL, gradients, Adam. And how fast worlds are drawn.
+//! Time of one training step of the authors' small VAE at full width (32 px, code 64, batch 25),
+//! without an adversary: encode, sample a code, decode, absolute error over a learned scale and
+//! KL, gradients, Adam. Also the speed of drawing the images of the synthetic datasets.
 //!
-//! `cargo bench --bench vae [-- step | worlds]`: medians. `benches/vae.py` runs the step in PyTorch, side by side.
+//! `cargo bench --bench vae [-- step | worlds]` prints medians. `benches/vae.py` runs the step in
+//! PyTorch, side by side.
 
 mod common;
 
@@ -46,7 +48,7 @@ fn step() -> Result<f64> {
     })
 }
 
-/// Images per second, in batches of 128.
+/// Returns the number of images per second, in batches of 128.
 fn drawn(world: &dyn World) -> Result<f64> {
     let mut start = 0;
     let mut batch = || -> Result<Tensor> {

@@ -1,17 +1,22 @@
-//! Ask a vision network what it has learned, and what it has learned to ignore.
+//! Shows what a vision network has learned, and what it has learned to ignore.
 //!
 //! The method is that of Rombach, Esser, Ommer, "Making Sense of CNNs: Interpreting Deep
-//! Representations & Their Invariances with INNs" (ECCV 2020, [arXiv 2008.01777](https://arxiv.org/abs/2008.01777)).
-//! A network `f = Ψ∘Φ` is split at a layer, `z = Φ(x)`. An autoencoder gives a complete code
-//! `z̄ = E(x)`, `x̄ = D(z̄)`. A conditional invertible network turns the code into
-//! `v = t(z̄ | z)`: what `z̄` holds beyond `z`, the *invariances*. Drawing `v ~ N(0, 1)` and decoding
-//! `D(t⁻¹(v | z))` shows every image that the layer cannot tell from `x`.
+//! Representations & Their Invariances with INNs" (ECCV 2020,
+//! [arXiv 2008.01777](https://arxiv.org/abs/2008.01777)).
+//! A network `f = Ψ∘Φ` is split at a layer, and `z = Φ(x)` is the representation there. An
+//! autoencoder with encoder E and decoder D gives a complete code `z̄ = E(x)` and the
+//! reconstruction `x̄ = D(z̄)`. A conditional invertible network t computes `v = t(z̄ | z)`: what
+//! `z̄` contains beyond `z`, the *invariances*. Drawing `v ~ N(0, 1)` and decoding
+//! `D(t⁻¹(v | z))` generates images that the layer cannot distinguish from `x`.
 //!
-//! The modules depend on each other in one direction only:
-//! `ops` ← `flow` ← `backbone`, `autoencoder`, `loss` ← `data`, `hub`, `train`, `metric`, `interpret` ← `figure` ← `notebook`.
+//! Modules depend on each other in one direction only: each one uses modules of its own group and
+//! of the groups to its left.
+//! `ops` ← `data`, `figure`, `flow` ← `backbone`, `autoencoder`, `loss` ← `hub`, `train`,
+//! `metric`, `interpret` ← `notebook`.
 //!
-//! Notebooks use candle, plotters, polars and hf-hub through the re-exports below and never by a
-//! dependency of their own: a second copy of candle would have its own tensor ids, and gradients would be lost.
+//! Notebooks must use candle, plotters, polars and hf-hub through the re-exports below, not
+//! through dependencies of their own. A second copy of candle would have its own tensor ids, and
+//! gradients would be lost.
 
 pub mod autoencoder;
 pub mod backbone;
@@ -36,5 +41,5 @@ pub use hf_hub;
 pub use plotters;
 pub use polars;
 
-/// The crate's version, kept with everything that is trained or drawn.
+/// The crate's version. It is stored with every trained network and every figure.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,7 +1,7 @@
-//! Everything a notebook cell names: `use invariances::prelude::*;`.
+//! All names that a notebook cell needs: `use invariances::prelude::*;`.
 //!
-//! No `Result`, `Error` or other name of std comes out of here: a glob that hides them breaks the code
-//! that the notebook kernel generates around a cell.
+//! The prelude exports no `Result`, `Error` or other name from std. A glob import that hides such
+//! a name breaks the code that the notebook kernel generates around a cell.
 
 pub use crate::autoencoder::{
     Autoencoder, BigAe, BigAeConfig, BigGan, ConvVae, ConvVaeConfig, Decoder, IinVae, IinVaeConfig,

@@ -1,7 +1,8 @@
-//! What several benches need.
+//! Functions that several benchmarks use.
 #![allow(dead_code, reason = "each bench takes its own part")]
 
-/// The largest resident memory of this process so far, in MiB; on Linux.
+/// Returns the largest resident memory of this process so far, in MiB; NaN on systems other than
+/// Linux.
 pub fn peak() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
@@ -9,7 +10,7 @@ pub fn peak() -> f64 {
     kib.unwrap_or(f64::NAN) / 1024.0
 }
 
-/// What the bench was called with, without what cargo adds.
+/// Returns the arguments of the benchmark, without those that cargo adds.
 pub fn arguments() -> Vec<String> {
     let given = std::env::args().skip(1);
     given.filter(|a| a != "--bench").collect()

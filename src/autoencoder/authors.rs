@@ -1,3 +1,5 @@
+//! The small convolutional VAE of the factor network's authors.
+
 use super::{Autoencoder, Posterior};
 use crate::flow::ActNorm;
 use crate::ops::{Activation, ConvConfig, Init, Scope, conv_transpose2d, conv2d};
@@ -5,19 +7,20 @@ use crate::{Error, Result};
 use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
 
-/// Between the layers.
+/// The activation between the layers.
 const LEAKY: Activation = Activation::Leaky(0.2);
 
-/// What an [`IinVae`] is made of.
+/// The configuration of an [`IinVae`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IinVaeConfig {
-    /// Side of the square images in pixels: a multiple of 2 to the power of `down`.
+    /// Side of the square images in pixels, a multiple of 2 to the power of `down`.
     pub size: usize,
     /// Length of the code z̄.
     pub code: usize,
-    /// How often E halves the image.
+    /// Number of times that E halves the image.
     pub down: usize,
-    /// Channels at half the size; each halving doubles them, up to 16 times. The authors' is 64.
+    /// Channels at half the size. Each further halving doubles them, up to 16 times this width.
+    /// The authors use 64.
     pub width: usize,
 }
 
@@ -32,11 +35,12 @@ impl Default for IinVaeConfig {
     }
 }
 
-/// The small convolutional VAE of the interpretation network's authors (arXiv 2004.13166): strided 4×4 convolutions with ActNorm and
-/// LeakyReLU(0.2), a dense layer over what is left, and the reverse with transposed convolutions, under their names. Its images end in
-/// a tanh.
+/// The small convolutional VAE of the factor network's authors (arXiv 2004.13166). E has strided
+/// 4×4 convolutions with ActNorm and LeakyReLU(0.2), and a dense layer over the remaining
+/// positions. D is the reverse with transposed convolutions and ends in a tanh. Parameters have
+/// the authors' names.
 ///
-/// ActNorms start from the first images: call [`IinVae::initialize`] before training.
+/// The ActNorms are initialised from images: call [`IinVae::initialize`] before training.
 #[derive(Clone, Debug)]
 pub struct IinVae {
     config: IinVaeConfig,
@@ -48,10 +52,11 @@ pub struct IinVae {
 }
 
 impl IinVae {
-    /// A network with parameters from `at`.
+    /// Creates the network with parameters from `at`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a size that cannot be halved so often.
+    /// [`Error::Invalid`] if the images cannot be halved `down` times, or if `down`, `code` or
+    /// `width` is 0.
     pub fn new(config: &IinVaeConfig, at: &Scope) -> Result<Self> {
         let left = config.size.checked_shr(config.down as u32).unwrap_or(0);
         if left == 0
@@ -109,15 +114,16 @@ impl IinVae {
         })
     }
 
-    /// What it is made of.
+    /// Returns the configuration of the network.
     pub fn config(&self) -> IinVaeConfig {
         self.config.clone()
     }
 
-    /// Starts the ActNorms from images (batch, 3, size, size), those of D from the images' codes. Does nothing the second time.
+    /// Initialises the ActNorms from images (batch, 3, size, size); those of D from the images'
+    /// codes. Initialised ActNorms keep their values.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for images of another size, or too few.
+    /// [`Error::Invalid`] for images of another size, or for too few images.
     pub fn initialize(&self, images: &Tensor) -> Result<()> {
         let mut h = images.detach();
         for (weight, norm) in &self.down {
@@ -134,7 +140,7 @@ impl IinVae {
         Ok(())
     }
 
-    /// The smallest map of D.
+    /// Returns the first (smallest) feature map of D.
     fn first(&self, code: &Tensor) -> Result<Tensor> {
         let (batch, _) = code.dims2()?;
         let (weight, bias) = &self.decode;
@@ -142,13 +148,14 @@ impl IinVae {
         conv_transpose2d(&code, weight, bias, ConvConfig::default())
     }
 
-    /// The parameters of D's last layer, at which the gradients of the losses are compared.
+    /// Returns the weight of D's last layer, where the gradients of the losses are compared.
     pub fn last_layer(&self) -> Tensor {
         self.image.clone()
     }
 }
 
-/// A 4×4 convolution that halves an image, or the transposed one that doubles it, without a bias.
+/// Applies a 4×4 convolution that halves the image, or the transposed one that doubles it,
+/// without bias.
 fn strided(x: &Tensor, weight: &Tensor, doubles: bool) -> Result<Tensor> {
     let config = ConvConfig {
         stride: 2,

@@ -1,3 +1,6 @@
+//! The paper's autoencoders for photographs: BigAE (a ResNet encoder and a BigGAN-128 decoder),
+//! and the generator of BigGAN-256 as a decoder.
+
 use super::biggan::{CLASSES, EMBEDDING, Generator};
 use super::{Autoencoder, Decoder, Posterior};
 use crate::backbone::{Backbone, Network, NormKind, Preprocess, resnet_features};
@@ -7,16 +10,16 @@ use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// What a [`BigAe`] is made of. The defaults are those of the authors' `bigae_animalfaces`.
+/// The configuration of a [`BigAe`]. The defaults are those of the authors' `bigae_animalfaces`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BigAeConfig {
-    /// How many layers the ResNet of E has: 50 or 101.
+    /// Number of layers of the encoder's ResNet: 50 or 101.
     pub depth: usize,
-    /// Length of the code z̄; more than 100.
+    /// Length of the code z̄, more than 100.
     pub code: usize,
-    /// Channels of D's last block; the authors' is 96.
+    /// Channels of D's last block; the authors use 96.
     pub width: usize,
-    /// Whether E is normalised by ActNorm (`bigae_animals`) or batch norm, and D's last layer too.
+    /// If true (`bigae_animals`), E and the last norm of D use ActNorm; if false, batch norm.
     pub act_norm: bool,
 }
 
@@ -32,7 +35,7 @@ impl Default for BigAeConfig {
 }
 
 impl BigAeConfig {
-    /// The authors' `bigae_animals`.
+    /// Returns the configuration of the authors' `bigae_animals`.
     pub fn animals() -> Self {
         Self {
             act_norm: true,
@@ -41,9 +44,9 @@ impl BigAeConfig {
     }
 }
 
-/// The paper's autoencoder for photographs of 128 pixels: a ResNet encodes, the generator of BigGAN-128 decodes, its class embedding
-/// made from the code by three hidden layers. Under the names of the authors' checkpoints. Batch norms take the statistics that they have
-/// seen.
+/// The paper's autoencoder for photographs of 128 pixels. E is a ResNet; D is the generator of
+/// BigGAN-128. Three hidden layers map the code to the generator's class embedding. Parameters
+/// have the names of the authors' checkpoints. Batch norms use their running statistics.
 ///
 /// ```no_run
 /// use invariances::{autoencoder::{BigAe, BigAeConfig}, hub::{Hub, published}, ops::Params};
@@ -64,9 +67,9 @@ pub struct BigAe {
     at: Scope,
 }
 
-/// The side of its images in pixels.
+/// The side of the images in pixels.
 const SIZE: usize = 128;
-/// The slope between the layers that make a class of a code.
+/// The slope of the leaky ReLU between the layers that map a code to class logits.
 const SLOPE: f64 = 0.01;
 
 fn layer(shape: &[usize], at: &Scope) -> Result<(Tensor, Tensor)> {
@@ -76,10 +79,11 @@ fn layer(shape: &[usize], at: &Scope) -> Result<(Tensor, Tensor)> {
 }
 
 impl BigAe {
-    /// A network with parameters from `at`.
+    /// Creates the network with parameters from `at`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a ResNet that there is not, a code that is too short, or parameters of other shapes.
+    /// [`Error::Invalid`] if the ResNet's depth is not 50 or 101, the code is too short, the
+    /// width is 0, or parameters exist with other shapes.
     pub fn new(config: &BigAeConfig, at: &Scope) -> Result<Self> {
         if !matches!(config.depth, 50 | 101) || config.width == 0 {
             return Err(Error::invalid(format!(
@@ -114,16 +118,18 @@ impl BigAe {
         })
     }
 
-    /// What it is made of.
+    /// Returns the configuration of the network.
     pub fn config(&self) -> BigAeConfig {
         self.config.clone()
     }
 
-    /// The same networks, sharing their parameters, as constants: what they make keeps no graph, and E's batch norms are taken into the convolutions
-    /// before them. Without it, all that lies between a code and its image is held as long as the image. To be called when the weights are there.
+    /// Returns frozen networks with the same weights. Their results keep no graph, and E's norms
+    /// are folded into the convolutions before them. Without freezing, all activations between a
+    /// code and its image stay in memory as long as the image. Call this after the weights are
+    /// loaded.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where memory runs out.
+    /// [`Error::Tensor`] if memory runs out.
     pub fn frozen(&self) -> Result<Self> {
         let detached = |(weight, bias): &(Tensor, Tensor)| (weight.detach(), bias.detach());
         Ok(Self {
@@ -136,7 +142,7 @@ impl BigAe {
         })
     }
 
-    /// The embedding of the class that is made from a code.
+    /// Returns the class embedding that is computed from a code.
     fn class(&self, code: &Tensor) -> Result<Tensor> {
         check_code(code, self.config.code)?;
         let mut classes = code.clone();
@@ -163,7 +169,8 @@ impl Autoencoder for BigAe {
                 x.dims()
             )));
         }
-        // ImageNet's colours twice: the original prepares an image in two places, and its weights were trained so.
+        // ImageNet's normalisation is applied twice: the original normalises in two places, and
+        // its weights were trained with that.
         let colours = Preprocess {
             size: None,
             ..Preprocess::imagenet(SIZE)
@@ -210,8 +217,9 @@ fn check_code(code: &Tensor, length: usize) -> Result<()> {
     )))
 }
 
-/// BigGAN-256 alone, D of the paper's figures on ResNet-50: a code is 140 numbers of noise and the 128 of a class embedding, z̄ =
-/// (noise, embedding), images are 256 pixels.
+/// The generator of BigGAN-256, which is D in the paper's figures on ResNet-50. A code z̄ =
+/// (noise, embedding) has 140 elements of noise and 128 of a class embedding. Images have 256
+/// pixels per side.
 #[derive(Clone, Debug)]
 pub struct BigGan {
     generator: Generator,
@@ -219,13 +227,14 @@ pub struct BigGan {
 }
 
 impl BigGan {
-    /// How much noise a code begins with.
+    /// Length of the noise, the first part of a code.
     pub const NOISE: usize = 140;
 
-    /// A network with parameters from `at`, `width` channels in the last block (96 in the published one).
+    /// Creates the network with parameters from `at` and `width` channels in the last block (96
+    /// in the published network).
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a width of 0, or parameters of other shapes.
+    /// [`Error::Invalid`] if `width` is 0, or if parameters exist with other shapes.
     pub fn new(width: usize, at: &Scope) -> Result<Self> {
         if width == 0 {
             return Err(Error::invalid("expected a width of at least 1, found 0"));
@@ -238,17 +247,18 @@ impl BigGan {
         })
     }
 
-    /// The length of a code: 268.
+    /// Returns the length of a code, 268.
     pub fn code(&self) -> usize {
         Self::NOISE + EMBEDDING
     }
 
-    /// The channels of the last block.
+    /// Returns the number of channels of the last block.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// The embedding of class probabilities (batch, 1000), one-hot for a class: (batch, 128).
+    /// Computes the embedding (batch, 128) of class probabilities (batch, 1000); a single class
+    /// is one-hot.
     ///
     /// # Errors
     /// [`Error::Invalid`] for another shape.
@@ -256,7 +266,7 @@ impl BigGan {
         self.generator.embed(classes)
     }
 
-    /// Images (batch, 3, 256, 256) of codes (batch, 268).
+    /// Decodes codes (batch, 268) to images (batch, 3, 256, 256).
     ///
     /// # Errors
     /// [`Error::Invalid`] for another shape.

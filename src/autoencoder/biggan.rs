@@ -1,4 +1,5 @@
-//! The generator of BigGAN (arXiv 1809.11096) in the port that the authors of the paper took, under its names.
+//! The generator of BigGAN (arXiv 1809.11096), with the structure and parameter names of the port
+//! that the paper's authors used.
 
 use crate::flow::ActNorm;
 use crate::ops::{
@@ -8,11 +9,12 @@ use crate::ops::{
 use crate::{Error, Result};
 use candle_core::{D, Tensor, Var};
 
-/// The epsilon of every batch norm here, and of the power iteration.
+/// The epsilon of all batch norms in this file and of the power iteration.
 const EPS: f64 = 1e-4;
 
-/// A weight divided by its largest singular value, of which a vector `u` is kept: one step of the power iteration from it tells
-/// the value (arXiv 1802.05957). As in the original, `u` stays what it is.
+/// A spectrally normalised weight: the weight divided by its largest singular value (arXiv
+/// 1802.05957). The singular value is computed by one step of the power iteration from the stored
+/// vector `u`. As in the original network, `u` is not updated.
 #[derive(Clone, Debug)]
 struct Spectral {
     weight: Tensor,
@@ -21,12 +23,13 @@ struct Spectral {
 }
 
 impl Spectral {
-    /// A weight with its outputs first; biases only where the original has them.
+    /// Creates a weight whose first dimension is the outputs; only some of the original's layers
+    /// have a bias.
     fn new(shape: &[usize], biased: bool, at: &Scope) -> Result<Self> {
         let at = at.pp("module");
         let outputs = shape.first().copied().unwrap_or(0);
         let weight = at.get(shape, "weight_bar", Init::Normal(0.02))?;
-        // Both are kept in checkpoints; v follows from u.
+        // Checkpoints contain both vectors; v is computed from u.
         let u = at.buffer(outputs, "weight_u", Init::Normal(1.0))?;
         at.buffer(outputs, "weight_v", Init::Normal(1.0))?;
         let bias = if biased {
@@ -50,7 +53,8 @@ impl Spectral {
         }
     }
 
-    /// The weight to use. The gradient goes through the singular value, not through its vectors.
+    /// Returns the normalised weight. The gradient passes through the singular value, but not
+    /// through its singular vectors.
     fn weight(&self) -> Result<Tensor> {
         let flat = self.weight.flatten_from(1)?;
         let unit = |x: Tensor| -> Result<Tensor> {
@@ -80,7 +84,7 @@ impl Spectral {
     }
 }
 
-/// Running statistics without parameters.
+/// The running statistics of a batch norm without learned parameters.
 #[derive(Clone, Debug)]
 struct Statistics {
     mean: Var,
@@ -96,7 +100,7 @@ impl Statistics {
     }
 }
 
-/// A batch norm whose scale and shift depend on the condition.
+/// A conditional batch norm: its scale and shift depend on the condition.
 #[derive(Clone, Debug)]
 struct Conditional {
     statistics: Statistics,
@@ -138,7 +142,7 @@ impl Conditional {
     }
 }
 
-/// A residual block that doubles the image.
+/// A residual block that doubles height and width.
 #[derive(Clone, Debug)]
 struct Block {
     norms: [Conditional; 2],
@@ -180,13 +184,14 @@ impl Block {
         let y = leaky_relu(&norm.forward(x, condition)?, 0.0)?;
         let y = conv.conv(&twice(&y)?)?;
         let y = leaky_relu(&norm_1.forward(&y, condition)?, 0.0)?;
-        // A 1×1 convolution and repeated pixels can change places: a quarter of the work.
+        // A 1×1 convolution commutes with nearest-neighbour upsampling. Applied before it, the
+        // convolution needs a quarter of the work.
         let shortcut = twice(&self.shortcut.conv(x)?)?;
         Ok((conv_1.conv(&y)? + shortcut)?)
     }
 }
 
-/// Attention between all places of a map (arXiv 1805.08318).
+/// Self-attention over all positions of a feature map (arXiv 1805.08318).
 #[derive(Clone, Debug)]
 struct Attention {
     theta: Spectral,
@@ -247,32 +252,35 @@ enum LastNorm {
     Act(ActNorm),
 }
 
-/// The generator: noise in pieces, one for the first map and one for each block, and an embedding of the class.
+/// The generator. Its inputs are noise and a class embedding. The noise is split into pieces: one
+/// for the first feature map and one per block.
 #[derive(Clone, Debug)]
 pub(super) struct Generator {
-    /// The lengths of the pieces of noise.
+    /// The lengths of the noise pieces.
     pieces: Vec<usize>,
-    /// Channels of the first map.
+    /// Channels of the first feature map.
     first: usize,
     embedding: Tensor,
     start: Spectral,
     blocks: Vec<Block>,
-    /// The block before which attention is paid.
+    /// Index of the block before which self-attention is applied.
     attention_at: usize,
     attention: Attention,
     last: LastNorm,
     image: Spectral,
 }
 
-/// How long the embedding of a class is.
+/// Length of a class embedding.
 pub(super) const EMBEDDING: usize = 128;
-/// How many classes there are: ImageNet's.
+/// Number of classes, those of ImageNet.
 pub(super) const CLASSES: usize = 1000;
-/// Of so many numbers is the noise of a block.
+/// Length of the noise piece of a block.
 const PIECE: usize = 20;
 
 impl Generator {
-    /// `widths` are the channels of the first map and of each block's result; `act_norm` asks for ActNorm as the last norm.
+    /// Creates a generator. `widths` are the channels of the first feature map and of each
+    /// block's output. If `act_norm` is true, the last norm is an ActNorm, otherwise a batch
+    /// norm.
     pub(super) fn new(noise: usize, widths: &[usize], act_norm: bool, at: &Scope) -> Result<Self> {
         let count = widths.len().saturating_sub(1);
         let pieces: Vec<usize> = noise
@@ -323,13 +331,13 @@ impl Generator {
         })
     }
 
-    /// The embedding of class probabilities (batch, 1000): (batch, 128).
+    /// Computes the embedding (batch, 128) of class probabilities (batch, 1000).
     pub(super) fn embed(&self, classes: &Tensor) -> Result<Tensor> {
         let none = Tensor::zeros(EMBEDDING, classes.dtype(), classes.device())?;
         dense(classes, &self.embedding, &none, Activation::None)
     }
 
-    /// The same generator, sharing its parameters, whose images keep no graph.
+    /// Returns the same generator with shared parameters; its images keep no graph.
     pub(super) fn detached(&self) -> Self {
         Self {
             embedding: self.embedding.detach(),
@@ -353,12 +361,12 @@ impl Generator {
         }
     }
 
-    /// Images of noise (batch, noise) and an embedding (batch, 128).
+    /// Generates images from noise (batch, noise) and an embedding (batch, 128).
     pub(super) fn forward(&self, noise: &Tensor, embedding: &Tensor) -> Result<Tensor> {
         self.last(&self.before_last(noise, embedding)?)
     }
 
-    /// All but the last layer.
+    /// Evaluates all layers but the last.
     pub(super) fn before_last(&self, noise: &Tensor, embedding: &Tensor) -> Result<Tensor> {
         let (batch, _) = noise.dims2()?;
         let mut from = 0;
@@ -392,12 +400,12 @@ impl Generator {
         }
     }
 
-    /// The last layer.
+    /// Evaluates the last layer.
     pub(super) fn last(&self, hidden: &Tensor) -> Result<Tensor> {
         Ok(self.image.conv(hidden)?.tanh()?)
     }
 
-    /// The weight of the last layer, at which the gradients of the losses are compared.
+    /// Returns the weight of the last layer, where the gradients of the losses are compared.
     pub(super) fn last_layer(&self) -> Tensor {
         self.image.weight.clone()
     }

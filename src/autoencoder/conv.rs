@@ -1,3 +1,5 @@
+//! A small residual convolutional VAE for square images.
+
 use super::{Autoencoder, Decoder, Posterior};
 use crate::ops::{Activation, Conv2d, ConvConfig, Init, Linear, Scope};
 use crate::{Error, Result};
@@ -5,20 +7,20 @@ use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// What a [`ConvVae`] is made of.
+/// The configuration of a [`ConvVae`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ConvVaeConfig {
-    /// Side of the square images in pixels: a multiple of 8.
+    /// Side of the square images in pixels, a multiple of 8.
     pub size: usize,
     /// Length of the code z̄.
     pub code: usize,
-    /// Channels at a half, a quarter and an eighth of the size.
+    /// Channels at 1/2, 1/4 and 1/8 of the image size.
     pub widths: [usize; 3],
-    /// Residual blocks of E at those sizes.
+    /// Number of residual blocks of E at each of these sizes.
     pub encoder_blocks: [usize; 3],
-    /// Residual blocks of D at those sizes.
+    /// Number of residual blocks of D at each of these sizes.
     pub decoder_blocks: [usize; 3],
-    /// Channels of D at full size.
+    /// Channels of D at the full image size.
     pub last_width: usize,
 }
 
@@ -35,12 +37,13 @@ impl Default for ConvVaeConfig {
     }
 }
 
-/// A small residual convolutional VAE: E halves the image three times by strided convolutions,
-/// D doubles it by transposed ones, with residual blocks between.
+/// A small residual convolutional VAE. E halves the image three times by strided convolutions, D
+/// doubles it three times by transposed convolutions, with residual blocks between them.
 ///
-/// There is no normalisation: each residual block starts as the identity (its second convolution is zero), which
-/// trains as surely and costs nothing. The scale of the likelihood is the learned parameter `gamma`
-/// (Dai & Wipf 2019; the paper's VAE loss has the same scalar).
+/// There is no normalisation. Instead, each residual block is initialised as the identity (its
+/// second convolution is zero). Training is as reliable as with normalisation, at no cost. The
+/// scale of the likelihood is the learned parameter `gamma` (Dai & Wipf 2019; the paper's VAE
+/// loss has the same scalar).
 ///
 /// ```
 /// use invariances::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig};
@@ -64,7 +67,7 @@ pub struct ConvVae {
     at: Scope,
 }
 
-/// A change of resolution and the residual blocks at one of its ends.
+/// A change of resolution and the residual blocks at the lower resolution.
 #[derive(Clone, Debug)]
 struct Stage {
     resample: Conv2d,
@@ -111,10 +114,11 @@ fn residuals(count: usize, width: usize, at: &Scope) -> Result<Vec<Residual>> {
 }
 
 impl ConvVae {
-    /// The network with its parameters at `at`: new ones, or those that are there.
+    /// Creates the network with the parameters at `at`, which are created if they do not exist.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a size that is no multiple of 8 or a width or code of zero.
+    /// [`Error::Invalid`] if the size is not a multiple of 8, or if the size, a width or the code
+    /// is 0.
     pub fn new(config: &ConvVaeConfig, at: &Scope) -> Result<Self> {
         let ConvVaeConfig {
             size, code, widths, ..
@@ -168,22 +172,23 @@ impl ConvVae {
         })
     }
 
-    /// What it is made of.
+    /// Returns the configuration of the network.
     pub fn config(&self) -> &ConvVaeConfig {
         &self.config
     }
 
-    /// A second one, of the same weights, that shares nothing with this one: below `scope`.
+    /// Returns a copy with the same weights below `scope`. The copy shares no parameters with the
+    /// original.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where parameters of these names exist there with other shapes.
+    /// [`Error::Invalid`] if parameters of these names exist there with other shapes.
     pub fn copy_to(&self, scope: &Scope) -> Result<Self> {
         let copy = Self::new(&self.config, scope)?;
         scope.set_all(&self.at.tensors())?;
         Ok(copy)
     }
 
-    /// γ, the learned logarithm of the likelihood's variance.
+    /// Returns γ, the learned logarithm of the likelihood's variance.
     pub fn gamma(&self) -> Tensor {
         self.gamma.as_tensor().clone()
     }

@@ -1,4 +1,5 @@
-//! E and D: a complete code of an image, z̄ = E(x), and its decoding, x̄ = D(z̄).
+//! Autoencoders: the encoder E computes a complete code of an image, z̄ = E(x), and the decoder D
+//! its reconstruction, x̄ = D(z̄).
 
 mod authors;
 mod bigae;
@@ -19,36 +20,40 @@ use candle_core::Tensor;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-/// E and D, whatever they are made of. Images are (batch, 3, h, w) in [−1, 1], codes (batch, code).
+/// An encoder E and a decoder D of any architecture. Images are (batch, 3, h, w) in [−1, 1],
+/// codes are (batch, code).
 pub trait Autoencoder {
-    /// The length of a code.
+    /// Returns the length of a code.
     fn code(&self) -> usize;
 
-    /// E(x): the distribution of codes of each image.
+    /// Returns E(x), the distribution of codes of each image.
     fn encode(&self, x: &Tensor) -> Result<Posterior>;
 
-    /// D(z̄): images. Not clamped, so that a loss has a gradient everywhere.
+    /// Decodes codes to images D(z̄). The images are not clamped, so that a loss has a gradient
+    /// everywhere.
     fn decode(&self, code: &Tensor) -> Result<Tensor>;
 
-    /// The code of each image, the mode of its posterior, (batch, code); without a graph.
+    /// Returns the code of each image, (batch, code): the mode of its posterior, without a graph.
     fn codes_of(&self, x: &Tensor) -> Result<Tensor> {
         in_parts("E", x, |x| Ok(self.encode(x)?.mode().detach()))
     }
 
-    /// D(z̄) as pictures, to be looked at or judged: clamped to [−1, 1], without a graph.
+    /// Decodes codes to images for display or evaluation: clamped to [−1, 1], without a graph.
     fn images_of(&self, code: &Tensor) -> Result<Tensor> {
         in_parts("D", code, |code| {
             Ok(self.decode(code)?.detach().clamp(-1f32, 1f32)?)
         })
     }
 
-    /// D of the posterior's mode, without a graph: what E and D keep of the images.
+    /// Returns the reconstructions of the images: D applied to the mode of the posterior, without
+    /// a graph.
     fn reconstruct(&self, x: &Tensor) -> Result<Tensor> {
         self.images_of(&self.codes_of(x)?)
     }
 }
 
-/// As many rows at a time as fit the caches, joined again.
+/// Applies `part` to at most 128 rows at a time, which fit the caches, and concatenates the
+/// results.
 fn in_parts(who: &str, all: &Tensor, part: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
     const TOGETHER: usize = 128;
     let count = all.dims().first().copied().unwrap_or(0);
@@ -79,10 +84,11 @@ impl<A: Autoencoder + ?Sized> Autoencoder for Arc<A> {
     }
 }
 
-/// E and D of which a copy can be trained on, against an adversary too: its weight is measured at D's last layer, which therefore stands apart
-/// ([`adversarial_weight`](crate::loss::adversarial_weight)).
+/// An autoencoder that can be copied and trained further, also with an adversarial loss.
 ///
-/// `Arc<dyn Decoder>` is any of them, where which one it is is decided as a notebook runs.
+/// The weight of the adversarial loss is measured at D's last layer, so that layer is evaluated
+/// separately ([`adversarial_weight`](crate::loss::adversarial_weight)). `Arc<dyn Decoder>` holds
+/// any implementation, for code that chooses one at run time.
 ///
 /// ```
 /// use invariances::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig, Decoder};
@@ -96,24 +102,26 @@ impl<A: Autoencoder + ?Sized> Autoencoder for Arc<A> {
 /// # Ok::<(), invariances::Error>(())
 /// ```
 pub trait Decoder: Autoencoder + Debug + Send + Sync {
-    /// A second one, of the same weights, that shares nothing with this one: below `scope`, D's parameters below `decoder` there.
+    /// Returns a copy with the same weights below `scope`; D's parameters are below `decoder`
+    /// there. The copy shares no parameters with the original.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where parameters of these names exist there with other shapes.
+    /// [`Error::Invalid`] if parameters of these names exist there with other shapes.
     fn copy_below(&self, scope: &Scope) -> Result<Arc<dyn Decoder>>;
 
-    /// D but its last layer.
+    /// Evaluates all layers of D but the last.
     ///
     /// # Errors
     /// [`Error::Invalid`] for codes of another length.
     fn before_last(&self, code: &Tensor) -> Result<Tensor>;
 
-    /// D's last layer, from what is before it to images (batch, 3, h, w), not clamped.
+    /// Evaluates D's last layer: maps the result of [`Decoder::before_last`] to images (batch, 3,
+    /// h, w), not clamped.
     ///
     /// # Errors
     /// [`Error::Tensor`] for another shape.
     fn last_layer(&self, hidden: &Tensor) -> Result<Tensor>;
 
-    /// The weight of D's last layer.
+    /// Returns the weight of D's last layer.
     fn last_weight(&self) -> Tensor;
 }

@@ -1,10 +1,12 @@
+//! A VAE for vectors, used for BigGAN's class embeddings.
+
 use super::Posterior;
 use crate::ops::{Init, Linear, Scope, leaky_relu};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-/// What a [`VectorVae`] is made of. The default is the authors' `dequant_vae`.
+/// The configuration of a [`VectorVae`]. The default is the authors' `dequant_vae`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct VectorVaeConfig {
     /// Length of the vectors.
@@ -13,7 +15,7 @@ pub struct VectorVaeConfig {
     pub code: usize,
     /// Width of the hidden layers.
     pub hidden: usize,
-    /// Hidden layers beyond the first; the decoder has one more.
+    /// Number of hidden layers after the first; the decoder has one more.
     pub depth: usize,
 }
 
@@ -28,11 +30,14 @@ impl Default for VectorVaeConfig {
     }
 }
 
-/// A VAE for vectors, as the authors use it to dequantise BigGAN's class embeddings: there are as many of those as classes, and a flow
-/// needs a density. t of the ResNet-50 figures works on its codes beside BigGAN's noise, and its decoding is what BigGAN takes.
+/// A VAE for vectors, with which the authors dequantise BigGAN's class embeddings. There are only
+/// as many embeddings as classes, but a flow needs a density. In the paper's ResNet-50 figures, t
+/// models BigGAN's noise together with the codes of this VAE, whose decoding is BigGAN's class
+/// embedding.
 ///
-/// The parameters have the names of the authors' `FlatVAE` (`encoder`, `mu_layer`, `logvar_layer`, `decoder`, each a chain `main.0`,
-/// `main.2`, … of linear maps with leaky ReLU of slope 0.01 between), so that their checkpoint `dequant_vae` loads.
+/// The parameters have the names of the authors' `FlatVAE`, so that their checkpoint
+/// `dequant_vae` can be loaded. `encoder`, `mu_layer`, `logvar_layer` and `decoder` are each a
+/// chain `main.0`, `main.2`, … of linear layers with leaky ReLU of slope 0.01 between them.
 ///
 /// ```
 /// use invariances::prelude::*;
@@ -52,7 +57,7 @@ pub struct VectorVae {
     decoder: Chain,
 }
 
-/// Linear maps with leaky ReLU between.
+/// A chain of linear layers with leaky ReLU between them.
 #[derive(Clone, Debug)]
 struct Chain(Vec<Linear>);
 
@@ -81,10 +86,10 @@ impl Chain {
 }
 
 impl VectorVae {
-    /// The network with its parameters at `at`: new ones, or those that are there.
+    /// Creates the network with the parameters at `at`, which are created if they do not exist.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a width of zero.
+    /// [`Error::Invalid`] if a width is 0.
     pub fn new(config: &VectorVaeConfig, at: &Scope) -> Result<Self> {
         let VectorVaeConfig {
             size,
@@ -106,12 +111,12 @@ impl VectorVae {
         })
     }
 
-    /// What it is made of.
+    /// Returns the configuration of the network.
     pub fn config(&self) -> &VectorVaeConfig {
         &self.config
     }
 
-    /// The distribution of codes of each vector; `x` is (batch, size).
+    /// Returns the distribution of codes of each vector; `x` is (batch, size).
     ///
     /// # Errors
     /// [`Error::Invalid`] for vectors of another length.
@@ -121,7 +126,7 @@ impl VectorVae {
         Posterior::new(&self.mean.forward(&h)?, &self.logvar.forward(&h)?)
     }
 
-    /// The vectors (batch, size) of codes (batch, code).
+    /// Decodes codes (batch, code) to vectors (batch, size).
     ///
     /// # Errors
     /// [`Error::Invalid`] for codes of another length.
@@ -130,7 +135,8 @@ impl VectorVae {
         self.decoder.forward(code)
     }
 
-    /// The decoding of the most probable code, without a graph.
+    /// Returns the reconstructions of the vectors: the decoded mode of the posterior, without a
+    /// graph.
     ///
     /// # Errors
     /// As [`VectorVae::encode`].

@@ -1,17 +1,21 @@
+//! AlexNet as in torchvision, and the dense layers that it shares with VGG-16.
+
 use super::layer::{Conv, Dense, Layer};
 use super::{Backbone, Preprocess, Stack};
 use crate::Result;
 use crate::ops::{ConvConfig, PoolConfig, Scope};
 
-/// AlexNet as torchvision has it (arXiv 1404.5997), under its names, for images of 63 pixels and more; the paper resizes to 227.
-/// The paper's names mean its layers after their ReLU: `conv5` is `features.11`, `fc6` `classifier.2`, `fc7` `classifier.5`;
-/// `fc8` the logits.
+/// Builds AlexNet as in torchvision (arXiv 1404.5997), with the same parameter names, for images
+/// of at least 63 pixels; the paper resizes them to 227. The paper's names mean the layers after
+/// their ReLU: `conv5` is `features.11`, `fc6` is `classifier.2` and `fc7` is `classifier.5`.
+/// `fc8` is the layer of the logits.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] where parameters exist with other shapes.
+/// [`crate::Error::Invalid`] if parameters exist with other shapes.
 pub fn alexnet(classes: usize, at: &Scope) -> Result<Backbone> {
     let mut net = Stack::new("alexnet", Preprocess::imagenet(227));
-    // Number in `features`, channels in and out, kernel, stride, padding; whether a pooling follows.
+    // Index in `features`, input and output channels, kernel, stride, padding, and whether a
+    // pooling follows.
     let convolutions = [
         (0, 3, 64, 11, 4, 2, true),
         (3, 64, 192, 5, 1, 2, true),
@@ -46,7 +50,8 @@ pub fn alexnet(classes: usize, at: &Scope) -> Result<Backbone> {
     Ok(net.done(at.device()))
 }
 
-/// Three dense layers, as AlexNet and VGG-16 end: their numbers in `classifier`.
+/// Adds the three dense layers at the end of AlexNet and VGG-16. The array holds their indices in
+/// `classifier`.
 pub(super) fn head(
     net: &mut Stack,
     inputs: usize,

@@ -1,3 +1,5 @@
+//! [`Custom`] makes a network of named layers from candle modules and closures.
+
 use super::first_gradient::{Checked, checked};
 use super::gradients::checking;
 use super::network::one_by_one;
@@ -9,11 +11,13 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A network of your own, or of candle-transformers: candle modules and closures as named layers.
+/// A network of your own, or from candle-transformers: candle modules and closures as named
+/// layers.
 ///
-/// Everything that is a candle [`Module`] can be a layer, a closure from tensor to tensor included. A model that hides its layers
-/// is one layer: there is Φ then, and no Ψ. The type can be written down and owns its modules, so that it survives a notebook
-/// cell, which the modules' own closures do not.
+/// Every candle [`Module`] can be a layer, including a closure from tensor to tensor. A model
+/// that hides its layers is one single layer; then there is Φ, but no Ψ. The type has a name and
+/// owns its modules. A variable of this type can therefore be kept between notebook cells, which
+/// the modules' own closures cannot.
 ///
 /// ```
 /// use invariances::backbone::{Custom, Network};
@@ -35,15 +39,15 @@ use std::sync::Arc;
 /// # Gradients
 ///
 /// Some operations of candle have a wrong or partly missing gradient and return it without an
-/// error. The first gradient that is taken through layers of this network is therefore compared
-/// with a numeric one, and a backward pass that would be wrong is an error with the name of the
-/// layer and the operations to use instead ([`Network::check_gradients`] has the method and its
-/// cost). That happens once for each layer, clones included; forward passes cost nothing. A notice
-/// is printed if a gradient cannot be checked: with random layers (dropout), in half precision, or
-/// where the numeric one is too uncertain. [`Custom::trust_gradients`] turns it off.
+/// error. Therefore the first gradient through layers of this network is compared with a numeric
+/// gradient. If it is wrong, the backward pass returns an error with the name of the layer and
+/// the operations to use instead. [`Network::check_gradients`] describes the method and its cost.
+/// The check runs once for each layer, clones included; forward passes cost nothing. A notice is
+/// printed if a gradient cannot be checked: with random layers (dropout), in half precision, or
+/// if the numeric gradient is too uncertain. [`Custom::trust_gradients`] turns the check off.
 ///
-/// A model of candle-transformers is a layer as well. Its layer norm and softmax have no backward
-/// pass; [`Custom::without_gradient`] says so beforehand:
+/// A model of candle-transformers can be a layer as well. Its layer norm and softmax have no
+/// backward pass; declare this with [`Custom::without_gradient`]:
 ///
 /// ```no_run
 /// use invariances::backbone::{Custom, Preprocess};
@@ -52,7 +56,7 @@ use std::sync::Arc;
 /// use invariances::candle_transformers::models::clip::vision_model::{ClipVisionConfig, ClipVisionTransformer};
 ///
 /// let path = invariances::hub::Hub::open()?.model("openai/clip-vit-base-patch32")?.file("model.safetensors")?;
-/// // SAFETY: nobody changes the file meanwhile.
+/// // SAFETY: the file is not modified while it is mapped.
 /// let weights = unsafe { VarBuilder::from_mmaped_safetensors(&[path], DType::F32, &Device::Cpu)? };
 /// let model = ClipVisionTransformer::new(weights.pp("vision_model"), &ClipVisionConfig::vit_base_patch32())?;
 /// let tokens = Custom::new("clip, block 5")
@@ -62,7 +66,7 @@ use std::sync::Arc;
 /// # Ok::<(), invariances::Error>(())
 /// ```
 ///
-/// The same checkpoints in [`super::transformer`] have named blocks, a Ψ and gradients.
+/// In [`super::transformer`], the same checkpoints have named blocks, a Ψ and gradients.
 #[derive(Clone)]
 pub struct Custom {
     name: String,
@@ -82,7 +86,7 @@ impl fmt::Debug for Custom {
 }
 
 impl Custom {
-    /// A network without layers.
+    /// Creates a network without layers.
     pub fn new(name: &str) -> Self {
         Self {
             name: name.into(),
@@ -96,40 +100,43 @@ impl Custom {
         }
     }
 
-    /// The next layer. Where the name exists already, the first of that name is the one that can be asked for.
+    /// Adds a layer at the end. If the name exists already, it refers to the first layer with
+    /// this name.
     pub fn layer(mut self, name: &str, module: impl Module + Send + Sync + 'static) -> Self {
         self.layers.push((name.into(), Arc::new(module)));
-        // What is known belongs to the layers of before, which a clone may still have.
+        // The results of the check belong to the previous layers, which a clone may still have.
         self.checked = Arc::default();
         self
     }
 
-    /// Another name of a layer.
+    /// Adds another name of a layer.
     pub fn alias(mut self, other: &str, layer: &str) -> Self {
         self.aliases.push((other.into(), layer.into()));
         self
     }
 
-    /// The layer whose output is f(x), where it is not the last.
+    /// Sets the layer whose output is f(x). The default is the last layer.
     pub fn output_at(mut self, layer: &str) -> Self {
         self.output = Some(layer.into());
         self
     }
 
-    /// What is done to images first.
+    /// Sets the preprocessing of the images.
     pub fn with_preprocess(mut self, preprocess: &Preprocess) -> Self {
         self.preprocess = preprocess.clone();
         self
     }
 
-    /// Says that no right gradient goes through it, and why: asked for one, it is an error instead of a wrong number.
+    /// Declares that no correct gradient passes through the network, and why. Computing a
+    /// gradient then returns an error instead of a wrong result.
     pub fn without_gradient(mut self, why: &str) -> Self {
         self.no_gradient = Some(why.into());
         self
     }
 
-    /// Turns off the check of the first gradient, for layers whose gradient is meant to differ from
-    /// the derivative (a straight-through estimator, gradient reversal, guided backpropagation).
+    /// Turns off the check of the first gradient, for layers whose gradient is meant to differ
+    /// from the derivative (a straight-through estimator, gradient reversal, guided
+    /// backpropagation).
     ///
     /// ```
     /// use invariances::{backbone::{Custom, Network}, candle_core::{Device, Tensor, Var}};
@@ -146,7 +153,7 @@ impl Custom {
         self
     }
 
-    /// What is known about its gradients.
+    /// The state of the check of its gradients.
     pub(super) fn checked(&self) -> &Checked {
         &self.checked
     }

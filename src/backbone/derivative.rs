@@ -1,4 +1,5 @@
-//! Derivatives of a scalar function of a tensor along directions, with their uncertainty.
+//! Derivatives of a scalar function of a tensor along directions, with the uncertainty of the
+//! numeric derivative.
 
 use super::gradients::{GradientCheck, GradientVerdict};
 use crate::Result;
@@ -28,14 +29,15 @@ pub(super) struct Point<'a> {
     pub(super) y: &'a Tensor,
     /// w.
     pub(super) weights: &'a Tensor,
-    /// The gradient of L that is to be checked.
+    /// The gradient of L to be checked.
     pub(super) gradient: &'a Tensor,
     /// The rounding error of L.
     pub(super) rounding: f64,
 }
 
 impl Point<'_> {
-    /// Compares the derivative along `direction` with the numeric one, and adds the result.
+    /// Compares the derivative along `direction` with the numeric one, and adds the result to
+    /// `found`.
     pub(super) fn look(&self, direction: &Tensor, found: &mut Along) -> Result<()> {
         let step = found.step;
         let change = |by: f64| -> Result<f64> {
@@ -56,7 +58,7 @@ impl Point<'_> {
     }
 }
 
-/// Derivatives along several directions with one step: sums of squares.
+/// Derivatives along several directions with the same step, as sums of squares.
 pub(super) struct Along {
     step: f64,
     along: f64,
@@ -67,7 +69,7 @@ pub(super) struct Along {
 }
 
 impl Along {
-    /// No direction yet.
+    /// Sums over no direction yet.
     pub(super) fn new(step: f64) -> Self {
         Self {
             step,
@@ -88,7 +90,7 @@ impl Along {
         self.apart.is_finite() && self.size() <= self.rounding
     }
 
-    /// Whether there is a derivative, and it is finite.
+    /// Whether there is a finite, nonzero derivative.
     pub(super) fn is_some(&self) -> bool {
         self.apart.is_finite() && self.unsure.is_finite() && !self.is_zero()
     }

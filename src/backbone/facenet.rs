@@ -1,3 +1,5 @@
+//! FaceNet (Inception-ResNet-v1) as in facenet-pytorch.
+
 use super::layer::{Conv, Dense, Layer, Norm, NormKind, RELU};
 use super::{Backbone, Preprocess, Stack};
 use crate::Result;
@@ -5,7 +7,8 @@ use crate::ops::{Activation, ConvConfig, PoolConfig, Scope};
 
 const EPS: f64 = 1e-3;
 
-/// A convolution, batch norm and ReLU: channels, kernel, stride, padding.
+/// A convolution with batch norm and ReLU. The arguments are channels, kernel, stride and
+/// padding.
 pub(super) fn unit(
     (inputs, outputs): (usize, usize),
     kernel: (usize, usize),
@@ -23,7 +26,7 @@ pub(super) fn unit(
     Ok(Layer::Conv(conv))
 }
 
-/// Branches beside each other, joined by a 1×1 convolution whose result is scaled and added to the input.
+/// Parallel branches joined by a 1×1 convolution, whose result is scaled and added to the input.
 fn residual(
     branches: Vec<Layer>,
     (joined, channels): (usize, usize),
@@ -125,11 +128,13 @@ fn mixed_7a(at: &Scope) -> Result<Layer> {
     ]))
 }
 
-/// FaceNet (arXiv 1503.03832) as Inception-ResNet-v1 (arXiv 1602.07261), under the names of facenet-pytorch. Its output `embedding` has
-/// 512 numbers and length 1: the distance of two faces' embeddings says whether they are one person.
+/// Builds FaceNet (arXiv 1503.03832) as Inception-ResNet-v1 (arXiv 1602.07261), with the
+/// parameter names of facenet-pytorch. Its output `embedding` has 512 elements and an L2 norm
+/// of 1. The distance between the embeddings of two faces tells whether they show the same
+/// person.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] where parameters exist with other shapes.
+/// [`crate::Error::Invalid`] if parameters exist with other shapes.
 pub fn facenet(at: &Scope) -> Result<Backbone> {
     let mut net = Stack::new("facenet", Preprocess::facenet());
     let stem = |net: &mut Stack, name: &str, channels, kernel, stride, padding| -> Result<()> {

@@ -1,8 +1,8 @@
-//! Checks the gradient of a user's network when the first one is taken.
+//! Checks the gradient of a user's network when its first gradient is computed.
 //!
-//! The output of a run gets a last operation that returns it unchanged. Its backward pass comes
-//! before that of the layers, and checks them; so what only runs forward costs nothing and is never
-//! refused.
+//! A last operation that returns its input unchanged is appended to the output of a run. In the
+//! backward pass this operation runs before the layers do, and checks their gradients. A run
+//! without a backward pass therefore costs nothing and is never refused.
 
 use super::gradients::{GradientVerdict, Outcome, examine, while_checking};
 use super::{Custom, Network};
@@ -14,7 +14,7 @@ use invariances_core::say;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-/// What is known about the gradient of a layer.
+/// The state of the check of one layer's gradient.
 #[derive(Clone, Debug)]
 enum Known {
     Nothing,
@@ -22,11 +22,11 @@ enum Known {
     Wrong(String),
 }
 
-/// What is known about the gradients of a network's layers; shared by its clones.
+/// The state of the check of a network's gradients, shared by its clones.
 #[derive(Debug, Default)]
 pub(super) struct Checked {
     layers: Mutex<Vec<Known>>,
-    /// Whether it was said that half precision is not checked.
+    /// Whether the notice that half precision is not checked was printed.
     half: Mutex<bool>,
 }
 
@@ -39,7 +39,7 @@ impl Checked {
         f(&mut layers)
     }
 
-    /// Whether all of these layers have a right gradient.
+    /// Whether the gradients of all these layers were checked and are correct.
     fn right(&self, layers: &Range<usize>) -> bool {
         self.with(layers.end, |known| {
             let mut known = known[layers.clone()].iter();
@@ -47,7 +47,8 @@ impl Checked {
         })
     }
 
-    /// The first of these layers of which nothing is known, or the error about a wrong one.
+    /// The first of these layers that is not checked yet, or the error of a layer whose gradient
+    /// is wrong.
     fn open(&self, layers: &Range<usize>) -> Result<Option<usize>> {
         self.with(layers.end, |known| {
             for index in layers.clone() {
@@ -60,7 +61,7 @@ impl Checked {
         })
     }
 
-    /// The error where a gradient through these layers, for this input, is wrong.
+    /// Checks the gradient through these layers for this input. Returns an error if it is wrong.
     fn check(&self, network: &Custom, x: &Tensor, layers: Range<usize>) -> Result<()> {
         if let Some(why) = network.no_gradient() {
             return Err(Error::invalid(format!(
@@ -112,13 +113,14 @@ impl Checked {
     }
 }
 
-/// y unchanged, which layers of a network made from x.
+/// The identity on y, where y is the output of some layers of a network for the input x.
 struct FirstGradient {
     network: Custom,
     layers: Range<usize>,
 }
 
-/// `y`, which `layers` of a network made from `x`, such that its first gradient is checked.
+/// Returns `y`, the output of `layers` of a network for `x`, so that its first gradient is
+/// checked.
 pub(super) fn checked(
     network: &Custom,
     x: &Tensor,
@@ -133,7 +135,7 @@ pub(super) fn checked(
         network: network.clone(),
         layers,
     };
-    // The copy of a storage ignores where in it a view begins.
+    // `force_contiguous`: copying a storage ignores the offset at which a view begins in it.
     Ok(y.force_contiguous()?.apply_op2(x, op)?)
 }
 
@@ -183,7 +185,7 @@ impl CustomOp2 for FirstGradient {
         checked
             .check(&self.network, x, self.layers.clone())
             .map_err(through_candle)?;
-        // x must have a gradient of its own: candle expects one for each tensor that leads to a
+        // x must have its own gradient: candle expects one for each tensor that depends on a
         // variable.
         Ok((
             y.track_op().then(|| gradient.clone()),

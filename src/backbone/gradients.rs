@@ -1,67 +1,72 @@
-//! Compares the gradient that automatic differentiation gives through a network with a numeric one.
+//! Compares the gradient of a network by automatic differentiation with a numeric gradient.
 //!
 //! # Method
 //!
 //! Some operations of candle return a wrong gradient, or none, without an error (see
-//! `REPLACEMENTS`). For layers with output y(x), the objective is L(x) = w·y(x) with seeded normal
-//! weights w. Its gradient g is compared along 6 seeded normal directions d with central
-//! differences:
+//! `REPLACEMENTS`). For layers with output y(x), the objective is L(x) = w·y(x), where w are
+//! seeded normal weights. Its gradient g is compared with central differences along 6 seeded
+//! normal directions d:
 //!
 //! - a = g·d, the derivative by automatic differentiation,
-//! - n = (L(x + hd) − L(x − hd)) / 2h, the numeric one,
-//! - u = |L(x + hd) − 2L(x) + L(x − hd)| / 2h + rounding, its uncertainty: half the difference of the
-//!   slopes before and behind x, plus 4 machine epsilons of y, divided by h.
+//! - n = (L(x + hd) − L(x − hd)) / 2h, the numeric derivative,
+//! - u = |L(x + hd) − 2L(x) + L(x − hd)| / 2h + rounding, the uncertainty of n: half the
+//!   difference between the slopes on both sides of x, plus 4 machine epsilons of y, divided by
+//!   h.
 //!
-//! With norms over the directions, the difference is ‖a − n‖ / max(‖a‖, ‖n‖), an estimate of the
-//! relative error of the whole gradient: a part that is missing is seen along a random direction,
-//! and not along g.
+//! With norms over the directions, the difference is ‖a − n‖ / max(‖a‖, ‖n‖). It estimates the
+//! relative error of the whole gradient. A missing part of the gradient shows along a random
+//! direction, but not along g.
 //!
 //! # Steps and tolerance
 //!
 //! An element of d has the root mean square (RMS) of x, so h is a relative change. Let κ be the
-//! relative change of y per relative change of x, at most about 1. Two errors limit h in f32:
+//! relative change of y per relative change of x; κ is at most about 1. Two errors limit h in
+//! f32:
 //!
-//! - Rounding. A forward pass is exact to a few 10⁻⁷ of y, so n is exact to a few 10⁻⁷/(κh): 1 % at
-//!   h = 3·10⁻⁴ and κ = 0.1, and less for larger h.
-//! - Kinks. A share of about 0.4·κh of the ReLUs of a layer changes its state, each with an error
-//!   of up to half its contribution, so the relative error is about ½·√(0.4·κh) for a layer, and √l
-//!   times that for l layers without residual connections: 2.4 % for 20 layers at κh = 3·10⁻⁴, and
-//!   less for smaller h.
+//! - Rounding. A forward pass has a relative error of a few 10⁻⁷ of y, so n has a relative error
+//!   of a few 10⁻⁷/(κh): 1 % at h = 3·10⁻⁴ and κ = 0.1, and less for larger h.
+//! - Kinks. A share of about 0.4·κh of the ReLUs of a layer changes its state. Each causes an
+//!   error of up to half its contribution. The relative error is therefore about ½·√(0.4·κh) for
+//!   one layer, and √l times that for l layers without residual connections: 2.4 % for 20 layers
+//!   at κh = 3·10⁻⁴, and less for smaller h.
 //!
-//! κ is not known: it is 10⁻³ for a deep network with PyTorch's initial weights, whose output is
-//! hardly more than its biases. So h takes the values of `STEPS`, the first one 3·10⁻⁴, the others
-//! from 3·10⁻⁵ to 10⁻¹, and the check passes at the first with a difference of at most the
-//! tolerance of 5 %, twice the error that the two effects leave for deep networks at the best step.
+//! κ is not known in advance. It is 10⁻³ for a deep network with PyTorch's initial weights, whose
+//! output consists almost only of its biases. Therefore h takes the values of `STEPS`: first
+//! 3·10⁻⁴, then others from 3·10⁻⁵ to 10⁻¹. The check passes at the first step with a difference
+//! of at most the tolerance of 5 %. This is twice the error that the two effects leave for deep
+//! networks at the best step.
 //!
-//! If there is none, 6 more directions are taken at the 3 steps with the smallest uncertainty. The
-//! check passes if the smallest uncertainty is at most 10 % and explains the difference there, ‖a −
-//! n‖² ≤ (5 %)²·max(‖a‖, ‖n‖)² + 4·‖u‖². For u and the error of n come from the same kinks and
-//! roundings; they are equally large on average, and the quotient of their squares over 12
-//! directions is below 4.2 in 99 % of all cases (F-distribution). An error below 5 % of the
-//! gradient is therefore not found, and one below about 20 % may not be found in a deep network of
-//! ReLUs.
+//! If no step passes, 6 more directions are taken at the 3 steps with the smallest uncertainty.
+//! The check passes if the smallest uncertainty is at most 10 % and explains the difference at
+//! its step: ‖a − n‖² ≤ (5 %)²·max(‖a‖, ‖n‖)² + 4·‖u‖². The reason for the factor 4: u and the
+//! error of n have the same causes (kinks and rounding) and are equally large on average. The
+//! quotient of their squares over 12 directions is below 4.2 in 99 % of all cases
+//! (F-distribution). As a consequence, an error below 5 % of the gradient is not found, and one
+//! below about 20 % may not be found in a deep network with ReLUs.
 //!
-//! A layer is reported only if none of this holds, and the difference is at least 4 times the
-//! uncertainty at the two steps where that is smallest. Layers are examined one by one, with other
-//! directions, only if the whole does not pass: so a correct network is refused only if two
-//! independent comparisons fail. If no layer can be blamed, the result is undecided, which is no
-//! error.
+//! A layer is reported only if none of these conditions holds, and if the difference is at least
+//! 4 times the uncertainty at the two steps with the smallest uncertainty. The layers are
+//! examined one by one, with other directions, only if the whole network does not pass. A correct
+//! network is therefore refused only if two independent comparisons fail. If no single layer is
+//! at fault, the result is undecided, which is not an error.
 //!
-//! Before that, noise of half its RMS is added to x. There is no derivative at the tie of a max
-//! pooling or the kink of a ReLU, where flat images and pixels that are 0 are; and weak noise would
-//! leave kinks at a distance that is small against h. A gradient that is wrong is wrong there as
-//! well.
+//! Before the comparison, noise of half the RMS of x is added to x. There is no derivative at a
+//! tie of a max pooling or at the kink of a ReLU; flat images and pixels equal to 0 lie there.
+//! Weak noise would leave kinks at a distance that is small compared with h. A wrong gradient is
+//! wrong at the shifted point as well.
 //!
-//! # What was changed after it was measured
+//! # What was changed after measurements
 //!
-//! The tolerance was fixed beforehand and stayed. These were changed after correct networks had
-//! failed, on the networks that the tests use, so the rate of false alarms on others is not known:
+//! The tolerance was fixed in advance and not changed. The following settings were changed after
+//! correct networks had failed the check. This was done on the networks that the tests use, so
+//! the rate of false alarms on other networks is not known:
 //!
-//! - the noise added to x: 3 % of its RMS, now 50 %,
-//! - the directions: 4, now 6, and 6 more if the result is not clear,
-//! - the steps: 3·10⁻³ first, 10⁻⁴ to 3·10⁻²; now 3·10⁻⁴ first, 3·10⁻⁵ to 10⁻¹,
-//! - the allowance for uncertainty: none, then once and now twice the uncertainty. The reason by
-//!   the F-distribution was found after the factor.
+//! - the noise added to x: formerly 3 % of its RMS, now 50 %,
+//! - the number of directions: formerly 4, now 6, and 6 more if the result is not clear,
+//! - the steps: formerly 3·10⁻³ as the first, with a range from 10⁻⁴ to 3·10⁻²; now 3·10⁻⁴ as the
+//!   first, with a range from 3·10⁻⁵ to 10⁻¹,
+//! - the allowance for uncertainty: at first none, then once the uncertainty, now twice. The
+//!   justification by the F-distribution was found after the factor.
 
 use super::Network;
 use super::derivative::{Along, Point, number, rms};
@@ -73,33 +78,33 @@ use std::ops::Range;
 
 /// The largest relative difference at which two derivatives agree.
 const TOLERANCE: f64 = 0.05;
-/// The largest relative uncertainty at which a difference may be explained by it.
+/// The largest relative uncertainty that may explain a difference.
 const UNCERTAIN: f64 = 2.0 * TOLERANCE;
-/// How many times the uncertainty a difference may be by chance: the root of the 99th percentile of
-/// the F-distribution for 12 and 12 directions, 4.2.
+/// A difference of at most this many times the uncertainty can be due to chance: the square root
+/// of the 99th percentile of the F-distribution for 12 and 12 directions, 4.2.
 const CHANCE: f64 = 2.0;
-/// How many times the uncertainty a difference must be to count.
+/// A difference counts as an error only if it is at least this many times the uncertainty.
 const CERTAIN: f64 = 4.0;
-/// Directions of a comparison.
+/// The number of directions of a comparison.
 const DIRECTIONS: usize = 6;
-/// Further directions where the result is not clear.
+/// The number of additional directions if the result is not clear.
 const MORE_DIRECTIONS: usize = 6;
-/// Steps along the further directions.
+/// The number of steps at which the additional directions are evaluated.
 const BEST: usize = 3;
 /// Steps in units of the RMS of x, the most promising first.
 const STEPS: [f64; 7] = [3e-4, 1e-4, 1e-3, 3e-5, 3e-3, 1e-2, 1e-1];
-/// How far x is moved first, in the same units.
+/// The size of the noise that is added to x first, in units of the RMS of x.
 const SHAKE: f64 = 0.5;
 /// Rounding error of y in units of the machine epsilon.
 const ROUNDING: f64 = 4.0;
-/// Images of a batch that are examined.
+/// The largest number of images of a batch that are examined.
 const IMAGES: usize = 2;
-/// The relative difference of two runs above which a layer is random; sums on a GPU differ by about
-/// 10⁻⁶.
+/// If two runs differ by more than this relative difference, a layer is random. Sums on a GPU
+/// differ by about 10⁻⁶.
 const RANDOM: f64 = 1e-4;
 
-/// Operations with a wrong or missing gradient in candle 0.11: a word of candle's error, if there
-/// is one, the operation, and what to use instead.
+/// Operations with a wrong or missing gradient in candle 0.11. Each entry is a word of candle's
+/// error message (if there is one), the operation, and its replacement.
 const REPLACEMENTS: [(&str, &str, &str); 7] = [
     (
         "layer-norm",
@@ -138,27 +143,27 @@ const REPLACEMENTS: [(&str, &str, &str); 7] = [
     ),
 ];
 
-/// What a comparison of gradients found, if it found no error.
+/// The result of a comparison of gradients that found no error.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GradientCheck {
-    /// The result.
+    /// The verdict.
     pub verdict: GradientVerdict,
-    /// The relative difference of the gradient to the numeric one, at most 0.05 where they agree,
-    /// or 0.21 where the uncertainty explains it.
+    /// The relative difference between the gradient and the numeric gradient. If they agree, it
+    /// is at most 0.05, or at most 0.21 if the uncertainty explains it.
     pub difference: f64,
-    /// How far the numeric derivative itself is uncertain, relative to its size.
+    /// The uncertainty of the numeric derivative, relative to its size.
     pub uncertainty: f64,
 }
 
-/// Whether a gradient is right.
+/// Whether a gradient is correct.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum GradientVerdict {
-    /// It agrees with the numeric one.
+    /// The gradient agrees with the numeric gradient.
     Agrees,
     /// Both are zero: the output does not change with the input.
     Zero,
-    /// It could not be checked, and why: a random layer (dropout), half precision, or a numeric
-    /// derivative that is too uncertain.
+    /// The gradient could not be checked, with the reason: a random layer (dropout), half
+    /// precision, or a numeric derivative that is too uncertain.
     Undecided(String),
 }
 
@@ -172,22 +177,22 @@ impl GradientCheck {
     }
 }
 
-/// What the comparison of some layers found.
+/// The result of the comparison for some layers.
 enum Found {
-    /// No fault.
+    /// No error was found.
     Fine(GradientCheck),
-    /// A gradient that differs from the numeric one.
+    /// The gradient differs from the numeric gradient.
     Differs(GradientCheck),
-    /// An output that does not lead back to the input.
+    /// The output is not connected to the input in candle's graph.
     None,
-    /// A backward pass that ends with an error.
+    /// The backward pass returns an error.
     Fails(String),
 }
 
 /// The result for a whole network.
 pub(super) enum Outcome {
     Fine(GradientCheck),
-    /// The layers at fault, and the message.
+    /// The layers with errors, and the message.
     Faulty(Vec<usize>, String),
 }
 
@@ -195,7 +200,7 @@ thread_local! {
     static CHECKING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread runs a network in order to check it.
+/// Whether this thread currently runs a network in order to check it.
 pub(super) fn checking() -> bool {
     CHECKING.with(Cell::get)
 }
@@ -213,8 +218,8 @@ pub(super) fn while_checking<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
 
-/// Compares the gradient through `layers`, for their input x, with the numeric one; see the
-/// module's documentation.
+/// Compares the gradient through `layers`, at their input x, with the numeric gradient. The
+/// module's documentation describes the method.
 ///
 /// # Errors
 /// As [`Network::run`].
@@ -233,7 +238,7 @@ fn examine_layers<N: Network + ?Sized>(
 ) -> Result<Outcome> {
     let count = x.dims().first().copied().unwrap_or(0);
     let few = match count > IMAGES {
-        // A layer may insist on the size of the batch; then all of it is taken.
+        // Some layers need a fixed batch size; then the whole batch is used.
         true => Some(x.narrow(0, 0, IMAGES)?).filter(|x| network.run(x, layers.clone()).is_ok()),
         false => None,
     };
@@ -279,7 +284,7 @@ fn examine_layers<N: Network + ?Sized>(
         }),
         fault => {
             if faults.is_empty() {
-                // It is certain, though no layer has it alone.
+                // The error is certain, although no single layer shows it.
                 faulty.extend(layers);
                 faults.push(("the whole".into(), fault));
             }
@@ -301,7 +306,7 @@ fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
 }
 
-/// The text of the error about layers at fault.
+/// The text of the error about the layers at fault.
 fn message(network: &str, faults: &[(String, Found)]) -> String {
     let mut said = Vec::new();
     let mut errors = String::new();
@@ -324,7 +329,7 @@ fn message(network: &str, faults: &[(String, Found)]) -> String {
             }
         });
     }
-    // candle's errors say which operation it was; otherwise all are candidates.
+    // candle's error message may name the operation; otherwise all operations are candidates.
     let known: Vec<_> = REPLACEMENTS
         .iter()
         .filter(|(word, ..)| !errors.is_empty() && errors.contains(word))
@@ -375,7 +380,7 @@ fn compare(
     }
     let finite = |y: &Tensor| -> Result<bool> { Ok(number(&y.detach())?.is_finite()) };
     if !finite(&out)? {
-        // The function may not be defined everywhere (a logarithm of pixels).
+        // The function may not be defined at the shifted input (a logarithm of pixels).
         at = Var::from_tensor(x)?;
         out = forward(&at)?;
     }
@@ -391,7 +396,7 @@ fn compare(
     if !finite(&out)? {
         return undecided("its output holds NaN or infinity");
     }
-    // Rounding is that of the output's own dtype.
+    // The rounding error depends on the output's original dtype.
     let epsilon = epsilon(out.dtype());
     let forward = |x: &Tensor| -> Result<Tensor> { Ok(forward(x)?.to_dtype(x.dtype())?) };
     let out = out.to_dtype(x.dtype())?;
@@ -458,7 +463,7 @@ fn compare(
     let Some(best) = steps.first() else {
         return undecided("its derivative is NaN or infinite, or lost in rounding");
     };
-    // What the uncertainty explains, as independent errors add up.
+    // The part that the uncertainty explains, added as independent errors.
     let explained = TOLERANCE.hypot(CHANCE * best.uncertainty());
     if best.uncertainty() <= UNCERTAIN && best.difference() <= explained {
         return Ok(Found::Fine(best.check(GradientVerdict::Agrees)));

@@ -1,3 +1,5 @@
+//! [`Greybox`], a network that is split at one layer into Φ and Ψ.
+
 use super::gradients::while_checking;
 use super::{LayerInfo, Network, Preprocess};
 use crate::ops::{Rng, backward};
@@ -7,21 +9,23 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 
-/// What of a layer's output is z.
+/// The part of a layer's output that is used as z.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pooling {
-    /// All of it.
+    /// The whole output.
     #[default]
     None,
-    /// The first token of a transformer's (batch, tokens, width): its class token.
+    /// The class token: the first token of a transformer's output (batch, tokens, width).
     ClassToken,
-    /// The mean over all places: pixels of a map, or tokens.
+    /// The mean over all positions: pixels of a map, or tokens.
     Mean,
 }
 
-/// A network split at a named layer, f = Ψ∘Φ: z = Φ(x) is what it knows about an image there, and Ψ the rest of it.
+/// A network split at a named layer, f = Ψ∘Φ. z = Φ(x) is the representation of an image at that
+/// layer, and Ψ is the rest of the network.
 ///
-/// Cloning shares the network. The type can be written down, so it survives a notebook cell.
+/// A clone shares the network. The type has a name, so a variable of it can be kept between
+/// notebook cells.
 #[derive(Clone)]
 pub struct Greybox {
     network: Arc<dyn Network>,
@@ -41,15 +45,16 @@ impl fmt::Debug for Greybox {
 }
 
 impl Greybox {
-    /// A network split at a layer, named by its published name or the paper's.
+    /// Splits a network at a layer, given by its published name or the paper's name.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown layer, with the names that there are.
+    /// [`Error::Invalid`] for an unknown layer, with the existing names, or if two layers have
+    /// the same name.
     pub fn new(network: &(impl Network + Clone + 'static), layer: &str) -> Result<Self> {
         Self::shared(Arc::new(network.clone()), layer)
     }
 
-    /// As [`Greybox::new`], for a network that is shared already, or cannot be cloned.
+    /// Same as [`Greybox::new`], for a network that is already shared or cannot be cloned.
     ///
     /// # Errors
     /// As [`Greybox::new`].
@@ -71,7 +76,7 @@ impl Greybox {
         })
     }
 
-    /// The same network split at another layer.
+    /// Returns the same network, split at another layer.
     ///
     /// # Errors
     /// As [`Greybox::new`].
@@ -82,7 +87,8 @@ impl Greybox {
         })
     }
 
-    /// z as a part of the layer's output, from which Ψ cannot go on.
+    /// Returns a greybox whose z is a part of the layer's output. Ψ cannot be computed from such
+    /// a z.
     pub fn pooled(&self, pooling: Pooling) -> Self {
         Self {
             pooling,
@@ -90,7 +96,7 @@ impl Greybox {
         }
     }
 
-    /// The layer, as it was asked for.
+    /// The layer's name, as given to [`Greybox::new`] or [`Greybox::at`].
     pub fn layer(&self) -> String {
         self.layer.clone()
     }
@@ -100,7 +106,8 @@ impl Greybox {
         self.network.clone()
     }
 
-    /// What tells this greybox from others where trained networks are kept: network, layer, pooling, preprocessing.
+    /// An identifier for the cache of trained networks: network, layer, pooling and
+    /// preprocessing.
     pub fn id(&self) -> String {
         let layer = self.network.layers().get(self.at).cloned();
         let prepared: Preprocess = self.network.preprocess();
@@ -115,7 +122,7 @@ impl Greybox {
     /// z = Φ(x) for images (batch, 3, h, w) in [−1, 1].
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the images are not what the network takes.
+    /// [`Error::Invalid`] if the images do not fit the network.
     pub fn encode(&self, images: &Tensor) -> Result<Tensor> {
         let x = self.network.preprocess().apply(images)?;
         let z = self.network.run(&x, 0..self.at + 1)?;
@@ -137,10 +144,11 @@ impl Greybox {
         })
     }
 
-    /// Ψ(z): the output f(x) from z. For a layer behind the output (a softmax) that is z itself.
+    /// Ψ(z): the output f(x), computed from z. For a layer after the output (a softmax), this is
+    /// z itself.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where z is not the layer's output, or only a part of it.
+    /// [`Error::Invalid`] if z is not the layer's output, or only a part of it.
     pub fn decode(&self, z: &Tensor) -> Result<Tensor> {
         if self.pooling != Pooling::None {
             return Err(Error::invalid(format!(
@@ -152,7 +160,8 @@ impl Greybox {
         self.network.run(z, self.at + 1..end + 1)
     }
 
-    /// f(x) = Ψ(Φ(x)): the network's output, for a layer behind it that layer's.
+    /// f(x) = Ψ(Φ(x)): the network's output. For a layer after the output, it is the output of
+    /// that layer.
     ///
     /// # Errors
     /// As [`Greybox::encode`].
@@ -162,10 +171,11 @@ impl Greybox {
             .run(&x, 0..self.network.output().max(self.at) + 1)
     }
 
-    /// The shape of z for one image of the network's size (of `size` pixels a side, where it takes any), without running.
+    /// The shape of z for one image, without running the network. The image has the network's
+    /// input size, or `size` × `size` pixels if the network accepts any size.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where images of this size cannot go through.
+    /// [`Error::Invalid`] if the network cannot process images of this size.
     pub fn shape(&self, size: usize) -> Result<Vec<usize>> {
         let described = self.network.describe(size)?;
         let shape = described.get(self.at).map(|l: &LayerInfo| l.shape.clone());
@@ -183,10 +193,11 @@ impl Greybox {
         })
     }
 
-    /// The gradient of `objective`(z), one number, with respect to the images: (batch, 3, h, w).
+    /// The gradient of `objective`(z), a scalar, with respect to the images: (batch, 3, h, w).
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the objective is not one number, or where no gradient goes through the network.
+    /// [`Error::Invalid`] if the objective is not a scalar, or if no gradient passes through the
+    /// network.
     pub fn gradient<F>(&self, images: &Tensor, objective: F) -> Result<Tensor>
     where
         F: Fn(&Tensor) -> candle_core::Result<Tensor>,
@@ -214,19 +225,22 @@ impl Greybox {
         })
     }
 
-    /// How far the gradient is from the truth: |g·d − Δ|/(|g·d| + |Δ|), where Δ is the change of a random weighting of z along a
-    /// step d of the image, half along the gradient and half at random, the best of four lengths (kinks spoil long steps,
-    /// rounding short ones). The images are first shaken a little: where they are flat, max pooling has ties, and at a tie there
-    /// is no derivative to compare with. Near 0 for a network whose layers have right gradients; for one of your own, look
-    /// here before you attack or invert it.
+    /// The relative error of the gradient: |g·d − Δ|/(|g·d| + |Δ|). Here Δ is the change of a
+    /// randomly weighted sum of z along a step d of the image. The direction of d is half along
+    /// the gradient and half random. The result is the best over four step lengths, because kinks
+    /// disturb long steps and rounding disturbs short ones. A little noise is first added to the
+    /// images: in flat regions max pooling has ties, and at a tie there is no derivative to
+    /// compare with. The result is near 0 if all layers have correct gradients. For your own
+    /// network, check this before you attack or invert it.
     ///
-    /// [`Network::check_gradients`] looks along several random directions instead, and names the
-    /// layer.
+    /// [`Network::check_gradients`] compares along several random directions instead, and names
+    /// the layer.
     ///
     /// # Errors
     /// As [`Greybox::gradient`].
     pub fn check_gradient(&self, images: &Tensor) -> Result<f64> {
-        // The number is wanted here, not the error that the first gradient of a `Custom` would be.
+        // This function returns the error as a number. The check of the first gradient of a
+        // `Custom` would return an `Err` instead.
         while_checking(|| self.gradient_error(images))
     }
 
@@ -249,7 +263,7 @@ impl Greybox {
         let expected = number(&(gradient * &direction)?)?;
         let value = |by: f64| -> Result<f64> {
             let z = self.encode(&(&images + (&direction * by)?)?)?;
-            // Summed in f64: the difference of two nearly equal sums.
+            // Summed in f64, because two nearly equal sums are subtracted.
             number(&(z.to_dtype(DType::F64)? * weights.to_dtype(DType::F64)?)?)
         };
         let mut best = f64::INFINITY;

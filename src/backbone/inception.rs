@@ -1,3 +1,5 @@
+//! The Inception-v3 network that defines the Fréchet inception distance (FID).
+
 use super::facenet::unit;
 use super::layer::{Dense, Layer};
 use super::{Backbone, Preprocess, Stack};
@@ -8,7 +10,7 @@ const ONE: (usize, usize) = (1, 1);
 const THREE: (usize, usize) = (3, 3);
 const NONE: (usize, usize) = (0, 0);
 
-/// The mean of 3×3 pixels, of those that are there: FID's network does not count the padding.
+/// A 3×3 average pooling that does not count the padding, as in the FID network.
 fn mean() -> Layer {
     Layer::AvgPool(PoolConfig {
         padding: 1,
@@ -21,7 +23,7 @@ fn reduce() -> Layer {
     Layer::MaxPool(PoolConfig::new(3, 2))
 }
 
-/// Units one after the other: name, channels out, kernel, stride, padding.
+/// Consecutive units: name, output channels, kernel, stride, padding.
 type Units<'a> = &'a [(&'a str, usize, (usize, usize), usize, (usize, usize))];
 
 fn units(inputs: usize, units: Units, at: &Scope) -> Result<Vec<Layer>> {
@@ -139,7 +141,7 @@ fn inception_d(inputs: usize, at: &Scope) -> Result<Layer> {
 }
 
 fn inception_e(inputs: usize, pool: Layer, at: &Scope) -> Result<Layer> {
-    // A line and a column of pixels beside each other.
+    // A 1×3 and a 3×1 convolution of the same input, concatenated.
     let cross = |a: &str, b: &str| -> Result<Layer> {
         Ok(Layer::Concat(vec![
             unit((384, 384), (1, 3), 1, (0, 1), &at.pp(a))?,
@@ -165,14 +167,16 @@ fn inception_e(inputs: usize, pool: Layer, at: &Scope) -> Result<Layer> {
     ]))
 }
 
-/// The Inception-v3 (arXiv 1512.00567) that the Fréchet inception distance (arXiv 1706.08500) is defined by: the TensorFlow network of
-/// 2015 as pytorch-fid has it, under its names. `pool` (2048 numbers) is what the distance compares; `block0` … `block3` are pytorch-fid's.
+/// Builds the Inception-v3 (arXiv 1512.00567) that defines the Fréchet inception distance
+/// (arXiv 1706.08500): the TensorFlow network of 2015 as in pytorch-fid, with the same parameter
+/// names. The distance compares the outputs of `pool` (2048 elements). `block0` … `block3` are
+/// the block names of pytorch-fid.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] where parameters exist with other shapes.
+/// [`crate::Error::Invalid`] if parameters exist with other shapes.
 pub fn fid_inception(at: &Scope) -> Result<Backbone> {
     let preprocess = Preprocess {
-        // What the distance is defined by.
+        // The FID is defined with resizing that does not antialias.
         antialias: false,
         ..Preprocess::half(299)
     };
@@ -210,7 +214,8 @@ pub fn fid_inception(at: &Scope) -> Result<Backbone> {
     mixed("Mixed_6e", "block2", &|at| inception_c(768, 192, at))?;
     mixed("Mixed_7a", "", &|at| inception_d(768, at))?;
     mixed("Mixed_7b", "", &|at| inception_e(1280, mean(), at))?;
-    // The network's last pooling is a maximum, by a mistake that every FID since has kept.
+    // The network's last pooling is a max pooling. This was a mistake, but every FID since then
+    // has kept it.
     let largest = || {
         Layer::MaxPool(PoolConfig {
             padding: 1,

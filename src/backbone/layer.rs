@@ -1,4 +1,5 @@
-//! What the networks here are made of. A [`Layer`] knows its result's shape without running, and can be frozen.
+//! The layers of the networks in this crate. A [`Layer`] computes the shape of its output without
+//! running, and can be frozen.
 
 use super::Mode;
 use super::transformer::{Embed, Encoder, LayerNorm};
@@ -12,7 +13,7 @@ use candle_core::{Device, Tensor, Var};
 
 pub(super) const RELU: Activation = Activation::Leaky(0.0);
 
-/// One step of a network.
+/// One layer of a network.
 #[derive(Clone, Debug)]
 pub(super) enum Layer {
     Conv(Conv),
@@ -20,7 +21,8 @@ pub(super) enum Layer {
     Relu,
     MaxPool(PoolConfig),
     AvgPool(PoolConfig),
-    /// The means of so many windows a side; the image itself where it has that size.
+    /// Average pooling to a square map of this size; the identity if the map has this size
+    /// already.
     AdaptivePool(usize),
     /// The mean over all pixels: (batch, channels, h, w) to (batch, channels).
     GlobalMean,
@@ -28,11 +30,11 @@ pub(super) enum Layer {
     Dense(Dense),
     /// Probabilities from logits.
     Softmax,
-    /// Each row divided by its length.
+    /// Each row divided by its L2 norm.
     Normalise,
-    /// One after the other.
+    /// Layers applied in sequence.
     Sequence(Vec<Layer>),
-    /// Side by side on the same input, the channels one after the other.
+    /// Branches applied to the same input, concatenated along the channels.
     Concat(Vec<Layer>),
     /// shortcut(x) + scale·body(x), then the activation.
     Residual {
@@ -43,37 +45,38 @@ pub(super) enum Layer {
     },
     /// Tokens from pixels.
     Embed(Embed),
-    /// A transformer's block on tokens (batch, tokens, width).
+    /// A transformer block on tokens (batch, tokens, width).
     Encoder(Box<Encoder>),
     LayerNorm(LayerNorm),
-    /// The class token, the first: (batch, tokens, width) to (batch, width).
+    /// The class token (the first token): (batch, tokens, width) to (batch, width).
     ClassToken,
-    /// The class token beside the mean of the others: (batch, 2·width).
+    /// The class token concatenated with the mean of the other tokens: (batch, 2·width).
     ClassAndMean,
 }
 
-/// A convolution with what belongs to it: a bias or a batch norm, and an activation.
+/// A convolution with its bias or normalization, and its activation.
 #[derive(Clone, Debug)]
 pub(super) struct Conv {
     weight: Tensor,
-    /// Zeros without a gradient where the published network has none.
+    /// Zeros without a gradient if the published network has no bias.
     bias: Tensor,
     norm: Option<Norm>,
     config: ConvConfig,
-    /// How many numbers training changes; freezing folds some of them into others.
+    /// The number of trainable parameters. It is stored because freezing folds some parameters
+    /// into others.
     parameters: usize,
 }
 
-/// What a convolution is normalised by.
+/// The normalization after a convolution.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum NormKind {
     /// Batch norm with this epsilon.
     Batch(f64),
-    /// ActNorm, which starts from the first batch.
+    /// ActNorm, initialized from the first batch.
     Act,
 }
 
-/// A normalisation of each channel.
+/// A normalization of each channel.
 #[derive(Clone, Debug)]
 pub(super) enum Norm {
     Batch(BatchNorm),
@@ -90,7 +93,7 @@ pub(super) struct BatchNorm {
     eps: f64,
 }
 
-/// Of the running statistics, the share of a new batch (PyTorch's default).
+/// The weight of a new batch in the running statistics (PyTorch's default).
 const MOMENTUM: f64 = 0.1;
 
 impl Norm {
@@ -113,7 +116,7 @@ impl Norm {
         }
     }
 
-    /// By what each channel is multiplied, and what is added.
+    /// The scale and the shift of each channel.
     fn affine(&self) -> Result<(Tensor, Tensor)> {
         match self {
             Self::Batch(norm) => norm.affine(),
@@ -184,7 +187,7 @@ impl BatchNorm {
         Ok(normed.y)
     }
 
-    /// By what each channel is multiplied, and what is added.
+    /// The scale and the shift of each channel.
     fn affine(&self) -> Result<(Tensor, Tensor)> {
         let rstd = (self.variance.as_tensor().detach() + self.eps)?
             .sqrt()?
@@ -196,7 +199,7 @@ impl BatchNorm {
 
     fn frozen(&self, device: &Device) -> Result<Self> {
         let copy = |var: &Var| -> Result<Var> {
-            // A copy: a variable has its numbers for itself.
+            // `copy` is needed so that the new variable does not share storage with the old one.
             Ok(Var::from_tensor(
                 &constant(var.as_tensor(), device)?.copy()?,
             )?)
@@ -211,7 +214,7 @@ impl BatchNorm {
     }
 }
 
-/// Sizes of a convolution: channels in and out, kernel.
+/// Sizes of a convolution: input channels, output channels, kernel.
 pub(super) type Sizes = (usize, usize, (usize, usize));
 
 impl Conv {
@@ -250,7 +253,7 @@ impl Conv {
         })
     }
 
-    /// A convolution without a bias, and the batch norm that follows it.
+    /// A convolution without a bias, and the normalization after it.
     pub(super) fn normed(
         sizes: Sizes,
         config: ConvConfig,
@@ -282,7 +285,7 @@ impl Conv {
         }
     }
 
-    /// Weight and bias with the batch norm in them: one pass over the image less.
+    /// The weight and bias with the normalization folded in. This saves one pass over the image.
     fn folded(&self, norm: &Norm) -> Result<(Tensor, Tensor)> {
         let (scale, shift) = norm.affine()?;
         let outputs = self.weight.dim(0)?;
@@ -334,7 +337,7 @@ fn too_small(image: &[usize]) -> Error {
     ))
 }
 
-/// A dense layer with its activation, its weight (outputs, inputs).
+/// A dense layer with its activation; the weight has shape (outputs, inputs).
 #[derive(Clone, Debug)]
 pub(super) struct Dense {
     weight: Tensor,
@@ -352,7 +355,7 @@ impl Dense {
         Ok(dense)
     }
 
-    /// With an activation.
+    /// A dense layer with an activation.
     pub(super) fn activated(
         inputs: usize,
         outputs: usize,
@@ -365,7 +368,7 @@ impl Dense {
         })
     }
 
-    /// Without a bias.
+    /// A dense layer without a bias.
     pub(super) fn plain(inputs: usize, outputs: usize, at: &Scope) -> Result<Self> {
         check_sizes(inputs, outputs, at)?;
         let weight = at.get((outputs, inputs), "weight", Init::FanIn)?;
@@ -381,7 +384,7 @@ impl Dense {
         dense(&x.flatten_from(1)?, &self.weight, &self.bias, activation)
     }
 
-    /// The same layer for each token of (batch, tokens, width).
+    /// Applies the layer to each token of (batch, tokens, width).
     pub(super) fn tokens(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, tokens, width) = x.dims3()?;
         let y = self.forward(&x.reshape((batch * tokens, width))?, self.activation)?;
@@ -452,7 +455,8 @@ impl Layer {
         })
     }
 
-    /// This layer and the ReLU after it in one pass, which gives the same numbers; nothing where there is no such pass.
+    /// Applies this layer and the ReLU after it in one pass, with identical results. Returns
+    /// `None` if no such pass exists.
     fn with_relu(&self, x: &Tensor, mode: Mode) -> Option<Result<Tensor>> {
         match self {
             Self::Conv(conv) if conv.config.activation == Activation::None => {
@@ -466,7 +470,8 @@ impl Layer {
         }
     }
 
-    /// The shape of one image's result from that of its input, both without the batch.
+    /// The shape of the output for one image, given the shape of the input, both without the
+    /// batch.
     pub(super) fn shape(&self, x: &[usize]) -> Result<Vec<usize>> {
         let pooled = |config: &PoolConfig| match x {
             &[c, h, w] => match config.size_of(h).zip(config.size_of(w)) {
@@ -513,7 +518,7 @@ impl Layer {
         }
     }
 
-    /// How many numbers training changes.
+    /// The number of trainable parameters.
     pub(super) fn parameters(&self) -> usize {
         match self {
             Self::Conv(conv) => conv.parameters,
@@ -540,7 +545,8 @@ impl Layer {
         }
     }
 
-    /// The layer as a constant on a device: no gradient for its parameters, batch norms taken into the convolutions before them.
+    /// The layer as a constant on a device: its parameters have no gradient, and each batch norm
+    /// is folded into the convolution before it.
     pub(super) fn frozen(&self, device: &Device) -> Result<Self> {
         let all = |layers: &[Self]| {
             let each = layers.iter().map(|l| l.frozen(device));
@@ -574,7 +580,8 @@ impl Layer {
     }
 }
 
-/// A layer of nothing would fail later, and not by its name.
+/// Rejects layers without inputs or outputs here, where the error can name the layer. Otherwise
+/// they would fail later.
 fn check_sizes(inputs: usize, outputs: usize, at: &Scope) -> Result<()> {
     if inputs > 0 && outputs > 0 {
         return Ok(());
@@ -585,7 +592,7 @@ fn check_sizes(inputs: usize, outputs: usize, at: &Scope) -> Result<()> {
     )))
 }
 
-/// The numbers of a parameter, without a gradient, on a device.
+/// A parameter's values without a gradient, on a device.
 pub(super) fn constant(parameter: &Tensor, device: &Device) -> Result<Tensor> {
     Ok(parameter.detach().to_device(device)?)
 }
@@ -594,7 +601,8 @@ fn first(x: &[usize]) -> usize {
     x.first().copied().unwrap_or(0)
 }
 
-/// Layers one after the other, those that have one with the ReLU after them in one pass.
+/// Applies layers in sequence. A layer and the ReLU after it run in one pass if the layer
+/// supports it.
 pub(super) fn run(layers: &[&Layer], x: &Tensor, mode: Mode) -> Result<Tensor> {
     let mut x = x.clone();
     let mut at = 0;

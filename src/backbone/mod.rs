@@ -1,23 +1,26 @@
-//! Networks to ask, each a chain of **named layers** that can be split at any of them: f = Ψ∘Φ.
+//! The networks under study: each is a chain of **named layers** that can be split at any layer,
+//! f = Ψ∘Φ.
 //!
-//! | network | built by | where its weights are | the paper's names |
+//! | network | built by | source of the weights | the paper's layer names |
 //! | --- | --- | --- | --- |
 //! | AlexNet | [`alexnet`] | hub | conv1 … conv5, fc6, fc7, fc8, softmax |
-//! | ResNet-18, 34, 50, 101, 152 | [`resnet`] | hub | maxpool, layer1 … layer4, avgpool, fc, softmax |
+//! | ResNet-18/34/50/101/152 | [`resnet`] | hub | maxpool, layer1 … layer4, avgpool, fc, softmax |
 //! | SqueezeNet 1.0, 1.1 | [`squeezenet`] | published | fire2 … fire9, avgpool, softmax |
-//! | FaceNet (Inception-ResNet-v1) | [`facenet`] | hub | repeat_1 …, avgpool_1a, last_bn, embedding |
+//! | FaceNet, Inception-ResNet-v1 | [`facenet`] | hub | repeat_1…, avgpool_1a, last_bn, embedding |
 //! | VGG-16 | [`vgg16`] | hub | relu1_2, relu2_2, relu3_3, relu4_3, relu5_3, fc6, fc7, fc8 |
 //! | FID's Inception | [`fid_inception`] | published | block0 … block3, pool |
 //! | ViT, DINOv2, CLIP's image encoder | [`transformer`] | hub | block0 …, class_token |
-//! | small ones for 32 to 64 px | [`alexnet_small`], [`facenet_small`], [`resnet_small`], [`squeezenet_small`], [`plain_small`] | trained here | as the large ones |
-//! | any other | [`Custom`] | yours | yours |
+//! | small, for 32 to 64 px | [`alexnet_small`], [`facenet_small`] | this crate | as above |
+//! | small, for 32 to 64 px | [`resnet_small`], [`squeezenet_small`] | this crate | as above |
+//! | small, for 32 to 64 px | [`plain_small`] | this crate | conv1 … conv6, pool, fc, softmax |
+//! | any other network | [`Custom`] | your own | your own |
 //!
-//! A published name (`features.11`) and the paper's (`conv5`) mean the same layer, its output taken after the
-//! activation where the paper takes it there. [`crate::hub::Hub::backbone`] builds one by name with its
-//! published weights.
+//! The published name of a layer (`features.11`) and the paper's name (`conv5`) mean the same
+//! layer. Its output is taken after the activation if the paper takes it there.
+//! [`crate::hub::Hub::backbone`] builds a network by name, with its published weights.
 //!
-//! What the notebooks ask is a [`Network`], a small trait that every candle module can be brought under
-//! ([`Custom`]); a [`Greybox`] is a network split at one layer.
+//! The notebooks work with any [`Network`], a small trait. [`Custom`] makes a network from any
+//! candle modules. A [`Greybox`] is a network split at one layer.
 //!
 //! ```
 //! use invariances::{backbone::{Greybox, Network, squeezenet_small}, ops::{Params, Rng}};

@@ -1,3 +1,6 @@
+//! The [`Network`] trait: a chain of named layers whose outputs can be computed, compared and
+//! described.
+
 use super::Preprocess;
 use super::gradients::{self, GradientCheck, Outcome};
 use crate::{Error, Result};
@@ -7,10 +10,11 @@ use polars::prelude::{Column, DataFrame};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A network as a chain of named layers: what can be asked about its representations.
+/// A network as a chain of named layers.
 ///
-/// To bring a network of your own under it, three functions are enough, or none: [`super::Custom`] takes candle
-/// modules and closures. The rest is provided.
+/// Three functions are enough to implement it for your own network. With [`super::Custom`], which
+/// takes candle modules and closures, no implementation is needed. All other functions are
+/// provided.
 ///
 /// ```
 /// use invariances::{Result, backbone::Network, candle_core::{DType, Device, Tensor}};
@@ -37,34 +41,37 @@ use std::sync::Arc;
 /// # Ok::<(), invariances::Error>(())
 /// ```
 pub trait Network: Send + Sync {
-    /// What it is called.
+    /// The network's name.
     fn name(&self) -> String;
 
     /// The names of its layers, from image to output.
     fn layers(&self) -> Vec<String>;
 
-    /// What one layer makes of the output of the one before it, or of prepared images for the first.
+    /// Applies one layer to the output of the layer before it, or to preprocessed images if it is
+    /// the first layer.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where x is not what the layer takes.
+    /// [`Error::Invalid`] if x does not fit the layer.
     fn layer(&self, index: usize, x: &Tensor) -> Result<Tensor>;
 
-    /// Other names of layers: the other name, and the layer's.
+    /// Other names of layers: pairs of the alias and the layer's name.
     fn aliases(&self) -> Vec<(String, String)> {
         Vec::new()
     }
 
-    /// The layer whose output is f(x); what comes after it (a softmax) is not part of f.
+    /// The index of the layer whose output is f(x). Layers after it (a softmax) are not part of
+    /// f.
     fn output(&self) -> usize {
         self.layers().len().saturating_sub(1)
     }
 
-    /// What is done to images before the first layer.
+    /// The preprocessing of images before the first layer.
     fn preprocess(&self) -> Preprocess {
         Preprocess::none()
     }
 
-    /// Several layers one after the other. Their result must be that of [`Network::layer`], number for number.
+    /// Applies several layers in sequence. The result must be identical to that of
+    /// [`Network::layer`].
     ///
     /// # Errors
     /// As [`Network::layer`].
@@ -72,11 +79,12 @@ pub trait Network: Send + Sync {
         one_by_one(self, x, layers)
     }
 
-    /// The shape of each layer's output for one prepared image (channels, height, width), without the batch. Where a network does
-    /// not say it, an empty image goes through it.
+    /// The shape of each layer's output for one preprocessed image (channels, height, width),
+    /// without the batch. By default an image of zeros is passed through the network to find
+    /// them.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where images of this size cannot go through.
+    /// [`Error::Invalid`] if the network cannot process images of this size.
     fn shapes(&self, image: [usize; 3]) -> Result<Vec<Vec<usize>>> {
         let [c, h, w] = image;
         let mut x = Tensor::zeros((1, c, h, w), DType::F32, &Device::Cpu)?;
@@ -88,30 +96,30 @@ pub trait Network: Send + Sync {
         Ok(shapes)
     }
 
-    /// How many numbers training changes, for each layer; nothing where that is not known.
+    /// The number of trainable parameters of each layer, or `None` if it is not known.
     fn parameters(&self) -> Option<Vec<usize>> {
         None
     }
 
-    /// Why no gradient goes through this network, where that is so.
+    /// The reason why no gradient passes through this network, if that is the case.
     fn no_gradient(&self) -> Option<String> {
         None
     }
 
-    /// Compares the gradient of f with respect to images (batch, 3, h, w) with a numeric one, at
-    /// images near the first two.
+    /// Compares the gradient of f with respect to images (batch, 3, h, w) with a numeric
+    /// gradient, at images near the first two.
     ///
     /// Several operations of candle return a wrong or partly missing gradient without an error,
     /// among them candle-nn's `layer_norm` and `softmax_last_dim` and candle's `max_pool2d`. This
-    /// finds errors of more than 5 % in f32 or f64, and names the layer. A [`super::Custom`] does
-    /// it by itself when its first gradient is taken; call it once for a network that implements
-    /// this trait by hand.
+    /// check finds errors of more than 5 % in f32 or f64, and names the layer. A
+    /// [`super::Custom`] runs it automatically when its first gradient is computed. For a network
+    /// that implements this trait by hand, call it once.
     ///
-    /// The derivative along 6 seeded random directions is compared with central differences. It
-    /// costs 15 forward passes and one backward pass of two images as a rule, and at most 123
-    /// forward passes if the first step of the differences is not precise enough. Only if that
-    /// fails are the layers examined one by one, at the same cost again. In a deep network of ReLUs
-    /// an error below about 20 % may not be found.
+    /// The derivative along 6 seeded random directions is compared with central differences. As a
+    /// rule this costs 15 forward passes and one backward pass of two images. It costs at most
+    /// 123 forward passes if the first step of the differences is not precise enough. Only if
+    /// that fails are the layers examined one by one, at the same cost again. In a deep network
+    /// with ReLUs an error below about 20 % may not be found.
     ///
     /// ```
     /// use invariances::backbone::{Custom, GradientVerdict, Network};
@@ -119,7 +127,7 @@ pub trait Network: Send + Sync {
     /// use invariances::ops::{PoolConfig, Rng, max_pool2d};
     ///
     /// let x = Rng::new(0).normal((2, 3, 8, 8), &invariances::candle_core::Device::Cpu)?;
-    /// // candle's gradient of max pooling is divided by the area of the window.
+    /// // In candle, the gradient of max pooling is divided by the area of the window.
     /// let network = Custom::new("mine").layer("pool", |x: &Tensor| x.max_pool2d(2));
     /// let error = network.check_gradients(&x).unwrap_err().to_string();
     /// assert!(error.contains("layer \"pool\"") && error.contains("ops::{max_pool2d"));
@@ -135,7 +143,7 @@ pub trait Network: Send + Sync {
     ///
     /// # Errors
     /// [`Error::Invalid`] with the layers whose gradient is wrong or missing, and what to use
-    /// instead; as [`Network::forward`].
+    /// instead; also as [`Network::forward`].
     fn check_gradients(&self, images: &Tensor) -> Result<GradientCheck> {
         let x = self.preprocess().apply(&images.detach())?;
         match gradients::examine(self, &x, 0..self.output() + 1)? {
@@ -144,10 +152,10 @@ pub trait Network: Send + Sync {
         }
     }
 
-    /// The number of the layer that a name or an alias means.
+    /// The index of the layer with this name or alias.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with the nearest name and those that there are.
+    /// [`Error::Invalid`] for an unknown layer, with the nearest name and all existing names.
     fn position(&self, layer: &str) -> Result<usize> {
         let layers = self.layers();
         let aliases = self.aliases();
@@ -176,7 +184,7 @@ pub trait Network: Send + Sync {
     /// f(x): the output (logits, for a classifier) of images (batch, 3, h, w) in [−1, 1].
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the images are not what the network takes.
+    /// [`Error::Invalid`] if the images do not fit the network.
     fn forward(&self, images: &Tensor) -> Result<Tensor> {
         let x = self.preprocess().apply(images)?;
         self.run(&x, 0..self.output() + 1)
@@ -185,26 +193,27 @@ pub trait Network: Send + Sync {
     /// z = Φ(x): the output of a layer for images (batch, 3, h, w) in [−1, 1].
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown layer, with the names that there are.
+    /// [`Error::Invalid`] for an unknown layer, with the existing names.
     fn encode(&self, images: &Tensor, layer: &str) -> Result<Tensor> {
         let end = self.position(layer)?;
         let x = self.preprocess().apply(images)?;
         self.run(&x, 0..end + 1)
     }
 
-    /// Ψ(z): what the rest of the network makes of a layer's output; z itself for a layer from the output on.
+    /// Ψ(z): applies the rest of the network to a layer's output. Returns z itself if the layer
+    /// is the output layer or comes after it.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown layer, with the names that there are.
+    /// [`Error::Invalid`] for an unknown layer, with the existing names.
     fn decode(&self, z: &Tensor, layer: &str) -> Result<Tensor> {
         let end = self.position(layer)?;
         self.run(z, end + 1..self.output().max(end) + 1)
     }
 
-    /// The outputs of several layers in one pass, in the order asked for.
+    /// The outputs of several layers in one pass, in the order of `layers`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown layer, with the names that there are.
+    /// [`Error::Invalid`] for an unknown layer, with the existing names.
     fn encode_all(&self, images: &Tensor, layers: &[&str]) -> Result<Vec<Tensor>> {
         let places: Vec<usize> = layers
             .iter()
@@ -222,13 +231,13 @@ pub trait Network: Send + Sync {
         }
         let of = |place: &usize| {
             let result = found.iter().find(|(p, _)| p == place);
-            // Every place was visited.
+            // `find` always succeeds: the loop above visited every layer.
             result.map_or_else(|| x.clone(), |(_, z)| z.clone())
         };
         Ok(places.iter().map(of).collect())
     }
 
-    /// The class of each image, u32 (batch,), without a graph.
+    /// The predicted class of each image, u32 (batch,), without a graph.
     ///
     /// # Errors
     /// As [`Network::forward`].
@@ -236,8 +245,8 @@ pub trait Network: Send + Sync {
         Ok(self.forward(&images.detach())?.argmax(D::Minus1)?)
     }
 
-    /// What is known about each layer before anything runs, for images of `size` × `size` pixels where the network does not resize
-    /// them to its own.
+    /// Describes each layer before anything runs. If the network resizes images to its own size,
+    /// that size is used; otherwise `size` × `size` pixels.
     ///
     /// # Errors
     /// As [`Network::shapes`].
@@ -260,7 +269,8 @@ pub trait Network: Send + Sync {
         Ok(described.collect())
     }
 
-    /// [`Network::describe`] as a frame: layer, also called, shape, numbers (of one image), parameters.
+    /// [`Network::describe`] as a data frame with the columns layer, also called, shape, numbers
+    /// (of one image), parameters.
     ///
     /// # Errors
     /// As [`Network::shapes`].
@@ -292,7 +302,7 @@ pub trait Network: Send + Sync {
     }
 }
 
-/// Runs layers one after the other; an error gets the name of its layer.
+/// Applies layers in sequence, and adds the layer's name to an error.
 pub(super) fn one_by_one<N: Network + ?Sized>(
     network: &N,
     x: &Tensor,
@@ -384,15 +394,15 @@ impl<N: Network + ?Sized> Network for Arc<N> {
     }
 }
 
-/// What is known about a layer before it runs.
+/// The description of a layer before it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LayerInfo {
     /// Its published name.
     pub name: String,
-    /// Its other names, the paper's among them.
+    /// Its other names, including the paper's.
     pub aliases: Vec<String>,
     /// The shape of its output for one image.
     pub shape: Vec<usize>,
-    /// How many numbers training changes in it, where that is known.
+    /// The number of its trainable parameters, if known.
     pub parameters: Option<usize>,
 }

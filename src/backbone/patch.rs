@@ -1,9 +1,12 @@
+//! The layers of the patch discriminator.
+
 use super::layer::{Conv, Layer, NormKind};
 use super::{Backbone, Preprocess, Stack};
 use crate::Result;
 use crate::ops::{Activation, ConvConfig, Scope};
 
-/// The layers of the patch discriminator ([`crate::loss::PatchDiscriminator`]), as the authors number them.
+/// The layers of the patch discriminator ([`crate::loss::PatchDiscriminator`]), numbered as in
+/// the authors' code.
 pub(crate) fn patch_layers(at: &Scope) -> Result<Backbone> {
     let at = at.pp("main");
     let mut net = Stack::new("patch_discriminator", Preprocess::none());

@@ -1,11 +1,14 @@
+//! The preprocessing that a network expects: resizing, and a normalization of the colours.
+
 use crate::Result;
 use crate::ops::resize_bilinear;
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-/// What a network expects of an image, as steps with a gradient: a size, and a mean and deviation per colour.
+/// The preprocessing that a network expects, as differentiable steps: a size, and a mean and
+/// standard deviation per colour channel.
 ///
-/// Images of this crate are (batch, 3, height, width) in [−1, 1].
+/// Images in this crate have shape (batch, 3, height, width) and values in [−1, 1].
 ///
 /// ```
 /// use invariances::{backbone::Preprocess, candle_core::{DType, Device, Tensor}};
@@ -18,18 +21,18 @@ use serde::{Deserialize, Serialize};
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Preprocess {
-    /// The side to which images are resized, in pixels; nothing leaves them as they are.
+    /// The side length to which images are resized, in pixels; `None` leaves the size unchanged.
     pub size: Option<usize>,
-    /// Whether a smaller image averages over the pixels that it leaves out.
+    /// Whether shrinking an image averages over the pixels that are left out.
     pub antialias: bool,
-    /// The mean of each colour, of values in [0, 1].
+    /// The mean of each colour channel, for values in [0, 1].
     pub mean: [f64; 3],
-    /// The deviation of each colour, of values in [0, 1].
+    /// The standard deviation of each colour channel, for values in [0, 1].
     pub std: [f64; 3],
 }
 
 impl Preprocess {
-    /// Images as they are, in [−1, 1] and of any size.
+    /// Leaves images unchanged: values in [−1, 1], any size.
     pub fn none() -> Self {
         Self {
             size: None,
@@ -39,7 +42,7 @@ impl Preprocess {
         }
     }
 
-    /// The colours of ImageNet, as torchvision's networks have them.
+    /// The normalization for ImageNet, as torchvision's networks expect it.
     pub fn imagenet(size: usize) -> Self {
         Self {
             size: Some(size),
@@ -49,7 +52,8 @@ impl Preprocess {
         }
     }
 
-    /// Values in [−1, 1] at a size of their own: the first vision transformers, and FID's Inception (299 px).
+    /// Values in [−1, 1] at a fixed size, as for the first vision transformers and FID's
+    /// Inception (299 px).
     pub fn half(size: usize) -> Self {
         Self {
             size: Some(size),
@@ -65,7 +69,7 @@ impl Preprocess {
         }
     }
 
-    /// The colours of CLIP (arXiv 2103.00020).
+    /// The normalization of CLIP (arXiv 2103.00020).
     pub fn clip(size: usize) -> Self {
         Self {
             size: Some(size),
@@ -75,10 +79,10 @@ impl Preprocess {
         }
     }
 
-    /// Images (batch, 3, h, w) in [−1, 1] as the network expects them.
+    /// Converts images (batch, 3, h, w) in [−1, 1] to the input of the network.
     ///
     /// # Errors
-    /// [`crate::Error::Invalid`] unless they are images.
+    /// [`crate::Error::Invalid`] if the input is to be resized and is not a batch of images.
     pub fn apply(&self, images: &Tensor) -> Result<Tensor> {
         let resized = match self.size {
             Some(size) => resize_bilinear(images, (size, size), self.antialias)?,
@@ -87,7 +91,7 @@ impl Preprocess {
         if self.mean == [0.5; 3] && self.std == [0.5; 3] {
             return Ok(resized);
         }
-        // (x/2 + 1/2 − mean)/std, in one multiplication and one addition.
+        // (x/2 + 1/2 − mean)/std, as one multiplication and one addition.
         let per = |f: &dyn Fn(usize) -> f64| -> Result<Tensor> {
             let values: Vec<f32> = (0..3).map(|c| f(c) as f32).collect();
             let values = Tensor::from_vec(values, (1, 3, 1, 1), images.device())?;

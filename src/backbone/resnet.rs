@@ -1,3 +1,5 @@
+//! ResNets as in torchvision, and the blocks that the small networks share with them.
+
 use super::layer::{Conv, Dense, Layer, Norm, NormKind, RELU};
 use super::{Backbone, Preprocess, Stack};
 use crate::ops::{Activation, ConvConfig, PoolConfig, Scope};
@@ -6,10 +8,10 @@ use crate::{Error, Result};
 /// torchvision's batch norm.
 pub(super) const BATCH: NormKind = NormKind::Batch(1e-5);
 
-/// What normalises, and where the parameters are.
+/// The kind of normalization, and the scope of the parameters.
 type Place<'a> = (NormKind, &'a Scope);
 
-/// A convolution and the batch norm after it, under their names.
+/// A convolution and the normalization after it, with their names in the checkpoint.
 pub(super) fn conv(
     (inputs, outputs, kernel): (usize, usize, usize),
     stride: usize,
@@ -37,7 +39,7 @@ fn shortcut(inputs: usize, outputs: usize, stride: usize, at: Place) -> Result<O
     Ok(Some(Box::new(layer)))
 }
 
-/// Two 3×3 convolutions beside a shortcut.
+/// Two 3×3 convolutions with a shortcut.
 pub(super) fn basic(inputs: usize, width: usize, stride: usize, at: Place) -> Result<Layer> {
     let first = conv((inputs, width, 3), stride, RELU, ["conv1", "bn1"], at)?;
     let names = ["conv2", "bn2"];
@@ -50,7 +52,8 @@ pub(super) fn basic(inputs: usize, width: usize, stride: usize, at: Place) -> Re
     })
 }
 
-/// A 3×3 convolution between two 1×1, beside a shortcut; the stride is the 3×3's, as torchvision has it.
+/// A 3×3 convolution between two 1×1 convolutions, with a shortcut. The 3×3 convolution has the
+/// stride, as in torchvision.
 fn bottleneck(inputs: usize, width: usize, stride: usize, at: Place) -> Result<Layer> {
     let outputs = 4 * width;
     let body = vec![
@@ -72,8 +75,9 @@ fn bottleneck(inputs: usize, width: usize, stride: usize, at: Place) -> Result<L
     })
 }
 
-/// ResNet (arXiv 1512.03385) of 18, 34, 50, 101 or 152 layers as torchvision has it, under its names. `layer1` … `layer4` are the last blocks
-/// of the four stages, `avgpool` is (batch, channels).
+/// Builds a ResNet (arXiv 1512.03385) with 18, 34, 50, 101 or 152 layers as in torchvision, with
+/// the same parameter names. `layer1` … `layer4` are the last blocks of the four stages.
+/// `avgpool` has shape (batch, channels).
 ///
 /// ```
 /// use invariances::{backbone::{Network, resnet}, ops::Params};
@@ -84,7 +88,7 @@ fn bottleneck(inputs: usize, width: usize, stride: usize, at: Place) -> Result<L
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] for another number of layers, or where parameters exist with other shapes.
+/// [`Error::Invalid`] for another number of layers, or if parameters exist with other shapes.
 pub fn resnet(depth: usize, classes: usize, at: &Scope) -> Result<Backbone> {
     let (mut net, channels) = features(depth, BATCH, at)?;
     net.push(
@@ -96,13 +100,13 @@ pub fn resnet(depth: usize, classes: usize, at: &Scope) -> Result<Backbone> {
     Ok(net.done(at.device()))
 }
 
-/// A ResNet up to `avgpool`, with another normalisation than torchvision's: the encoder of the authors' BigAE.
+/// A ResNet up to `avgpool` with a chosen normalization, the encoder of the authors' BigAE.
 pub(crate) fn resnet_features(depth: usize, kind: NormKind, at: &Scope) -> Result<Backbone> {
     let (net, _) = features(depth, kind, at)?;
     Ok(net.done(at.device()).with_preprocess(&Preprocess::none()))
 }
 
-/// The layers up to `avgpool`, and how many numbers that gives.
+/// The layers up to `avgpool`, and the number of output channels.
 fn features(depth: usize, kind: NormKind, at: &Scope) -> Result<(Stack, usize)> {
     type Block = fn(usize, usize, usize, Place) -> Result<Layer>;
     let (counts, block, expansion): ([usize; 4], Block, usize) = match depth {

@@ -1,3 +1,5 @@
+//! Small networks for images of 32 to 64 px, trained with this crate.
+
 use super::layer::{Conv, Dense, Layer, RELU};
 use super::resnet::{BATCH, basic, conv as normed};
 use super::squeezenet::fire;
@@ -15,7 +17,7 @@ fn conv(inputs: usize, outputs: usize, kernel: usize, stride: usize, at: &Scope)
     Ok(Layer::Conv(Conv::biased(sizes, config, at)?))
 }
 
-/// Logits, and probabilities after them.
+/// Adds the logits and the probabilities after them.
 fn classifier(net: &mut Stack, inputs: usize, classes: usize, at: &Scope) -> Result<()> {
     net.push(
         "fc",
@@ -26,11 +28,12 @@ fn classifier(net: &mut Stack, inputs: usize, classes: usize, at: &Scope) -> Res
     Ok(())
 }
 
-/// A SqueezeNet (arXiv 1602.07360) for images of 32 to 64 px: `conv1`, fire modules with overlapping
-/// 3×3/2 pooling between, `pool` (the penultimate layer, 128 numbers), `fc` (logits), `softmax`.
+/// Builds a SqueezeNet (arXiv 1602.07360) for images of 32 to 64 px. Its layers are `conv1`, fire
+/// modules with overlapping pooling (3×3, stride 2) between them, `pool` (the penultimate layer,
+/// 128 elements), `fc` (logits) and `softmax`.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] where parameters exist with other shapes.
+/// [`crate::Error::Invalid`] if parameters exist with other shapes.
 pub fn squeezenet_small(classes: usize, at: &Scope) -> Result<Backbone> {
     let pool = || {
         Layer::MaxPool(PoolConfig {
@@ -50,10 +53,11 @@ pub fn squeezenet_small(classes: usize, at: &Scope) -> Result<Backbone> {
     Ok(net.done(at.device()))
 }
 
-/// A plain convolutional network of another build than the one under study, to judge what pictures show.
+/// Builds a plain convolutional network. Its architecture differs from that of the network under
+/// study, so it can serve as an independent classifier of generated images.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] where parameters exist with other shapes.
+/// [`crate::Error::Invalid`] if parameters exist with other shapes.
 pub fn plain_small(classes: usize, at: &Scope) -> Result<Backbone> {
     let mut net = Stack::new("plain_small", Preprocess::none());
     net.push("conv1", conv(3, 24, 3, 1, &at.pp("conv1"))?);
@@ -68,11 +72,12 @@ pub fn plain_small(classes: usize, at: &Scope) -> Result<Backbone> {
     Ok(net.done(at.device()))
 }
 
-/// AlexNet's build (arXiv 1404.5997) for images of 32 to 64 px, its layers called by the paper's names: `conv1` … `conv5`, `fc6`, `fc7`,
-/// `fc8` (logits), `softmax`, with pooling after conv1, conv2 and conv5. `width` is conv1's channels; 32 is a good start.
+/// Builds an AlexNet (arXiv 1404.5997) for images of 32 to 64 px. Its layers have the paper's
+/// names: `conv1` … `conv5`, `fc6`, `fc7`, `fc8` (logits), `softmax`, with pooling after conv1,
+/// conv2 and conv5. `width` is the number of channels of conv1; 32 is a good start.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] where parameters exist with other shapes.
+/// [`crate::Error::Invalid`] if parameters exist with other shapes.
 pub fn alexnet_small(width: usize, classes: usize, at: &Scope) -> Result<Backbone> {
     let mut net = Stack::new("alexnet_small", Preprocess::none());
     let pool = || Layer::MaxPool(PoolConfig::new(3, 2));
@@ -100,11 +105,12 @@ pub fn alexnet_small(width: usize, classes: usize, at: &Scope) -> Result<Backbon
     Ok(net.done(at.device()))
 }
 
-/// A ResNet (arXiv 1512.03385) for images of 32 to 64 px, with batch norm: `conv1`, three stages of two basic blocks (`layer1` … `layer3`),
-/// `avgpool`, `fc`, `softmax`. `width` is conv1's channels; 16 is the paper's for 32 px.
+/// Builds a ResNet (arXiv 1512.03385) for images of 32 to 64 px, with batch norm. Its layers are
+/// `conv1`, three stages of two basic blocks (`layer1` … `layer3`), `avgpool`, `fc` and
+/// `softmax`. `width` is the number of channels of conv1; the paper uses 16 for 32 px.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] where parameters exist with other shapes.
+/// [`crate::Error::Invalid`] if parameters exist with other shapes.
 pub fn resnet_small(width: usize, classes: usize, at: &Scope) -> Result<Backbone> {
     let mut net = Stack::new("resnet_small", Preprocess::none());
     net.push(
@@ -130,12 +136,13 @@ pub fn resnet_small(width: usize, classes: usize, at: &Scope) -> Result<Backbone
     Ok(net.done(at.device()))
 }
 
-/// A network of FaceNet's kind (arXiv 1503.03832) for images of 32 to 64 px: residual blocks with batch norm (`conv1`, `block1` … `block3`),
-/// `avgpool`, the `embedding` of 128 numbers that stands for somebody, and, as it is trained by naming people, `fc` (a logit for each) and
-/// `softmax`.
+/// Builds a small face recognition network in the style of FaceNet (arXiv 1503.03832) for images
+/// of 32 to 64 px. Its layers are a convolution and residual blocks with batch norm (`conv1`,
+/// `block1` … `block3`), `avgpool` and the `embedding` of 128 elements that represents a person.
+/// It is trained as a classifier of people, so `fc` (one logit per person) and `softmax` follow.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] where parameters exist with other shapes.
+/// [`crate::Error::Invalid`] if parameters exist with other shapes.
 pub fn facenet_small(people: usize, at: &Scope) -> Result<Backbone> {
     let mut net = Stack::new("facenet_small", Preprocess::none());
     let stem = normed((3, 32, 4), 2, RELU, ["conv1", "bn1"], (BATCH, at))?;

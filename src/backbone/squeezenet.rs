@@ -1,19 +1,22 @@
+//! SqueezeNet 1.0 and 1.1 as in torchvision.
+
 use super::layer::{Conv, Layer, RELU};
 use super::{Backbone, Preprocess, Stack};
 use crate::Result;
 use crate::ops::{ConvConfig, PoolConfig, Scope};
 use serde::{Deserialize, Serialize};
 
-/// Which SqueezeNet.
+/// The version of SqueezeNet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SqueezeNet {
-    /// That of the paper (arXiv 1602.07360), torchvision's `squeezenet1_0`.
+    /// The version of the paper (arXiv 1602.07360), torchvision's `squeezenet1_0`.
     V1_0,
-    /// The authors' later one with 2.4 times less to compute, torchvision's `squeezenet1_1`.
+    /// The authors' later version with 2.4 times less computation, torchvision's `squeezenet1_1`.
     V1_1,
 }
 
-/// The fire module (arXiv 1602.07360, section 3.2): a narrow 1×1 convolution, then a 1×1 and a 3×3 beside each other.
+/// The fire module (arXiv 1602.07360, section 3.2): a narrow 1×1 convolution, then a 1×1 and a
+/// 3×3 convolution in parallel.
 pub(super) fn fire(inputs: usize, squeeze: usize, expand: usize, at: &Scope) -> Result<Layer> {
     let conv = |inputs, outputs, kernel: usize, at: &Scope| -> Result<Layer> {
         let config = ConvConfig {
@@ -33,11 +36,11 @@ pub(super) fn fire(inputs: usize, squeeze: usize, expand: usize, at: &Scope) -> 
     ]))
 }
 
-/// SqueezeNet as torchvision has it, under its names. The modules are also called fire2 … fire9, as in the paper; `avgpool` are the
-/// logits.
+/// Builds SqueezeNet as in torchvision, with the same parameter names. The fire modules have the
+/// paper's names fire2 … fire9 as aliases. The output of `avgpool` is the logits.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] where parameters exist with other shapes.
+/// [`crate::Error::Invalid`] if parameters exist with other shapes.
 pub fn squeezenet(version: SqueezeNet, classes: usize, at: &Scope) -> Result<Backbone> {
     let pool = || {
         Layer::MaxPool(PoolConfig {

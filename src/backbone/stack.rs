@@ -1,3 +1,5 @@
+//! [`Backbone`], the networks of this crate as chains of named layers, and its builder.
+
 use super::layer::{Layer, run};
 use super::{Network, Preprocess};
 use crate::{Error, Result};
@@ -7,24 +9,25 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Whether batch norms take the statistics that they have seen, or those of the batch at hand.
+/// Whether batch norm uses its running statistics or those of the current batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// The statistics that were gathered in training.
+    /// Uses the running statistics collected in training.
     #[default]
     Evaluation,
-    /// The statistics of the batch, which are gathered.
+    /// Uses the statistics of the batch, and updates the running statistics.
     Training,
 }
 
-/// A network of this crate: a chain of named layers. Cloning shares its parameters.
+/// A network of this crate: a chain of named layers. A clone shares its parameters.
 ///
-/// It has no dropout: where the published network has one, evaluation leaves it out, and so does training here.
+/// It has no dropout. If the published network has dropout, it is left out both in evaluation and
+/// in training.
 #[derive(Clone)]
 pub struct Backbone {
     name: String,
     layers: Arc<Vec<(String, Layer)>>,
-    /// Other names, and the layers that they mean.
+    /// The aliases, each with the index of its layer.
     aliases: Arc<BTreeMap<String, usize>>,
     output: usize,
     preprocess: Preprocess,
@@ -45,7 +48,7 @@ impl fmt::Debug for Backbone {
 }
 
 impl Backbone {
-    /// The same network, the same parameters, in training or evaluation mode (the default).
+    /// Returns the network with the same parameters in training or evaluation mode (the default).
     pub fn with_mode(&self, mode: Mode) -> Self {
         Self {
             mode,
@@ -53,7 +56,7 @@ impl Backbone {
         }
     }
 
-    /// The same network with another preprocessing.
+    /// Returns the network with another preprocessing.
     pub fn with_preprocess(&self, preprocess: &Preprocess) -> Self {
         Self {
             preprocess: preprocess.clone(),
@@ -61,7 +64,7 @@ impl Backbone {
         }
     }
 
-    /// The network with other layers in the same places.
+    /// Returns the network with each layer replaced.
     #[cfg(test)]
     pub(super) fn map(&self, f: impl Fn(&Layer) -> Layer) -> Self {
         let layers = self.layers.iter();
@@ -71,20 +74,21 @@ impl Backbone {
         }
     }
 
-    /// The network as a constant, in evaluation mode: no gradient for its parameters (that for its input is there),
-    /// and batch norms taken into the convolutions before them, which is quicker. Freeze a network when it is trained: what training
-    /// changes afterwards reaches some of its layers, and those with a folded batch norm not.
+    /// Returns the network as a constant, in evaluation mode. Its parameters have no gradient,
+    /// but its input has one. Each batch norm is folded into the convolution before it, which is
+    /// faster. Freeze a network only after training: later training still changes some layers of
+    /// the frozen network, but not those with a folded batch norm.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where memory runs out.
+    /// [`Error::Tensor`] if memory runs out.
     pub fn frozen(&self) -> Result<Self> {
         self.frozen_as(None)
     }
 
-    /// As [`Backbone::frozen`], on another device.
+    /// Same as [`Backbone::frozen`], on another device.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where memory runs out.
+    /// [`Error::Tensor`] if memory runs out.
     pub fn frozen_on(&self, device: &Device) -> Result<Self> {
         self.frozen_as(Some(device))
     }
@@ -120,7 +124,7 @@ impl Network for Backbone {
         let mut named: Vec<_> = named
             .map(|(alias, index)| (*index, alias.clone(), self.layers[*index].0.clone()))
             .collect();
-        // From image to output, as the layers are.
+        // Sort from image to output, like the layers.
         named.sort();
         named.into_iter().map(|(_, a, n)| (a, n)).collect()
     }
@@ -143,7 +147,8 @@ impl Network for Backbone {
         })?;
         let steps: Vec<&Layer> = chosen.iter().map(|(_, layer)| layer).collect();
         run(&steps, x, self.mode).map_err(|e| {
-            // Which one it was, found by shapes; what has none is told without a name.
+            // Finds the layer that failed by its shapes. If the shapes fit all layers, the error
+            // is returned without a name.
             let mut shape = x.dims().get(1..).unwrap_or_default().to_vec();
             for (name, layer) in chosen {
                 match layer.shape(&shape) {
@@ -173,7 +178,7 @@ impl Network for Backbone {
     }
 }
 
-/// A network being built.
+/// A network under construction.
 pub(super) struct Stack {
     name: String,
     layers: Vec<(String, Layer)>,
@@ -193,7 +198,7 @@ impl Stack {
         }
     }
 
-    /// The next layer.
+    /// Adds a layer at the end.
     pub(super) fn push(&mut self, name: &str, layer: Layer) {
         self.layers.push((name.into(), layer));
     }
@@ -202,17 +207,17 @@ impl Stack {
         self.layers.len().saturating_sub(1)
     }
 
-    /// Another name of the layer that was pushed last.
+    /// Adds an alias for the last layer.
     pub(super) fn alias(&mut self, name: &str) {
         self.aliases.insert(name.into(), self.last());
     }
 
-    /// The layer that was pushed last is the output f(x).
+    /// Marks the last layer as the output f(x).
     pub(super) fn output(&mut self) {
         self.output = Some(self.last());
     }
 
-    /// The network, whose parameters are on `device`.
+    /// Returns the network, whose parameters are on `device`.
     pub(super) fn done(self, device: &Device) -> Backbone {
         Backbone {
             output: self.output.unwrap_or(self.last()),

@@ -1,7 +1,8 @@
-//! Vision transformers whose blocks are layers: ViT, DINOv2 and CLIP's image encoder, under the names of their
-//! checkpoints on the hub.
+//! Vision transformers whose blocks are layers: ViT, DINOv2 and CLIP's image encoder, with the
+//! parameter names of their checkpoints on the hub.
 //!
-//! candle-transformers has all three, but hides their blocks, and their gradient stops at candle-nn's layer norm.
+//! candle-transformers implements all three, but hides their blocks, and candle-nn's layer norm
+//! has no gradient.
 
 use super::layer::{Dense, Layer, constant};
 use super::{Backbone, Preprocess, Stack};
@@ -10,36 +11,38 @@ use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-/// Whose names and details a transformer has.
+/// The model family of a transformer: it decides parameter names and details.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Family {
-    /// An image is worth 16×16 words (arXiv 2010.11929), names as `google/vit-base-patch16-224` has them.
+    /// "An image is worth 16×16 words" (arXiv 2010.11929), with the names of
+    /// `google/vit-base-patch16-224`.
     Vit,
-    /// DINOv2 (arXiv 2304.07193), with layer scale, names as `facebook/dinov2-small` has them.
+    /// DINOv2 (arXiv 2304.07193) with layer scale, with the names of `facebook/dinov2-small`.
     Dinov2,
-    /// CLIP's image encoder (arXiv 2103.00020), names as `openai/clip-vit-base-patch32` has them.
+    /// CLIP's image encoder (arXiv 2103.00020), with the names of `openai/clip-vit-base-patch32`.
     Clip,
 }
 
 /// The sizes of a vision transformer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TransformerConfig {
-    /// Names and details.
+    /// The model family.
     pub family: Family,
-    /// The side of the images that the position embeddings were trained for, in pixels. Images of another size
-    /// have them interpolated.
+    /// The side length of the images that the position embeddings were trained for, in pixels.
+    /// For images of another size they are interpolated.
     pub image: usize,
-    /// The side of a patch in pixels.
+    /// The side length of a patch, in pixels.
     pub patch: usize,
-    /// The length of a token.
+    /// The embedding dimension (the length of a token).
     pub width: usize,
-    /// How many blocks.
+    /// The number of blocks.
     pub depth: usize,
-    /// How many heads attend in each.
+    /// The number of attention heads in each block.
     pub heads: usize,
-    /// The hidden length of a block's perceptron.
+    /// The hidden width of a block's MLP.
     pub hidden: usize,
-    /// How many logits (ViT, DINOv2; 0: none), or the length of CLIP's joint embedding.
+    /// The number of logits (ViT and DINOv2; 0 for none), or the dimension of CLIP's joint
+    /// embedding.
     pub outputs: usize,
 }
 
@@ -57,28 +60,28 @@ impl TransformerConfig {
         }
     }
 
-    /// `google/vit-base-patch16-224`.
+    /// The configuration of `google/vit-base-patch16-224`.
     pub fn vit_base() -> Self {
         Self::new(Family::Vit, 224, 16, 768, 1000)
     }
 
-    /// `facebook/dinov2-small`, without a classifier.
+    /// The configuration of `facebook/dinov2-small`, without a classifier.
     pub fn dinov2_small() -> Self {
         Self::new(Family::Dinov2, 518, 14, 384, 0)
     }
 
-    /// `facebook/dinov2-base`, without a classifier.
+    /// The configuration of `facebook/dinov2-base`, without a classifier.
     pub fn dinov2_base() -> Self {
         Self::new(Family::Dinov2, 518, 14, 768, 0)
     }
 
-    /// `openai/clip-vit-base-patch32`'s image encoder.
+    /// The configuration of the image encoder of `openai/clip-vit-base-patch32`.
     pub fn clip_base() -> Self {
         Self::new(Family::Clip, 224, 32, 768, 512)
     }
 }
 
-/// Layer norm over a token.
+/// Layer norm over the elements of a token.
 #[derive(Clone, Debug)]
 pub(super) struct LayerNorm {
     weight: Tensor,
@@ -114,14 +117,14 @@ impl LayerNorm {
     }
 }
 
-/// Patches as tokens, the class token before them, and where each is.
+/// The embedding: the class token, then the patches as tokens, plus position embeddings.
 #[derive(Clone, Debug)]
 pub(super) struct Embed {
     weight: Tensor,
-    /// Zeros without a gradient where the published network has none.
+    /// Zeros without a gradient if the published network has no bias.
     bias: Tensor,
     class: Tensor,
-    /// (tokens, width), the class token's first.
+    /// (tokens, width); the first row belongs to the class token.
     position: Tensor,
     parameters: usize,
 }
@@ -194,7 +197,7 @@ impl Embed {
         Ok(tokens.broadcast_add(&position)?)
     }
 
-    /// Where each token is, (tokens, width), between the places that were trained where the grid is another.
+    /// The position embeddings (tokens, width), interpolated if the grid is not the trained one.
     fn position(&self, rows: usize, columns: usize) -> Result<Tensor> {
         let d = self.bias.elem_count();
         let all = self.position.reshape(((), d))?;
@@ -243,11 +246,11 @@ impl Embed {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Gelu {
-    /// x·Φ(x), as it is defined (arXiv 1606.08415).
+    /// x·Φ(x), the definition (arXiv 1606.08415).
     Exact,
-    /// x·σ(1.702 x), as CLIP has it.
+    /// x·σ(1.702 x), as in CLIP.
     Quick,
-    /// The approximation by tanh, which candle-transformers' DINOv2 takes.
+    /// The tanh approximation, as in candle-transformers' DINOv2.
     #[cfg(test)]
     Tanh,
 }
@@ -263,7 +266,7 @@ impl Gelu {
     }
 }
 
-/// A block: attention, then a perceptron, each behind a layer norm and beside a shortcut.
+/// A transformer block: attention and then an MLP, each after a layer norm and with a shortcut.
 #[derive(Clone, Debug)]
 pub(super) struct Encoder {
     norms: [LayerNorm; 2],
@@ -272,7 +275,7 @@ pub(super) struct Encoder {
     value: Dense,
     out: Dense,
     perceptron: [Dense; 2],
-    /// What each branch is multiplied by before it is added (DINOv2's layer scale).
+    /// The factor of each branch before it is added (DINOv2's layer scale).
     scales: Option<[Tensor; 2]>,
     heads: usize,
     gelu: Gelu,
@@ -281,7 +284,8 @@ pub(super) struct Encoder {
 impl Encoder {
     fn new(config: &TransformerConfig, at: &Scope) -> Result<Self> {
         let (d, family) = (config.width, config.family);
-        // Names of: both norms, query, key, value, the product's output, both layers of the perceptron.
+        // Names of: both norms, query, key, value, the attention's output, both layers of the
+        // MLP.
         let names = match family {
             Family::Vit => [
                 "layernorm_before",
@@ -415,12 +419,15 @@ fn eps(family: Family) -> f64 {
     }
 }
 
-/// A vision transformer. Its layers are `embeddings`, each block (`encoder.layer.0` …; CLIP: `pre_layrnorm`,
-/// `encoder.layers.0` …), the norm, `class_token` and the output, tokens being (batch, 1 + patches, width) with the
-/// class token first. The aliases `block0` … name the blocks of all three alike.
+/// Builds a vision transformer. Tokens have shape (batch, 1 + patches, width), with the class
+/// token first. The layers are `embeddings`, the blocks (`encoder.layer.0` …), `layernorm`,
+/// `class_token` and, if there are outputs, `classifier` and `softmax`. DINOv2 with outputs has
+/// `class_and_mean` instead of `class_token`. CLIP has `embeddings`, `pre_layrnorm`,
+/// `encoder.layers.0` …, `class_token`, `post_layernorm` and `visual_projection`. The aliases
+/// `block0` … name the blocks of all three families.
 ///
 /// # Errors
-/// [`Error::Invalid`] where the sizes do not fit each other.
+/// [`Error::Invalid`] if the sizes do not fit each other.
 pub fn transformer(config: &TransformerConfig, at: &Scope) -> Result<Backbone> {
     build(config, at)
 }
@@ -531,7 +538,7 @@ mod tests {
         }
     }
 
-    /// Ours with every parameter drawn, and its parameters.
+    /// Our network with all parameters random, and its parameters.
     fn drawn(config: &TransformerConfig) -> Result<(Backbone, HashMap<String, Tensor>)> {
         let params = Params::new(0);
         let network = build(config, &params.root())?;
@@ -603,7 +610,8 @@ mod tests {
         )
     }
 
-    /// candle-transformers' has the images' size fixed, keeps query, key and value in one, and approximates the GELU.
+    /// candle-transformers' DINOv2 has a fixed image size, keeps query, key and value in one
+    /// matrix, and approximates the GELU.
     #[test]
     fn dinov2_is_that_of_candle_transformers() -> Result<()> {
         let config = TransformerConfig {
@@ -661,7 +669,8 @@ mod tests {
         assert_near(&network.forward(&x)?, &theirs.forward(&x)?, 1e-4)
     }
 
-    /// Where candle-nn's layer norm and softmax let a gradient vanish, there is one here, and it is right; other sizes of images too.
+    /// candle-nn's layer norm and softmax have no gradient. Here the gradient exists and is
+    /// correct, also for other image sizes.
     #[test]
     fn the_gradient_reaches_the_image() -> Result<()> {
         for family in [Family::Vit, Family::Dinov2, Family::Clip] {

@@ -1,14 +1,16 @@
+//! VGG-16 as in torchvision.
+
 use super::alexnet::head;
 use super::layer::{Conv, Layer};
 use super::{Backbone, Preprocess, Stack};
 use crate::Result;
 use crate::ops::{ConvConfig, PoolConfig, Scope};
 
-/// VGG-16 (arXiv 1409.1556) as torchvision has it, under its names. LPIPS compares images by its `relu1_2`, `relu2_2`, `relu3_3`,
-/// `relu4_3` and `relu5_3`.
+/// Builds VGG-16 (arXiv 1409.1556) as in torchvision, with the same parameter names. LPIPS
+/// compares images by the layers `relu1_2`, `relu2_2`, `relu3_3`, `relu4_3` and `relu5_3`.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] where parameters exist with other shapes.
+/// [`crate::Error::Invalid`] if parameters exist with other shapes.
 pub fn vgg16(classes: usize, at: &Scope) -> Result<Backbone> {
     let mut net = Stack::new("vgg16", Preprocess::imagenet(224));
     let config = ConvConfig {

@@ -1,3 +1,5 @@
+//! A leaky ReLU as an invertible layer, with or without its log-determinant.
+
 use super::Flow;
 use super::layer::Layer;
 use crate::Result;
@@ -5,22 +7,23 @@ use crate::ops::leaky_relu;
 use candle_core::Tensor;
 use std::sync::Arc;
 
-/// A leaky ReLU as a flow: x where x ≥ 0, else slope·x.
+/// An invertible leaky ReLU: x where x ≥ 0, slope·x elsewhere.
 ///
-/// The authors' network counts its log-determinant as 0, so their checkpoints are reproduced only
-/// without it ([`InvertibleLeakyRelu::compatible`]); its density is then off by the constant that every
-/// negative number costs. [`InvertibleLeakyRelu::exact`] counts log(slope) for each of them.
+/// The authors' network counts the log-determinant as 0. [`InvertibleLeakyRelu::compatible`] does
+/// the same and therefore reproduces the authors' checkpoints, but its log-density lacks
+/// log(slope) for each negative element. [`InvertibleLeakyRelu::exact`] counts log(slope) for
+/// each of them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InvertibleLeakyRelu {
     slope: f64,
     counted: bool,
 }
 
-/// The authors' slope.
+/// The slope in the authors' network.
 const SLOPE: f64 = 0.9;
 
 impl InvertibleLeakyRelu {
-    /// Slope 0.9, log-determinant counted as 0, as in the authors' checkpoints.
+    /// Slope 0.9 with the log-determinant counted as 0, as in the authors' checkpoints.
     pub fn compatible() -> Self {
         Self {
             slope: SLOPE,
@@ -28,7 +31,7 @@ impl InvertibleLeakyRelu {
         }
     }
 
-    /// Slope 0.9 with its true log-determinant.
+    /// Slope 0.9 with the correct log-determinant.
     pub fn exact() -> Self {
         Self {
             slope: SLOPE,
@@ -40,7 +43,7 @@ impl InvertibleLeakyRelu {
 impl Flow for InvertibleLeakyRelu {
     fn forward(&self, x: &Tensor, _: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
         let logdet = if self.counted {
-            // Piecewise constant: it has no gradient, and needs none.
+            // The log-determinant is piecewise constant in x, so it needs no gradient.
             let negative = x.detach().lt(0.0)?.to_dtype(x.dtype())?.flatten_from(1)?;
             (negative.sum(1)? * self.slope.ln())?
         } else {

@@ -1,3 +1,5 @@
+//! ActNorm: a learned scale and shift per channel, initialised from the first batch.
+
 use super::Flow;
 use super::layer::Layer;
 use super::statistics::{Statistics, notice};
@@ -7,11 +9,12 @@ use candle_core::{DType, Device, Tensor, Var};
 use invariances_core::say;
 use std::sync::Arc;
 
-/// Scale and shift per channel, v = scale·(x + loc), started so that the first batch leaves it with
-/// mean 0 and standard deviation 1 (Kingma, Dhariwal 2018, [arXiv 1807.03039](https://arxiv.org/abs/1807.03039)).
+/// An activation normalisation layer: v = scale·(x + loc) per channel, initialised so that its
+/// output on the first batch has mean 0 and standard deviation 1 (Kingma, Dhariwal 2018,
+/// [arXiv 1807.03039](https://arxiv.org/abs/1807.03039)).
 ///
-/// Takes (batch, channels) and (batch, channels, height, width).
-/// Parameters `loc` and `scale`, both (1, channels, 1, 1), and the flag `initialized` ().
+/// The input is (batch, channels) or (batch, channels, height, width). The parameters are `loc`
+/// and `scale`, both (1, channels, 1, 1), and the scalar flag `initialized`.
 #[derive(Clone, Debug)]
 pub struct ActNorm {
     channels: usize,
@@ -21,10 +24,10 @@ pub struct ActNorm {
 }
 
 impl ActNorm {
-    /// The identity until [`ActNorm::initialize`] has seen data.
+    /// Creates the layer. It is the identity until [`ActNorm::initialize`] is called.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where parameters of these names exist with another shape.
+    /// [`Error::Invalid`] if parameters of these names exist with another shape.
     pub fn new(channels: usize, scope: &Scope) -> Result<Self> {
         let shape = (1, channels, 1, 1);
         Ok(Self {
@@ -44,7 +47,7 @@ impl ActNorm {
         })
     }
 
-    /// The same layer, sharing its parameters, whose results keep no graph.
+    /// Returns the same layer with shared parameters; its results keep no graph.
     pub(crate) fn detached(&self) -> Self {
         Self {
             channels: self.channels,
@@ -54,47 +57,49 @@ impl ActNorm {
         }
     }
 
-    /// How many channels it has.
+    /// The number of channels.
     pub(crate) fn channels(&self) -> usize {
         self.channels
     }
 
-    /// By what each channel is multiplied, and what is added, each (channels,).
+    /// Returns the factor and the summand of each channel, each (channels,).
     pub(crate) fn affine(&self) -> Result<(Tensor, Tensor)> {
         let scale = self.scale.flatten_all()?;
         let shift = (&scale * self.loc.flatten_all()?)?;
         Ok((scale, shift))
     }
 
-    /// Whether data, or a checkpoint, have set the start.
+    /// Returns whether the layer was initialised, from data or from a checkpoint.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where the flag cannot be read.
+    /// [`Error::Tensor`] if the flag cannot be read.
     pub fn is_initialized(&self) -> Result<bool> {
         Ok(self.initialized.to_dtype(DType::F64)?.to_scalar::<f64>()? != 0.0)
     }
 
-    /// Sets `loc` = −mean and `scale` = 1/(std + 1e-6) of this batch per channel (unbiased standard
-    /// deviation, over the batch and all positions), as the authors do. Does nothing the second time.
+    /// Sets `loc` = −mean and `scale` = 1/(std + 1e-6) of this batch per channel, as the authors
+    /// do. The standard deviation is unbiased and taken over the batch and all positions. If the
+    /// layer is already initialised, the call does nothing.
     ///
-    /// Returns the channels that are constant in this batch, as [`super::constant_columns`] defines
-    /// them. Their own standard deviation would give a scale of up to 10⁶, so they get that of the
-    /// median of the other channels, or 1 where every channel is constant.
+    /// Returns the channels that are constant in this batch, as defined by
+    /// [`super::constant_columns`]. Their own standard deviation would give a scale of up to 10⁶.
+    /// They get the scale of the median standard deviation of the other channels instead, or 1 if
+    /// every channel is constant.
     ///
     /// ```
     /// use invariances::{candle_core::{Device, Tensor}, flow::{ActNorm, Flow}, ops::Params};
     /// let norm = ActNorm::new(2, &Params::new(0).root())?;
     /// let x = Tensor::new(&[[1f32, 7.0], [3.0, 7.0], [5.0, 7.0]], &Device::Cpu)?;
-    /// assert_eq!(norm.initialize(&x)?, [1]); // the second column never changes
+    /// assert_eq!(norm.initialize(&x)?, [1]); // the second column is constant
     /// let (v, _) = norm.forward(&Tensor::new(&[[5f32, 9.0]], &Device::Cpu)?, None)?;
-    /// let v = v.to_vec2::<f32>()?; // both are divided by 2, the standard deviation of the first
+    /// let v = v.to_vec2::<f32>()?; // both are divided by 2, the std of the first column
     /// assert!((v[0][0] - 1.0).abs() < 1e-5 && (v[0][1] - 1.0).abs() < 1e-5);
     /// # Ok::<(), invariances::Error>(())
     /// ```
     ///
     /// # Errors
-    /// [`Error::Invalid`] for one value per channel only, which has no standard deviation, and for NaN
-    /// or infinity.
+    /// [`Error::Invalid`] if there is only one value per channel, which has no standard
+    /// deviation, or if a value is NaN or infinite.
     pub fn initialize(&self, x: &Tensor) -> Result<Vec<usize>> {
         if self.is_initialized()? {
             return Ok(Vec::new());
@@ -108,7 +113,7 @@ impl ActNorm {
         Ok(statistics.constant)
     }
 
-    /// [`ActNorm::initialize`], with a printed notice about constant channels of `what`.
+    /// Calls [`ActNorm::initialize`] and prints a notice if channels of `what` are constant.
     pub(crate) fn initialize_with_notice(&self, x: &Tensor, what: &str) -> Result<()> {
         let constant = self.initialize(x)?;
         if !constant.is_empty() {
@@ -117,7 +122,7 @@ impl ActNorm {
         Ok(())
     }
 
-    /// How many positions a channel has in `x`; an error where `x` has other channels.
+    /// Returns the number of positions per channel in `x`; an error if the channels differ.
     fn positions(&self, x: &Tensor) -> Result<usize> {
         match x.dims() {
             [_, channels] if *channels == self.channels => Ok(1),
@@ -129,7 +134,7 @@ impl ActNorm {
         }
     }
 
-    /// `loc` and `scale` in the rank of `x`.
+    /// Returns `loc` and `scale`, reshaped to the rank of `x`.
     fn parameters(&self, x: &Tensor) -> Result<(Tensor, Tensor)> {
         if x.rank() == 2 {
             let shape = (1, self.channels);
@@ -139,15 +144,15 @@ impl ActNorm {
         }
     }
 
-    /// Only the normalised `x`, for a network that needs no log-determinant.
+    /// Returns only the normalised `x`, for networks that need no log-determinant.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where `x` has other channels.
+    /// [`Error::Invalid`] if `x` has another number of channels.
     pub fn normalize(&self, x: &Tensor) -> Result<Tensor> {
         self.activated(x, Activation::None)
     }
 
-    /// The normalised `x`, then an activation.
+    /// Normalises `x`, then applies an activation.
     pub(crate) fn activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         self.positions(x)?;
         if x.rank() == 2 {
@@ -158,7 +163,8 @@ impl ActNorm {
                 Activation::Leaky(slope) => leaky_relu(&y, slope),
             };
         }
-        // A map has many places per channel: one pass over it, forward and backward, in place of one for each operation.
+        // A feature map has many positions per channel. `batch_norm` makes one pass over the map
+        // (forward and backward) instead of one pass per operation.
         let (scale, shift) = self.affine()?;
         let constants = [&scale.zeros_like()?, &scale.ones_like()?];
         batch_norm(x, constants, [&scale, &shift], 0.0, activation)
@@ -168,7 +174,7 @@ impl ActNorm {
 fn set(parameter: &Tensor, value: Vec<f64>) -> Result<()> {
     let value = Tensor::from_vec(value, parameter.shape(), &Device::Cpu)?;
     let value = value.to_dtype(parameter.dtype())?;
-    // The parameter is a variable, and this is the same one.
+    // `parameter` is a variable; `var` is the same variable and shares its storage.
     let var = Var::from_tensor(parameter)?;
     Ok(var.set(&value.to_device(parameter.device())?)?)
 }

@@ -1,3 +1,6 @@
+//! The blocks of a flow network: their settings, and the forward, inverse and backward pass
+//! through a sequence of blocks, also with a backward pass that stores no activations.
+
 use super::layer::Layer;
 use super::statistics::notice;
 use super::{ActNorm, AffineCoupling, InvertibleLeakyRelu, LuMixing, Permutation, SplineCoupling};
@@ -13,51 +16,53 @@ use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The nonlinearity between the norm and the coupling of a block.
+/// The nonlinearity between the normalisation and the coupling of a block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FlowActivation {
-    /// None.
+    /// No nonlinearity.
     #[default]
     None,
-    /// [`InvertibleLeakyRelu::compatible`]: log-determinant counted as 0, as in the authors' checkpoints.
+    /// [`InvertibleLeakyRelu::compatible`]: the log-determinant is counted as 0, as in the
+    /// authors' checkpoints.
     Lrelu,
-    /// [`InvertibleLeakyRelu::exact`].
+    /// [`InvertibleLeakyRelu::exact`]: the correct log-determinant.
     LreluExact,
 }
 
-/// How a block lets one half of the code change the other.
+/// The coupling of a block: how one half of the code transforms the other.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Coupling {
-    /// [`AffineCoupling`], which scales a half by at most e^clamp and shifts it. With clamp 1 the authors'.
+    /// [`AffineCoupling`]: shifts a half and scales it by at most e^clamp. The authors' has clamp
+    /// 1.
     Affine {
-        /// The largest log-scale of a half-step.
+        /// The largest absolute log-scale of a half-step.
         clamp: f64,
     },
-    /// [`SplineCoupling`], which bends each number by a monotone spline.
+    /// [`SplineCoupling`]: transforms each dimension by a monotone spline.
     Spline {
-        /// Pieces of a spline.
+        /// Number of bins of a spline.
         bins: usize,
-        /// Where it ends and the identity begins, ±.
+        /// The spline acts on [−bound, bound] and is the identity outside.
         bound: f64,
     },
 }
 
 impl Default for Coupling {
-    /// The authors': affine with clamp 1.
+    /// Returns the authors' coupling: affine with clamp 1.
     fn default() -> Self {
         Self::Affine { clamp: 1.0 }
     }
 }
 
 impl Coupling {
-    /// Affine with log-scales up to ±2 instead of ±1.
+    /// Returns an affine coupling with log-scales up to ±2 instead of ±1.
     pub fn soft_clamped() -> Self {
         Self::Affine { clamp: 2.0 }
     }
 
-    /// Splines of 8 pieces on [−4, 4].
+    /// Returns a spline coupling with 8 bins on [−4, 4].
     pub fn spline() -> Self {
         Self::Spline {
             bins: 8,
@@ -66,44 +71,47 @@ impl Coupling {
     }
 }
 
-/// How a block brings other numbers of the code together for the next one.
+/// How a block mixes the dimensions of the code before the next block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mixing {
-    /// [`Permutation`], fixed at random; the authors'.
+    /// [`Permutation`]: a fixed random permutation, as in the authors' networks.
     #[default]
     Permutation,
-    /// [`LuMixing`], a learned linear map that starts as a random permutation.
+    /// [`LuMixing`]: a learned linear map, initialised as a random permutation.
     Lu,
 }
 
-/// How the backward pass of a flow gets the numbers that it needs of the forward pass.
+/// How the backward pass of a flow gets the activations of the forward pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Memory {
-    /// They are kept: the quickest, and what it takes grows with the number of blocks.
+    /// Activations are stored. This is the fastest setting; its memory grows with the number of
+    /// blocks.
     #[default]
     Ordinary,
-    /// They are computed again by going back through the network, block by block (Gomez et al. 2017,
-    /// [arXiv 1707.04585](https://arxiv.org/abs/1707.04585)): what it takes is one block's, however many there are.
+    /// Activations are recomputed by inverting the network, block by block (Gomez et al. 2017,
+    /// [arXiv 1707.04585](https://arxiv.org/abs/1707.04585)). This needs the memory of one block,
+    /// for any number of blocks.
     ///
-    /// Going back ends at the code that the network was given, up to rounding. That difference is measured in each
-    /// backward pass ([`super::Cinn::drift`]); a pass in which it exceeds `tolerance` is an error, since its
-    /// gradients are then of other numbers than the loss.
+    /// The inversion ends at the input code, up to rounding. Each backward pass measures the
+    /// difference ([`super::Cinn::drift`]). If it exceeds `tolerance`, the pass returns an error,
+    /// because its gradients would belong to other activations than the loss.
     Constant {
-        /// The largest difference to the code, as a share of the code's largest number (or of 1, if that is more).
+        /// The largest allowed difference to the code, relative to the code's largest absolute
+        /// value (or to 1, if that is larger).
         tolerance: f64,
     },
 }
 
 impl Memory {
-    /// [`Memory::Constant`] with a tolerance of 10⁻³.
+    /// Returns [`Memory::Constant`] with a tolerance of 10⁻³.
     pub fn constant() -> Self {
         Self::Constant { tolerance: 1e-3 }
     }
 }
 
-/// What a block is made of.
+/// The sizes and layer types of a block.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BlockConfig {
     pub(super) code: usize,
@@ -115,14 +123,14 @@ pub(super) struct BlockConfig {
     pub(super) mixing: Mixing,
 }
 
-/// Where the parts of a block are in a checkpoint.
+/// The scopes of a block's layers in a checkpoint.
 pub(super) struct Names {
     pub(super) norm: Scope,
     pub(super) coupling: Scope,
     pub(super) mixing: Scope,
 }
 
-/// Norm, nonlinearity, coupling, mixing.
+/// The layers of a block in order: normalisation, nonlinearity, coupling, mixing.
 type Block = Vec<Arc<dyn Layer>>;
 
 fn block(config: &BlockConfig, names: &Names) -> Result<Block> {
@@ -155,7 +163,8 @@ fn block(config: &BlockConfig, names: &Names) -> Result<Block> {
     Ok(layers)
 }
 
-/// What the blocks see besides the code: nothing (no numbers), all the same, or each its own part of the numbers.
+/// Returns the condition of block number `block`: none if `width` is 0, the whole condition if
+/// all blocks share it, else the block's own columns.
 fn seen(condition: &Tensor, width: usize, block: usize) -> Result<Option<Tensor>> {
     let numbers = condition.dim(1)?;
     Ok(match (width, numbers) {
@@ -165,9 +174,9 @@ fn seen(condition: &Tensor, width: usize, block: usize) -> Result<Option<Tensor>
     })
 }
 
-/// x with normal numbers in these columns. Later layers are initialised as if the columns varied
-/// like the others; from a constant, they would multiply what the columns hold in other data by a
-/// large number.
+/// Returns `x` with standard normal values in the given (constant) columns. Later layers are then
+/// initialised as if these columns varied like the others. From a constant column they would get
+/// a very large scale, and other data in that column would be multiplied by it.
 fn varied(x: &Tensor, columns: &[usize]) -> Result<Tensor> {
     let noise = Rng::named(0, "constant columns").normal(x.shape(), x.device())?;
     let noise = noise.to_dtype(x.dtype())?;
@@ -179,23 +188,24 @@ fn varied(x: &Tensor, columns: &[usize]) -> Result<Tensor> {
     Ok(chosen.where_cond(&noise, x)?)
 }
 
-/// The blocks of a network, one after the other. A condition is (batch, width), seen by every block, or
-/// (batch, blocks·width), a part for each; (batch, 0) where the network has none.
+/// The blocks of a network in sequence. A condition is (batch, width) if all blocks share it,
+/// (batch, blocks·width) if each block has its own part, and (batch, 0) if the network has no
+/// condition.
 #[derive(Clone, Debug)]
 pub(super) struct Chain {
     code: usize,
     width: usize,
     blocks: Vec<Block>,
-    /// Shares the parameters of `blocks`, and keeps no graph.
+    /// The same blocks with shared parameters; their results keep no graph.
     frozen: Vec<Block>,
     memory: Memory,
     watch: Arc<Watch>,
 }
 
-/// What is known about the backward passes of a network; shared by its clones.
+/// The state of a network's backward passes, shared by its clones.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
-    /// Graphs of [`Memory::Constant`] that exist.
+    /// The number of existing graphs that were built with [`Memory::Constant`].
     graphs: AtomicUsize,
     drift: Mutex<Option<f64>>,
 }
@@ -259,7 +269,7 @@ impl Chain {
         Ok(true)
     }
 
-    /// Starts each layer from what the layers before it give.
+    /// Initialises each layer from the output of the layers before it.
     pub(super) fn initialize(&self, x: &Tensor, condition: &Tensor) -> Result<()> {
         let (mut h, condition) = (x.detach(), condition.detach());
         for (i, block) in self.blocks.iter().enumerate() {
@@ -324,7 +334,7 @@ impl Chain {
         Ok((v, total))
     }
 
-    /// Each row of the condition belongs to `share` rows of v side by side.
+    /// Inverts the chain. Each row of the condition belongs to `share` consecutive rows of v.
     pub(super) fn inverse(&self, v: &Tensor, condition: &Tensor, share: usize) -> Result<Tensor> {
         let mut x = v.clone();
         for i in (0..self.blocks.len()).rev() {
@@ -348,7 +358,7 @@ impl Chain {
         Ok(x)
     }
 
-    /// v, and what it is after each block on the way back.
+    /// Returns v and the result after each inverted block.
     pub(super) fn stages(&self, v: &Tensor, condition: &Tensor) -> Result<Vec<Tensor>> {
         let mut stages = vec![v.clone()];
         for i in (0..self.blocks.len()).rev() {
@@ -363,13 +373,13 @@ impl Chain {
     }
 }
 
-/// The graph of a whole chain as one operation, whose backward pass goes back through the network.
+/// A whole chain as one operation in the graph. Its backward pass inverts the network.
 struct Reversible {
     chain: Chain,
     tolerance: f64,
-    /// v and, last in each row, the log-determinant.
+    /// v, with the log-determinant as the last column.
     out: Tensor,
-    /// Where a parameter is trained.
+    /// Receives the parameters' gradients; present if a parameter is trained.
     slot: Option<Arc<Slot>>,
     parameters: Vec<Tensor>,
 }
@@ -380,7 +390,7 @@ impl Drop for Reversible {
     }
 }
 
-/// The largest absolute number, which is NaN where one is NaN.
+/// Returns the largest absolute value, or NaN if `x` contains NaN.
 fn largest(x: &Tensor) -> Result<f64> {
     let x = x.abs()?.flatten_all()?.to_dtype(DType::F64)?;
     let nan = x.sum(0)?.to_scalar::<f64>()?.is_nan();
@@ -406,7 +416,7 @@ impl Reversible {
         let to_logdet = gradient.narrow(1, chain.code, 1)?.contiguous()?;
         let blocks = chain.blocks.len();
         let mut to_conditions: Vec<Option<Tensor>> = vec![None; blocks];
-        // From the last layer to the first, as they come.
+        // Gradients of the layers' parameters, collected from the last layer to the first.
         let mut left = Vec::new();
         for (i, block) in chain.blocks.iter().enumerate().rev() {
             let c = seen(&condition, chain.width, i)?;
@@ -426,7 +436,8 @@ impl Reversible {
                 }
             }
         }
-        // For a graph of candle's own, all in the order of the forward pass.
+        // If candle's own backward pass collects the gradients, leave them for it, in the order
+        // of the forward pass.
         if let Some(slot) = &self.slot
             && let Some(gradients) = left.into_iter().rev().collect::<Option<Vec<_>>>()
         {
@@ -471,7 +482,7 @@ impl Reversible {
         ))
     }
 
-    /// The result, computed before, in the storage of its device.
+    /// Returns a copy of the precomputed result in the storage of its device.
     fn storage<S>(
         &self,
         of: impl Fn(&Storage, &Layout) -> Option<candle_core::Result<S>>,
@@ -552,7 +563,8 @@ impl CustomOp3 for Reversible {
         Ok((
             x.track_op().then_some(to_x),
             condition.track_op().then_some(to_condition).flatten(),
-            // Only so that candle goes on to the parameters behind the stand.
+            // A zero gradient, so that candle continues the backward pass to the parameters
+            // behind `stand`.
             stand.track_op().then(|| stand.zeros_like()).transpose()?,
         ))
     }

@@ -1,3 +1,6 @@
+//! The conditional invertible network t, its configuration, and how its blocks receive the
+//! condition z.
+
 use super::chain::{BlockConfig, Chain, Names};
 use super::layer::{dense_parameters, detached};
 use super::statistics::check_varies;
@@ -10,21 +13,23 @@ use crate::ops::{Activation, Rng, Scope, dense};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-/// How the blocks of t see the embedded z.
+/// How the blocks of t receive the embedded z.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Conditioning {
-    /// All blocks the same embedding (the authors' "none").
+    /// All blocks receive the same embedding (the authors' "none").
     #[default]
     None,
-    /// Each block a linear map of what the block before saw.
+    /// Each block receives a linear map of the previous block's condition; the first block, of
+    /// the embedding.
     Sequential,
-    /// Each block a linear map of its own of the embedding. (The authors' network fails with this
-    /// option, which it gives an embedding without the two trailing dimensions; this is what it says.)
+    /// Each block receives its own linear map of the embedding. (In the authors' code this option
+    /// fails, because the embedding is passed without its two trailing dimensions. This
+    /// implementation does what the option describes.)
     Parallel,
 }
 
-/// The sizes of t.
+/// The configuration of t.
 ///
 /// ```
 /// use invariances::flow::{CinnConfig, Condition};
@@ -33,32 +38,33 @@ pub enum Conditioning {
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CinnConfig {
-    /// Numbers in the code z̄, at least 2.
+    /// Dimension of the code z̄, at least 2.
     pub code: usize,
     /// The shape of z.
     pub condition: Condition,
-    /// Width of the nets s and t.
+    /// Width of the nets s and t of each coupling.
     pub hidden: usize,
-    /// Hidden layers of the nets s and t after the first.
+    /// Number of hidden layers of the nets s and t after the first.
     pub depth: usize,
-    /// Blocks.
+    /// Number of blocks.
     pub flows: usize,
-    /// How the blocks see the embedded z.
+    /// How the blocks receive the embedded z.
     pub conditioning: Conditioning,
-    /// Widths in the embedder of a vector, both ends included.
+    /// Number of widths in the embedder of a vector, input and output included.
     pub conditioning_depth: usize,
     /// The nonlinearity of a block.
     pub activation: FlowActivation,
-    /// How one half of the code changes the other.
+    /// How one half of the code transforms the other.
     #[serde(default)]
     pub coupling: Coupling,
-    /// What follows the coupling.
+    /// The mixing layer after the coupling.
     #[serde(default)]
     pub mixing: Mixing,
 }
 
 impl CinnConfig {
-    /// A small t (8 flows, hidden 128, depth 2); the paper's has 20 flows and hidden 1024.
+    /// Returns a small configuration (8 flows, hidden 128, depth 2); the paper's t has 20 flows
+    /// and hidden 1024.
     pub fn new(code: usize, condition: Condition) -> Self {
         Self {
             code,
@@ -75,12 +81,12 @@ impl CinnConfig {
     }
 }
 
-/// What brings z to the blocks.
+/// The part of t that turns z into the conditions of the blocks.
 #[derive(Clone, Debug)]
 struct Entrance {
     embedder: Embedder,
     conditioning: Conditioning,
-    /// One for each block, but for [`Conditioning::None`].
+    /// One layer per block; empty for [`Conditioning::None`].
     layers: Vec<(Tensor, Tensor)>,
 }
 
@@ -93,7 +99,7 @@ impl Entrance {
         }
     }
 
-    /// What the blocks see of the embedded z, side by side where they see different things.
+    /// Returns the conditions of the blocks. If they differ, they are concatenated as columns.
     fn conditions(&self, embedding: &Tensor) -> Result<Tensor> {
         if self.layers.is_empty() {
             return Ok(embedding.clone());
@@ -112,11 +118,11 @@ impl Entrance {
     }
 }
 
-/// The conditional invertible network t: v = t(z̄ | z), and back, z̄ = t⁻¹(v | z).
+/// The conditional invertible network t: v = t(z̄ | z), with the inverse z̄ = t⁻¹(v | z).
 ///
-/// Trained by [`crate::loss::nll`] (arXiv 2008.01777, equations 4 to 6), v becomes standard normal and
-/// independent of z: it holds what the code has beyond z, the invariances of the layer that z was read
-/// from. Cloning shares the parameters.
+/// If it is trained with [`crate::loss::nll`] (arXiv 2008.01777, equations 4 to 6), v becomes
+/// standard normal and independent of z. Then v holds the information in the code that z lacks:
+/// the invariances of the layer from which z was read. Clones share the parameters.
 ///
 /// ```
 /// use invariances::{candle_core::Device, flow::{Cinn, CinnConfig, Condition}, ops::{Params, Rng}};
@@ -128,7 +134,7 @@ impl Entrance {
 /// t.initialize(&code, &z)?;
 /// let (v, logdet) = t.forward(&code, &z)?;
 /// assert_eq!((v.dims(), logdet.dims()), (&[32, 6][..], &[32][..]));
-/// let samples = t.sample(&z, 4, &mut rng)?; // four codes for each z, side by side
+/// let samples = t.sample(&z, 4, &mut rng)?; // four codes per z, in consecutive rows
 /// assert_eq!(samples.dims(), [128, 6]);
 /// # Ok::<(), invariances::Error>(())
 /// ```
@@ -137,17 +143,17 @@ pub struct Cinn {
     config: CinnConfig,
     chain: Chain,
     entrance: Entrance,
-    /// Shares the parameters of `entrance`, and keeps no graph.
+    /// The same layers with shared parameters; their results keep no graph.
     frozen: Entrance,
 }
 
 impl Cinn {
-    /// The network below `scope`, under the names of the authors' checkpoints (`flow.sub_layers.0…`,
-    /// `embedder…`).
+    /// Creates the network below `scope`, with the parameter names of the authors' checkpoints
+    /// (`flow.sub_layers.0…`, `embedder…`).
     ///
     /// # Errors
-    /// [`crate::Error::Invalid`] for sizes that make no network, and where parameters of these names exist
-    /// with other shapes.
+    /// [`crate::Error::Invalid`] if the configuration is invalid, or if parameters of these names
+    /// exist with other shapes.
     pub fn new(config: &CinnConfig, scope: &Scope) -> Result<Self> {
         let flow = scope.pp("flow");
         let block = BlockConfig {
@@ -192,12 +198,12 @@ impl Cinn {
         })
     }
 
-    /// The sizes it was made with.
+    /// Returns the configuration of the network.
     pub fn config(&self) -> &CinnConfig {
         &self.config
     }
 
-    /// The same network, sharing its parameters, whose results keep no graph: for evaluation.
+    /// Returns the same network for evaluation: parameters are shared, and results keep no graph.
     pub fn detached(&self) -> Self {
         Self {
             config: self.config.clone(),
@@ -207,7 +213,8 @@ impl Cinn {
         }
     }
 
-    /// The same network, sharing its parameters, with another way through the backward pass.
+    /// Returns the same network with shared parameters and another memory setting of the backward
+    /// pass.
     ///
     /// ```
     /// use invariances::{candle_core::Device, flow::*, loss::nll, ops::{Params, Rng}};
@@ -218,7 +225,7 @@ impl Cinn {
     /// let (code, z) = (rng.normal((32, 6), &Device::Cpu)?, rng.normal((32, 10), &Device::Cpu)?);
     /// t.initialize(&code, &z)?;
     /// let (v, logdet) = t.forward(&code, &z)?;
-    /// nll(&v, &logdet)?.backward()?; // goes back through the network, and measures how well that went
+    /// nll(&v, &logdet)?.backward()?; // inverts the network and measures the rounding error
     /// assert!(t.drift().unwrap() < 1e-4);
     /// # Ok::<(), invariances::Error>(())
     /// ```
@@ -229,21 +236,22 @@ impl Cinn {
         }
     }
 
-    /// How the backward pass gets what it needs.
+    /// Returns the memory setting of the backward pass.
     pub fn memory(&self) -> Memory {
         self.chain.memory()
     }
 
-    /// How far from the code a backward pass of [`Memory::Constant`] ended at most so far, as a share of the code's
-    /// largest number (or of 1, if that is more); nothing before the first.
+    /// Returns the largest difference so far between the code and its reconstruction in a
+    /// backward pass with [`Memory::Constant`], relative to the code's largest absolute value (or
+    /// to 1, if that is larger). `None` before the first such pass.
     pub fn drift(&self) -> Option<f64> {
         self.chain.drift()
     }
 
-    /// Whether every ActNorm has started, from data or from a checkpoint.
+    /// Returns whether every ActNorm was initialised, from data or from a checkpoint.
     ///
     /// # Errors
-    /// [`crate::Error::Tensor`] where a flag cannot be read.
+    /// [`crate::Error::Tensor`] if a flag cannot be read.
     pub fn is_initialized(&self) -> Result<bool> {
         for norm in self.entrance.embedder.norms() {
             if !norm.is_initialized()? {
@@ -253,22 +261,24 @@ impl Cinn {
         self.chain.is_initialized()
     }
 
-    /// Starts every ActNorm from a batch, layer after layer, so that each sees what the layers before
-    /// it give. Layers that have started keep their values: calling it again, or after a checkpoint was
-    /// loaded, changes nothing. Until then every ActNorm is the identity.
+    /// Initialises every ActNorm from a batch, one layer after the other, so that each receives
+    /// the output of the layers before it. Initialised layers keep their values: a second call,
+    /// or a call after loading a checkpoint, changes nothing. Before initialisation every ActNorm
+    /// is the identity.
     ///
     /// Columns that are constant in this batch ([`super::constant_columns`]) get the scale of the
-    /// other columns, and a notice with their numbers is printed.
+    /// other columns, and a notice with their indices is printed.
     ///
     /// # Errors
-    /// [`crate::Error::Invalid`] for a batch of one, which has no standard deviation, for codes in
-    /// which every column is constant, for shapes that do not fit, and for NaN or infinity.
+    /// [`crate::Error::Invalid`] for a batch of one, which has no standard deviation, for codes
+    /// in which every column is constant, for shapes that do not fit, and for NaN or infinity.
     pub fn initialize(&self, code: &Tensor, z: &Tensor) -> Result<()> {
         if self.is_initialized()? {
             return Ok(());
         }
         self.check(code, "the code")?;
-        // Everything is looked at before the first layer starts: a refused batch leaves no half-started network.
+        // All checks run before the first layer is initialised, so that a rejected batch does not
+        // leave a partly initialised network.
         check_batch(code, z)?;
         check_varies(code)?;
         self.entrance.embedder.initialize(&z.detach())?;
@@ -277,23 +287,25 @@ impl Cinn {
             .initialize(code, &self.frozen.conditions(&embedding)?)
     }
 
-    /// The embedding (batch, code) of z, computed once and used for many codes or samples.
+    /// Returns the embedding of z, (batch, code). It can be computed once and used for many codes
+    /// or samples.
     ///
     /// # Errors
-    /// [`crate::Error::Invalid`] where z has another shape than the configuration says, or holds NaN or infinity.
+    /// [`crate::Error::Invalid`] if z does not have the configured shape, or holds NaN or
+    /// infinity.
     pub fn embed(&self, z: &Tensor) -> Result<Tensor> {
         self.entrance.embedder.forward(z)
     }
 
-    /// v = t(z̄ | z), (batch, code), and log|det ∂v/∂z̄|, (batch,), in nats.
+    /// Returns v = t(z̄ | z), (batch, code), and log|det ∂v/∂z̄|, (batch,), in nats.
     ///
     /// # Errors
-    /// [`crate::Error::Invalid`] where a shape does not fit, or a number is NaN or infinite.
+    /// [`crate::Error::Invalid`] if a shape does not fit, or if a value is NaN or infinite.
     pub fn forward(&self, code: &Tensor, z: &Tensor) -> Result<(Tensor, Tensor)> {
         self.forward_embedded(code, &self.embed(z)?)
     }
 
-    /// As [`Cinn::forward`], from what [`Cinn::embed`] gave.
+    /// Evaluates [`Cinn::forward`] with an embedding from [`Cinn::embed`].
     ///
     /// # Errors
     /// As [`Cinn::forward`].
@@ -304,8 +316,9 @@ impl Cinn {
             .forward(code, &self.entrance.conditions(embedding)?)
     }
 
-    /// z̄ = t⁻¹(v | z), (batch, code). Unlike the authors' networks this starts no ActNorm: before
-    /// [`Cinn::initialize`] or a checkpoint each is the identity.
+    /// Returns z̄ = t⁻¹(v | z), (batch, code). Unlike the authors' networks, the inverse
+    /// initialises no ActNorm: before [`Cinn::initialize`] or a checkpoint, each ActNorm is the
+    /// identity.
     ///
     /// # Errors
     /// As [`Cinn::forward`].
@@ -313,7 +326,7 @@ impl Cinn {
         self.inverse_embedded(v, &self.embed(z)?)
     }
 
-    /// As [`Cinn::inverse`], from what [`Cinn::embed`] gave.
+    /// Evaluates [`Cinn::inverse`] with an embedding from [`Cinn::embed`].
     ///
     /// # Errors
     /// As [`Cinn::forward`].
@@ -324,8 +337,8 @@ impl Cinn {
             .inverse(v, &self.entrance.conditions(embedding)?, 1)
     }
 
-    /// How v becomes z̄: v itself, and what it is after each block on the way, each (batch, code); the last is
-    /// [`Cinn::inverse`]. Keeps no graph.
+    /// Returns the steps from v to z̄: v itself and the result after each inverted block, each
+    /// (batch, code). The last one equals [`Cinn::inverse`]. The results keep no graph.
     ///
     /// # Errors
     /// As [`Cinn::forward`].
@@ -337,16 +350,16 @@ impl Cinn {
         self.chain.detached().stages(&v.detach(), &conditions)
     }
 
-    /// `n` codes for each z, drawn from t's density: (batch·n, code), those of one z side by side.
-    /// Keeps no graph.
+    /// Samples `n` codes per z from t's conditional density: (batch·n, code). Samples of one z
+    /// are consecutive. The results keep no graph.
     ///
     /// # Errors
-    /// As [`Cinn::forward`], and [`crate::Error::Invalid`] for no sample or no z.
+    /// As [`Cinn::forward`], and [`crate::Error::Invalid`] if `n` or the batch is 0.
     pub fn sample(&self, z: &Tensor, n: usize, rng: &mut Rng) -> Result<Tensor> {
         let embedding = self.frozen.embedder.forward(&z.detach())?;
         let (batch, code) = embedding.dims2()?;
         let v = normal(batch * n, code, rng, z.dtype(), z.device())?;
-        // What each z contributes is computed once for all its samples.
+        // The conditions of each z are computed once and shared by all of its samples.
         let conditions = self.frozen.conditions(&embedding)?;
         self.chain.detached().inverse(&v, &conditions, n)
     }

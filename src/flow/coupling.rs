@@ -1,3 +1,5 @@
+//! The affine coupling layer: each half of the code scales and shifts the other.
+
 use super::layer::{Layer, Undone, detached, net};
 use super::{Flow, given, rows};
 use crate::ops::coupling::{self, Direction, Layers, Nets, Plan, SLOPE};
@@ -6,33 +8,37 @@ use crate::{Error, Result};
 use candle_core::Tensor;
 use std::sync::Arc;
 
-/// A double affine coupling (Dinh et al. 2017, [arXiv 1605.08803](https://arxiv.org/abs/1605.08803)).
+/// A double affine coupling (Dinh et al. 2017,
+/// [arXiv 1605.08803](https://arxiv.org/abs/1605.08803)).
 ///
-/// The code is cut into halves a and b. With the nets s and t of each half-step, which see one half
-/// and the condition c:
+/// The code is split into halves a and b. In each half-step the nets s and t receive one half and
+/// the condition c:
 ///
 /// b′ = b·exp(s₀(a, c)) + t₀(a, c),  a′ = a·exp(s₁(b′, c)) + t₁(b′, c),  v = (b′, a′).
 ///
-/// log|det| = Σs₀ + Σs₁, where s = clamp·tanh(net/clamp), so that a half-step scales by at most e^clamp. With
-/// clamp 1 that is the authors' tanh; larger ones leave small log-scales alone and bound only the large ones
-/// (the soft clamp of Ardizzone et al. 2019, [arXiv 1907.02392](https://arxiv.org/abs/1907.02392), with tanh). A
-/// code of odd size has the larger half first (the authors' network takes even sizes only). The nets are chains
-/// of dense layers with leaky ReLU (0.01) between.
+/// log|det| = Σs₀ + Σs₁ with s = clamp·tanh(net/clamp), so that a half-step scales by at most
+/// e^clamp. Clamp 1 gives the authors' tanh. A larger clamp hardly changes small log-scales and
+/// bounds only large ones (the soft clamp of Ardizzone et al. 2019,
+/// [arXiv 1907.02392](https://arxiv.org/abs/1907.02392), with tanh). A code of odd size has the
+/// larger half first (the authors' network accepts even sizes only). The nets are chains of dense
+/// layers with leaky ReLU (0.01) between them.
 ///
-/// Parameters `s.0`, `s.1`, `t.0`, `t.1`, each with `main.0`, `main.2` … (the numbers between belong to
-/// the nonlinearities) `weight` and `bias`.
+/// The parameters are `s.0`, `s.1`, `t.0` and `t.1`, each with `main.0`, `main.2`, …, each of
+/// these with `weight` and `bias`. The odd indices belong to the nonlinearities.
 #[derive(Clone, Debug)]
 pub struct AffineCoupling {
     plan: Plan,
-    /// s₀, t₀, s₁, t₁.
+    /// The nets in the order s₀, t₀, s₁, t₁.
     nets: Nets,
 }
 
 impl AffineCoupling {
-    /// For a code and a condition of these sizes (0 for none), with nets of this width and depth, and clamp 1.
+    /// Creates a coupling with clamp 1 for codes of size `code` and conditions of size
+    /// `condition` (0 for none). The nets have width `hidden` and `depth` + 1 hidden layers.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a code of less than 2 numbers, which has no halves, or a width of 0.
+    /// [`Error::Invalid`] if `code` is less than 2, because it has no halves, or if `hidden` is
+    /// 0.
     pub fn new(
         code: usize,
         condition: usize,
@@ -58,10 +64,11 @@ impl AffineCoupling {
         })
     }
 
-    /// The same coupling, sharing its parameters, with log-scales of a half-step up to ±`clamp`.
+    /// Returns the same coupling with shared parameters and log-scales of a half-step up to
+    /// ±`clamp`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] unless `clamp` is above 0.
+    /// [`Error::Invalid`] unless `clamp` is finite and above 0.
     pub fn clamped(&self, clamp: f64) -> Result<Self> {
         if !(clamp.is_finite() && clamp > 0.0) {
             return Err(Error::invalid(format!(
@@ -73,7 +80,8 @@ impl AffineCoupling {
         Ok(coupling)
     }
 
-    /// The condition, of which each row belongs to `share` rows of x; (batch, 0) where the coupling has none.
+    /// Returns the checked condition. Each of its rows belongs to `share` rows of x. It is
+    /// (batch, 0) if the coupling has no condition.
     fn checked(&self, x: &Tensor, condition: Option<&Tensor>, share: usize) -> Result<Tensor> {
         let batch = rows(x, self.plan.code, "the code")?;
         if self.plan.condition == 0 {
@@ -97,7 +105,7 @@ impl AffineCoupling {
         coupling::coupling(v, &c, &self.nets, self.plan, share, Direction::Inverse)
     }
 
-    /// s and t of half-step `i`, composed of candle's operations.
+    /// Computes s and t of half-step `i` with candle's operations.
     fn nets(&self, i: usize, half: &Tensor, condition: &Tensor) -> Result<[Tensor; 2]> {
         let seen = if self.plan.condition == 0 {
             half.contiguous()?
@@ -121,7 +129,7 @@ impl AffineCoupling {
         Ok([s, run(&self.nets[2 * i + 1])?])
     }
 
-    /// What [`Flow::forward`] does, on any device.
+    /// Implements [`Flow::forward`] with candle's operations, for any device.
     fn composed_forward(&self, x: &Tensor, c: &Tensor) -> Result<(Tensor, Tensor)> {
         let a = x.narrow(1, 0, self.plan.first)?;
         let b = x.narrow(1, self.plan.first, self.plan.code - self.plan.first)?;
@@ -132,7 +140,7 @@ impl AffineCoupling {
         Ok((Tensor::cat(&[&b, &a], 1)?, (s0.sum(1)? + s1.sum(1)?)?))
     }
 
-    /// What [`Flow::inverse`] does, on any device.
+    /// Implements [`Flow::inverse`] with candle's operations, for any device.
     fn composed_inverse(&self, v: &Tensor, c: &Tensor) -> Result<Tensor> {
         let second = self.plan.code - self.plan.first;
         let b = v.narrow(1, 0, second)?;
@@ -145,7 +153,7 @@ impl AffineCoupling {
     }
 }
 
-/// Refuses a code without halves and nets without units.
+/// Returns an error if the code has no halves or the nets have no hidden units.
 pub(super) fn check_sizes(code: usize, hidden: usize) -> Result<()> {
     if code >= 2 && hidden > 0 {
         return Ok(());
@@ -217,7 +225,8 @@ mod tests {
     use crate::ops::Params;
     use candle_core::{DType, Device, Var};
 
-    /// The one operation of the CPU and the composition for other devices are the same map.
+    /// The fused CPU operation and the composition of candle's operations for other devices
+    /// agree.
     #[test]
     fn both_ways_agree_in_values_and_gradients() -> Result<()> {
         for (code, condition, depth, batch, clamp) in
@@ -268,7 +277,7 @@ mod tests {
         Ok(())
     }
 
-    /// The kernel that goes back and the way for any layer and device give the same.
+    /// The fused backward kernel and the implementation for any layer and device agree.
     #[test]
     fn both_ways_back_agree() -> Result<()> {
         for (code, condition, batch) in [(6, 4, 300), (5, 0, 1)] {

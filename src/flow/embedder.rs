@@ -1,3 +1,6 @@
+//! The embedder: maps the representation z to a vector of the code's size, the condition of the
+//! couplings.
+
 use super::layer::{dense_parameters, detached};
 use super::{ActNorm, check_finite};
 use crate::ops::{Activation, ConvConfig, Init, Scope, conv2d, dense};
@@ -8,32 +11,35 @@ use serde::{Deserialize, Serialize};
 /// The slope of the leaky ReLU between the layers of an embedder.
 const SLOPE: f64 = 0.2;
 
-/// The convolutions that halve a map.
+/// Settings of the convolutions that halve a map.
 const STRIDED: ConvConfig = ConvConfig {
     stride: 2,
     padding: (1, 1),
     activation: Activation::None,
 };
 
-/// What t is conditioned on: the shape of z.
+/// The shape of z, on which t is conditioned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Condition {
-    /// A vector of so many numbers: z is (batch, numbers).
+    /// A vector of this length: z is (batch, length).
     Vector(usize),
-    /// A square map: z is (batch, channels, size, size), halved `down` times by strided convolutions.
+    /// A square map: z is (batch, channels, size, size) and is halved `down` times by strided
+    /// convolutions.
     Map {
         /// Channels of z.
         channels: usize,
         /// Height and width of z in pixels.
         size: usize,
-        /// Strided convolutions, each of which halves height and width.
+        /// Number of strided convolutions; each halves height and width.
         down: usize,
     },
 }
 
 impl Condition {
-    /// For a z of this shape (without the batch): a square map as it is, halved until it is at most 4 × 4; all else as a vector.
+    /// Returns the condition for z of this shape (without the batch dimension). A square map
+    /// stays a map and is halved until it is at most 4 × 4. All other shapes, 1 × 1 maps
+    /// included, become vectors.
     ///
     /// ```
     /// use invariances::flow::Condition;
@@ -58,28 +64,31 @@ impl Condition {
     }
 }
 
-/// Brings z to the size of the code, in which every coupling sees it.
+/// Maps z to a vector of the code's size, the condition of every coupling.
 ///
-/// A vector goes through `depth` − 1 dense layers (1×1 convolutions in the authors' network) whose
-/// widths go linearly from the input's to the code's, with ActNorm and LeakyReLU(0.2) between; a map
-/// through `down` strided 4×4 convolutions of 64·2ⁱ channels, at most 1024, with ActNorm and
-/// LeakyReLU(0.2), and a dense layer over all that is left.
+/// A vector passes through `depth` − 1 dense layers (1×1 convolutions in the authors' network).
+/// Their widths change linearly from the input's to the code's, with ActNorm and LeakyReLU(0.2)
+/// between them. A map passes through `down` strided 4×4 convolutions with 64·2ⁱ channels, at
+/// most 1024, each followed by ActNorm and LeakyReLU(0.2). A dense layer then takes all positions
+/// of the last map.
 #[derive(Clone, Debug)]
 pub struct Embedder {
     condition: Condition,
     code: usize,
-    /// Strided convolutions, for a map.
+    /// Strided convolutions and their norms, for a map.
     convolutions: Vec<(Tensor, ActNorm)>,
-    /// Dense layers; all but the last are followed by a norm.
+    /// Dense layers; each but the last is followed by a norm.
     dense: Vec<(Tensor, Tensor)>,
     norms: Vec<ActNorm>,
 }
 
 impl Embedder {
-    /// For this z and code. `depth` counts the widths of the vector's chain, both ends included.
+    /// Creates an embedder for this z and code. `depth` is the number of widths for a vector,
+    /// input and output included.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an empty z, a map too small to be halved `down` times, or `depth` < 2.
+    /// [`Error::Invalid`] if z is empty, a map is too small to be halved `down` times, or `depth`
+    /// is less than 2.
     pub fn new(condition: Condition, code: usize, depth: usize, scope: &Scope) -> Result<Self> {
         let mut embedder = Self {
             condition,
@@ -98,7 +107,8 @@ impl Embedder {
                 let widths = widths(dims, code, depth);
                 let net = scope.pp("net");
                 for (i, pair) in widths.windows(2).enumerate() {
-                    // The authors' chain: convolution, norm, nonlinearity, each with a number.
+                    // In the authors' network, convolution, norm and nonlinearity each have an
+                    // index.
                     let layer = dense_parameters(pair[0], pair[1], &[1, 1], &net.pp(3 * i))?;
                     embedder.dense.push(layer);
                     if i + 2 < widths.len() {
@@ -141,7 +151,7 @@ impl Embedder {
         Ok(embedder)
     }
 
-    /// The same network, sharing its parameters, whose results keep no graph.
+    /// Returns the same network with shared parameters; its results keep no graph.
     pub(crate) fn detached(&self) -> Self {
         let convolutions = self.convolutions.iter();
         Self {
@@ -155,16 +165,18 @@ impl Embedder {
         }
     }
 
-    /// The embedding (batch, code) of z; a map may also be (batch, channels · size · size).
+    /// Returns the embedding of z, (batch, code). A map may also be flattened to
+    /// (batch, channels · size · size).
     ///
     /// # Errors
-    /// [`Error::Invalid`] where z has another shape than the [`Condition`] says, another number type than
-    /// the network, or holds NaN or infinity.
+    /// [`Error::Invalid`] if z does not have the shape of the [`Condition`] or the dtype of the
+    /// network, or holds NaN or infinity.
     pub fn forward(&self, z: &Tensor) -> Result<Tensor> {
         self.run(z, false)
     }
 
-    /// Starts every ActNorm that has not started yet from this batch; see [`ActNorm::initialize`].
+    /// Initialises every ActNorm that is not yet initialised from this batch; see
+    /// [`ActNorm::initialize`].
     pub(crate) fn initialize(&self, z: &Tensor) -> Result<()> {
         self.run(z, true).map(|_| ())
     }
@@ -174,7 +186,7 @@ impl Embedder {
     }
 
     fn run(&self, z: &Tensor, start: bool) -> Result<Tensor> {
-        // A map may come flattened, as a store of many z keeps it.
+        // Maps are accepted in flattened form, as stored collections of z keep them.
         let z = &match (self.condition, z.dims()) {
             (Condition::Map { channels, size, .. }, &[batch, n]) if n == channels * size * size => {
                 z.reshape((batch, channels, size, size))?
@@ -190,7 +202,7 @@ impl Embedder {
         };
         let mut h = z.clone();
         for (weight, norm) in &self.convolutions {
-            // These convolutions have no bias, for a norm follows.
+            // These convolutions have no bias, because a norm follows.
             let none = Tensor::zeros(weight.dim(0)?, weight.dtype(), weight.device())?;
             h = normalized(norm, conv2d(&h, weight, &none, STRIDED)?)?;
         }
@@ -236,8 +248,9 @@ impl Embedder {
     }
 }
 
-/// `depth` whole numbers that go linearly from `from` to `to`, truncated, computed in the order of
-/// numpy's `linspace`, which decided the widths of the published checkpoints.
+/// Returns `depth` integers that change linearly from `from` to `to`, truncated. The arithmetic
+/// follows the order of numpy's `linspace`, which determined the widths of the published
+/// checkpoints.
 fn widths(from: usize, to: usize, depth: usize) -> Vec<usize> {
     let step = (to as f64 - from as f64) / (depth - 1) as f64;
     let mut widths: Vec<usize> = (0..depth)

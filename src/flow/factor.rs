@@ -1,3 +1,6 @@
+//! The factor network e, which splits a code into semantic factors, and the choice of the
+//! factors' sizes.
+
 use super::chain::{BlockConfig, Chain, Names};
 use super::statistics::check_varies;
 use super::{Coupling, Flow, FlowActivation, Memory, Mixing, check_finite, normal, rows};
@@ -6,7 +9,7 @@ use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-/// The sizes of e.
+/// The configuration of e.
 ///
 /// ```
 /// use invariances::flow::FactorConfig;
@@ -15,27 +18,28 @@ use serde::{Deserialize, Serialize};
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FactorConfig {
-    /// Numbers of each factor; the residual, what no named concept explains, is the last.
+    /// Size of each factor. The last one is the residual, which no named concept explains.
     pub factors: Vec<usize>,
-    /// Width of the nets s and t.
+    /// Width of the nets s and t of each coupling.
     pub hidden: usize,
-    /// Hidden layers of the nets s and t after the first.
+    /// Number of hidden layers of the nets s and t after the first.
     pub depth: usize,
-    /// Blocks.
+    /// Number of blocks.
     pub flows: usize,
     /// The nonlinearity of a block.
     #[serde(default)]
     pub activation: FlowActivation,
-    /// How one half of the code changes the other.
+    /// How one half of the code transforms the other.
     #[serde(default)]
     pub coupling: Coupling,
-    /// What follows the coupling.
+    /// The mixing layer after the coupling.
     #[serde(default)]
     pub mixing: Mixing,
 }
 
 impl FactorConfig {
-    /// The authors' sizes (12 flows, hidden 512, depth 2) for factors of these sizes, the residual last.
+    /// Returns the authors' configuration (12 flows, hidden 512, depth 2) for factors of these
+    /// sizes, the residual last.
     pub fn new(factors: Vec<usize>) -> Self {
         Self {
             factors,
@@ -48,19 +52,20 @@ impl FactorConfig {
         }
     }
 
-    /// Numbers of the code: those of all factors together.
+    /// Returns the dimension of the code, the sum of all factor sizes.
     pub fn code(&self) -> usize {
         self.factors.iter().sum()
     }
 }
 
-/// The invertible network e that splits a code into semantic factors: (e₀ … e_K) = e(z̄) (Esser, Rombach, Ommer 2020,
-/// [arXiv 2004.13166](https://arxiv.org/abs/2004.13166); in arXiv 2008.01777 section 3.3).
+/// The invertible factor network e, which splits a code into semantic factors: (e₀ … e_K) = e(z̄)
+/// (Esser, Rombach, Ommer 2020, [arXiv 2004.13166](https://arxiv.org/abs/2004.13166); arXiv
+/// 2008.01777, section 3.3).
 ///
-/// Trained by [`crate::loss::pair_nll`] on pairs of codes that share a concept, factor k holds what the images of
-/// concept k have in common, and the residual the rest. What is changed in the factors, [`FactorInn::inverse`]
-/// turns back into a code. As in the authors' networks the residual is the **last** factor (the paper calls it e₀).
-/// Cloning shares the parameters.
+/// It is trained with [`crate::loss::pair_nll`] on pairs of codes that share a concept. Factor k
+/// then holds what the images of concept k have in common, and the residual holds the rest.
+/// [`FactorInn::inverse`] turns edited factors back into a code. As in the authors' networks, the
+/// residual is the **last** factor (the paper calls it e₀). Clones share the parameters.
 ///
 /// ```
 /// use invariances::{candle_core::Device, flow::{FactorConfig, FactorInn}, ops::{Params, Rng}};
@@ -72,7 +77,7 @@ impl FactorConfig {
 /// let (factors, _logdet) = e.forward(&code)?;
 /// let parts = e.split(&factors)?;
 /// assert_eq!((parts[0].dims(), parts[1].dims()), (&[32, 2][..], &[32, 4][..]));
-/// // Factor 0 of the first image in the code of the second.
+/// // Puts factor 0 of the first image into the code of the second.
 /// let (first, second) = (factors.narrow(0, 0, 1)?, factors.narrow(0, 1, 1)?);
 /// let swapped = e.inverse(&e.swap(&second, &first, 0)?)?;
 /// assert_eq!(swapped.dims(), [1, 6]);
@@ -87,10 +92,11 @@ pub struct FactorInn {
 }
 
 impl FactorInn {
-    /// The network below `scope`, under the names of the authors' checkpoints (`realnvp.flow.0.flow.0…`).
+    /// Creates the network below `scope`, with the parameter names of the authors' checkpoints
+    /// (`realnvp.flow.0.flow.0…`).
     ///
     /// # Errors
-    /// [`Error::Invalid`] for sizes that make no network, and where parameters of these names exist
+    /// [`Error::Invalid`] if the configuration is invalid, or if parameters of these names exist
     /// with other shapes.
     pub fn new(config: &FactorConfig, scope: &Scope) -> Result<Self> {
         if config.factors.is_empty() || config.factors.contains(&0) {
@@ -125,12 +131,12 @@ impl FactorInn {
         })
     }
 
-    /// The sizes it was made with.
+    /// Returns the configuration of the network.
     pub fn config(&self) -> &FactorConfig {
         &self.config
     }
 
-    /// The same network, sharing its parameters, whose results keep no graph: for evaluation.
+    /// Returns the same network for evaluation: parameters are shared, and results keep no graph.
     pub fn detached(&self) -> Self {
         Self {
             chain: self.chain.detached(),
@@ -138,7 +144,8 @@ impl FactorInn {
         }
     }
 
-    /// The same network, sharing its parameters, with another way through the backward pass.
+    /// Returns the same network with shared parameters and another memory setting of the backward
+    /// pass.
     pub fn with_memory(&self, memory: Memory) -> Self {
         Self {
             chain: self.chain.with_memory(memory),
@@ -146,20 +153,20 @@ impl FactorInn {
         }
     }
 
-    /// As [`super::Cinn::drift`].
+    /// Returns the largest drift of a backward pass so far; see [`super::Cinn::drift`].
     pub fn drift(&self) -> Option<f64> {
         self.chain.drift()
     }
 
-    /// Whether every ActNorm has started, from data or from a checkpoint.
+    /// Returns whether every ActNorm was initialised, from data or from a checkpoint.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where a flag cannot be read.
+    /// [`Error::Tensor`] if a flag cannot be read.
     pub fn is_initialized(&self) -> Result<bool> {
         self.chain.is_initialized()
     }
 
-    /// Starts every ActNorm from a batch of codes, as [`super::Cinn::initialize`].
+    /// Initialises every ActNorm from a batch of codes; see [`super::Cinn::initialize`].
     ///
     /// # Errors
     /// [`Error::Invalid`] for a batch of one, which has no standard deviation, for codes in which
@@ -173,16 +180,16 @@ impl FactorInn {
         self.chain.initialize(code, &self.no_condition(code)?)
     }
 
-    /// All factors side by side, (batch, code), and log|det ∂e/∂z̄|, (batch,), in nats.
+    /// Returns all factors concatenated, (batch, code), and log|det ∂e/∂z̄|, (batch,), in nats.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the shape does not fit, or a number is NaN or infinite.
+    /// [`Error::Invalid`] if the shape does not fit, or if a value is NaN or infinite.
     pub fn forward(&self, code: &Tensor) -> Result<(Tensor, Tensor)> {
         self.check(code, "the code")?;
         self.chain.forward(code, &self.no_condition(code)?)
     }
 
-    /// z̄ of all factors side by side, (batch, code).
+    /// Returns the code z̄ of concatenated factors, (batch, code).
     ///
     /// # Errors
     /// As [`FactorInn::forward`].
@@ -191,7 +198,8 @@ impl FactorInn {
         self.chain.inverse(factors, &self.no_condition(factors)?, 1)
     }
 
-    /// The factors, each (batch, its size), the residual last.
+    /// Splits concatenated factors into one tensor (batch, factor size) per factor, the residual
+    /// last.
     ///
     /// # Errors
     /// [`Error::Invalid`] unless `factors` is (batch, code).
@@ -205,10 +213,10 @@ impl FactorInn {
         parts.collect()
     }
 
-    /// `factors` with factor `k` of `other`; both (batch, code).
+    /// Returns `factors` with factor `k` replaced by that of `other`; both are (batch, code).
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a factor that there is not, and where the shapes differ.
+    /// [`Error::Invalid`] if factor `k` does not exist, or if the shapes differ.
     pub fn swap(&self, factors: &Tensor, other: &Tensor, k: usize) -> Result<Tensor> {
         let (mut parts, others) = (self.split(factors)?, self.split(other)?);
         super::check_batch(factors, other)?;
@@ -246,23 +254,26 @@ impl Flow for FactorInn {
         Some(self.config.code())
     }
 
-    /// `n` codes; a condition is ignored. Keeps no graph.
+    /// Samples `n` codes; a condition is ignored. The results keep no graph.
     fn sample(&self, _: Option<&Tensor>, n: usize, rng: &mut Rng) -> Result<Tensor> {
         let v = normal(n, self.config.code(), rng, self.dtype, &self.device)?;
         self.detached().inverse(&v)
     }
 }
 
-/// How many numbers of the code each concept should have in e, and, last, the residual: by the share of the code's
-/// variance that two images of the concept have in common (arXiv 2004.13166, section 3.3).
+/// Chooses the size of each concept's factor in e, and, last, of the residual. The sizes depend
+/// on the share of the code's variance that two images of a concept have in common (arXiv
+/// 2004.13166, section 3.3).
 ///
-/// `a` and `b` are the codes (pairs, code) of images that share concept `factor[i]` (0 … `concepts` − 1). A concept's
-/// score is the covariance of a and b over its pairs, summed over the code's numbers, as a share of the variance of all codes; the residual's
-/// is 1. The sizes go by the softmax of the scores, rounded down, and what is left goes to the residual.
+/// `a` and `b` are codes (pairs, code); the images of pair i share concept `factor[i]` (0 …
+/// `concepts` − 1). A concept's score is the covariance of a and b over its pairs, summed over
+/// the code's dimensions and divided by the variance of all codes. The residual's score is 1. The
+/// sizes are proportional to the softmax of the scores, rounded down; the remainder goes to the
+/// residual.
 ///
 /// # Errors
-/// [`Error::Invalid`] where the shapes do not fit, a concept has no pair or is not among 0 … `concepts` − 1, a number is
-/// NaN or infinite, or a concept is left without a number.
+/// [`Error::Invalid`] if the shapes do not fit, a concept has no pair or is not in 0 … `concepts`
+/// − 1, a value is NaN or infinite, all codes are equal, or a concept would get size 0.
 pub fn factor_dims(
     a: &Tensor,
     b: &Tensor,

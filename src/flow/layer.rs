@@ -1,10 +1,13 @@
+//! The internal interface of a layer in a flow network, and helpers to build and detach dense
+//! layers.
+
 use super::Flow;
 use crate::Result;
 use crate::ops::{Scope, backward, repeated};
 use candle_core::{Tensor, Var};
 use std::sync::Arc;
 
-/// What a layer was given, from what it gave, and the gradients of it.
+/// A layer's input, reconstructed from its output, and the gradients of the loss.
 pub(super) struct Undone {
     pub(super) x: Tensor,
     pub(super) to_x: Tensor,
@@ -13,18 +16,18 @@ pub(super) struct Undone {
     pub(super) to_parameters: Vec<Tensor>,
 }
 
-/// A flow as part of a network of this crate.
+/// A flow that is used as a layer of this crate's networks.
 pub(super) trait Layer: Flow + std::fmt::Debug {
-    /// What training changes.
+    /// The trained parameters.
     fn parameters(&self) -> Vec<Tensor> {
         Vec::new()
     }
 
-    /// The same layer, sharing its parameters, whose results keep no graph.
+    /// Returns the same layer with shared parameters; its results keep no graph.
     fn detached(&self) -> Arc<dyn Layer>;
 
-    /// Initialises the layer from data, if it is initialised so and has not been yet. Returns the
-    /// columns that are constant there.
+    /// Initialises the layer from data, if the layer is of this kind and not yet initialised.
+    /// Returns the columns that are constant in the data.
     fn initialize(&self, _x: &Tensor) -> Result<Vec<usize>> {
         Ok(Vec::new())
     }
@@ -33,7 +36,8 @@ pub(super) trait Layer: Flow + std::fmt::Debug {
         Ok(true)
     }
 
-    /// As [`Flow::inverse`] where each row of the condition belongs to `share` rows of v side by side.
+    /// Inverts as [`Flow::inverse`]; each row of the condition belongs to `share` consecutive
+    /// rows of v.
     fn inverse_shared(
         &self,
         v: &Tensor,
@@ -44,13 +48,15 @@ pub(super) trait Layer: Flow + std::fmt::Debug {
         self.inverse(v, each.as_ref())
     }
 
-    /// Goes back through the layer from v, with the gradients of v and, last in each row, of the log-determinant:
-    /// (batch, code + 1). Nothing of the forward pass is needed. The results keep no graph.
+    /// Reconstructs the input from v and computes the gradients. `gradient` is (batch, code + 1):
+    /// the gradient of v, and in the last column that of the log-determinant. Nothing from the
+    /// forward pass is needed. The results keep no graph.
     fn reverse(&self, v: &Tensor, condition: Option<&Tensor>, gradient: &Tensor) -> Result<Undone> {
         self.reverse_by_graph(v, condition, gradient)
     }
 
-    /// [`Layer::reverse`] for any layer on any device: the inverse, and a graph of this layer alone.
+    /// Implements [`Layer::reverse`] for any layer and device: it inverts the layer, then builds
+    /// a graph of this layer alone.
     fn reverse_by_graph(
         &self,
         v: &Tensor,
@@ -81,7 +87,7 @@ pub(super) trait Layer: Flow + std::fmt::Debug {
     }
 }
 
-/// Weight (outputs, inputs, …kernel) and bias (outputs,) with PyTorch's default start.
+/// Weight (outputs, inputs, …kernel) and bias (outputs,) with PyTorch's default initialisation.
 pub(super) fn dense_parameters(
     inputs: usize,
     outputs: usize,
@@ -97,8 +103,8 @@ pub(super) fn dense_parameters(
     Ok((weight.as_tensor().clone(), bias.as_tensor().clone()))
 }
 
-/// A net of dense layers with `depth` + 1 hidden ones of this width, under `main.0`, `main.2` … (the numbers
-/// between belong to the nonlinearities).
+/// Builds a net of dense layers with `depth` + 1 hidden layers of width `hidden`. Its parameters
+/// are named `main.0`, `main.2`, …; the odd indices belong to the nonlinearities.
 pub(super) fn net(
     inputs: usize,
     outputs: usize,
@@ -116,7 +122,7 @@ pub(super) fn net(
     layers.collect()
 }
 
-/// The same parameters, sharing their memory, outside of any graph.
+/// Returns the same parameters with shared storage, detached from any graph.
 pub(super) fn detached(layers: &[(Tensor, Tensor)]) -> Vec<(Tensor, Tensor)> {
     let both = layers.iter().map(|(w, b)| (w.detach(), b.detach()));
     both.collect()

@@ -1,3 +1,5 @@
+//! A learned invertible linear map of the code, parametrised by LU factors.
+
 use super::layer::Layer;
 use super::{Flow, rows};
 use crate::ops::{Init, Scope};
@@ -5,12 +7,14 @@ use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
 
-/// A learned linear map of the code, v = P·L·(U + S)·x, in the place of a fixed permutation: the invertible 1×1
-/// convolution of Kingma, Dhariwal 2018 ([arXiv 1807.03039](https://arxiv.org/abs/1807.03039), section 3.2) by its
-/// LU factors, with S = diag(±exp(log_scale)). It starts as a random permutation.
+/// A learned linear map of the code, v = P·L·(U + S)·x, used instead of a fixed permutation. It
+/// is the invertible 1×1 convolution of Kingma, Dhariwal 2018
+/// ([arXiv 1807.03039](https://arxiv.org/abs/1807.03039), section 3.2) in its LU parametrisation,
+/// with S = diag(±exp(log_scale)). It is initialised as a random permutation.
 ///
-/// log|det| = Σ log_scale. Parameters `lower` and `upper` (code, code), of which the numbers below and above the
-/// diagonal count, and `log_scale` (code,); buffers `order` (the permutation P) and `sign`, both (code,).
+/// log|det| = Σ log_scale. The parameters are `lower`, of which only the elements below the
+/// diagonal are used, `upper`, of which only those above it are used, both (code, code), and
+/// `log_scale` (code,). The buffers are `order` (the permutation P) and `sign`, both (code,).
 #[derive(Clone, Debug)]
 pub struct LuMixing {
     code: usize,
@@ -19,16 +23,17 @@ pub struct LuMixing {
     log_scale: Tensor,
     order: Tensor,
     sign: Tensor,
-    /// 1 below the diagonal, and 1 on it.
+    /// A mask: 1 below the diagonal, 0 elsewhere. `diagonal` is the identity matrix.
     below: Tensor,
     diagonal: Tensor,
 }
 
 impl LuMixing {
-    /// For a code of this size; the permutation is drawn from the seed and name of the scope.
+    /// Creates the map for a code of this size; P is drawn from the seed and the scope's name.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a code without numbers, and where parameters of these names exist with another shape.
+    /// [`Error::Invalid`] if `code` is 0, or if parameters of these names exist with another
+    /// shape.
     pub fn new(code: usize, scope: &Scope) -> Result<Self> {
         if code == 0 {
             return Err(Error::invalid(
@@ -63,7 +68,7 @@ impl LuMixing {
         })
     }
 
-    /// L·(U + S), (code, code).
+    /// Returns L·(U + S), (code, code).
     fn matrix(&self) -> Result<Tensor> {
         let lower = ((&self.lower * &self.below)? + &self.diagonal)?;
         let scale = (self.log_scale.exp()? * &self.sign)?;
@@ -72,7 +77,7 @@ impl LuMixing {
         Ok(lower.matmul(&upper)?)
     }
 
-    /// The inverse of L·(U + S), computed in f64 on the CPU, outside of any graph.
+    /// Returns the inverse of L·(U + S), computed in f64 on the CPU, detached from any graph.
     fn inverse_matrix(&self) -> Result<Tensor> {
         let numbers = |t: &Tensor| -> Result<Vec<f64>> {
             let t = t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
@@ -85,7 +90,8 @@ impl LuMixing {
             .zip(numbers(&self.sign)?)
             .map(|(l, sign)| l.exp() * sign)
             .collect();
-        // Row by row: L·Y = 1, then (U + S)·X = Y.
+        // Forward substitution, row by row, solves L·Y = 1; backward substitution then solves
+        // (U + S)·X = Y.
         let mut x = vec![0.0; n * n];
         for i in 0..n {
             let (done, rest) = x.split_at_mut(i * n);
@@ -114,7 +120,7 @@ impl LuMixing {
             .to_device(self.lower.device())?)
     }
 
-    /// Where each number of v comes from, and where each number of L·(U + S)·x goes.
+    /// Returns the permutation P and its inverse, as indices.
     fn orders(&self) -> Result<(Tensor, Tensor)> {
         let order = self.order.to_dtype(DType::U32)?;
         let forward: Vec<u32> = order.to_device(&Device::Cpu)?.to_vec1()?;
@@ -150,8 +156,8 @@ impl Flow for LuMixing {
         let v = v.contiguous()?.index_select(&back, 1)?;
         let inverse = self.inverse_matrix()?.t()?.contiguous()?;
         let x = v.detach().matmul(&inverse)?;
-        // One step of Newton's method: it takes away rounding, and its graph has the gradients of the inverse,
-        // ∂x/∂v and ∂x/∂(matrix), on every device.
+        // One step of Newton's method. It removes rounding errors, and its graph has the
+        // gradients of the inverse, ∂x/∂v and ∂x/∂(matrix), on every device.
         let off = (v - x.matmul(&self.matrix()?.t()?)?)?;
         Ok((x + off.matmul(&inverse)?)?)
     }

@@ -1,13 +1,14 @@
 //! Invertible layers and the networks made of them.
 //!
-//! The contract is [`Flow`]: a map that can be undone and that knows by how much it stretches volume.
-//! Each layer is one file. Two networks are made of them: [`Cinn`], the conditional `t` of Rombach, Esser,
-//! Ommer 2020 ([arXiv 2008.01777](https://arxiv.org/abs/2008.01777), section 3), and [`FactorInn`], the `e` that
-//! splits a code into semantic factors (Esser, Rombach, Ommer 2020, [arXiv 2004.13166](https://arxiv.org/abs/2004.13166)).
-//! Parameters have the names of the authors' checkpoints.
+//! The interface is [`Flow`]: an invertible map with its log-determinant. Each layer has its own
+//! file. Two networks are built from the layers: [`Cinn`], the conditional invertible network `t`
+//! of Rombach, Esser, Ommer 2020 ([arXiv 2008.01777](https://arxiv.org/abs/2008.01777), section
+//! 3), and [`FactorInn`], the factor network `e`, which splits a code into semantic factors
+//! (Esser, Rombach, Ommer 2020, [arXiv 2004.13166](https://arxiv.org/abs/2004.13166)). Parameters
+//! have the names of the authors' checkpoints.
 //!
-//! What a block is made of is chosen by [`Coupling`], [`Mixing`] and [`FlowActivation`]; the defaults are the
-//! authors'. How the backward pass gets what it needs is chosen by [`Memory`].
+//! [`Coupling`], [`Mixing`] and [`FlowActivation`] choose the layers of a block; the defaults are
+//! the authors'. [`Memory`] chooses whether the backward pass stores or recomputes activations.
 
 mod activation;
 mod actnorm;
@@ -38,33 +39,35 @@ use crate::ops::{Rng, repeated};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 
-/// A map that can be inverted, with the logarithm of its volume change.
+/// An invertible map with its log-determinant.
 ///
-/// Shapes: `x` and `v` are (batch, code), the log-determinant is (batch,), in nats. `condition` is what
-/// the map depends on besides `x`; a flow that depends on nothing ignores it, one that needs it and
-/// gets `None` returns an error.
+/// `x` and `v` are (batch, code); the log-determinant is (batch,), in nats. `condition` is the
+/// second input of a conditional map. An unconditional flow ignores it; a conditional flow
+/// returns an error if it is `None`.
 pub trait Flow: Send + Sync {
-    /// `v` and log|det ∂v/∂x|.
+    /// Returns `v` and log|det ∂v/∂x|.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where a shape or the condition does not fit.
+    /// [`Error::Invalid`] if a shape or the condition does not fit.
     fn forward(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<(Tensor, Tensor)>;
 
-    /// `x` with `forward(x) = v`.
+    /// Returns the `x` for which `forward(x)` is `v`.
     ///
     /// # Errors
     /// As [`Flow::forward`].
     fn inverse(&self, v: &Tensor, condition: Option<&Tensor>) -> Result<Tensor>;
 
-    /// How many numbers `x` has; nothing for a map that takes any number of them.
+    /// The dimension of `x`; `None` for a map that accepts any dimension.
     fn code(&self) -> Option<usize>;
 
-    /// `n` draws of x for each row of the condition, (batch·n, code), those of one row side by side, or (n, code)
-    /// without a condition: `v` is drawn from the standard normal and inverted. Without a condition they are f32
-    /// on the CPU, but for a network, whose parameters decide.
+    /// Samples `n` values of x per row of the condition, (batch·n, code), or (n, code) without a
+    /// condition. Samples of one row are consecutive. `v` is drawn from the standard normal
+    /// distribution and inverted. Without a condition the samples are f32 on the CPU;
+    /// [`FactorInn`] uses the dtype and device of its parameters instead.
     ///
     /// # Errors
-    /// As [`Flow::inverse`], and [`Error::Invalid`] for no draw, or a map that takes any number of numbers.
+    /// As [`Flow::inverse`], and [`Error::Invalid`] if no samples are requested or if the map
+    /// accepts any dimension.
     fn sample(&self, condition: Option<&Tensor>, n: usize, rng: &mut Rng) -> Result<Tensor> {
         let code = self.code().ok_or_else(|| {
             Error::invalid("this layer takes any number of numbers: draw v of the size you want, and give it to `inverse`")
@@ -81,11 +84,11 @@ pub trait Flow: Send + Sync {
         }
     }
 
-    /// The log-density of `x` in nats, (batch,), when `v` is standard normal:
+    /// Returns the log-density of `x` in nats, (batch,), for a standard normal `v`:
     /// log N(v; 0, 1) + log|det ∂v/∂x|.
     ///
     /// # Errors
-    /// As [`Flow::forward`], and [`Error::Invalid`] where `x` holds NaN or infinity.
+    /// As [`Flow::forward`], and [`Error::Invalid`] if `x` holds NaN or infinity.
     fn log_prob(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
         check_finite(x, "x")?;
         let (v, logdet) = self.forward(x, condition)?;
@@ -94,8 +97,8 @@ pub trait Flow: Send + Sync {
         Ok((logdet - ((v.sqr()?.sum(1)? * 0.5)? + constant)?)?)
     }
 
-    /// −log₂ of the density per dimension, (batch,): what a sample costs in bits, up to the resolution
-    /// of the data.
+    /// Returns the negative log₂-density per dimension, (batch,): the code length of a sample in
+    /// bits per dimension, up to a constant that depends on the resolution of the data.
     ///
     /// # Errors
     /// As [`Flow::log_prob`].
@@ -106,7 +109,7 @@ pub trait Flow: Send + Sync {
     }
 }
 
-/// Standard normal numbers, (rows, code).
+/// Samples standard normal values, (rows, code).
 fn normal(
     rows: usize,
     code: usize,
@@ -122,7 +125,7 @@ fn normal(
     Ok(rng.normal((rows, code), device)?.to_dtype(dtype)?)
 }
 
-/// The batch size of `x`, which must be (batch, `width`) and not empty.
+/// Returns the batch size of `x`; an error unless `x` is (batch, `width`) with at least one row.
 fn rows(x: &Tensor, width: usize, what: &str) -> Result<usize> {
     match x.dims() {
         [0, w] if *w == width => Err(Error::invalid(format!(
@@ -135,9 +138,9 @@ fn rows(x: &Tensor, width: usize, what: &str) -> Result<usize> {
     }
 }
 
-/// An error where `x` holds NaN or infinity, which would otherwise spread without a word.
+/// Returns an error if `x` holds NaN or infinity, which would otherwise propagate silently.
 fn check_finite(x: &Tensor, what: &str) -> Result<()> {
-    // 0·x is 0 for every number, and NaN for what is none.
+    // 0·x is 0 for every finite number, and NaN for NaN and infinity.
     let spread = (x.detach() * 0.0)?.sum_all()?;
     if spread.to_dtype(DType::F64)?.to_scalar::<f64>()? == 0.0 {
         return Ok(());
@@ -148,7 +151,7 @@ fn check_finite(x: &Tensor, what: &str) -> Result<()> {
     )))
 }
 
-/// An error unless there are as many conditions as codes.
+/// Returns an error unless there is one condition per code.
 fn check_batch(code: &Tensor, condition: &Tensor) -> Result<()> {
     let (codes, conditions) = (code.dim(0)?, condition.dim(0)?);
     if codes == conditions {
@@ -159,7 +162,7 @@ fn check_batch(code: &Tensor, condition: &Tensor) -> Result<()> {
     )))
 }
 
-/// The condition of a map that needs one.
+/// Returns the condition of a map that needs one; an error if there is none.
 fn given<'a>(condition: Option<&'a Tensor>, what: &str) -> Result<&'a Tensor> {
     condition
         .ok_or_else(|| Error::invalid(format!("{what} depends on a condition, and none was given")))

@@ -1,3 +1,5 @@
+//! A fixed random permutation of the code between two couplings.
+
 use super::layer::Layer;
 use super::{Flow, rows};
 use crate::Result;
@@ -5,10 +7,11 @@ use crate::ops::Scope;
 use candle_core::{DType, Tensor};
 use std::sync::Arc;
 
-/// A fixed random order of the code's numbers, so that every coupling sees other halves.
+/// A fixed random permutation of the code's dimensions, so that each coupling splits the code
+/// into different halves.
 ///
-/// Buffers `forward_shuffle_idx` and `backward_shuffle_idx`, both (code,): whole numbers, kept in the
-/// number type of all parameters (f32 holds them exactly up to 2²⁴).
+/// The buffers are `forward_shuffle_idx` and `backward_shuffle_idx`, both (code,). They hold
+/// integers in the dtype of all parameters (f32 is exact up to 2²⁴).
 #[derive(Clone, Debug)]
 pub struct Permutation {
     code: usize,
@@ -17,10 +20,11 @@ pub struct Permutation {
 }
 
 impl Permutation {
-    /// An order drawn from the seed and name of the scope; a checkpoint replaces it.
+    /// Creates a permutation drawn from the seed and the scope's name; loading a checkpoint
+    /// replaces it.
     ///
     /// # Errors
-    /// [`crate::Error::Invalid`] where buffers of these names exist with another shape.
+    /// [`crate::Error::Invalid`] if buffers of these names exist with another shape.
     pub fn new(code: usize, scope: &Scope) -> Result<Self> {
         let forward = scope.rng("forward_shuffle_idx").permutation(code);
         let mut backward = vec![0u32; code];
@@ -40,7 +44,7 @@ impl Permutation {
 
     fn ordered(&self, x: &Tensor, order: &Tensor) -> Result<Tensor> {
         rows(x, self.code, "the code")?;
-        // Read at each use: the buffer changes when a checkpoint is loaded.
+        // The buffer is read at each call because loading a checkpoint changes it.
         Ok(x.contiguous()?
             .index_select(&order.to_dtype(DType::U32)?, 1)?)
     }

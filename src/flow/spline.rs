@@ -1,3 +1,5 @@
+//! A double coupling that transforms each dimension of the code by a monotone spline.
+
 use super::coupling::check_sizes;
 use super::layer::{Layer, detached, net};
 use super::{Flow, given, rows};
@@ -8,15 +10,18 @@ use crate::{Error, Result};
 use candle_core::Tensor;
 use std::sync::Arc;
 
-/// A double coupling in which each number of a half is bent by a monotone rational-quadratic spline of its own
-/// (Durkan et al. 2019, [arXiv 1906.04032](https://arxiv.org/abs/1906.04032), section 3).
+/// A double coupling that transforms each dimension of a half by its own monotone
+/// rational-quadratic spline (Durkan et al. 2019,
+/// [arXiv 1906.04032](https://arxiv.org/abs/1906.04032), section 3).
 ///
-/// As in [`super::AffineCoupling`] one half and the condition decide, by a net, what becomes of the other half, then the
-/// halves change places in that; a code of odd size has the larger half first. The splines live on [−bound, bound], outside is the identity; a net's
-/// result of 0 is the identity everywhere. Unlike an affine coupling it makes several modes of one in a single step,
-/// and no step stretches by more than its bins allow.
+/// As in [`super::AffineCoupling`], a net sees one half and the condition and predicts the
+/// transformation of the other half; then the two halves swap roles. A code of odd size has the
+/// larger half first. The splines act on [−bound, bound] and are the identity outside. If a net's
+/// output is 0, its splines are the identity everywhere. Unlike an affine coupling, a spline can
+/// turn one mode into several in a single step, and its bins limit how much a step stretches.
 ///
-/// Parameters `spline.0` and `spline.1`, each with `main.0`, `main.2` … `weight` and `bias`.
+/// The parameters are `spline.0` and `spline.1`, each with `main.0`, `main.2`, …, each of these
+/// with `weight` and `bias`.
 #[derive(Clone, Debug)]
 pub struct SplineCoupling {
     code: usize,
@@ -27,12 +32,13 @@ pub struct SplineCoupling {
 }
 
 impl SplineCoupling {
-    /// For a code and a condition of these sizes (0 for none), with nets of this width and depth, and splines of
-    /// so many bins on ±bound.
+    /// Creates a coupling for codes of size `code` and conditions of size `condition` (0 for
+    /// none). The nets have width `hidden` and `depth` + 1 hidden layers; the splines have `bins`
+    /// bins on [−`bound`, `bound`].
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a code of less than 2 numbers, a width of 0, fewer than 2 or more than 64 bins, or a bound
-    /// that is not above 0.
+    /// [`Error::Invalid`] if `code` is less than 2, `hidden` is 0, `bins` is less than 2 or more
+    /// than 64, or `bound` is not above 0.
     pub fn new(
         code: usize,
         condition: usize,
@@ -74,7 +80,7 @@ impl SplineCoupling {
         Ok(Some(c.clone()))
     }
 
-    /// What the net of half-step `i` says of the other half's splines.
+    /// Returns the spline parameters of the other half, as predicted by the net of half-step `i`.
     fn shapes(&self, i: usize, half: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
         let mut h = match condition {
             None => half.contiguous()?,

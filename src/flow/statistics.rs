@@ -1,27 +1,28 @@
-//! Statistics of the batch that initialises an ActNorm, and which of its columns are constant.
+//! Statistics of the batch that initialises an ActNorm, and detection of constant columns.
 
 use super::check_finite;
 use crate::ops::epsilon;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 
-/// A column is constant if its standard deviation is below this share of the median of the others.
+/// A column is constant if its standard deviation is below this fraction of the median standard
+/// deviation of the columns that vary.
 const RELATIVE: f64 = 1e-4;
 
-/// Rounding errors in a column, in units of the dtype's machine epsilon times the values'
-/// magnitude.
+/// Rounding errors in a column, in units of the dtype's machine epsilon times the magnitude of
+/// the values.
 const ROUNDING: f64 = 4.0;
 
-/// Mean and initial scale of each channel.
+/// The mean and the initial scale of each channel.
 pub(super) struct Statistics {
     pub(super) mean: Vec<f64>,
     pub(super) scale: Vec<f64>,
-    /// Channels whose scale is not their own.
+    /// Constant channels, whose scale is taken from the other channels.
     pub(super) constant: Vec<usize>,
 }
 
 impl Statistics {
-    /// Of a batch (batch, channels) or (batch, channels, height, width).
+    /// Computes the statistics of a batch (batch, channels) or (batch, channels, height, width).
     pub(super) fn of(x: &Tensor) -> Result<Self> {
         check_finite(x, "the batch that initialises an ActNorm")?;
         let epsilon = epsilon(x.dtype());
@@ -37,8 +38,8 @@ impl Statistics {
                  least 2 values per channel, found {count}; use a larger batch"
             )));
         }
-        // Relative to the first value: a sum of large values would lose the variance of a column
-        // far from zero, and give a constant column one.
+        // Values are taken relative to the first one. In a sum of large values, a column far from
+        // zero would lose its variance, and a constant column would get a spurious variance.
         let first = x.narrow(1, 0, 1)?;
         let x = x.broadcast_sub(&first)?;
         let offset = x.mean_keepdim(1)?;
@@ -76,7 +77,7 @@ impl Statistics {
     }
 }
 
-/// The median, the mean of the middle two of an even number; nothing of nothing.
+/// Returns the median: for an even count the mean of the middle two, for no values `None`.
 fn median(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -87,13 +88,14 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
     }
 }
 
-/// The columns of codes (batch, columns), or the channels of maps (batch, channels, height, width),
-/// that are constant in this batch: units that are never active, or dimensions that a posterior
-/// does not use.
+/// Returns the columns of codes (batch, columns), or the channels of maps (batch, channels,
+/// height, width), that are constant in this batch. Examples are units that are never active and
+/// latent dimensions that a posterior does not use.
 ///
-/// A column is constant if its standard deviation is at most what rounding produces (4 units of the
-/// dtype's precision, relative to the column's mean and to the median of the columns' magnitudes),
-/// or below 10⁻⁴ of the median standard deviation of the columns that are not constant.
+/// A column is constant if its standard deviation is at most the rounding error (4 machine
+/// epsilons of the dtype, relative to the larger of the column's mean and the median magnitude of
+/// all columns). It is also constant if its standard deviation is below 10⁻⁴ times the median
+/// standard deviation of the columns above the rounding error.
 ///
 /// ```
 /// use invariances::{candle_core::{Device, Tensor}, flow::constant_columns};
@@ -103,8 +105,8 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] for fewer than two dimensions, for one value per column only, and for NaN or
-/// infinity.
+/// [`Error::Invalid`] for fewer than two dimensions, for only one value per column, and for NaN
+/// or infinity.
 pub fn constant_columns(codes: &Tensor) -> Result<Vec<usize>> {
     if codes.rank() < 2 {
         return Err(Error::invalid(format!(
@@ -116,7 +118,7 @@ pub fn constant_columns(codes: &Tensor) -> Result<Vec<usize>> {
     Ok(Statistics::of(codes)?.constant)
 }
 
-/// An error where every column of the codes is constant.
+/// Returns an error if every column of the codes is constant.
 pub(super) fn check_varies(codes: &Tensor) -> Result<()> {
     if constant_columns(codes)?.len() < codes.dim(1)? {
         return Ok(());
@@ -129,7 +131,7 @@ pub(super) fn check_varies(codes: &Tensor) -> Result<()> {
     )))
 }
 
-/// What is printed about constant channels.
+/// Returns the notice about constant channels that is printed.
 pub(super) fn notice(what: &str, constant: &[usize], channels: usize) -> String {
     const LISTED: usize = 12;
     let listed = &constant[..LISTED.min(constant.len())];

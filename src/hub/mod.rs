@@ -1,15 +1,16 @@
-//! Files of the Hugging Face hub and checkpoints ([`invariances_hub`]), and what is published there that
-//! this crate knows by name.
+//! Files of the Hugging Face hub and checkpoints ([`invariances_hub`]), and published weights
+//! that are available by name: the paper's checkpoints ([`published()`]) and the weights of
+//! networks ([`weights()`]).
 //!
-//! The paper's checkpoints, with their addresses and sizes, are in [`published`]:
+//! [`published()`] returns a checkpoint of the paper, with its address and configuration:
 //!
 //! ```no_run
 //! use invariances::{flow::Cinn, hub::{Hub, published}, ops::Params};
 //! let file = published("cinn_alexnet_aae_fc6")?;
-//! file.fetch(&Hub::open()?)?; // from file.url to file.path(), if it is not there
+//! file.fetch(&Hub::open()?)?; // from file.url to file.path(), unless it is there already
 //! let params = Params::new(0);
 //! let t = Cinn::new(&file.cinn()?, &params.root())?;
-//! file.open()?.load_into(&params)?; // after its MD5 was compared
+//! file.open()?.load_into(&params)?; // after a check of its MD5
 //! # Ok::<(), invariances::Error>(())
 //! ```
 

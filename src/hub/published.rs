@@ -1,3 +1,5 @@
+//! The checkpoints that the paper's authors published: addresses, hashes and configurations.
+
 use super::{Checkpoint, Hub};
 use crate::flow::{CinnConfig, Condition, Conditioning, Coupling, FlowActivation, Mixing};
 use crate::{Error, Result};
@@ -7,7 +9,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The authors' published checkpoints: name, address, MD5 and configuration.
+/// Table of the authors' published checkpoints: name, address, MD5 and configuration.
 const TABLE: &str = include_str!("../../data/checkpoints.json");
 
 /// A checkpoint that the authors published.
@@ -16,16 +18,17 @@ pub struct Published {
     /// Its name in the authors' table.
     #[serde(skip)]
     pub name: String,
-    /// Where it is to be had.
+    /// The address of the file.
     pub url: String,
-    /// The MD5 of the file, where the authors give one.
+    /// The MD5 of the file, if the authors give one.
     pub md5: Option<String>,
-    /// The configuration that the authors give: `Transformer` for a t, `Model` for a classifier.
+    /// The authors' configuration: an object with the key `Transformer` for a conditional
+    /// invertible network t or `Model` for a classifier, or null.
     #[serde(default)]
     pub config: serde_json::Value,
 }
 
-/// What the authors call the sizes of t.
+/// The sizes of t, under the names that the authors use.
 #[derive(Deserialize)]
 struct Transformer {
     in_channels: usize,
@@ -53,15 +56,15 @@ fn table() -> Result<BTreeMap<String, Published>> {
     Ok(named.collect())
 }
 
-/// The names of the published checkpoints, sorted.
+/// Returns the names of the published checkpoints, sorted.
 ///
 /// # Errors
-/// None in a crate that was built from the table it came with.
+/// Only if the crate was built with an invalid table.
 pub fn published_names() -> Result<Vec<String>> {
     Ok(table()?.into_keys().collect())
 }
 
-/// The published checkpoint of this name.
+/// Returns the published checkpoint with this name.
 ///
 /// ```
 /// use invariances::{flow::Condition, hub::published};
@@ -73,7 +76,7 @@ pub fn published_names() -> Result<Vec<String>> {
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] for an unknown name; it suggests the nearest.
+/// [`Error::Invalid`] for an unknown name; the error suggests the most similar one.
 pub fn published(name: &str) -> Result<Published> {
     let mut table = table()?;
     if let Some(file) = table.remove(name) {
@@ -90,10 +93,11 @@ pub fn published(name: &str) -> Result<Published> {
 }
 
 impl Published {
-    /// The sizes of a published t, with which [`crate::flow::Cinn`] takes the checkpoint's names and shapes.
+    /// Returns the configuration of a published conditional invertible network t. With it,
+    /// [`crate::flow::Cinn`] has the checkpoint's names and shapes.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a checkpoint that is no t.
+    /// [`Error::Invalid`] if the checkpoint is not a conditional invertible network.
     pub fn cinn(&self) -> Result<CinnConfig> {
         let wrong = |what: String| Error::invalid(format!("{}: {what}", self.name));
         let given = self.config.get("Transformer").ok_or_else(|| {
@@ -144,8 +148,8 @@ impl Published {
         })
     }
 
-    /// Where the file belongs: `checkpoints/NAME.ckpt` in the project's cache, see [`cache_dir`].
-    /// [`Published::fetch`] puts it there.
+    /// Returns the path of the file: `checkpoints/NAME.ckpt` in the project's cache, see
+    /// [`cache_dir`]. [`Published::fetch`] puts the file there.
     ///
     /// # Errors
     /// As [`cache_dir`].
@@ -155,8 +159,9 @@ impl Published {
             .join(format!("{}.ckpt", self.name)))
     }
 
-    /// Fetches the file to [`Published::path`], unless it is there already, and compares its MD5 before it has
-    /// its name; where the authors give none, only its length is compared. See [`Hub::download`].
+    /// Fetches the file to [`Published::path`], unless it is there already. The MD5 is checked
+    /// before the file gets its final name; if the authors give none, only the length is checked.
+    /// See [`Hub::download`].
     ///
     /// ```no_run
     /// use invariances::hub::{Hub, published};
@@ -174,12 +179,13 @@ impl Published {
         Ok(path)
     }
 
-    /// Compares a file's MD5 with the published one; nothing to compare where the authors give none.
-    /// It tells a damaged download from a whole one. It does not tell an honest file from a forged one;
-    /// that is not needed, since a checkpoint is read as data only.
+    /// Compares a file's MD5 with the published one. If the authors give none, it checks nothing.
+    ///
+    /// The check detects a damaged download. It does not detect a forged file; this is not
+    /// needed, because a checkpoint is read as data only.
     ///
     /// # Errors
-    /// [`Error::Io`] where the file cannot be read, [`Error::Content`] where it is another.
+    /// [`Error::Io`] if the file cannot be read, [`Error::Content`] if its MD5 is different.
     pub fn check(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let Some(expected) = &self.md5 else {
@@ -211,7 +217,7 @@ impl Published {
         Ok(())
     }
 
-    /// Opens the file at [`Published::path`] after [`Published::check`].
+    /// Checks the file at [`Published::path`] with [`Published::check`], then opens it.
     ///
     /// # Errors
     /// As [`Published::check`] and [`Checkpoint::open`].

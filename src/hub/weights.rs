@@ -1,5 +1,5 @@
-//! The published weights of the networks in [`crate::backbone`]: where they are, under which licence, and how
-//! their names become ours.
+//! Published weights of the networks in [`crate::backbone`]: their sources, their licences, and
+//! the mapping of their names to this crate's names.
 
 use super::{Checkpoint, Hub};
 use crate::backbone::{
@@ -27,7 +27,7 @@ const TABLE: &str = include_str!("../../data/weights.json");
 /// # Ok::<(), invariances::Error>(())
 /// ```
 ///
-/// Fine-tuned weights of the same network are had by changing where they are:
+/// To load fine-tuned weights of the same network, change the source:
 ///
 /// ```no_run
 /// use invariances::hub::{Hub, Weights, weights};
@@ -38,26 +38,26 @@ const TABLE: &str = include_str!("../../data/weights.json");
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Weights {
-    /// The name by which [`weights`] has them.
+    /// The name of the weights in [`weights`].
     #[serde(skip)]
     pub name: String,
-    /// The network that they belong to: `resnet50`, `vit_base` …
+    /// The network to which they belong: `resnet50`, `vit_base` …
     pub network: String,
-    /// The hub's repository that has them.
+    /// The repository of the hub that contains them.
     pub repository: Option<String>,
-    /// A revision of it, other than `main`.
+    /// The revision of the repository; `main` by default.
     pub revision: Option<String>,
-    /// The file in the repository.
+    /// The file in the repository; `model.safetensors` by default.
     pub file: Option<String>,
-    /// The address of the file, where it is not on the hub.
+    /// The address of the file, used if `repository` is not set.
     pub url: Option<String>,
-    /// How the SHA-256 of that file begins.
+    /// The SHA-256 of the file at `url`, or at least its first 8 digits.
     pub sha256: Option<String>,
-    /// How many classes there are, where it is not the network's usual number.
+    /// The number of classes; by default, the network's usual number.
     pub outputs: Option<usize>,
-    /// The licence that the weights are published under.
+    /// The licence of the weights.
     pub licence: String,
-    /// What they were trained on.
+    /// The training data.
     pub data: String,
 }
 
@@ -74,18 +74,18 @@ fn table() -> Result<BTreeMap<String, Weights>> {
     Ok(named.collect())
 }
 
-/// The names of the networks whose published weights are known, sorted.
+/// Returns the names of all published weights in the table, sorted.
 ///
 /// # Errors
-/// None in a crate that was built from the table it came with.
+/// Only if the crate was built with an invalid table.
 pub fn weights_names() -> Result<Vec<String>> {
     Ok(table()?.into_keys().collect())
 }
 
-/// The published weights of a network, by its name.
+/// Returns the published weights of a network, by name.
 ///
 /// # Errors
-/// [`Error::Invalid`] for an unknown name; it suggests the nearest.
+/// [`Error::Invalid`] for an unknown name; the error suggests the most similar one.
 pub fn weights(name: &str) -> Result<Weights> {
     let mut table = table()?;
     if let Some(found) = table.remove(name) {
@@ -103,10 +103,11 @@ pub fn weights(name: &str) -> Result<Weights> {
 }
 
 impl Weights {
-    /// The network that the weights belong to, without them.
+    /// Builds the network of these weights, without loading the weights.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown network, or one without classes of which `outputs` asks for some.
+    /// [`Error::Invalid`] for an unknown network, or if `outputs` is set for a network without
+    /// classes (`facenet`, `fid_inception`).
     pub fn network(&self, at: &Scope) -> Result<Backbone> {
         let classes = self.outputs.unwrap_or(1000);
         let vit = |config: TransformerConfig| {
@@ -140,10 +141,11 @@ impl Weights {
         }
     }
 
-    /// The file of the weights, fetched where it is not there yet.
+    /// Returns the path of the weights file, and fetches the file if it is not there yet.
     ///
     /// # Errors
-    /// [`Error::Download`] where it cannot be had; [`Error::Invalid`] where neither a repository nor an address is given.
+    /// [`Error::Download`] if the file cannot be fetched; [`Error::Invalid`] if there is neither
+    /// a repository nor an address, or if the address does not end with a file name.
     pub fn path(&self, hub: &Hub) -> Result<PathBuf> {
         if let Some(repository) = &self.repository {
             let repository = hub.model(repository)?;
@@ -172,7 +174,8 @@ impl Weights {
         Ok(path)
     }
 
-    /// The network with these weights, fetched where they are not there yet: frozen, in evaluation mode, on the CPU.
+    /// Builds the network with these weights, and fetches them if they are not there yet. The
+    /// network is frozen, in evaluation mode and on the CPU.
     ///
     /// # Errors
     /// As [`Weights::path`] and [`Weights::load`].
@@ -180,11 +183,12 @@ impl Weights {
         self.load(self.path(hub)?)
     }
 
-    /// The network with the weights of a file, whichever of the formats of [`Checkpoint`] it has: frozen, in evaluation mode,
-    /// on the CPU.
+    /// Builds the network with the weights of a file, in any format that [`Checkpoint`] reads.
+    /// The network is frozen, in evaluation mode and on the CPU.
     ///
     /// # Errors
-    /// [`Error::Content`] for a file of another network, with the names and shapes that differ.
+    /// [`Error::Content`] for the file of another network; the error lists the names and shapes
+    /// that differ.
     pub fn load(&self, path: impl AsRef<Path>) -> Result<Backbone> {
         let params = Params::blank(&Device::Cpu);
         let network = self.network(&params.root())?;
@@ -192,15 +196,17 @@ impl Weights {
         network.frozen()
     }
 
-    /// Takes the weights of a file into the parameters of [`Weights::network`], to train on with.
+    /// Loads the weights of a file into the parameters of [`Weights::network`], for example to
+    /// fine-tune them.
     ///
     /// # Errors
-    /// As [`Weights::load`]; the parameters are then as they were.
+    /// As [`Weights::load`]; the parameters are then unchanged.
     pub fn load_into(&self, params: &Params, path: impl AsRef<Path>) -> Result<()> {
         let what = format!("the weights of {}", self.network);
         Checkpoint::open(&path)?.load_renamed(params, &what, |name, shape| {
             let (name, dense) = renamed(&self.network, name)?;
-            // A dense layer may be there as a convolution over the whole map: its numbers have the same order.
+            // The file may store a linear layer as a convolution over the whole feature map. Its
+            // weights have the same order.
             let shape = match dense && shape.len() == 4 {
                 true => vec![shape[0], shape[1..].iter().product()],
                 false => shape.to_vec(),
@@ -210,14 +216,14 @@ impl Weights {
     }
 }
 
-/// The name in our network of a published one, and whether a dense layer may be there as a convolution; nothing for what
-/// the network does not have.
+/// Maps a published name to the name in this crate's network. The flag says whether the file may
+/// store this linear layer as a convolution. `None` for a tensor that the network does not have.
 fn renamed(network: &str, name: &str) -> Option<(String, bool)> {
     if is_bookkeeping(name) {
         return None;
     }
     let (kept, dense) = match network {
-        // The head for the people of its training set.
+        // The classification head for the identities in its training set.
         "facenet" => (!name.starts_with("logits."), false),
         "vgg16" => {
             let places = [
@@ -234,7 +240,7 @@ fn renamed(network: &str, name: &str) -> Option<(String, bool)> {
         }
         "vit_base" => (!name.starts_with("vit.pooler."), false),
         "dinov2_small" | "dinov2_base" => (!name.ends_with("embeddings.mask_token"), false),
-        // The file has the text encoder as well.
+        // The file also contains the text encoder.
         "clip_base" => {
             let ours = name.starts_with("vision_model.") || name == "visual_projection.weight";
             (ours && !name.ends_with("position_ids"), false)
@@ -244,9 +250,10 @@ fn renamed(network: &str, name: &str) -> Option<(String, bool)> {
     kept.then(|| (name.to_string(), dense))
 }
 
-/// Networks with their published weights, by name: `hub.backbone("alexnet")`.
+/// Adds networks with published weights to [`Hub`], by name: `hub.backbone("alexnet")`.
 pub trait HubNetworks {
-    /// A network with its published weights, by its name in [`weights_names`]: frozen, in evaluation mode, on the CPU.
+    /// Returns a network with its published weights, by a name of [`weights_names`]. The network
+    /// is frozen, in evaluation mode and on the CPU.
     ///
     /// ```no_run
     /// use invariances::{backbone::{Greybox, Network}, hub::{Hub, HubNetworks}};

@@ -1,3 +1,5 @@
+//! Adversarial attacks on a network (FGSM and PGD), and measures of their effect.
+
 use crate::backbone::Network;
 use crate::metric::agreement;
 use crate::ops::{Rng, backward};
@@ -5,12 +7,15 @@ use crate::{Error, Result};
 use candle_core::{D, DType, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
-/// How many images are attacked at once.
+/// The number of images that are attacked at once.
 const TOGETHER: usize = 64;
 
-/// An attack that changes every number of an image by at most `epsilon`, so that a network no longer sees the right class: the fast gradient sign
-/// method (Goodfellow et al. 2015, [arXiv 1412.6572](https://arxiv.org/abs/1412.6572)) in one step, x + ε·sign ∇ₓ L(f(x), y), or projected gradient
-/// descent (Madry et al. 2018, [arXiv 1706.06083](https://arxiv.org/abs/1706.06083)) in several, each of 2.5·ε/steps, from a random place on.
+/// An adversarial attack that changes every pixel value by at most `epsilon`, so that the
+/// network's prediction becomes wrong. With one step it is the fast gradient sign method
+/// (Goodfellow et al. 2015, [arXiv 1412.6572](https://arxiv.org/abs/1412.6572)), x + ε·sign ∇ₓ
+/// L(f(x), y). With several steps it is projected gradient descent (Madry et al. 2018,
+/// [arXiv 1706.06083](https://arxiv.org/abs/1706.06083)) with a step size of 2.5·ε/steps and a
+/// random start.
 ///
 /// ```
 /// use invariances::prelude::*;
@@ -23,16 +28,16 @@ const TOGETHER: usize = 64;
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Attack {
-    /// The most by which a number of an image, in [−1, 1], is changed; a step of 8 bits is 2/255.
+    /// The largest change of a pixel value in [−1, 1]. One step of an 8-bit image is 2/255.
     pub epsilon: f64,
-    /// Steps: one is the fast gradient sign method.
+    /// The number of steps; one step is the fast gradient sign method.
     pub steps: usize,
 }
 
 /// Images before and after an attack.
 #[derive(Clone, Debug)]
 pub struct Attacked {
-    /// The images as they were, (batch, 3, h, w).
+    /// The original images, (batch, 3, h, w).
     pub originals: Tensor,
     /// The attacked images, in [−1, 1].
     pub images: Tensor,
@@ -63,11 +68,13 @@ impl Attack {
         }
     }
 
-    /// Attacks a network's naming of `labels`, u32 (batch,). Use a frozen network
-    /// ([`Backbone::frozen`](crate::backbone::Backbone::frozen)): its parameters then cost no gradient. The generator is used by several steps alone.
+    /// Attacks a network's classification of images with `labels`, u32 (batch,). Use a frozen
+    /// network ([`Backbone::frozen`](crate::backbone::Backbone::frozen)): then no gradient of its
+    /// parameters is computed. The random generator is used only with more than one step.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for no image, no step, other than one label for each image, or where no gradient goes through the network.
+    /// [`Error::Invalid`] for no image, no step, a number of labels other than the number of
+    /// images, or if no gradient passes through the network.
     pub fn against(
         &self,
         network: &dyn Network,
@@ -123,7 +130,8 @@ impl Attack {
         for _ in 0..self.steps {
             let var = Var::from_tensor(&at)?;
             let logits = network.forward(&var)?;
-            // Summed, so that each image is attacked as if it were alone.
+            // Multiplied by the number of images (a sum instead of a mean), so that each image is
+            // attacked independently of the others.
             let loss = candle_nn::loss::cross_entropy(&logits, labels)?;
             let mut gradients = backward(&(loss * x.dims()[0] as f64)?)?;
             let gradient = gradients.remove(&var).ok_or_else(|| {
@@ -137,7 +145,7 @@ impl Attack {
         Ok(at.detach())
     }
 
-    /// The control: as much noise as the attack may make, ε up or down for each number at random.
+    /// A control: noise of the same size as the attack, +ε or −ε at random for each pixel value.
     ///
     /// # Errors
     /// [`Error::Invalid`] for no image.
@@ -156,25 +164,28 @@ impl Attack {
 }
 
 impl Attacked {
-    /// What was added, (batch, 3, h, w).
+    /// The change that was added, (batch, 3, h, w).
     ///
     /// # Errors
-    /// [`Error::Tensor`] where the two are of different shapes.
+    /// [`Error::Tensor`] if the two have different shapes.
     pub fn perturbation(&self) -> Result<Tensor> {
         Ok((&self.images - &self.originals)?)
     }
 
-    /// For each image that the network names rightly, 1 where it no longer does once it is attacked; the others are left out.
+    /// For each image that the network classifies correctly: 1 if the attacked image is
+    /// classified wrongly, else 0. Images that are classified wrongly before the attack are left
+    /// out.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where labels and images do not fit.
+    /// [`Error::Invalid`] if labels and images do not fit.
     pub fn succeeded(&self, network: &dyn Network, labels: &Tensor) -> Result<Vec<f64>> {
         let both = self.right(network, labels)?.into_iter();
         let rightly = both.filter(|(before, _)| *before > 0.0);
         Ok(rightly.map(|(_, after)| 1.0 - after).collect())
     }
 
-    /// The numbers of the images that the network names rightly, and no longer does once they are attacked.
+    /// The indices of the images that the network classifies correctly before the attack and
+    /// wrongly after it.
     ///
     /// # Errors
     /// As [`Attacked::succeeded`].
@@ -184,7 +195,7 @@ impl Attacked {
         Ok(fooled.map(|(_, i)| i).collect())
     }
 
-    /// Whether each image is named rightly: as it was, and attacked.
+    /// Whether each image is classified correctly (1 or 0): before and after the attack.
     fn right(&self, network: &dyn Network, labels: &Tensor) -> Result<Vec<(f64, f64)>> {
         let right = |images: &Tensor| -> Result<Vec<f64>> {
             let mut right = Vec::new();
@@ -200,8 +211,9 @@ impl Attacked {
         Ok(before.into_iter().zip(after).collect())
     }
 
-    /// How far the change has spread, layer by layer: ‖Φ(x′) − Φ(x)‖ for each image, over the mean of ‖Φ(a) − Φ(b)‖ for two originals. 1 where an
-    /// attacked image is as far from its original as another image is.
+    /// How far the change has spread, for each layer: ‖Φ(x′) − Φ(x)‖ for each image, divided by
+    /// the mean of ‖Φ(a) − Φ(b)‖ for two originals. The value is 1 if an attacked image is as far
+    /// from its original as two different images are from each other.
     ///
     /// # Errors
     /// [`Error::Invalid`] for an unknown layer, or a single image.
@@ -221,7 +233,7 @@ impl Attacked {
         };
         let each = layers.iter().map(|layer| {
             let (a, b) = (before.at(layer)?, after.at(layer)?);
-            // Each original and the next.
+            // Each original is compared with the next one.
             let next = Tensor::cat(&[a.narrow(0, 1, count - 1)?, a.narrow(0, 0, 1)?], 0)?;
             let others = apart(&a, &next)?;
             let unit = others.iter().sum::<f64>() / others.len() as f64;

@@ -1,3 +1,5 @@
+//! [`Codes`], the training data of t: codes of images and their representations at a layer.
+
 use crate::autoencoder::{Autoencoder, Posterior};
 use crate::backbone::Network;
 use crate::data::{Factors, Split, World};
@@ -6,15 +8,16 @@ use crate::ops::Rng;
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 
-/// What t is trained on: for each image the distribution of its code z̄ and its representation z.
+/// The training data of t: for each image the distribution of its code z̄ and its representation
+/// z.
 ///
-/// E and the network under study are frozen, so both are computed once; each step draws codes anew
-/// from the posterior, as the paper does.
+/// E and the network under study are frozen, so both are computed once. Each training step
+/// samples new codes from the posterior, as in the paper.
 #[derive(Clone, Debug)]
 pub struct Codes {
     posterior: Posterior,
     z: Tensor,
-    /// Of one image's z, before it was flattened.
+    /// The shape of one image's z before flattening.
     shape: Vec<usize>,
     labels: Tensor,
     factors: Factors,
@@ -22,7 +25,8 @@ pub struct Codes {
 }
 
 impl Codes {
-    /// E and Φ of the first `count` images of a split; z is the output of `layer`, flattened to (count, n).
+    /// Applies E and Φ to the first `count` images of a split. z is the output of `layer`,
+    /// flattened to (count, n).
     ///
     /// # Errors
     /// [`Error::Invalid`] for an unknown layer or no images.
@@ -39,8 +43,9 @@ impl Codes {
         first.ok_or_else(|| Error::invalid("codes of no layer: name at least one"))
     }
 
-    /// The same images' codes with the z of each of several layers, in one pass; the codes share their memory. The first layers of a
-    /// network are large: z of `count` images is held in f32.
+    /// Computes the codes of the same images for several layers, in one pass. The codes share
+    /// their memory; each layer's z is stored separately. The outputs of a network's first layers
+    /// are large, and z of all `count` images is kept in memory in f32.
     ///
     /// ```
     /// use invariances::prelude::*;
@@ -66,7 +71,8 @@ impl Codes {
         Self::of_networks(autoencoder, &[(network, layers)], world, split, count)
     }
 
-    /// As [`Codes::of_layers`] for several networks: all layers of the first, then those of the next. Each image is drawn and encoded once.
+    /// Same as [`Codes::of_layers`], for several networks: all layers of the first network, then
+    /// those of the next. Each image is loaded and encoded once.
     ///
     /// # Errors
     /// As [`Codes::of_layers`].
@@ -123,7 +129,7 @@ impl Codes {
         each.collect()
     }
 
-    /// Names the content: what is trained on these codes is kept under it.
+    /// Sets the hash of the content, under which networks trained on these codes are kept.
     fn identified(mut self, how: &str) -> Result<Self> {
         let mut hash = blake3::Hasher::new();
         hash.update(how.as_bytes());
@@ -136,22 +142,22 @@ impl Codes {
         Ok(self)
     }
 
-    /// What tells these codes from others: a hash of the posteriors and of z.
+    /// The identifier of these codes: a hash of the posteriors and of z.
     pub fn id(&self) -> String {
         self.id.clone()
     }
 
-    /// How many images there are.
+    /// The number of images.
     pub fn len(&self) -> usize {
         self.z.dims().first().copied().unwrap_or(0)
     }
 
-    /// Whether there are none; never so for codes made by [`Codes::of`].
+    /// Whether there are no images; always false for codes from [`Codes::of`].
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many numbers a code has.
+    /// The number of dimensions of a code.
     pub fn code(&self) -> usize {
         self.posterior.mode().dims().get(1).copied().unwrap_or(0)
     }
@@ -161,22 +167,23 @@ impl Codes {
         self.z.clone()
     }
 
-    /// What t is conditioned on ([`Condition::of`] the shape of z).
+    /// The condition of t ([`Condition::of`] the shape of z).
     pub fn condition(&self) -> Condition {
         Condition::of(&self.shape)
     }
 
-    /// The classes, u32 (count,).
+    /// The class labels, u32 (count,).
     pub fn labels(&self) -> Tensor {
         self.labels.clone()
     }
 
-    /// What is known about the images.
+    /// The factors of variation of the images.
     pub fn factors(&self) -> Factors {
         self.factors.clone()
     }
 
-    /// The true colours of ink and paper, each (count, 3) in [0, 1]; (0, 3) where they are not known.
+    /// The true foreground and background colours, each (count, 3) in [0, 1]; (0, 3) if they are
+    /// not known.
     pub fn colours(&self) -> Result<(Tensor, Tensor)> {
         let tensor = |colours: Vec<[f32; 3]>| {
             let shape = (colours.len(), 3);
@@ -188,12 +195,13 @@ impl Codes {
         ))
     }
 
-    /// A code z̄ for every image, drawn from its posterior, (count, code).
+    /// Samples a code z̄ for every image from its posterior, (count, code).
     pub fn sample(&self, rng: &mut Rng) -> Result<Tensor> {
         self.posterior.sample(rng)
     }
 
-    /// z̄, drawn from the posterior, and z of `count` images chosen at random.
+    /// Samples z̄ from the posterior for `count` randomly chosen images, and returns it with
+    /// their z.
     pub fn draw(&self, count: usize, rng: &mut Rng) -> Result<(Tensor, Tensor)> {
         let chosen: Vec<u32> = (0..count).map(|_| rng.below(self.len()) as u32).collect();
         let chosen = Tensor::new(chosen, &Device::Cpu)?.to_device(self.z.device())?;
@@ -201,7 +209,8 @@ impl Codes {
         Ok((code, self.z.index_select(&chosen, 0)?))
     }
 
-    /// v = t(z̄ | z) of every image, z̄ drawn from its posterior: (count, code), without a graph.
+    /// v = t(z̄ | z) of every image, with z̄ sampled from its posterior: (count, code), without a
+    /// graph.
     pub fn invariances(&self, t: &Cinn, rng: &mut Rng) -> Result<Tensor> {
         let (t, code) = (t.detached(), self.sample(rng)?);
         let mut v = Vec::new();
@@ -216,7 +225,8 @@ impl Codes {
         Ok(Tensor::cat(&v, 0)?)
     }
 
-    /// The same codes with the representations of other images: a control in which z says nothing about z̄.
+    /// The same codes with the representations of other images: a control in which z contains no
+    /// information about z̄.
     pub fn shuffled(&self, seed: u64) -> Result<Self> {
         let order = Rng::named(seed, "shuffled z").permutation(self.len());
         let order = Tensor::new(order, &Device::Cpu)?.to_device(self.z.device())?;

@@ -1,12 +1,16 @@
+//! [`Features`], the outputs of several layers for a set of images, and nearest neighbours by
+//! them.
+
 use crate::backbone::Network;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use invariances_core::names::nearest;
 
-/// How many images go through a network at once.
+/// The number of images that a network processes at once.
 const TOGETHER: usize = 64;
 
-/// What layers of a network say about a set of images: their outputs, flattened to (n, f), without a graph.
+/// The outputs of several layers of a network for a set of images, flattened to (n, f), without a
+/// graph.
 ///
 /// ```
 /// use invariances::{backbone::squeezenet_small, data::{Digits, Split, World}, interpret::Features, ops::Params};
@@ -25,7 +29,8 @@ pub struct Features {
 }
 
 impl Features {
-    /// The outputs of the named layers for images (n, 3, h, w) in [−1, 1], in one pass. Memory holds them all.
+    /// Computes the outputs of the named layers for images (n, 3, h, w) in [−1, 1], in one pass.
+    /// All of them are kept in memory.
     ///
     /// # Errors
     /// [`Error::Invalid`] for an unknown layer, no layers or no images.
@@ -53,12 +58,12 @@ impl Features {
         })
     }
 
-    /// The layers, as they were asked for.
+    /// The layers, by the names given to [`Features::of`].
     pub fn layers(&self) -> Vec<String> {
         self.layers.clone()
     }
 
-    /// How many images there are.
+    /// The number of images.
     pub fn len(&self) -> usize {
         self.each
             .first()
@@ -66,15 +71,15 @@ impl Features {
             .unwrap_or(0)
     }
 
-    /// Whether there are none; never so for features made by [`Features::of`].
+    /// Whether there are no images; always false for features from [`Features::of`].
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// What a layer says, (n, f).
+    /// The output of a layer, (n, f).
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a layer that was not asked for.
+    /// [`Error::Invalid`] for a layer whose output was not computed.
     pub fn at(&self, layer: &str) -> Result<Tensor> {
         let found = self.layers.iter().position(|l| l == layer);
         let known: Vec<&str> = self.layers.iter().map(String::as_str).collect();
@@ -90,11 +95,13 @@ impl Features {
         })
     }
 
-    /// For each of `rows` the `count` other images that a layer finds most like it, the nearest first: by the cosine of features from
-    /// which the mean over all images was taken.
+    /// For each image in `rows`, the `count` other images that are most similar at a layer, the
+    /// most similar first. The similarity is the cosine of the features after subtracting their
+    /// mean over all images.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a layer that was not asked for, or an image that is not there.
+    /// [`Error::Invalid`] for a layer whose output was not computed, or an index of an image that
+    /// does not exist.
     pub fn nearest(&self, layer: &str, rows: &[usize], count: usize) -> Result<Vec<Vec<usize>>> {
         if let Some(row) = rows.iter().find(|r| **r >= self.len()) {
             return Err(Error::invalid(format!(
@@ -124,8 +131,9 @@ impl Features {
         Ok(order.collect())
     }
 
-    /// For each of the first `images` images the mean of `of`(image, neighbour) over its `count` nearest: with a function that is 1 where
-    /// both show the same thing, the share of the neighbours that do.
+    /// For each of the first `images` images, the mean of `of`(image, neighbour) over its `count`
+    /// nearest neighbours. If `of` is 1 when both images show the same thing and 0 otherwise, the
+    /// result is the share of neighbours that show the same thing.
     ///
     /// ```
     /// use invariances::{backbone::squeezenet_small, data::{Digits, Split, World}, interpret::Features, ops::Params};
@@ -139,7 +147,8 @@ impl Features {
     /// ```
     ///
     /// # Errors
-    /// As [`Features::nearest`], and [`Error::Invalid`] where there are no neighbours to look at.
+    /// As [`Features::nearest`], and [`Error::Invalid`] if `count` is 0 or there are fewer than
+    /// two images.
     pub fn among_nearest(
         &self,
         layer: &str,

@@ -1,3 +1,6 @@
+//! Samples of images with the same representation ([`Samples`]), and what varies between them:
+//! the share of a factor's variance that a layer leaves free ([`free_share`]).
+
 use crate::autoencoder::Autoencoder;
 use crate::backbone::Network;
 use crate::flow::Cinn;
@@ -7,7 +10,8 @@ use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use std::collections::BTreeMap;
 
-/// Images that a layer cannot tell from their originals: D(t⁻¹(v | z)) with v ~ N(0, 1), some per original.
+/// Images that a layer cannot distinguish from their originals: D(t⁻¹(v | z)) with v ~ N(0, 1),
+/// several per original.
 #[derive(Clone, Debug)]
 pub struct Samples {
     images: Tensor,
@@ -18,7 +22,7 @@ impl Samples {
     /// Draws `per_image` samples for each representation z (batch, n) and decodes them.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where t or D takes another shape, or none are asked for.
+    /// [`Error::Invalid`] if the shapes do not fit t or D, or if `per_image` is 0.
     pub fn draw(
         t: &Cinn,
         autoencoder: &impl Autoencoder,
@@ -35,10 +39,12 @@ impl Samples {
         })
     }
 
-    /// Images that were made otherwise, (batch · per image, 3, h, w), those of the first original first: to measure them the same way.
+    /// Wraps images from another method, so that they can be measured in the same way. The shape
+    /// is (batch · per image, 3, h, w), with the images of the first original first.
     ///
     /// # Errors
-    /// [`Error::Invalid`] unless they are as many for each original.
+    /// [`Error::Invalid`] if there are no images, or if their number is not a multiple of
+    /// `per_image`.
     pub fn of(images: &Tensor, per_image: usize) -> Result<Self> {
         let count = images.dims4()?.0;
         if per_image == 0 || count == 0 || count % per_image != 0 {
@@ -52,20 +58,20 @@ impl Samples {
         })
     }
 
-    /// All samples (batch · per image, 3, h, w): those of the first original first.
+    /// All samples (batch · per image, 3, h, w), those of the first original first.
     pub fn images(&self) -> Tensor {
         self.images.clone()
     }
 
-    /// How many samples there are for each original.
+    /// The number of samples for each original.
     pub fn per_image(&self) -> usize {
         self.per_image
     }
 
-    /// The samples of these originals alone, in the order asked for.
+    /// The samples of these originals only, in the order of `originals`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an original that there is not, or none.
+    /// [`Error::Invalid`] for an original that does not exist, or for none.
     pub fn select(&self, originals: &[u32]) -> Result<Self> {
         let (count, n) = (
             self.images.dims4()?.0 / self.per_image,
@@ -81,10 +87,12 @@ impl Samples {
         Self::of(&self.images.index_select(&rows, 0)?, self.per_image)
     }
 
-    /// For each original the share of its samples in which `judge` gives to `question` the answer `wanted` (its number, one per original).
+    /// For each original, the share of its samples in which the independent classifier `judge`
+    /// predicts the answer `wanted` to `question` (an index, one per original).
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a question that the judge is not asked, or where the answers are not as many as the originals.
+    /// [`Error::Invalid`] for a question that the classifier does not answer, or if the number of
+    /// answers is not the number of originals.
     pub fn shows(&self, judge: &Judge, question: &str, wanted: &[u32]) -> Result<Vec<f64>> {
         let attributes = judge.attributes();
         let asked: Vec<&str> = attributes.iter().map(|a| a.name.as_str()).collect();
@@ -110,10 +118,11 @@ impl Samples {
             .collect())
     }
 
-    /// Rows for a grid: for each original its image from each of `before` (each (batch, 3, h, w)), then its samples.
+    /// The rows of a grid: for each original its image from each tensor in `before` (each
+    /// (batch, 3, h, w)), then its samples.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where the shapes differ.
+    /// [`Error::Tensor`] if the shapes differ.
     pub fn rows(&self, before: &[Tensor]) -> Result<Tensor> {
         let (n, c, h, w) = self.images.dims4()?;
         let mut parts = Vec::new();
@@ -127,11 +136,12 @@ impl Samples {
         Ok(Tensor::cat(&parts, 1)?.flatten(0, 1)?)
     }
 
-    /// Where in [`Samples::rows`] with `before` images ahead of each row's samples `network` names another class than
-    /// `labels` (u32, one per original).
+    /// The positions in [`Samples::rows`] of the samples whose class predicted by `network`
+    /// differs from `labels` (u32, one per original). `before` is the number of images before the
+    /// samples in each row.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where the labels are not as many as the originals.
+    /// [`Error::Tensor`] if the number of labels is not the number of originals.
     pub fn misread(
         &self,
         network: &dyn Network,
@@ -146,7 +156,8 @@ impl Samples {
         Ok(wrong.map(|(n, _)| place(n)).collect())
     }
 
-    /// For each original the share of its samples to which `network` gives the class `labels` (u32, one per original).
+    /// For each original, the share of its samples that `network` assigns to the class in
+    /// `labels` (u32, one per original).
     pub fn keep_class(&self, network: &dyn Network, labels: &Tensor) -> Result<Vec<f64>> {
         let kept = self.kept(network, labels)?;
         Ok(kept
@@ -155,12 +166,15 @@ impl Samples {
             .collect())
     }
 
-    /// For each question that `judge` answers, the share of it that z leaves free ([`free_share`]), a value per original: how often the
-    /// answers on two samples of one z differ, over how often they differ on two originals. 1 where the samples of one z differ as
-    /// much as images do, 0 where all get the same answer.
+    /// For each question that the independent classifier `judge` answers, the share of it that z
+    /// leaves free ([`free_share`]), one value per original. It is the rate at which the answers
+    /// for two samples of one z differ, divided by the rate at which they differ for two
+    /// originals. The value is 1 if the samples of one z differ as much as the originals do, and
+    /// 0 if all samples get the same answer.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where all originals get the same answer, or there are fewer than two samples or originals.
+    /// [`Error::Invalid`] if all originals get the same answer, or for fewer than two samples or
+    /// originals.
     pub fn free(&self, judge: &Judge, originals: &Tensor) -> Result<BTreeMap<String, Vec<f64>>> {
         let (given, all) = (judge.names(&self.images)?, judge.names(originals)?);
         let mut free = BTreeMap::new();
@@ -185,8 +199,9 @@ impl Samples {
         Ok(free)
     }
 
-    /// The mean and the standard deviation of the samples of each original, pixel by pixel: (batch, 3, h, w), and (batch, h, w) over all
-    /// channels together. Where the deviation is 0, z decides what is there.
+    /// The pixel-wise mean and standard deviation of the samples of each original:
+    /// (batch, 3, h, w), and (batch, h, w) over all channels together. Where the deviation is 0,
+    /// z determines the pixel.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a single sample per original.
@@ -204,12 +219,14 @@ impl Samples {
         Ok((apart.mean(1)?, deviation))
     }
 
-    /// How near the samples come to the z that they were drawn for when the network looks at them again.
+    /// Encodes the samples again and measures how close they are to the z that they were drawn
+    /// for.
     ///
     /// `z` are the representations (batch, …) of the originals at `layer`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown layer, for fewer than two originals, or where z is not as many as the originals.
+    /// [`Error::Invalid`] for an unknown layer, for fewer than two originals, or if `z` does not
+    /// have one row for each original.
     pub fn reencoded(&self, network: &dyn Network, layer: &str, z: &Tensor) -> Result<Reencoded> {
         let z = z.flatten_from(1)?;
         let batch = z.dim(0)?;
@@ -243,7 +260,7 @@ impl Samples {
         })
     }
 
-    /// For each sample 1 where `network` gives it the class of its original.
+    /// For each sample, 1 if `network` predicts the class of its original, else 0.
     fn kept(&self, network: &dyn Network, labels: &Tensor) -> Result<Vec<f64>> {
         let repeated = labels
             .unsqueeze(1)?
@@ -259,8 +276,9 @@ impl Samples {
     }
 }
 
-/// How near samples come to their z again ([`Samples::reencoded`]): a mean over the samples for each original, and beside it the same between
-/// the z of two originals that have nothing to do with each other.
+/// How close samples are to their z after encoding them again ([`Samples::reencoded`]): a mean
+/// over the samples for each original. For comparison, it contains the same measures between the
+/// z of two unrelated originals.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reencoded {
     /// The cosine of Φ(sample) and z.
@@ -278,14 +296,16 @@ fn distances(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
     Ok(apart.to_dtype(DType::F64)?.to_vec1()?)
 }
 
-/// The share of a factor's variance that z leaves free, one value per original: the variance of the factor
-/// over the samples of one z (unbiased), over its variance across originals; summed over the factor's
-/// components (three for a colour). 1 is free, 0 is fixed by z.
+/// The share of a factor's variance that z leaves free, one value per original. It is the
+/// variance of the factor over the samples of one z (unbiased), divided by its variance over the
+/// originals, both summed over the factor's components (three for a colour). 1 means free, 0
+/// means fixed by z.
 ///
 /// `of_samples` is (batch · per_image, components), `of_originals` (batch, components).
 ///
 /// # Errors
-/// [`Error::Invalid`] where the shapes do not fit or there are fewer than two samples or originals.
+/// [`Error::Invalid`] if the shapes do not fit or if there are fewer than two samples or
+/// originals.
 pub fn free_share(
     of_samples: &Tensor,
     of_originals: &Tensor,
@@ -302,7 +322,8 @@ pub fn free_share(
     share_within(of_samples, of_originals, per_image)
 }
 
-/// The variance within each `per_image` rows of `of_samples` (n, parts), over that of `all` (m, parts).
+/// The variance within each group of `per_image` rows of `of_samples` (n, parts), divided by the
+/// variance of `all` (m, parts).
 pub(super) fn share_within(
     of_samples: &Tensor,
     all: &Tensor,

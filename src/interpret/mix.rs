@@ -1,3 +1,5 @@
+//! [`mix`], an image with the invariances of one image and the representation of another.
+
 use super::Features;
 use crate::autoencoder::Autoencoder;
 use crate::backbone::Network;
@@ -5,9 +7,11 @@ use crate::flow::Cinn;
 use crate::{Error, Result};
 use candle_core::Tensor;
 
-/// v of one image with z of another: D(t⁻¹(t(E(a) | Φ(a)) | Φ(b))), which shows what a layer leaves out of a, and what it holds of b
-/// (the "mixing" of arXiv 2008.01777's demonstrations). Images are (batch, 3, h, w) in [−1, 1], `v_of` and `z_of` row by row; a single image of either
-/// goes with all of the other. The pictures are clamped and have no graph.
+/// Combines v of one image with z of another: D(t⁻¹(t(E(a) | Φ(a)) | Φ(b))). This shows what a
+/// layer discards of a, and what it keeps of b (the "mixing" in the demonstrations of arXiv
+/// 2008.01777). Images are (batch, 3, h, w) in [−1, 1], `v_of` and `z_of` row by row. If one of
+/// them is a single image, it is combined with all images of the other. The resulting images are
+/// clamped and have no graph.
 ///
 /// ```
 /// use invariances::prelude::*;
@@ -17,7 +21,7 @@ use candle_core::Tensor;
 /// let how = CinnTraining { flows: 2, ..Default::default() };
 /// let t = Cinn::new(&how.config(&codes), &Params::new(0).root())?;
 /// let x = digits.batch(Split::Test, 0, 4)?.images;
-/// // Its own v brings an image back, as E and D have it.
+/// // With its own v, an image gives its reconstruction by E and D.
 /// let same = (mix(&t, &vae, &network, "pool", &x, &x)? - vae.reconstruct(&x)?)?;
 /// assert!(same.abs()?.max_all()?.to_scalar::<f32>()? < 1e-3);
 /// assert_eq!(mix(&t, &vae, &network, "pool", &x.narrow(0, 0, 1)?, &x)?.dims(), x.dims());
@@ -25,7 +29,8 @@ use candle_core::Tensor;
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] for an unknown layer, and where the images are neither as many as the others nor one.
+/// [`Error::Invalid`] for an unknown layer, or if the numbers of images differ and neither is
+/// one.
 pub fn mix(
     t: &Cinn,
     autoencoder: &impl Autoencoder,

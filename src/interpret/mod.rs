@@ -1,4 +1,5 @@
-//! The paper's questions as functions: what a layer leaves free, and whether v is what it must be.
+//! Functions that answer the paper's questions: what a layer leaves free, what can be read from
+//! v, and how the results compare with those of other methods.
 
 mod attack;
 mod codes;

@@ -1,3 +1,5 @@
+//! [`Fid`], a measure of how natural images are.
+
 use super::Features;
 use crate::backbone::Network;
 use crate::metric::frechet_distance;
@@ -6,10 +8,12 @@ use candle_core::Tensor;
 use std::fmt;
 use std::sync::Arc;
 
-/// How natural images are: the Fréchet distance of a set of them to real ones, on the features of a network's layer.
+/// Measures how natural images are: the Fréchet distance between them and real images, in the
+/// features of a network's layer.
 ///
-/// With [`fid_inception`](crate::backbone::fid_inception) and its layer `pool` this is the FID of papers (arXiv 1706.08500). With another network it is that network's
-/// own measure, to be called so; [`Fid::in_units`] then makes the numbers comparable.
+/// With [`fid_inception`](crate::backbone::fid_inception) and its layer `pool`, this is the FID
+/// of the literature (arXiv 1706.08500). With another network it is a different measure and
+/// should be called so. [`Fid::in_units`] then makes its values comparable.
 ///
 /// ```
 /// use invariances::prelude::*;
@@ -35,7 +39,7 @@ impl fmt::Debug for Fid {
 }
 
 impl Fid {
-    /// The distance to these real images, (n, 3, h, w) in [−1, 1].
+    /// Measures the distance to these real images, (n, 3, h, w) in [−1, 1].
     ///
     /// # Errors
     /// [`Error::Invalid`] for an unknown layer or fewer than two images.
@@ -58,15 +62,16 @@ impl Fid {
         })
     }
 
-    /// In units of the variance of the real images' features, summed over the features: the same image again and again, with the mean of their features,
-    /// is 1 away.
+    /// Returns the same measure in units of the variance of the real images' features, summed
+    /// over the features. For example, a set that repeats one image whose features are the mean
+    /// has distance 1.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where all real images have the same features.
+    /// [`Error::Invalid`] if all real images have the same features.
     pub fn in_units(&self) -> Result<Self> {
         let variance = f64::from(self.real.var(0)?.sum_all()?.to_scalar::<f32>()?);
         let size = f64::from(self.real.sqr()?.mean(0)?.sum_all()?.to_scalar::<f32>()?);
-        // What rounding leaves is no variance.
+        // A variance at the level of rounding errors counts as zero.
         if variance.is_nan() || variance <= 1e-9 * size {
             return Err(Error::invalid(
                 "the real images all have the same features: there is no variance to measure by",
@@ -78,7 +83,7 @@ impl Fid {
         })
     }
 
-    /// What is measured, in words.
+    /// The name of the measure, in words.
     pub fn name(&self) -> String {
         let (network, layer) = (self.network.name(), &self.layer);
         match self.unit == 1.0 {
@@ -90,10 +95,11 @@ impl Fid {
         }
     }
 
-    /// The distance of these images to the real ones. Compare numbers of equally many images: few are further away.
+    /// The distance of these images to the real images. Compare only values for equal numbers of
+    /// images: with fewer images the distance is larger.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for fewer than two images, or others than the network takes.
+    /// [`Error::Invalid`] for fewer than two images, or if the images do not fit the network.
     pub fn of(&self, images: &Tensor) -> Result<f64> {
         let made = Features::of(&*self.network, &[&self.layer], images)?.at(&self.layer)?;
         Ok(frechet_distance(&self.real, &made)? / self.unit)

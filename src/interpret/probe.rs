@@ -1,11 +1,14 @@
+//! Probes: small networks that measure how well a class or a factor can be read from features.
+
 use crate::metric::agreement;
 use crate::ops::{Activation, Conv2d, ConvConfig, Init, Linear, Params, Rng};
 use crate::train::Adam;
 use crate::{Error, Result};
 use candle_core::{D, DType, Device, Tensor};
 
-/// A small network (one hidden layer of 128) that tries to read a class from features: what it cannot
-/// read on held-out features, they do not say in a way that a network of its size would find.
+/// A small network (one hidden layer of width 128) that predicts a class from features. If it
+/// fails on held-out features, the features do not contain the class in a form that a network of
+/// this size can find.
 #[derive(Clone, Debug)]
 pub struct Probe {
     mean: Tensor,
@@ -15,10 +18,11 @@ pub struct Probe {
 }
 
 impl Probe {
-    /// Trained on features (n, f) and classes u32 (n,) for `steps` steps of 128.
+    /// Trains a probe on features (n, f) and classes u32 (n,) for `steps` steps with batch
+    /// size 128.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where features and classes differ in number.
+    /// [`Error::Invalid`] if the numbers of features and classes differ.
     pub fn train(features: &Tensor, labels: &Tensor, steps: u64, seed: u64) -> Result<Self> {
         let n = match (features.dims(), labels.dims()) {
             (&[n, _], &[m]) if n == m && n > 0 => n,
@@ -49,7 +53,8 @@ impl Probe {
         let (n, inputs) = features.dims2()?;
         let deviation = match n {
             1 => Tensor::ones((1, inputs), features.dtype(), features.device())?,
-            // A feature that never varies says nothing: divided by a small number it is still zero.
+            // A feature that never varies is zero after centring, and remains zero when divided
+            // by a small number.
             _ => features.var_keepdim(0)?.sqrt()?.maximum(1e-6)?,
         };
         let leaky = ConvConfig {
@@ -73,19 +78,20 @@ impl Probe {
         self.out.forward(&hidden.flatten_from(1)?)
     }
 
-    /// 1 where the probe reads the class of held-out features (n, f), 0 where it does not.
+    /// For each held-out feature vector (n, f): 1 if the probe predicts its class, else 0.
     pub fn right(&self, features: &Tensor, labels: &Tensor) -> Result<Vec<f64>> {
         agreement(&self.logits(&features.detach())?.argmax(D::Minus1)?, labels)
     }
 }
 
-/// The share of the variance of `target` (n, parts) that cannot be read from `features` (n, f): the mean squared
-/// error on held-out features of a network with one hidden layer of 128, trained for `steps` steps of 128, over the variance
-/// of the held-out target; one value per held-out row. Where z leaves a factor free, this is 1 as well:
-/// the check of [`free_share`](super::free_share) by a way that needs neither t nor D.
+/// The share of the variance of `target` (n, parts) that cannot be read from `features` (n, f). A
+/// network with one hidden layer of width 128 is trained for `steps` steps with batch size 128.
+/// The share is its squared error on held-out features, divided by the variance of the held-out
+/// target, one value per held-out row. If z leaves a factor free, the mean of this share is 1 as
+/// well. It is therefore a check of [`free_share`](super::free_share) that needs neither t nor D.
 ///
 /// # Errors
-/// [`Error::Invalid`] where the rows do not fit or the target does not vary.
+/// [`Error::Invalid`] if the numbers of rows do not fit or the target does not vary.
 pub fn unread_share(
     (features, target): (&Tensor, &Tensor),
     (held_out, held_out_target): (&Tensor, &Tensor),
@@ -131,7 +137,7 @@ pub fn unread_share(
     Ok(error.into_iter().map(|e| e / variance).collect())
 }
 
-/// The chance level of reading a class (u32, (n,)): the share of the most frequent one.
+/// The chance level of predicting a class (u32, (n,)): the share of the most frequent class.
 pub fn chance(labels: &Tensor) -> Result<f64> {
     let labels = labels.to_vec1::<u32>()?;
     let mut counts = std::collections::BTreeMap::new();

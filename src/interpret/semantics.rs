@@ -1,3 +1,6 @@
+//! The factor network e for the concepts of a dataset: its training ([`FactorTraining`]), and the
+//! interpretation of codes and representations with it ([`Semantics`]).
+
 use super::Codes;
 use super::free::share_within;
 use crate::autoencoder::{Autoencoder, Posterior};
@@ -13,29 +16,32 @@ use invariances_core::say;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// How e is made and trained for concepts of a world.
+/// Settings for building and training the factor network e for concepts of a dataset.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FactorTraining {
-    /// Blocks.
+    /// The number of flow blocks.
     pub flows: usize,
-    /// Width of the nets s and t of a block.
+    /// The width of the coupling networks s and t in a block.
     pub hidden: usize,
-    /// Hidden layers of those nets after the first.
+    /// The number of hidden layers of the coupling networks s and t after the first.
     pub depth: usize,
-    /// Correlation of a shared factor within a pair.
+    /// The correlation of a shared factor within a pair.
     pub rho: f64,
-    /// Pairs of images for each concept.
+    /// The number of image pairs for each concept.
     pub pairs: usize,
-    /// Numbers of each concept's factor; the residual has what is left. Estimated from the data ([`factor_dims`]) where none are given, and printed in any
-    /// case: the estimate is generous to a concept that few numbers would hold, such as a colour, and mean to one that needs many, such as a person.
+    /// The number of dimensions of each concept's factor; the residual has the remaining ones. By
+    /// default they are estimated from the data ([`factor_dims`]). The estimate is printed in any
+    /// case. It is too large for a concept that needs few dimensions, such as a colour, and too
+    /// small for one that needs many, such as a person's identity.
     pub sizes: Option<Vec<usize>>,
-    /// Steps, batch (pairs), optimiser, seed.
+    /// Steps, batch size (pairs), optimizer, seed.
     pub training: TrainConfig,
 }
 
 impl Default for FactorTraining {
-    /// What serves for some minutes on two cores; the paper's e has 12 flows, hidden 512.
+    /// Settings for some minutes of training on two CPU cores. The paper's e has 12 flows with a
+    /// hidden width of 512.
     fn default() -> Self {
         Self {
             flows: 8,
@@ -60,12 +66,14 @@ impl Default for FactorTraining {
 }
 
 impl FactorTraining {
-    /// Trains e by the loss of pairs ([`pair_nll`]) on the codes of `world`'s pairs for each of `concepts` (some of
-    /// [`World::concepts`]). Kept in `store` under `name`, these settings and what
-    /// the codes hold; what is there already is taken.
+    /// Trains e with the pair loss ([`pair_nll`]) on the codes of the dataset's pairs for each of
+    /// `concepts` (a selection of [`World::concepts`]). The result is kept in `store`. The key is
+    /// `name`, these settings and the content of the codes. If a trained e exists under this key,
+    /// it is loaded instead.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for no concept, one named twice or unknown, or no pairs; as [`Trainer::fit_in`].
+    /// [`Error::Invalid`] if there are no concepts or no pairs, or if a concept is repeated or
+    /// unknown; also as [`Trainer::fit_in`].
     pub fn fit(
         &self,
         name: &str,
@@ -138,7 +146,7 @@ impl FactorTraining {
         let slot = store.slot(name, &(&config, self, concepts, world.id(), data))?;
         let trained = Trainer::new(training.clone()).fit_in(&slot, &params, |_, rng| {
             let (mut a, mut b, mut shared) = (vec![], vec![], vec![]);
-            // As many pairs of each concept as the batch has room for, in turn.
+            // Distributes the batch evenly over the concepts.
             for (k, pairs) in pairs.iter().enumerate() {
                 let count = (training.batch + k) / concepts.len();
                 if count == 0 {
@@ -161,7 +169,7 @@ impl FactorTraining {
     }
 }
 
-/// The codes of images that share a concept, row by row.
+/// The codes of image pairs that share a concept; row i of both belongs to pair i.
 struct Pairs {
     first: Posterior,
     second: Posterior,
@@ -204,7 +212,8 @@ impl Pairs {
     }
 }
 
-/// e with the names of its factors: z̄ as concepts, and, through t, what a representation z knows of each of them.
+/// The factor network e with the names of its factors. It describes a code z̄ by concepts, and,
+/// together with t, how much a representation z contains about each concept.
 ///
 /// ```
 /// use invariances::prelude::*;
@@ -220,14 +229,15 @@ impl Pairs {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Semantics {
-    /// The network; its last factor is the residual.
+    /// The factor network; its last factor is the residual.
     pub e: FactorInn,
-    /// The names of its other factors, in their order.
+    /// The names of the other factors, in order.
     pub concepts: Vec<String>,
 }
 
 impl Semantics {
-    /// The factors of codes (batch, code), by concept, each (batch, its size); what no concept explains is `residual`. Without a graph.
+    /// The factors of codes (batch, code), by concept, each (batch, size of the factor). The part
+    /// that no concept explains is called `residual`. Without a graph.
     ///
     /// # Errors
     /// As [`FactorInn::forward`].
@@ -238,8 +248,9 @@ impl Semantics {
         Ok(names.map(ToString::to_string).zip(parts).collect())
     }
 
-    /// Codes (batch, code) with the factor of one concept (or `residual`) taken from `others`, row by row: z̄ of somebody, but with the glasses of
-    /// somebody else. Without a graph.
+    /// Codes (batch, code) in which the factor of one concept (or `residual`) is replaced by that
+    /// of `others`, row by row. For example, the code of one person with the glasses of another
+    /// person. Without a graph.
     ///
     /// ```
     /// # use invariances::prelude::*;
@@ -255,7 +266,8 @@ impl Semantics {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Invalid`] for another concept, with those that there are, and where the shapes differ.
+    /// [`Error::Invalid`] for an unknown concept, with the existing ones, and if the shapes
+    /// differ.
     pub fn swap(&self, codes: &Tensor, others: &Tensor, concept: &str) -> Result<Tensor> {
         let names: Vec<&str> = self.concepts.iter().map(String::as_str).collect();
         let names: Vec<&str> = names.into_iter().chain(["residual"]).collect();
@@ -276,11 +288,12 @@ impl Semantics {
         e.inverse(&e.swap(&a, &b, place)?)
     }
 
-    /// Codes on the way from `codes` to `others` (both (batch, code)), `share` of it in [0, 1], in a straight line as e sees it: e⁻¹((1 − s)·e(a) + s·e(b)).
-    /// Without a graph.
+    /// Interpolates between `codes` and `others` (both (batch, code)) along a straight line in
+    /// the space of e: e⁻¹((1 − s)·e(a) + s·e(b)), where s is `share`, in [0, 1]. Without a
+    /// graph.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the shapes differ.
+    /// [`Error::Invalid`] if the shapes differ.
     pub fn between(&self, codes: &Tensor, others: &Tensor, share: f64) -> Result<Tensor> {
         let e = self.e.detached();
         let (a, _) = e.forward(&codes.detach())?;
@@ -295,13 +308,18 @@ impl Semantics {
         e.inverse(&((a * (1.0 - share))? + (b * share)?)?)
     }
 
-    /// The share of each factor's variance that z captures: 1 − Var(e_k | z) / Var(e_k), a value for each image (arXiv 2008.01777, section 4.3).
-    /// The variance given z is that over `per_image` codes t⁻¹(v | z), the whole one that over such codes of all images, both summed over the
-    /// factor's numbers. A factor that z fixes has 1, one that it leaves free 0. Where t is what it should be, the codes of all images are
-    /// spread as those of E; where it is not yet, its noise is in both variances, and the share is too low rather than below 0.
+    /// The share of each factor's variance that z captures: 1 − Var(e_k | z) / Var(e_k), one
+    /// value per image (arXiv 2008.01777, section 4.3). The variance given z is measured over
+    /// `per_image` codes t⁻¹(v | z), and the total variance over such codes of all images. Both
+    /// are summed over the dimensions of the factor. The share is 1 for a factor that z fixes,
+    /// and 0 for one that z leaves free.
+    ///
+    /// If t is trained well, its codes of all images have the same distribution as the codes of
+    /// E. If it is not, the noise of t is contained in both variances; then the share is too low,
+    /// but not below 0.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for fewer than two images or samples of each.
+    /// [`Error::Invalid`] for fewer than two images or fewer than two samples of each.
     pub fn captured(
         &self,
         t: &Cinn,

@@ -1,3 +1,5 @@
+//! The training of t, the conditional invertible network ([`CinnTraining`]).
+
 use super::Codes;
 use crate::Result;
 use crate::flow::{Cinn, CinnConfig};
@@ -6,8 +8,9 @@ use crate::ops::{Params, Rng};
 use crate::train::{Decay, Step, Store, TrainConfig, Trained, Trainer};
 use serde::{Deserialize, Serialize};
 
-/// How t is made and trained for the codes of a layer: the same settings for a conv layer's map and for a softmax, as the
-/// [`Condition`](crate::flow::Condition) comes from the codes.
+/// Settings for building and training t for the codes of a layer. The same settings fit the map
+/// of a convolutional layer and a softmax, because the [`Condition`](crate::flow::Condition)
+/// follows from the codes.
 ///
 /// ```
 /// use invariances::prelude::*;
@@ -25,18 +28,20 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CinnTraining {
-    /// Blocks.
+    /// The number of flow blocks.
     pub flows: usize,
-    /// Width of the nets s and t.
+    /// The width of the coupling networks s and t in a block.
     pub hidden: usize,
-    /// Hidden layers of the nets s and t after the first.
+    /// The number of hidden layers of the coupling networks s and t after the first.
     pub depth: usize,
-    /// Steps, batch, optimiser, seed. The weight decay keeps t from learning its images by heart.
+    /// Steps, batch size, optimizer, seed. The weight decay keeps t from overfitting the training
+    /// images.
     pub training: TrainConfig,
 }
 
 impl Default for CinnTraining {
-    /// What serves for some minutes on two cores; the paper's t has 20 flows, hidden 1024.
+    /// Settings for some minutes of training on two CPU cores. The paper's t has 20 flows with a
+    /// hidden width of 1024.
     fn default() -> Self {
         Self {
             flows: 12,
@@ -58,7 +63,7 @@ impl Default for CinnTraining {
 }
 
 impl CinnTraining {
-    /// The sizes of t for these codes.
+    /// The configuration of t for these codes.
     pub fn config(&self, codes: &Codes) -> CinnConfig {
         CinnConfig {
             flows: self.flows,
@@ -68,8 +73,9 @@ impl CinnTraining {
         }
     }
 
-    /// Trains t by the paper's loss ([`nll`]) and keeps it in `store` under `name`, these settings and what the codes hold; what is there
-    /// already is taken.
+    /// Trains t with the paper's loss ([`nll`]) and keeps it in `store`. The key is `name`, these
+    /// settings and the content of the codes. If a trained t exists under this key, it is loaded
+    /// instead.
     ///
     /// # Errors
     /// As [`Cinn::new`] and [`Trainer::fit_in`].

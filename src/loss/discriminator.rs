@@ -1,10 +1,14 @@
+//! The patch discriminator, its losses, and the adaptive weight of the adversarial loss.
+
 use crate::backbone::{Backbone, Mode, Network, patch_layers};
 use crate::ops::Scope;
 use crate::{Error, Result};
 use candle_core::{D, Tensor};
 
-/// The patch discriminator (arXiv 1611.07004): logits (batch, 1, h', w') that say of each patch of an image how real it looks. Four 4×4
-/// convolutions with batch norm and LeakyReLU(0.2) between, under the names of the authors' network (`main.0.weight` …).
+/// The patch discriminator (arXiv 1611.07004). Its logits (batch, 1, h', w') rate how real each
+/// patch of an image looks. It has five 4×4 convolutions with LeakyReLU(0.2) between them and a
+/// batch norm after the second, third and fourth. Parameters have the names of the authors'
+/// network (`main.0.weight` …).
 ///
 /// ```
 /// use invariances::{candle_core::Device, loss::PatchDiscriminator, ops::{Params, Rng}};
@@ -19,32 +23,35 @@ pub struct PatchDiscriminator {
 }
 
 impl PatchDiscriminator {
-    /// For images of three channels and at least 32 pixels: 64 channels at first, three halvings.
+    /// Creates the network for RGB images of at least 32 pixels per side. It starts with 64
+    /// channels and halves the image three times.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where parameters exist with other shapes.
+    /// [`Error::Invalid`] if parameters of these names exist with other shapes.
     pub fn new(at: &Scope) -> Result<Self> {
         Ok(Self {
             network: patch_layers(at)?,
         })
     }
 
-    /// The same network, the same parameters, in training or evaluation mode (the default).
+    /// Returns the same network with shared parameters, in training or evaluation mode (the
+    /// default).
     pub fn with_mode(&self, mode: Mode) -> Self {
         Self {
             network: self.network.with_mode(mode),
         }
     }
 
-    /// How real each patch looks: (batch, 1, h', w').
+    /// Returns the logits (batch, 1, h', w'), which rate how real each patch looks.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the images are too small.
+    /// [`Error::Invalid`] if the images are too small.
     pub fn logits(&self, images: &Tensor) -> Result<Tensor> {
         self.network.forward(images)
     }
 
-    /// What the discriminator minimises: ½(mean softplus(−D(x)) + mean softplus(D(x̂))), a scalar. No gradient goes to the images.
+    /// Computes the discriminator's loss, ½(mean softplus(−D(x)) + mean softplus(D(x̂))), a
+    /// scalar. The images get no gradient.
     ///
     /// # Errors
     /// As [`PatchDiscriminator::logits`].
@@ -54,7 +61,7 @@ impl PatchDiscriminator {
         Ok(((real + fake)? * 0.5)?)
     }
 
-    /// The generator's term, −mean D(x̂), a scalar with a gradient for the images.
+    /// Computes the generator's loss, −mean D(x̂), a scalar with a gradient for the images.
     ///
     /// # Errors
     /// As [`PatchDiscriminator::logits`].
@@ -63,17 +70,18 @@ impl PatchDiscriminator {
     }
 }
 
-/// log(1 + exp(x)), for large x too.
+/// Computes log(1 + exp(x)) without overflow for large x.
 fn softplus(x: &Tensor) -> Result<Tensor> {
     let tail = ((x.abs()?.neg()?.exp()? + 1.0)?).log()?;
     Ok((x.relu()? + tail)?)
 }
 
-/// The weight of the generator's term: ‖∇ of the reconstruction's loss‖ / (‖∇ of the generator's‖ + 1e-4), both at the decoder's last
-/// layer, at least 0 and at most 10⁴ (the authors' VAE loss; arXiv 2012.09841, equation 7). A number, through which no gradient goes.
+/// Computes the weight of the generator's loss: ‖∇ reconstruction loss‖ / (‖∇ generator loss‖ +
+/// 1e-4), clamped to [0, 10⁴]. Both gradients are taken at the decoder's last layer (the authors'
+/// VAE loss; arXiv 2012.09841, equation 7). The result is a number without a gradient.
 ///
 /// # Errors
-/// [`Error::Invalid`] where one of the losses does not depend on the layer.
+/// [`Error::Invalid`] if one of the losses does not depend on the layer.
 pub fn adversarial_weight(
     reconstruction: &Tensor,
     generator: &Tensor,

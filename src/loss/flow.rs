@@ -1,32 +1,35 @@
+//! The losses of the flows: the negative log-likelihood of t, and that of pairs of codes for e.
+
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 
 /// The negative log-likelihood of a flow and its parts; see [`nll_parts`].
 #[derive(Clone, Debug)]
 pub struct Nll {
-    /// What is minimised: `prior` − `logdet`, a scalar with its graph.
+    /// The loss to minimise, `prior` − `logdet`, a scalar with its graph.
     pub loss: Tensor,
-    /// ½‖v‖², mean over the batch; half the code's size where v is standard normal.
+    /// ½‖v‖², averaged over the batch. It is half the code's size if v is standard normal.
     pub prior: f64,
-    /// log|det ∂v/∂z̄| in nats, mean over the batch.
+    /// log|det ∂v/∂z̄| in nats, averaged over the batch.
     pub logdet: f64,
 }
 
 impl Nll {
-    /// The loss as a number.
+    /// Returns the value of the loss.
     pub fn value(&self) -> f64 {
         self.prior - self.logdet
     }
 
-    /// The mean of −log p(z̄ | z) in nats, for a code of this size: the loss with the constant
-    /// code/2·log 2π, which minimising does not need.
+    /// Returns the mean of −log p(z̄ | z) in nats for a code of this size: the loss plus the
+    /// constant code/2·log 2π, which the minimisation omits.
     pub fn nats(&self, code: usize) -> f64 {
         self.value() + 0.5 * code as f64 * (2.0 * std::f64::consts::PI).ln()
     }
 }
 
-/// E[ ½‖v‖² − log|det ∂v/∂z̄| ], the loss of t (arXiv 2008.01777, equation 6), a scalar, without the
-/// constant of the normal density. `v` is (batch, code), `logdet` (batch,).
+/// Computes E[ ½‖v‖² − log|det ∂v/∂z̄| ], the loss of t (arXiv 2008.01777, equation 6), a scalar.
+///
+/// The constant of the normal density is omitted. `v` is (batch, code), `logdet` is (batch,).
 ///
 /// ```
 /// use invariances::{candle_core::{Device, Tensor}, loss::nll};
@@ -37,16 +40,16 @@ impl Nll {
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] where the shapes do not fit or the batch is empty.
+/// [`Error::Invalid`] if the shapes do not fit or the batch is empty.
 pub fn nll(v: &Tensor, logdet: &Tensor) -> Result<Tensor> {
     let (prior, logdet) = parts(v, logdet)?;
     Ok((prior - logdet)?)
 }
 
-/// As [`nll`], with its two parts as numbers, which show what training does.
+/// Computes [`nll`] and returns its two parts as numbers as well, to monitor training.
 ///
 /// # Errors
-/// As [`nll`], and [`Error::Diverged`] where the loss is no longer a number.
+/// As [`nll`], and [`Error::Diverged`] if the loss is NaN or infinite.
 pub fn nll_parts(v: &Tensor, logdet: &Tensor) -> Result<Nll> {
     let (prior, logdet) = parts(v, logdet)?;
     let number = |x: &Tensor| -> Result<f64> { Ok(x.to_dtype(DType::F64)?.to_scalar()?) };
@@ -64,7 +67,7 @@ pub fn nll_parts(v: &Tensor, logdet: &Tensor) -> Result<Nll> {
     )))
 }
 
-/// Both terms, mean over the batch, as scalars.
+/// Returns both terms as scalars, averaged over the batch.
 fn parts(v: &Tensor, logdet: &Tensor) -> Result<(Tensor, Tensor)> {
     let batch = logdet.dims();
     if v.rank() < 2 || batch != &v.dims()[..1] || v.elem_count() == 0 {
@@ -80,21 +83,26 @@ fn parts(v: &Tensor, logdet: &Tensor) -> Result<(Tensor, Tensor)> {
 /// The negative log-likelihood of a pair of codes that share a concept; see [`pair_nll`].
 #[derive(Clone, Debug)]
 pub struct PairNll {
-    /// What is minimised: the sum of both.
+    /// The loss to minimise, `first` + `second`.
     pub loss: Tensor,
-    /// Of the first image, a scalar.
+    /// The negative log-likelihood of the first image, a scalar.
     pub first: Tensor,
-    /// Of the second image given the first, a scalar.
+    /// The negative log-likelihood of the second image given the first, a scalar.
     pub second: Tensor,
 }
 
-/// The loss of e on pairs of images that share a concept (arXiv 2004.13166, equations 7 to 10), without constants.
+/// Computes the loss of e on pairs of images that share a concept (arXiv 2004.13166, equations 7
+/// to 10). Constants are omitted.
 ///
-/// `first` and `second` are what e gave for them: all factors side by side (batch, code) and the log-determinant
-/// (batch,). The first image's factors are standard normal. Of the second's, those that the pair shares are
-/// N(ρ·e_F of the first, 1 − ρ²), the others standard normal. `shared` says for each pair which: k ≥ 0 shares factor k alone;
-/// −k (k ≥ 1), as in the authors' code, shares **all but** k, the residual included (so factor 0 cannot be left out that
-/// way). `sizes` are the factors' numbers, the residual last; ρ is 0.975 in the paper.
+/// `first` and `second` are the outputs of e for the two images: the concatenated factors (batch,
+/// code) and the log-determinant (batch,). The first image's factors are standard normal. For the
+/// second image, the factors F that the pair shares are N(ρ·e_F of the first, 1 − ρ²); all others
+/// are standard normal.
+///
+/// `shared` has one value per pair. A value k ≥ 0 means that the pair shares factor k only. A
+/// value −k (k ≥ 1) means that it shares **all but** k, the residual included, as in the authors'
+/// code. Factor 0 therefore cannot be the excluded one. `sizes` are the factors' sizes, the
+/// residual last. The paper uses ρ = 0.975.
 ///
 /// ```
 /// use invariances::{candle_core::{Device, Tensor}, loss::pair_nll};
@@ -102,14 +110,14 @@ pub struct PairNll {
 /// let b = Tensor::new(&[[1f32, 2.0]], &Device::Cpu)?;
 /// let logdet = Tensor::new(&[0f32], &Device::Cpu)?;
 /// let loss = pair_nll((&a, &logdet), (&b, &logdet), &[0], &[1, 1], 0.5)?;
-/// // ½·1², and of the second ½·(1 − 0.5·1)²/(1 − 0.5²) + ½·2².
+/// // First image: ½·1². Second image: ½·(1 − 0.5·1)²/(1 − 0.5²) + ½·2².
 /// assert!((loss.loss.to_scalar::<f32>()? - (0.5 + 0.125 / 0.75 + 2.0)).abs() < 1e-6);
 /// # Ok::<(), invariances::Error>(())
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] where the shapes do not fit each other or `sizes`, for a factor that there is not, and unless
-/// 0 ≤ ρ < 1.
+/// [`Error::Invalid`] if the shapes do not fit each other or `sizes`, if a factor does not exist,
+/// or unless 0 ≤ ρ < 1.
 pub fn pair_nll(
     first: (&Tensor, &Tensor),
     second: (&Tensor, &Tensor),
@@ -147,7 +155,7 @@ pub fn pair_nll(
             sizes.len() - 1
         )));
     }
-    // ρ where a pair shares a number of the code, else 0.
+    // ρ for elements of the code that a pair shares, 0 for all others.
     let mut share = Vec::with_capacity(batch * code);
     for &f in shared {
         for (k, &size) in sizes.iter().enumerate() {

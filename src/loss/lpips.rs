@@ -1,15 +1,19 @@
+//! LPIPS, the learned perceptual distance between images, with VGG-16 features.
+
 use crate::backbone::{Backbone, Network, Preprocess};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use std::collections::HashMap;
 
-/// The layers of VGG-16 that are compared.
+/// The layers of VGG-16 whose features are compared.
 const LAYERS: [&str; 5] = ["relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"];
 
-/// LPIPS (arXiv 1801.03924): how different two images look, by the features of VGG-16 at five depths, each channel weighted as people
-/// judged it. Frozen, with a gradient for the images.
+/// LPIPS (arXiv 1801.03924), a perceptual distance between two images. It compares features of
+/// VGG-16 at five depths; the channel weights were fitted to human judgements. The network is
+/// frozen, and the images get a gradient.
 ///
-/// VGG-16 is the hub's, the five weightings are the authors' `vgg_lpips`:
+/// VGG-16 comes from the hub, and the weights of the channels at the five depths are the authors'
+/// `vgg_lpips`:
 ///
 /// ```no_run
 /// use invariances::{candle_core::Device, hub::{Hub, HubNetworks, published}, loss::Lpips, ops::Rng};
@@ -29,13 +33,15 @@ pub struct Lpips {
 }
 
 impl Lpips {
-    /// From VGG-16 and the weightings of its channels under the names of the authors' checkpoint, `lin0.model.1.weight` …
-    /// `lin4.model.1.weight`, each (1, channels, 1, 1). Other names are not looked at.
+    /// Creates the distance from VGG-16 and the channel weights. The weights have the names of
+    /// the authors' checkpoint, `lin0.model.1.weight` … `lin4.model.1.weight`, each (1, channels,
+    /// 1, 1). Tensors with other names are ignored.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the network is not VGG-16 or a weighting is missing or misshapen.
+    /// [`Error::Invalid`] if the network is not VGG-16, or if a weight is missing or has a wrong
+    /// shape.
     pub fn new(vgg: &Backbone, heads: &HashMap<String, Tensor>) -> Result<Self> {
-        // The network sees images in [−1, 1] as the authors' scaling layer gives them, which are ImageNet's colours.
+        // The authors' scaling layer maps images in [−1, 1] to ImageNet's normalisation.
         let colours = Preprocess {
             size: None,
             ..Preprocess::imagenet(224)
@@ -63,10 +69,11 @@ impl Lpips {
         Ok(Self { network, heads })
     }
 
-    /// The distance of each pair of images (batch, 3, h, w) in [−1, 1]: (batch,).
+    /// Computes the distance of each pair of images (batch, 3, h, w) in [−1, 1]; the result is
+    /// (batch,).
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the shapes differ, or the images are smaller than 16 pixels.
+    /// [`Error::Invalid`] if the shapes differ, or if the images are smaller than 16 pixels.
     pub fn distance(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         if a.dims() != b.dims() {
             return Err(Error::invalid(format!(
@@ -76,7 +83,7 @@ impl Lpips {
             )));
         }
         let unit = |z: &Tensor| -> Result<Tensor> {
-            // The first small number keeps the gradient finite where a place has no features at all.
+            // 1e-20 keeps the gradient of the root finite at positions where all features are 0.
             let length = ((z.sqr()?.sum_keepdim(1)? + 1e-20)?.sqrt()? + 1e-10)?;
             Ok(z.broadcast_div(&length)?)
         };

@@ -1,4 +1,4 @@
-//! What is minimised.
+//! Losses: the objectives of the flows, the autoencoders and the adversarial training.
 
 mod discriminator;
 mod flow;

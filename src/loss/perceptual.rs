@@ -1,3 +1,5 @@
+//! Perceptual distances between images, and the paper's VAE loss, which uses one.
+
 use super::Lpips;
 use crate::autoencoder::Posterior;
 use crate::backbone::Network;
@@ -6,15 +8,17 @@ use candle_core::Tensor;
 use std::fmt;
 use std::sync::Arc;
 
-/// How different two images look, by features of a network that takes no part in the question asked.
+/// A perceptual distance between images, from the features of a network that has no other role in
+/// the experiment.
 pub trait PerceptualDistance {
-    /// What it is, in words: that of LPIPS' published weights, or a stand-in.
+    /// Returns a description of the distance: published LPIPS weights, or a substitute.
     fn name(&self) -> String;
 
-    /// The distance of each pair of images (batch, 3, h, w) in [−1, 1]: (batch,), with a gradient for both.
+    /// Computes the distance of each pair of images (batch, 3, h, w) in [−1, 1]; the result is
+    /// (batch,), with a gradient for both images.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the shapes differ or do not fit the network.
+    /// [`Error::Invalid`] if the shapes differ or do not fit the network.
     fn distance(&self, a: &Tensor, b: &Tensor) -> Result<Tensor>;
 }
 
@@ -28,9 +32,12 @@ impl PerceptualDistance for Lpips {
     }
 }
 
-/// LPIPS' build on any network and without people's weights: at each layer the features of every place are divided by their length, and
-/// the squared differences are summed over channels and averaged over places and layers. For worlds that have a network of their own; never take
-/// the network under study.
+/// A distance with the structure of LPIPS for any network, without weights fitted to human
+/// judgements.
+///
+/// At each layer, the feature vector of every position is divided by its length. The squared
+/// differences are summed over channels and averaged over positions and layers. Use it for
+/// synthetic datasets that have their own network; never use the network under study.
 ///
 /// ```
 /// use invariances::{backbone::plain_small, candle_core::Device, ops::{Params, Rng}};
@@ -59,10 +66,10 @@ impl fmt::Debug for FeatureDistance {
 }
 
 impl FeatureDistance {
-    /// From the named layers of a network.
+    /// Creates the distance from the named layers of a network.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown layer, no layers, or a network that gives no gradient.
+    /// [`Error::Invalid`] for an unknown layer, no layers, or a network without gradients.
     pub fn new(network: &(impl Network + Clone + 'static), layers: &[&str]) -> Result<Self> {
         if layers.is_empty() {
             return Err(Error::invalid(
@@ -108,7 +115,7 @@ impl PerceptualDistance for FeatureDistance {
             self.network.encode_all(b, &layers)?,
         );
         let unit = |z: &Tensor| -> Result<Tensor> {
-            // The small number is inside the root: its gradient at zero is not infinite.
+            // 1e-10 is inside the root, so that the gradient at 0 is finite.
             let length = (z.sqr()?.sum_keepdim(1)? + 1e-10)?.sqrt()?;
             Ok(z.broadcast_div(&length)?)
         };
@@ -124,26 +131,31 @@ impl PerceptualDistance for FeatureDistance {
     }
 }
 
-/// The parts of the paper's VAE loss, each a mean over the batch.
+/// The terms of the paper's VAE loss, each averaged over the batch.
 #[derive(Clone, Debug)]
 pub struct PerceptualVaeLoss {
-    /// What is minimised without the adversary, a scalar in nats per image: likelihood and KL divergence.
+    /// The loss to minimise without the adversarial term, a scalar in nats per image: likelihood
+    /// and KL divergence.
     pub loss: Tensor,
-    /// The likelihood's part, at whose gradient the adversary's weight is measured (see [`super::adversarial_weight`]).
+    /// The likelihood term. Its gradient determines the weight of the adversarial loss (see
+    /// [`super::adversarial_weight`]).
     pub nll: Tensor,
-    /// Mean absolute error per pixel and channel, a scalar; images in [−1, 1].
+    /// Mean absolute error per pixel and channel, a scalar, for images in [−1, 1].
     pub l1: Tensor,
-    /// The perceptual distance, a scalar; zero where none is given.
+    /// The perceptual distance, a scalar; 0 if no distance is given.
     pub perceptual: Tensor,
     /// KL divergence in nats per image, a scalar.
     pub kl: Tensor,
 }
 
-/// The paper's VAE loss without the adversary (arXiv 2008.01777): (|x − x̂| + distance)/exp(γ) + γ summed over pixels and channels, over
-/// all of which the distance and the learned scalar γ are broadcast, and the KL divergence times `kl_weight`.
+/// Computes the paper's VAE loss without the adversarial term (arXiv 2008.01777).
+///
+/// The loss is (|x − x̂| + distance)/exp(γ) + γ, summed over pixels and channels, plus the KL
+/// divergence times `kl_weight`. The distance and the learned scalar γ are broadcast over all
+/// pixels and channels.
 ///
 /// # Errors
-/// [`Error::Invalid`] where the image shapes differ.
+/// [`Error::Invalid`] if the shapes of the images differ.
 pub fn perceptual_vae_loss(
     (x, decoded): (&Tensor, &Tensor),
     posterior: &Posterior,

@@ -1,24 +1,27 @@
+//! The loss of a VAE with a calibrated normal likelihood.
+
 use crate::autoencoder::Posterior;
 use crate::{Error, Result};
 use candle_core::Tensor;
 
-/// The parts of a VAE's loss, each a mean over the batch.
+/// The terms of a VAE's loss, each averaged over the batch.
 #[derive(Clone, Debug)]
 pub struct VaeLoss {
-    /// What is minimised, a scalar in nats per image.
+    /// The loss to minimise, a scalar in nats per image.
     pub loss: Tensor,
-    /// Mean squared error per pixel and channel, a scalar; images in [−1, 1].
+    /// Mean squared error per pixel and channel, a scalar, for images in [−1, 1].
     pub mse: Tensor,
     /// KL divergence in nats per image, a scalar.
     pub kl: Tensor,
 }
 
-/// −log N(x; x̂, exp(γ)) summed over pixels and channels, plus the KL divergence; γ is a learned scalar,
-/// so that the two terms find their balance (the calibrated likelihood of arXiv 2006.13202; the paper's
-/// VAE loss has the same scalar). Constants are left out.
+/// Computes −log N(x; x̂, exp(γ)), summed over pixels and channels, plus the KL divergence.
+///
+/// The learned scalar γ balances the two terms (the calibrated likelihood of arXiv 2006.13202;
+/// the paper's VAE loss has the same scalar). Constants are omitted.
 ///
 /// # Errors
-/// [`Error::Invalid`] where the image shapes differ.
+/// [`Error::Invalid`] if the shapes of the images differ.
 pub fn vae_loss(
     x: &Tensor,
     decoded: &Tensor,
@@ -42,7 +45,8 @@ pub fn vae_loss(
     })
 }
 
-/// −log of a normal likelihood of so many numbers with this mean squared error and the variance exp(γ), without constants.
+/// Computes the negative log of a normal likelihood of `numbers` values with mean squared error
+/// `error` and variance exp(γ), without constants.
 pub(crate) fn normal_nll(error: &Tensor, gamma: &Tensor, numbers: f64) -> Result<Tensor> {
     let gamma = gamma.reshape(())?;
     Ok(((error / gamma.exp()?)? + &gamma)?.affine(0.5 * numbers, 0.)?)

@@ -1,16 +1,20 @@
+//! Comparison of lists of predicted classes, item by item.
+
 use crate::{Error, Result};
 
-/// 1 where two lists of answers (classes, or what [`Judge::names`](super::Judge::names) gives) are the same, else 0.
+/// Returns, per item, 1 if two lists of answers are equal and 0 otherwise. Answers are class
+/// indices, for example from [`Judge::names`](super::Judge::names).
 ///
 /// # Errors
-/// [`Error::Invalid`] where they are not as many.
+/// [`Error::Invalid`] if the lists differ in length.
 pub fn same_answers(a: &[u32], b: &[u32]) -> Result<Vec<f64>> {
     fits(&[a, b])?;
     Ok(a.iter().zip(b).map(|(a, b)| f64::from(a == b)).collect())
 }
 
-/// Whether a change from one to the other arrived: of the items where the answers `from` and `to` differ, 1 where `seen` is `to`, else 0. The
-/// others, of which nothing can be said, are left out.
+/// Measures whether a change from `from` to `to` took effect. For each item whose answers `from`
+/// and `to` differ, the result is 1 if `seen` equals `to`, else 0. Items with equal answers are
+/// omitted, because they cannot show a change.
 ///
 /// ```
 /// use invariances::metric::taken_over;
@@ -19,7 +23,7 @@ pub fn same_answers(a: &[u32], b: &[u32]) -> Result<Vec<f64>> {
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] where they are not as many.
+/// [`Error::Invalid`] if the lists differ in length.
 pub fn taken_over(from: &[u32], to: &[u32], seen: &[u32]) -> Result<Vec<f64>> {
     fits(&[from, to, seen])?;
     let all = from.iter().zip(to).zip(seen);

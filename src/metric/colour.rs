@@ -1,23 +1,31 @@
+//! Measurement of the foreground and background colour of images.
+
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
-/// The share of an image's pixels that surely are ink: the thinnest digit has more than that at its full colour.
+/// The fraction of an image's pixels that certainly belong to the foreground: even the thinnest
+/// digit has more pixels of full colour.
 const CORE: f32 = 0.01;
 
-/// The colours of ink and paper that an image shows, for samples whose factors nobody knows.
+/// Measures the foreground and background colour of each image, for samples with unknown factors
+/// of variation.
 ///
-/// `images`: (n, 3, height, width) in [−1, 1]; what lies outside is clamped. Returns foreground and background, (n, 3) each, f32 in [0, 1], on the images' device.
+/// `images` is (n, 3, height, width) in [−1, 1]; values outside are clamped. Returns the
+/// foreground and the background colour, each (n, 3), f32 in [0, 1], on the images' device.
 ///
-/// The rule, for each image alone:
-/// - **Background**: the median, channel by channel, of a frame along the border, 1/16 of the shorter side wide (at least a pixel).
-///   A stroke that touches the border does not move it.
-/// - **Foreground**: let D be the Euclidean distance in RGB from the background that 1 % of the pixels reach. The foreground is the
-///   mean of all pixels weighted by (d − 0.9 D) / 0.1 D clamped to [0, 1], d being the pixel's distance. Edges, which mix
-///   both colours, have less than 0.9 D and do not count; a few outliers cannot raise D.
+/// Each image is measured separately:
+/// - **Background**: the per-channel median of a frame along the border. The frame's width is
+///   1/16 of the shorter side, at least one pixel. A stroke that touches the border does not
+///   change the median.
+/// - **Foreground**: let d be a pixel's Euclidean distance in RGB from the background, and D the
+///   distance that 1 % of the pixels reach. The foreground is the mean of all pixels with weights
+///   (d − 0.9 D) / 0.1 D, clamped to [0, 1]. Edge pixels mix both colours, have less than 0.9 D
+///   and get weight 0. A few outliers cannot increase D.
 ///
-/// An image of one colour alone has that colour as both. In a blurred image strokes that are thinner than the blur nowhere have
-/// their full colour: the foreground is then nearer to the background than the ink was.
+/// For an image of a single colour, both results are that colour. In a blurred image, strokes
+/// that are thinner than the blur have their full colour nowhere. The measured foreground is then
+/// closer to the background than the true foreground colour.
 ///
 /// ```
 /// use invariances::{metric::measure_colours, prelude::*};
@@ -30,7 +38,7 @@ const CORE: f32 = 0.01;
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] for another shape, no pixels, or an image with a value that is not a finite number.
+/// [`Error::Invalid`] for another shape, no images or pixels, or a value that is NaN or infinite.
 pub fn measure_colours(images: &Tensor) -> Result<(Tensor, Tensor)> {
     let (count, height, width) = match images.dims() {
         &[n, 3, h, w] if n * h * w > 0 => (n, h, w),
@@ -56,14 +64,14 @@ pub fn measure_colours(images: &Tensor) -> Result<(Tensor, Tensor)> {
                     "image {n} has {value} for a pixel: its colours cannot be measured"
                 )));
             }
-            // A decoder may leave the range, by little or by powers of ten.
+            // A decoder's output may exceed the range slightly or by orders of magnitude.
             for value in image.iter_mut() {
                 *value = value.clamp(-1.0, 1.0);
             }
             Ok(colours_of(image, height, width))
         })
         .collect();
-    // The first bad image is named, whatever thread finds one first.
+    // The error names the first invalid image, regardless of the order in which threads finish.
     let colours: Result<Vec<_>> = colours.into_iter().collect();
     let (foreground, background): (Vec<_>, Vec<_>) = colours?.into_iter().unzip();
     let tensor = |colours: Vec<[f32; 3]>| {
@@ -73,12 +81,12 @@ pub fn measure_colours(images: &Tensor) -> Result<(Tensor, Tensor)> {
     Ok((tensor(foreground)?, tensor(background)?))
 }
 
-/// From [−1, 1] to [0, 1].
+/// Maps [−1, 1] to [0, 1].
 fn share(value: f32) -> f32 {
     (0.5 * value + 0.5).clamp(0.0, 1.0)
 }
 
-/// Foreground and background of one image, in the image's numbers.
+/// Returns the foreground and background of one image, in the image's value range.
 fn colours_of(image: &[f32], height: usize, width: usize) -> ([f32; 3], [f32; 3]) {
     let area = height * width;
     let planes = [

@@ -1,9 +1,13 @@
+//! Means with bootstrap confidence intervals.
+
 use crate::ops::Rng;
 pub use invariances_figure::Estimate;
 
-/// The mean of values, one for each image (not for each sample of an image: those are not
-/// independent), with its 95 % percentile interval from 2000 seeded bootstrap resamples.
-/// Without values, or with one that is not a number, all is NaN.
+/// Computes the mean of values with a 95 % percentile interval from 2000 seeded bootstrap
+/// resamples.
+///
+/// Pass one value per image, not one per sample of an image: samples of one image are not
+/// independent. If there are no values, or if one is NaN or infinite, all results are NaN.
 ///
 /// ```
 /// use invariances::metric::bootstrap_mean;

@@ -1,28 +1,36 @@
+//! The Fréchet distance between two samples of features (FID for Inception features).
+
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use nalgebra::DMatrix;
 
-/// So many features at most: their covariance takes 2 GiB.
+/// The largest number of features; a covariance of this size takes 2 GiB.
 const MOST: usize = 1 << 14;
 
-/// The Fréchet distance between two samples of features, each taken as Gaussian (arXiv 1706.08500, equation 6):
-/// |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½), in f64, with unbiased covariances. a is (n, f) and b (m, f), n and m at least 2.
+/// Computes the Fréchet distance between two samples of features, each modelled as a Gaussian
+/// (arXiv 1706.08500, equation 6).
 ///
-/// It is called FID where the features are those of [`crate::backbone::fid_inception`]'s `pool`; of another network's, say so. Small samples
-/// make it larger than it is: compare numbers of equal sample sizes. The root's trace is that of (Σ₁^½ Σ₂ Σ₁^½)^½, whose
-/// eigenvalues are real and not negative also where a covariance lacks full rank.
+/// The distance is |μ₁ − μ₂|² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½), in f64, with unbiased covariances. a is
+/// (n, f) and b is (m, f), with n and m at least 2.
+///
+/// The distance is called FID if the features are those of [`crate::backbone::fid_inception`]'s
+/// `pool`. For features of another network, state the network. Small samples increase the
+/// distance, so compare only values of equal sample sizes. The trace of the root is computed as
+/// that of (Σ₁^½ Σ₂ Σ₁^½)^½, whose eigenvalues are real and non-negative even if a covariance
+/// lacks full rank.
 ///
 /// ```
 /// use invariances::{candle_core::Device, metric::frechet_distance, ops::Rng};
 /// let a = Rng::new(0).normal((500, 4), &Device::Cpu)?;
 /// assert!(frechet_distance(&a, &a)? < 1e-6);
-/// let shifted = (&a + 1.0)?; // one away in each of four features
+/// let shifted = (&a + 1.0)?; // shifted by 1 in each of four features
 /// assert!((frechet_distance(&a, &shifted)? - 4.0).abs() < 1e-4);
 /// # Ok::<(), invariances::Error>(())
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] where the features differ in number, a sample has fewer than two rows, or a number is NaN or infinite.
+/// [`Error::Invalid`] if the numbers of features differ or exceed 16384, a sample has fewer than
+/// two rows, or a value is NaN or infinite.
 pub fn frechet_distance(a: &Tensor, b: &Tensor) -> Result<f64> {
     let fits = match (a.dims(), b.dims()) {
         ([n, f], [m, g]) => f == g && *f > 0 && *n >= 2 && *m >= 2,
@@ -52,7 +60,7 @@ pub fn frechet_distance(a: &Tensor, b: &Tensor) -> Result<f64> {
     let root =
         &eigen.eigenvectors * DMatrix::from_diagonal(&roots) * eigen.eigenvectors.transpose();
     let both = &root * &cov_b * &root;
-    // Symmetric but for rounding.
+    // Symmetric up to rounding.
     let both = (&both + both.transpose()) * 0.5;
     let root_trace: f64 = both
         .symmetric_eigenvalues()
@@ -60,11 +68,11 @@ pub fn frechet_distance(a: &Tensor, b: &Tensor) -> Result<f64> {
         .map(|v| v.max(0.0).sqrt())
         .sum();
     let distance = means + cov_a.trace() + cov_b.trace() - 2.0 * root_trace;
-    // Rounding can bring the distance of equal samples below zero.
+    // Rounding can make the distance of equal samples negative.
     Ok(distance.max(0.0))
 }
 
-/// Mean and unbiased covariance.
+/// Computes the mean and the unbiased covariance.
 fn moments(x: &Tensor) -> Result<(Vec<f64>, DMatrix<f64>)> {
     let (n, f) = x.dims2()?;
     let x = x.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;

@@ -1,11 +1,13 @@
+//! Metrics of images: class agreement, PSNR, and the amount of fine structure.
+
 use super::same_answers;
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 
-/// 1 where two class assignments agree and 0 where they do not, per image. Both u32 (batch,).
+/// Returns, per image, 1 if two class assignments agree and 0 otherwise. Both are u32 (batch,).
 ///
 /// # Errors
-/// [`Error::Invalid`] where the two differ in shape.
+/// [`Error::Invalid`] if the shapes differ.
 pub fn agreement(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
     if a.dims() != b.dims() || a.rank() != 1 {
         return Err(Error::invalid(format!(
@@ -18,11 +20,12 @@ pub fn agreement(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
     same_answers(&classes(a)?, &classes(b)?)
 }
 
-/// Peak signal-to-noise ratio per image in dB, 10·log₁₀(4 / mse) for images (batch, channels, h, w) in [−1, 1].
-/// Equal images give 120 dB, what f32 can tell apart.
+/// Computes the peak signal-to-noise ratio per image in dB, 10·log₁₀(4 / mse), for images (batch,
+/// channels, h, w) in [−1, 1]. Equal images give the maximum, 120 dB, which is the limit of what
+/// f32 can resolve.
 ///
 /// # Errors
-/// [`Error::Invalid`] where the two differ in shape.
+/// [`Error::Invalid`] if the shapes differ.
 pub fn psnr(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
     if x.dims() != y.dims() || x.rank() != 4 {
         return Err(Error::invalid(format!(
@@ -43,8 +46,9 @@ pub fn psnr(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
         .collect())
 }
 
-/// How much fine structure each image has: the mean squared difference of neighbouring pixels, across and down, for images
-/// (batch, channels, h, w). A blurred copy has less than its original; the ratio of the two says how blurred it is.
+/// Measures the fine structure of each image (batch, channels, h, w): the mean squared difference
+/// between neighbouring pixels, horizontally plus vertically. A blurred copy has less than its
+/// original; the ratio of the two measures the blur.
 ///
 /// ```
 /// use invariances::prelude::*;
@@ -55,7 +59,8 @@ pub fn psnr(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] for images of less than 2 pixels.
+/// [`Error::Invalid`] for another number of dimensions, or a height or width of less than 2
+/// pixels.
 pub fn fine_structure(images: &Tensor) -> Result<Vec<f64>> {
     let (h, w) = match images.dims() {
         &[_, _, h, w] if h > 1 && w > 1 => (h, w),

@@ -1,3 +1,5 @@
+//! The independent classifier, which predicts attributes of generated and original images.
+
 use super::same_answers;
 use crate::backbone::{Backbone, Network};
 use crate::data::{Attribute, Factors};
@@ -5,10 +7,11 @@ use crate::{Error, Result};
 use candle_core::{D, Tensor};
 use std::collections::BTreeMap;
 
-/// A network that answers questions about pictures: what it names on a decoded image, beside what it names on the original.
-/// It must take no part in making the pictures that it judges, nor be the network under study.
+/// An independent classifier that predicts attributes of images. Its predictions on a
+/// reconstruction are compared with those on the original. The network must not have taken part
+/// in making the images and must not be the network under study.
 ///
-/// Its outputs are the answers of all [`Attribute`]s, one attribute after the other.
+/// Its outputs are the logits of all [`Attribute`]s, concatenated in their order.
 ///
 /// ```
 /// use invariances::prelude::*;
@@ -27,10 +30,10 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// A network with an output for each answer to each question.
+    /// Creates a classifier from a network with one output per answer of each attribute.
     ///
     /// # Errors
-    /// [`Error::Invalid`] without a question.
+    /// [`Error::Invalid`] if there are no attributes.
     pub fn new(network: &Backbone, attributes: &[Attribute]) -> Result<Self> {
         if attributes.is_empty() {
             return Err(Error::invalid("a judge needs at least one question"));
@@ -41,17 +44,17 @@ impl Judge {
         })
     }
 
-    /// What it answers.
+    /// Returns the attributes that it predicts.
     pub fn attributes(&self) -> Vec<Attribute> {
         self.attributes.clone()
     }
 
-    /// The network that answers.
+    /// Returns the classifier's network.
     pub fn network(&self) -> Backbone {
         self.network.clone()
     }
 
-    /// The outputs for each question, (batch, answers).
+    /// Returns the logits of each attribute, (batch, answers).
     fn logits(&self, images: &Tensor) -> Result<Vec<Tensor>> {
         let all = self.network.forward(images)?;
         let wanted: usize = self.attributes.iter().map(|a| a.answers.len()).sum();
@@ -72,10 +75,10 @@ impl Judge {
         Ok(parts)
     }
 
-    /// The number of its answer for each image, by question; without a graph.
+    /// Predicts, per attribute, the index of the answer for each image, without a graph.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the images do not fit the network.
+    /// [`Error::Invalid`] if the images do not fit the network.
     pub fn names(&self, images: &Tensor) -> Result<BTreeMap<String, Vec<u32>>> {
         let mut answers: BTreeMap<String, Vec<u32>> = BTreeMap::new();
         let count = images.dims().first().copied().unwrap_or(0);
@@ -92,10 +95,10 @@ impl Judge {
         Ok(answers)
     }
 
-    /// For each question and image 1 where the judge names on `b` what it names on `a`, else 0.
+    /// Returns, per attribute and image, 1 if the predictions for `a` and `b` are equal, else 0.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where there are not as many images in both.
+    /// [`Error::Invalid`] if the shapes of `a` and `b` differ.
     pub fn agreement(&self, a: &Tensor, b: &Tensor) -> Result<BTreeMap<String, Vec<f64>>> {
         if a.dims() != b.dims() {
             return Err(Error::invalid(format!(
@@ -112,19 +115,19 @@ impl Judge {
         alike.collect()
     }
 
-    /// The number of the right answer for each image, by question, of what is known about them.
+    /// Returns, per attribute, the index of the correct answer for each image, from its factors.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where a factor is not known.
+    /// [`Error::Invalid`] if a factor is unknown.
     pub fn truth(&self, factors: &Factors) -> Result<BTreeMap<String, Vec<u32>>> {
         let each = self.attributes.iter();
         each.map(|a| Ok((a.name.clone(), a.of(factors)?))).collect()
     }
 
-    /// For each question and image 1 where the judge's answer is the right one, else 0.
+    /// Returns, per attribute and image, 1 if the prediction is correct, else 0.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where a factor is not known.
+    /// [`Error::Invalid`] if a factor is unknown.
     pub fn right(&self, images: &Tensor, factors: &Factors) -> Result<BTreeMap<String, Vec<f64>>> {
         let truth = self.truth(factors)?;
         let each = self.names(images)?.into_iter().map(|(name, named)| {
@@ -134,10 +137,11 @@ impl Judge {
         each.collect()
     }
 
-    /// What a judge is trained by: the mean over questions and images of the cross-entropy in nats, a scalar.
+    /// Computes the training loss: the cross-entropy in nats, averaged over attributes and
+    /// images, a scalar.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where a factor is not known or the images do not fit the network.
+    /// [`Error::Invalid`] if a factor is unknown or the images do not fit the network.
     pub fn loss(&self, images: &Tensor, factors: &Factors) -> Result<Tensor> {
         let mut losses = Vec::new();
         for (attribute, logits) in self.attributes.iter().zip(self.logits(images)?) {

@@ -1,4 +1,5 @@
-//! What is measured.
+//! Metrics: image quality, colours, agreement of predictions, similarity of representations,
+//! interpolation paths, and confidence intervals.
 
 mod answers;
 mod colour;

@@ -1,7 +1,9 @@
+//! Similarity of two representations: cosines of rows, and centred kernel alignment (CKA).
+
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 
-/// The cosine of the angle between each row of x and the same row of y, both (n, p).
+/// Computes the cosine similarity between each row of x and the same row of y, both (n, p).
 ///
 /// ```
 /// use invariances::{candle_core::{Device, Tensor}, metric::cosines};
@@ -12,7 +14,7 @@ use candle_core::{DType, Device, Tensor};
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] where the two differ in shape.
+/// [`Error::Invalid`] if the shapes differ.
 pub fn cosines(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
     if x.rank() != 2 || x.dims() != y.dims() {
         return Err(Error::invalid(format!(
@@ -27,10 +29,13 @@ pub fn cosines(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
     Ok(cosines.to_dtype(DType::F64)?.to_vec1()?)
 }
 
-/// How alike two representations of the same images are: linear centred kernel alignment (arXiv 1905.00414, section 3), with
-/// the unbiased estimate of its three terms (arXiv 2010.15327, section 2), so that 0 means unrelated however few the images
-/// and many the features. x is (n, p) and y (n, q) with n ≥ 4. 1 where one is a rotation and scaling of the other; rotations,
-/// scaling and shifts of either do not matter.
+/// Computes the similarity of two representations of the same images by linear centred kernel
+/// alignment (CKA; arXiv 1905.00414, section 3).
+///
+/// Its three terms are estimated without bias (arXiv 2010.15327, section 2), so that unrelated
+/// representations give a value around 0 for any number of images and features. x is (n, p) and
+/// y is (n, q), with n ≥ 4. The result is 1 if one is a rotation and scaling of the other. It
+/// does not change if either is rotated, scaled or shifted.
 ///
 /// ```
 /// use invariances::{candle_core::{Device, Tensor}, metric::cka, ops::Rng};
@@ -42,7 +47,8 @@ pub fn cosines(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] where the rows do not fit, are fewer than four, or one representation is constant.
+/// [`Error::Invalid`] if the numbers of rows differ or are below four, or if one representation
+/// is constant.
 pub fn cka(x: &Tensor, y: &Tensor) -> Result<f64> {
     let n = match (x.dims(), y.dims()) {
         (&[n, p], &[m, q]) if n == m && n >= 4 && p > 0 && q > 0 => n,
@@ -52,8 +58,8 @@ pub fn cka(x: &Tensor, y: &Tensor) -> Result<f64> {
             )));
         }
     };
-    // Inner products of all pairs of rows, in f64 and around the mean, for which the measure does not ask but the digits do;
-    // without the diagonal.
+    // Inner products of all pairs of rows in f64, without the diagonal. The estimate does not
+    // need centred rows, but centring improves the numerical precision.
     let gram = |x: &Tensor| -> Result<Vec<f64>> {
         let x = x.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
         let x = x.broadcast_sub(&x.mean_keepdim(0)?)?;

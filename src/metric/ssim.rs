@@ -1,14 +1,19 @@
+//! Structural similarity (SSIM) of images.
+
 use crate::ops::{ConvConfig, conv2d};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 
-/// The side of the window in pixels, and the deviation of its Gaussian.
+/// The side of the window in pixels, and the standard deviation of its Gaussian.
 const WINDOW: usize = 11;
 const SIGMA: f64 = 1.5;
 
-/// Structural similarity (Wang et al. 2004, doi 10.1109/TIP.2003.819861) of each pair of images (batch, channels, h, w) in [−1, 1]: 1 for equal
-/// ones. Means, variances and covariance in a Gaussian window of 11 pixels and deviation 1.5, constants (0.01·2)² and (0.03·2)², the mean
-/// over colours and all places where the window is inside.
+/// Computes the structural similarity (Wang et al. 2004, doi 10.1109/TIP.2003.819861) of each
+/// pair of images (batch, channels, h, w) in [−1, 1]. Equal images give 1.
+///
+/// Means, variances and the covariance are taken in a Gaussian window of 11 pixels with standard
+/// deviation 1.5. The constants are (0.01·2)² and (0.03·2)². The result is the mean over channels
+/// and over all positions where the window lies inside the image.
 ///
 /// ```
 /// use invariances::{candle_core::Device, metric::ssim, ops::Rng};
@@ -18,7 +23,7 @@ const SIGMA: f64 = 1.5;
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] where the shapes differ, or the images are smaller than the window.
+/// [`Error::Invalid`] if the shapes differ, or if the images are smaller than the window.
 pub fn ssim(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
     let (batch, channels, h, w) = match (x.dims(), y.dims()) {
         (&[b, c, h, w], other) if x.dims() == other && b > 0 && c > 0 && h.min(w) >= WINDOW => {
@@ -36,7 +41,7 @@ pub fn ssim(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
         .collect();
     let sum: f64 = line.iter().sum();
     let line = Tensor::new(line, x.device())?.affine(1.0 / sum, 0.0)?;
-    // Colour by colour, in f64: variances are differences of nearly equal numbers.
+    // Channel by channel, in f64: variances are differences of nearly equal numbers.
     let plane = |t: &Tensor| -> Result<Tensor> {
         Ok(t.detach()
             .to_dtype(DType::F64)?

@@ -1,8 +1,11 @@
+//! Metrics of sequences: the change between video frames, and the unevenness of interpolation
+//! paths.
+
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 
-/// How much a film moves: the root of the mean squared difference from a frame to the next, over all pixels and frames. Frames are
-/// (count, channels, h, w).
+/// Measures the motion of a video: the root mean square difference between consecutive frames,
+/// over all pixels and frames. `frames` is (count, channels, h, w).
 ///
 /// ```
 /// use invariances::{candle_core::{Device, Tensor}, metric::frame_step};
@@ -25,9 +28,12 @@ pub fn frame_step(frames: &Tensor) -> Result<f64> {
     Ok(step.sqr()?.mean_all()?.to_scalar::<f64>()?.sqrt())
 }
 
-/// How uneven ways are: the longest of a way's steps over their mean, for each of its rows. `points` are the places on the ways, one after the
-/// other, each (batch, n). 1 where all steps are of one length, as many as there are steps where all of the way is a single jump; 1 as well
-/// where nothing moves.
+/// Measures the unevenness of paths: the length of the longest step divided by the mean step
+/// length, for each row of the batch.
+///
+/// `points` are the points of the paths in order, each (batch, n). The result is 1 if all steps
+/// have the same length, and equals the number of steps if the whole path is a single jump. It is
+/// also 1 if nothing moves.
 ///
 /// ```
 /// use invariances::{candle_core::{Device, Tensor}, metric::unevenness};
@@ -37,7 +43,7 @@ pub fn frame_step(frames: &Tensor) -> Result<f64> {
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] for fewer than two points; [`Error::Tensor`] where their shapes differ.
+/// [`Error::Invalid`] for fewer than two points; [`Error::Tensor`] if their shapes differ.
 pub fn unevenness(points: &[Tensor]) -> Result<Vec<f64>> {
     if points.len() < 2 {
         return Err(Error::invalid(format!(

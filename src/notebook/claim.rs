@@ -1,3 +1,5 @@
+//! Claims of a notebook: a statement, the measured value, and what was expected of it.
+
 use super::lab::check_name;
 use super::{Lab, Scale};
 use crate::figure::{escape, show};
@@ -9,25 +11,25 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-/// What was expected of a claim's value before it was measured.
+/// The value that was expected before measuring.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Expected {
-    /// At least this.
+    /// At least this value.
     AtLeast(f64),
-    /// At most this.
+    /// At most this value.
     AtMost(f64),
-    /// From the first to the second.
+    /// Between the first and the second value, both included.
     Between(f64, f64),
-    /// More than something else that was measured: its name and its value.
+    /// More than another measured value, given by its name and value.
     Above(String, f64),
-    /// Less than something else that was measured: its name and its value.
+    /// Less than another measured value, given by its name and value.
     Below(String, f64),
-    /// Nothing: the value is reported, and holds if it is a number.
+    /// No expectation: the value is reported. It holds if it is finite.
     Reported,
 }
 
 impl Expected {
-    /// Whether a value is as expected; one that is not a number never is.
+    /// Whether a value is as expected; NaN never is.
     pub fn holds(&self, value: f64) -> bool {
         match self {
             Self::AtLeast(least) => value >= *least,
@@ -53,21 +55,30 @@ impl fmt::Display for Expected {
     }
 }
 
-/// A statement that a notebook makes, with the number that carries it.
+/// A statement of a notebook, with the measured value that supports it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Claim {
+    /// The name of the notebook.
     pub notebook: String,
+    /// The name of the claim.
     pub name: String,
+    /// The sentence that a reader sees.
     pub statement: String,
     /// The name of the figure that shows it, as given to [`Lab::figure`].
     pub figure: Option<String>,
+    /// The measured value.
     pub value: f64,
+    /// The unit of the value; empty for a share.
     pub unit: String,
-    /// The interval of its uncertainty.
+    /// The uncertainty interval of the value.
     pub interval: Option<(f64, f64)>,
+    /// The expected value.
     pub expected: Expected,
+    /// The scale at which it was measured.
     pub scale: Scale,
+    /// The seed with which it was measured.
     pub seed: u64,
+    /// The crate's version.
     pub version: String,
 }
 
@@ -77,9 +88,10 @@ impl Claim {
         self.expected.holds(self.value)
     }
 
-    /// The object that is kept in `claims/<notebook>.json`.
+    /// The JSON object that is stored in `claims/<notebook>.json`.
     fn json(&self) -> Value {
-        // JSON has no NaN and no infinity: they are null, and `expected` says what was found instead.
+        // JSON has no NaN and no infinity. They become null, and `expected` states the value
+        // found.
         let number = |v: f64| if v.is_finite() { json!(v) } else { Value::Null };
         let mut expected = self.expected.to_string();
         if !self.value.is_finite() {
@@ -102,7 +114,8 @@ impl Claim {
         })
     }
 
-    /// Shows the claim in a notebook. The kernel calls it for a cell's last expression.
+    /// Shows the claim in a notebook. The kernel calls it if the value is a cell's last
+    /// expression.
     pub fn evcxr_display(&self) {
         Claims::new([self]).evcxr_display();
     }
@@ -124,7 +137,8 @@ impl Claim {
         }
     }
 
-    /// At smoke scale nothing was trained: a number there says only that the code runs.
+    /// The mark after the comparison. At smoke scale hardly anything is trained, so a value only
+    /// shows that the code runs.
     fn verdict(&self) -> &'static str {
         match (self.scale, self.holds()) {
             (Scale::Smoke, _) => "smoke: not meaningful",
@@ -145,12 +159,12 @@ impl fmt::Display for Claim {
     }
 }
 
-/// Claims of one cell, shown as one table, since a cell has one display.
+/// Claims of one cell, shown as one table, because a cell has only one display.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Claims(Vec<Claim>);
 
 impl Claims {
-    /// These claims, in this order.
+    /// Creates a table of these claims, in this order.
     pub fn new<'a>(claims: impl IntoIterator<Item = &'a Claim>) -> Self {
         Self(claims.into_iter().cloned().collect())
     }
@@ -160,7 +174,7 @@ impl Claims {
         self.0.iter().all(Claim::holds)
     }
 
-    /// Each of them.
+    /// A list of all claims.
     pub fn list(&self) -> Vec<Claim> {
         self.0.clone()
     }
@@ -190,7 +204,8 @@ impl Claims {
         html
     }
 
-    /// Shows the claims in a notebook. The kernel calls it for a cell's last expression.
+    /// Shows the claims in a notebook. The kernel calls it if the value is a cell's last
+    /// expression.
     pub fn evcxr_display(&self) {
         show(Ok(self.html()));
     }
@@ -202,7 +217,7 @@ impl fmt::Display for Claims {
     }
 }
 
-/// A claim being made; [`ClaimBuilder::state`] keeps it.
+/// A claim under construction; [`ClaimBuilder::state`] saves it.
 #[derive(Clone, Debug)]
 pub struct ClaimBuilder {
     claim: Claim,
@@ -233,73 +248,75 @@ impl ClaimBuilder {
         }
     }
 
-    /// The sentence that a reader sees; the name in words otherwise.
+    /// Sets the sentence that a reader sees. The default is the name in words.
     pub fn statement(mut self, statement: &str) -> Self {
         self.claim.statement = statement.into();
         self
     }
 
-    /// The figure that shows it, by the name given to [`Lab::figure`].
+    /// Sets the figure that shows the claim, by the name given to [`Lab::figure`].
     pub fn figure(mut self, name: &str) -> Self {
         self.claim.figure = Some(name.into());
         self
     }
 
-    /// What the value is counted in; nothing for a share.
+    /// Sets the unit of the value; leave it out for a share.
     pub fn unit(mut self, unit: &str) -> Self {
         self.claim.unit = unit.into();
         self
     }
 
-    /// The interval of its uncertainty, for a value that is no [`Estimate`].
+    /// Sets the uncertainty interval, for a value that is not an [`Estimate`].
     pub fn interval(mut self, low: f64, high: f64) -> Self {
         self.claim.interval = Some((low, high));
         self
     }
 
-    /// What was expected.
+    /// Sets the expectation.
     pub fn expect(mut self, expected: Expected) -> Self {
         self.claim.expected = expected;
         self
     }
 
-    /// At least this was expected.
+    /// Expects at least this value.
     pub fn at_least(self, value: f64) -> Self {
         self.expect(Expected::AtLeast(value))
     }
 
-    /// At most this was expected.
+    /// Expects at most this value.
     pub fn at_most(self, value: f64) -> Self {
         self.expect(Expected::AtMost(value))
     }
 
-    /// A value in this range was expected.
+    /// Expects a value in this range, both ends included.
     pub fn between(self, low: f64, high: f64) -> Self {
         self.expect(Expected::Between(low, high))
     }
 
-    /// More than another measured value was expected.
+    /// Expects more than another measured value.
     pub fn above(self, name: &str, value: impl Into<Estimate>) -> Self {
         self.expect(Expected::Above(name.into(), value.into().mean))
     }
 
-    /// Less than another measured value was expected.
+    /// Expects less than another measured value.
     pub fn below(self, name: &str, value: impl Into<Estimate>) -> Self {
         self.expect(Expected::Below(name.into(), value.into().mean))
     }
 
-    /// Keeps the claim in `claims/<notebook>.json` in the output folder, in the place of one of the same
-    /// name if there is one, and gives it back: as a cell's last expression it shows itself.
+    /// Saves the claim in `claims/<notebook>.json` in the output folder, and returns it, so that
+    /// it is shown if it is a cell's last expression. An existing claim with the same name is
+    /// replaced.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a name that is not letters, digits, `_` and `-`; [`Error::Content`] where
-    /// the file is there and holds no claims; [`Error::Io`] where it cannot be read or written.
+    /// [`Error::Invalid`] for a name with characters other than letters, digits, `_` and `-`;
+    /// [`Error::Content`] if the file exists and does not contain claims; [`Error::Io`] if it
+    /// cannot be read or written.
     pub fn state(&self) -> Result<Claim> {
         check_name("a claim", &self.claim.name)?;
         if let Some(figure) = &self.claim.figure {
             check_name("a claim's figure", figure)?;
         }
-        // One at a time, or one of two claims that are stated at once is lost.
+        // Without this lock, one of two claims that are stated at the same time could be lost.
         static WRITING: Mutex<()> = Mutex::new(());
         let _writing = WRITING
             .lock()
@@ -338,7 +355,8 @@ impl ClaimBuilder {
     }
 }
 
-/// Three digits that count.
+/// Formats a value briefly: three decimals below 10, one decimal below 1000, none above. Values
+/// outside of 10⁻³ to 10⁶ are in scientific notation.
 fn short(v: f64) -> String {
     let text = match v.abs() {
         a if !a.is_finite() => return v.to_string(),

@@ -1,4 +1,5 @@
-//! The images that the user names in a variable: a folder, parquet files or a dataset of the hub.
+//! Images given by the user in an environment variable: a folder, parquet files or a dataset of
+//! the hub.
 
 use super::Lab;
 use crate::data::{ImageColumns, Images};
@@ -7,7 +8,7 @@ use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 
 impl Lab {
-    /// The images that a variable names.
+    /// The images in the variable, or `None` if it is not set.
     pub(super) fn named(&self, variable: &str) -> Result<Option<Images>> {
         let text = std::env::var(variable).unwrap_or_default();
         let text = text.trim();
@@ -30,7 +31,7 @@ impl Lab {
     }
 }
 
-/// A folder, a file or a dataset of the hub, with the settings behind its name.
+/// A folder, a file or a dataset of the hub, with the options after its name.
 #[derive(Debug, PartialEq)]
 struct Source<'a> {
     name: &'a str,
@@ -39,8 +40,8 @@ struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// Parses `NAME?key=value&key=value`. A file or folder whose own name has a `?` is that file or
-    /// folder.
+    /// Parses `NAME?key=value&key=value`. If a file or folder with the whole text as its name
+    /// exists, including the `?`, it is used.
     fn parse(text: &'a str) -> Result<Self> {
         let (name, query) = match text.rsplit_once('?') {
             Some(parts) if !Path::new(text).exists() => parts,
@@ -65,7 +66,7 @@ impl<'a> Source<'a> {
         })
     }
 
-    /// The images of a folder or file; `None` where there is none of this name.
+    /// The images of a folder or file, or `None` if it does not exist.
     fn open(&self) -> Result<Option<Images>> {
         let path = Path::new(self.name);
         if path.is_file() {
@@ -88,7 +89,7 @@ impl<'a> Source<'a> {
         let what = format!("the folder {}", self.name);
         let split = self.split.as_deref().unwrap_or("train");
         let names = match parquet_split(&what, &files, split) {
-            // A single file needs no name of a split.
+            // A single file is used even if its name contains no split.
             Err(_) if self.split.is_none() && files.len() == 1 => files,
             found => found?,
         };
@@ -96,7 +97,7 @@ impl<'a> Source<'a> {
         Images::parquet(&paths, &self.columns).map(Some)
     }
 
-    /// The split that was asked for, or all.
+    /// The selected split, or all images if no split is given.
     fn part(&self, images: Images) -> Result<Images> {
         match &self.split {
             Some(split) => images.of_split(split),
@@ -105,13 +106,13 @@ impl<'a> Source<'a> {
     }
 }
 
-/// `owner/name`, which is no path.
+/// Whether the name has the form `owner/name` and is not a path.
 fn is_hub_name(name: &str) -> bool {
     name.split('/').count() == 2 && !name.starts_with(['.', '/', '~'])
 }
 
-/// The parquet files of a folder and of its folder `data`, as paths in it with `/`, sorted. A
-/// `metadata.parquet` lies beside image files.
+/// The parquet files in a folder and in its folder `data`, as sorted relative paths with `/`. A
+/// `metadata.parquet` is skipped, because it accompanies image files.
 fn parquet_files(folder: &Path) -> Result<Vec<String>> {
     let mut files = Vec::new();
     for below in ["", "data"] {

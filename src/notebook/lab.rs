@@ -1,3 +1,5 @@
+//! [`Lab`], a notebook's settings and the place where its results are saved.
+
 use super::{Claim, ClaimBuilder, Claims, Scale};
 use crate::data::Digits;
 use crate::figure::{Explorer, Figure, Film, escape, show};
@@ -13,35 +15,35 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-/// A notebook's settings, and where what it makes is kept. Every notebook begins with
+/// A notebook's settings, and the folders for its results. Every notebook begins with
 /// `let lab = Lab::open("01_invariances")?;`.
 ///
-/// | variable | what it sets | otherwise |
+/// | variable | sets | default |
 /// | --- | --- | --- |
-/// | `INVARIANCES_SCALE` | sizes, steps, sources: smoke, quick, real, paper | quick |
-/// | `INVARIANCES_SEED` | every random number | 0 |
-/// | `INVARIANCES_OUT` | where figures and claims go | `out` in the project's folder |
-/// | `INVARIANCES_CACHE` | where trained networks and downloads are kept | the user's cache folder |
+/// | `INVARIANCES_SCALE` | sizes, steps, data sources: smoke, quick, real, paper | quick |
+/// | `INVARIANCES_SEED` | the seed of every random number | 0 |
+/// | `INVARIANCES_OUT` | the folder of figures and claims | `out` in the project's folder |
+/// | `INVARIANCES_CACHE` | the folder of trained networks and downloads | the user's cache folder |
 /// | `INVARIANCES_MNIST` | the parquet file of real digits | the hub's `ylecun/mnist` |
 /// | `INVARIANCES_IMAGES` | the photographs of [`Lab::images`] | |
 /// | `INVARIANCES_OFFLINE` | 1: nothing is downloaded | 0 |
-/// | `INVARIANCES_SET` | what a notebook asks for by [`Lab::setting`]: `name=value`, several by `;` | |
+/// | `INVARIANCES_SET` | values of [`Lab::setting`]: `name=value`, several separated by `;` | |
 ///
-/// `INVARIANCES_IMAGES` names images in one of these forms:
+/// `INVARIANCES_IMAGES` specifies images in one of these forms:
 ///
 /// | form | images |
 /// | --- | --- |
-/// | `animals` | a folder with a folder of images per class |
+/// | `animals` | a folder with one folder of images per class |
 /// | `train.parquet` | a parquet file of images |
-/// | `cifar100` | a folder of parquet files, or one whose folder `data` has them: their split `train` |
-/// | `uoft-cs/cifar100` | a dataset of the hub: its split `train` |
+/// | `cifar100` | a folder with parquet files in it or in its folder `data`: the split `train` |
+/// | `uoft-cs/cifar100` | a dataset of the hub: the split `train` |
 ///
-/// Settings follow after a `?`, joined by `&`, such as
-/// `uoft-cs/cifar100?split=test&label=coarse_label`; in a shell such a value needs quotes.
-/// `image=COLUMN` and `label=COLUMN` name columns of parquet files, `label=` reads no labels,
-/// `unlabelled=skip` leaves out rows without a label, and `split=NAME` chooses a split. Columns
-/// that are not named are found by the rules of [`ImageColumns`](crate::data::ImageColumns), and a
-/// line says which.
+/// Options follow after a `?`, separated by `&`, for example
+/// `uoft-cs/cifar100?split=test&label=coarse_label`. In a shell such a value needs quotes.
+/// `image=COLUMN` and `label=COLUMN` give the columns of parquet files, `label=` reads no labels,
+/// `unlabelled=skip` leaves out rows without a label, and `split=NAME` selects a split. Other
+/// columns are found by the rules of [`ImageColumns`](crate::data::ImageColumns), and a printed
+/// line tells which columns were chosen.
 #[derive(Clone, Debug)]
 pub struct Lab {
     notebook: String,
@@ -51,16 +53,16 @@ pub struct Lab {
     out: PathBuf,
     cache: PathBuf,
     offline: bool,
-    /// What was set by `--set`, and whether somebody asked for it.
+    /// The values set by `--set`, each with a flag: whether the notebook has read it.
     settings: Arc<Mutex<BTreeMap<String, (String, bool)>>>,
 }
 
 impl Lab {
-    /// Reads the settings for a notebook, whose name becomes part of its files' names.
+    /// Reads the settings for a notebook. Its name becomes part of its files' names.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a name with other characters than letters, digits, `_` and `-`, or for a
-    /// setting that cannot be used.
+    /// [`Error::Invalid`] for a name with characters other than letters, digits, `_` and `-`, or
+    /// for an invalid setting.
     pub fn open(notebook: &str) -> Result<Self> {
         check_name("a notebook", notebook)?;
         let scale = match setting("INVARIANCES_SCALE")? {
@@ -110,7 +112,7 @@ impl Lab {
         })
     }
 
-    /// The same settings at another scale.
+    /// Returns the same settings with another scale.
     pub fn with_scale(&self, scale: Scale) -> Self {
         Self {
             scale,
@@ -118,7 +120,7 @@ impl Lab {
         }
     }
 
-    /// The same settings with another seed.
+    /// Returns the same settings with another seed.
     pub fn with_seed(&self, seed: u64) -> Self {
         Self {
             seed,
@@ -126,7 +128,7 @@ impl Lab {
         }
     }
 
-    /// The same settings with another output folder.
+    /// Returns the same settings with another output folder.
     pub fn with_out(&self, out: impl Into<PathBuf>) -> Self {
         Self {
             out: out.into(),
@@ -139,7 +141,7 @@ impl Lab {
         &self.notebook
     }
 
-    /// What decides sizes, steps and sources.
+    /// The scale, which decides sizes, steps and data sources.
     pub fn scale(&self) -> Scale {
         self.scale
     }
@@ -149,7 +151,8 @@ impl Lab {
         self.seed
     }
 
-    /// Where tensors live: the CPU, or a GPU where the crate was built for one and there is one.
+    /// The device of the tensors: the CPU, or a GPU if the crate was built for one and one is
+    /// available.
     pub fn device(&self) -> &Device {
         &self.device
     }
@@ -174,8 +177,8 @@ impl Lab {
         Store::open(self.cache.join("trained"))
     }
 
-    /// The hub as the environment sets it, offline where `INVARIANCES_OFFLINE` says so.
-    /// A cell that fetches a file prints lines meanwhile.
+    /// The hub as configured by the environment variables, offline if `INVARIANCES_OFFLINE` is
+    /// set. A cell that downloads a file prints its progress.
     ///
     /// # Errors
     /// As [`Hub::open`].
@@ -187,7 +190,8 @@ impl Lab {
         })
     }
 
-    /// A setting of the notebook that a study can change (`invariances study 05 --set flows=20`): what was set, else `default`.
+    /// The value of a setting that a study can change (`invariances study 05 --set flows=20`), or
+    /// `default` if it is not set.
     ///
     /// ```
     /// use invariances::prelude::*;
@@ -198,7 +202,7 @@ impl Lab {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Invalid`] where what was set is of another type.
+    /// [`Error::Invalid`] if the value cannot be parsed as type `T`.
     pub fn setting<T: std::str::FromStr + fmt::Display>(
         &self,
         name: &str,
@@ -217,30 +221,33 @@ impl Lab {
         })
     }
 
-    /// What was set.
+    /// All values that are set.
     pub(super) fn settings(&self) -> BTreeMap<String, String> {
         let settings = self.settings.lock().unwrap_or_else(|p| p.into_inner());
         let each = settings.iter();
         each.map(|(n, (v, _))| (n.clone(), v.clone())).collect()
     }
 
-    /// What was set and nobody asked for.
+    /// The names of settings that the notebook has not read.
     pub(super) fn unasked(&self) -> Vec<String> {
         let settings = self.settings.lock().unwrap_or_else(|p| p.into_inner());
         let unasked = settings.iter().filter(|(_, (_, asked))| !asked);
         unasked.map(|(n, _)| n.clone()).collect()
     }
 
-    /// The folder of the studies that come with the project.
+    /// The folder of the studies that are part of the project.
     pub(super) fn studies(&self) -> Result<PathBuf> {
         Ok(project_folder()?.join("data").join("studies"))
     }
 
-    /// The digits, `size` pixels wide: by the setting `digits`, `strokes` (procedural ones, at smoke and quick) or `mnist` (at real and paper),
-    /// from the parquet file that `INVARIANCES_MNIST` names, else from the hub's `ylecun/mnist`.
+    /// The digits dataset with images of `size` × `size` pixels. The setting `digits` selects
+    /// `strokes` (synthetic digits, the default at smoke and quick) or `mnist`
+    /// (the default at real and paper). MNIST is read from the parquet file in
+    /// `INVARIANCES_MNIST`, or from the hub's `ylecun/mnist`.
     ///
     /// # Errors
-    /// [`Error::Download`] where the hub is needed and cannot be reached; else as [`Digits::mnist`]; [`Error::Invalid`] for another setting.
+    /// [`Error::Download`] if the hub is needed and cannot be reached; [`Error::Invalid`] for
+    /// another value of the setting; also as [`Digits::mnist`].
     pub fn digits(&self, size: usize) -> Result<Digits> {
         let all = ["strokes", "mnist"];
         let default = self.scale.pick(all[0], all[0], all[1], all[1]);
@@ -263,12 +270,14 @@ impl Lab {
         }
     }
 
-    /// Keeps a figure as `figures/<notebook>-<name>.png`, `.svg` and `.pdf` in the output folder, and the numbers behind it as `.csv`, with the
-    /// notebook, the scale, the seed and the version in its metadata, and gives it back: as a
-    /// cell's last expression (`lab.figure("samples", &figure)?`) it shows itself.
+    /// Saves a figure as `figures/<notebook>-<name>.png`, `.svg` and `.pdf` in the output folder,
+    /// and its data as `.csv`. The notebook, the scale, the seed and the version are added to the
+    /// metadata. Returns the figure, so that it is shown if it is a cell's last expression
+    /// (`lab.figure("samples", &figure)?`).
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a name that cannot be a file's, [`Error::Io`] where a file cannot be written.
+    /// [`Error::Invalid`] for a name that cannot be part of a file name, [`Error::Io`] if a file
+    /// cannot be written.
     pub fn figure(&self, name: &str, figure: &Figure) -> Result<Figure> {
         check_name("a figure", name)?;
         let figure = figure
@@ -283,7 +292,7 @@ impl Lab {
         Ok(figure)
     }
 
-    /// Keeps a film as `figures/<notebook>-<name>.png`, as [`Lab::figure`] keeps a figure, and gives it back.
+    /// Saves a film as `figures/<notebook>-<name>.png`, like [`Lab::figure`], and returns it.
     ///
     /// # Errors
     /// As [`Lab::figure`] and [`Film::png`].
@@ -297,7 +306,8 @@ impl Lab {
         Ok(film)
     }
 
-    /// Keeps what a reader moves as `figures/<notebook>-<name>.html`, and the images of it that a paper can show as [`Lab::figure`] does; gives it back.
+    /// Saves an interactive figure as `figures/<notebook>-<name>.html`, and a static version for
+    /// a paper like [`Lab::figure`]. Returns the interactive figure.
     ///
     /// # Errors
     /// As [`Lab::figure`] and [`Explorer::html`].
@@ -311,24 +321,26 @@ impl Lab {
         Ok(explorer)
     }
 
-    /// Where a figure's file is.
+    /// The path of a figure's file.
     fn kept(&self, name: &str, ending: &str) -> PathBuf {
         let folder = self.out.join("figures");
         folder.join(format!("{}-{name}.{ending}", self.notebook))
     }
 
-    /// Begins a claim: `lab.claim("samples-keep-class", kept).statement("…").at_least(0.9).state()?`.
-    /// Its value is a number or an [`Estimate`] with its interval.
+    /// Starts a claim:
+    /// `lab.claim("samples-keep-class", kept).statement("…").at_least(0.9).state()?`. Its value
+    /// is a number or an [`Estimate`] with its interval.
     pub fn claim(&self, name: &str, value: impl Into<Estimate>) -> ClaimBuilder {
         ClaimBuilder::new(self, name, value.into())
     }
 
-    /// Several claims of one cell, shown as one table.
+    /// Combines several claims of one cell in one table.
     pub fn claims<'a>(&self, claims: impl IntoIterator<Item = &'a Claim>) -> Claims {
         Claims::new(claims)
     }
 
-    /// Shows the settings in a notebook. The kernel calls it for a cell's last expression.
+    /// Shows the settings in a notebook. The kernel calls it if the value is a cell's last
+    /// expression.
     pub fn evcxr_display(&self) {
         show(Ok(format!("<code>{}</code>", escape(&self.to_string()))));
     }
@@ -353,13 +365,14 @@ impl fmt::Display for Lab {
             self.notebook,
             self.scale,
             self.seed,
-            // The folder's name alone: a notebook that is handed on should not tell whose machine it ran on.
+            // Only the name of the folder: a shared notebook should not reveal paths of the
+            // user's machine.
             Path::new(self.out.file_name().unwrap_or_default()).display()
         )
     }
 }
 
-/// `name=value;name=value`.
+/// Parses `name=value;name=value`.
 fn parse_settings(text: &str) -> Result<BTreeMap<String, String>> {
     let mut settings = BTreeMap::new();
     for part in text.split(';').filter(|p| !p.trim().is_empty()) {
@@ -374,7 +387,7 @@ fn parse_settings(text: &str) -> Result<BTreeMap<String, String>> {
     Ok(settings)
 }
 
-/// A name that is safe as part of a file's.
+/// Checks that a name is safe as part of a file name.
 pub(super) fn check_name(what: &str, name: &str) -> Result<()> {
     let good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if name.is_empty() || name.len() > 80 || !name.chars().all(good) {
@@ -397,7 +410,7 @@ fn setting(name: &str) -> Result<Option<String>> {
     }
 }
 
-/// The folder that holds `notebooks/`, seen from the folder in which the kernel works.
+/// The folder that contains `notebooks/`, found from the current folder of the kernel.
 fn project_folder() -> Result<PathBuf> {
     let here = std::env::current_dir().map_err(|e| Error::io(".", e))?;
     let inside = here

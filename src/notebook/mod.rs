@@ -1,7 +1,9 @@
-//! What a notebook shows and knows.
+//! The notebooks' settings, outputs and subjects of study.
 //!
-//! [`Lab`] holds a notebook's settings and keeps its figures and [`Claim`]s; [`Scale`] decides sizes,
-//! steps and sources; [`Progress`] is the text that a long cell prints.
+//! [`Lab`] holds a notebook's settings and saves its figures and [`Claim`]s. [`Scale`] decides
+//! sizes, steps and data sources. [`Subject`] is the network under study with everything needed
+//! to study it. [`Study`] holds claims measured over several seeds. [`Progress`] prints the
+//! progress of a long cell.
 
 mod claim;
 mod images;

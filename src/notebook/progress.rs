@@ -1,9 +1,13 @@
+//! [`Progress`], the progress of a long loop as lines of text.
+
 use invariances_core::say;
 use std::time::{Duration, Instant};
 
-/// Progress of a long loop, as lines of text: few, soon at first, at least one every ten seconds.
+/// Prints the progress of a long loop as lines of text: few lines, the first one soon, and at
+/// least one every ten seconds.
 ///
-/// A notebook shows plain lines as they come and a display only at a cell's end; it cannot take a line back.
+/// A notebook shows plain lines as they are printed, but a display only at the end of a cell. It
+/// cannot replace a printed line.
 ///
 /// ```
 /// use invariances::notebook::Progress;
@@ -18,13 +22,13 @@ pub struct Progress {
     what: String,
     total: usize,
     started: Instant,
-    /// When the next line is due.
+    /// The time of the next line.
     next: Duration,
     at: usize,
 }
 
 impl Progress {
-    /// Begins to count `total` of something.
+    /// Starts counting up to `total`. `what` is the name of the counted things.
     pub fn new(what: &str, total: usize) -> Self {
         Self {
             what: what.into(),
@@ -35,13 +39,14 @@ impl Progress {
         }
     }
 
-    /// Says how far it is, where a line is due, with something to say about it (`""` for nothing).
+    /// Sets the count, and prints a line if one is due. `about` is added to the line (`""` for
+    /// nothing).
     pub fn at(&mut self, count: usize, about: &str) {
         self.at = count;
         let gone = self.started.elapsed();
         if gone >= self.next {
             say(&self.line(gone, about));
-            // 1, 2, 5, 10, 20, 30 … seconds.
+            // Lines are due after 1, 2, 5, 10, 20, 30 … seconds.
             self.next = match gone.as_secs() {
                 0..2 => Duration::from_secs(2),
                 2..5 => Duration::from_secs(5),
@@ -50,7 +55,7 @@ impl Progress {
         }
     }
 
-    /// Says how long it took, where that was long enough to have been said before.
+    /// Prints the duration, if it was at least one second.
     pub fn done(&self) {
         let gone = self.started.elapsed();
         if gone >= Duration::from_secs(1) {

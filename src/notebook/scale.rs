@@ -1,8 +1,11 @@
+//! [`Scale`], the size of a notebook's experiments.
+
 use crate::Error;
 use std::fmt;
 use std::str::FromStr;
 
-/// What decides sizes, steps and sources in every notebook; nothing else differs between scales.
+/// The scale decides sizes, steps and data sources in every notebook. Nothing else differs
+/// between scales.
 ///
 /// ```
 /// use invariances::notebook::Scale;
@@ -12,14 +15,14 @@ use std::str::FromStr;
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Scale {
-    /// Procedural data and a few steps: every cell runs; its numbers mean nothing.
+    /// Synthetic data and a few steps. Every cell runs, but the results are not meaningful.
     Smoke,
-    /// Procedural data, networks that ship with the project: minutes on a laptop.
+    /// Synthetic data and the networks shipped with the project: minutes on a laptop.
     #[default]
     Quick,
-    /// Real data and networks from the hub: a workstation.
+    /// Real data and networks from the hub, for a workstation.
     Real,
-    /// The paper's sizes: a GPU.
+    /// The paper's sizes, for a GPU.
     Paper,
 }
 

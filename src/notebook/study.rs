@@ -1,3 +1,6 @@
+//! [`Study`], a notebook's claims measured over several seeds, and the table that compares them
+//! with the current run.
+
 use super::Lab;
 use crate::figure::Table;
 use crate::{Error, Result};
@@ -7,8 +10,8 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// A notebook's claims, measured again with other seeds by `invariances study`: a small table that is kept in `data/studies/` and
-/// that [`Lab::study`] shows beside what was just measured.
+/// A notebook's claims, measured with several seeds by `invariances study`. It is a small table
+/// in `data/studies/`, and [`Lab::study`] shows it next to the results of the current run.
 ///
 /// ```
 /// use invariances::notebook::Study;
@@ -21,9 +24,9 @@ use std::path::{Path, PathBuf};
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Study {
-    /// The notebook.
+    /// The notebook's name.
     pub notebook: String,
-    /// What was set by `--set`.
+    /// The values set by `--set`.
     #[serde(default)]
     pub settings: BTreeMap<String, String>,
     /// The scale.
@@ -32,15 +35,16 @@ pub struct Study {
     pub configuration: String,
     /// The crate's version.
     pub version: String,
-    /// A hash of what decides the numbers as far as it is known before the notebook runs: its code cells and the shipped weights. With the
-    /// same one, a seed need not be measured again; with another, the configuration tells.
+    /// A hash of everything that decides the values and is known before the notebook runs: its
+    /// code cells and the shipped weights. If it is unchanged, a seed need not be measured again.
+    /// If it differs, the configuration decides.
     #[serde(default)]
     pub key: String,
     /// The seeds, in the order of the values.
     pub seeds: Vec<u64>,
-    /// How long each seed took, in minutes.
+    /// The duration of each seed, in minutes.
     pub minutes: Vec<f64>,
-    /// What was measured.
+    /// The measured claims.
     pub claims: Vec<Repeated>,
 }
 
@@ -49,21 +53,22 @@ pub struct Study {
 pub struct Repeated {
     /// The claim's name.
     pub name: String,
-    /// Its sentence.
+    /// Its statement.
     pub statement: String,
-    /// What was expected.
+    /// The expectation.
     pub expected: String,
-    /// The value of each seed; none where it was not a number or not stated.
+    /// The value for each seed; `None` if it was not finite or not stated.
     pub values: Vec<Option<f64>>,
-    /// Whether it was as expected, seed by seed.
+    /// Whether the value was as expected, for each seed.
     pub holds: Vec<bool>,
 }
 
 impl Study {
-    /// The studies of a notebook that a folder keeps, one for each scale and choice of settings; none where there is no file.
+    /// Reads the studies of a notebook from a folder, one for each scale and choice of settings.
+    /// Returns none if there is no file.
     ///
     /// # Errors
-    /// [`Error::Content`] where the file holds something else.
+    /// [`Error::Content`] if the file does not contain studies.
     pub fn all(folder: &Path, notebook: &str) -> Result<Vec<Self>> {
         let path = file(folder, notebook)?;
         let text = match std::fs::read(&path) {
@@ -79,10 +84,10 @@ impl Study {
         })
     }
 
-    /// Writes the study to a folder, in the place of one with the same scale and settings.
+    /// Writes the study to a folder, and replaces one with the same scale and settings.
     ///
     /// # Errors
-    /// As [`Study::all`]; [`Error::Io`] where the file cannot be written.
+    /// As [`Study::all`]; [`Error::Io`] if the file cannot be written.
     pub fn keep(&self, folder: &Path) -> Result<()> {
         let mut all = Self::all(folder, &self.notebook)?;
         let same = |s: &Self| s.scale == self.scale && s.settings == self.settings;
@@ -97,7 +102,8 @@ impl Study {
         write_atomic(&path, text.as_bytes())
     }
 
-    /// Takes over what another study of the same notebook measured with a seed; nothing where it did not.
+    /// Copies the results of one seed from another study of the same notebook. Does nothing if
+    /// that study does not contain the seed.
     ///
     /// # Errors
     /// As [`Study::add`].
@@ -120,11 +126,11 @@ impl Study {
         )
     }
 
-    /// Adds what one seed measured, the claims as the notebook kept them (`claims/<notebook>.json`), in the place of what this seed
-    /// measured before.
+    /// Adds the results of one seed, with the claims as saved by the notebook
+    /// (`claims/<notebook>.json`). Earlier results of this seed are replaced.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for claims of another configuration than those that are there.
+    /// [`Error::Invalid`] if the claims have another configuration than the existing ones.
     pub fn add(
         &mut self,
         seed: u64,
@@ -169,7 +175,7 @@ impl Study {
             });
             let repeated = &mut self.claims[known];
             repeated.statement = text("statement");
-            // "> squared error (0.41)": the number is that of one seed.
+            // In "> squared error (0.41)" the number belongs to one seed, so it is removed.
             let expected = text("expected");
             repeated.expected = expected.split(" (").next().unwrap_or_default().into();
             repeated.values[place] = claim["value"].as_f64();
@@ -180,7 +186,8 @@ impl Study {
 }
 
 impl Repeated {
-    /// Mean and standard deviation (of one seed's value, n − 1) over the seeds that have a value.
+    /// The mean and the standard deviation (with n − 1) over the seeds that have a value, or
+    /// `None` if no seed has one.
     pub fn mean_and_deviation(&self) -> Option<(f64, f64)> {
         let values: Vec<f64> = self.values.iter().flatten().copied().collect();
         let n = values.len() as f64;
@@ -210,13 +217,17 @@ fn without_seeds(value: &mut Value) {
 }
 
 impl Lab {
-    /// A notebook's last cell: every claim that it stated, what was measured just now beside what `invariances study` measured over
-    /// several seeds. `configuration` is all that decides the numbers but the seed: settings, names of the data, hashes of shipped weights; fields
-    /// called `seed` in it are left out. Its hash goes with a study, so that one of another configuration is shown as out of date.
+    /// A notebook's last cell: a table of all its claims, with the values of the current run next
+    /// to those that `invariances study` measured over several seeds.
+    ///
+    /// `configuration` contains everything that decides the values except the seed: settings,
+    /// names of the data, hashes of shipped weights. Fields named `seed` are ignored. Its hash is
+    /// stored with a study, so that a study with another configuration is shown as out of date.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a configuration that is not JSON, or something set by `--set` for which the notebook never asked
-    /// ([`Lab::setting`]); [`Error::Content`] where claims or studies are damaged.
+    /// [`Error::Invalid`] if the configuration cannot be written as JSON, or if a value set by
+    /// `--set` was never read by the notebook ([`Lab::setting`]); [`Error::Content`] if the files
+    /// of claims or studies are damaged.
     pub fn study(&self, configuration: &impl Serialize) -> Result<Table> {
         let mut configuration = serde_json::to_value(configuration)
             .map_err(|e| Error::invalid(format!("the configuration cannot be written: {e}")))?;
@@ -347,7 +358,7 @@ mod tests {
         let (mean, deviation) = study.claims[0].mean_and_deviation().unwrap_or_default();
         assert!((mean - 2.5).abs() < 1e-12 && (deviation - 0.5f64.sqrt()).abs() < 1e-12);
 
-        // What one seed measured is the same in another study; a seed that is not there changes nothing.
+        // Copying one seed gives the same results; a seed that does not exist changes nothing.
         let mut taken = Study {
             notebook: "n".into(),
             scale: "quick".into(),

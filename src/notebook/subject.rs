@@ -1,3 +1,6 @@
+//! [`Subject`], the network under study of a notebook with its autoencoder, images and
+//! independent classifier, and the settings of [`Lab`] that select it.
+
 use super::Lab;
 use crate::autoencoder::{BigAe, BigAeConfig, Decoder};
 use crate::backbone::{Backbone, Network};
@@ -16,20 +19,25 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-/// Side of the small worlds' images in pixels.
+/// Side length of the images of the small synthetic datasets, in pixels.
 const SIZE: usize = 64;
-/// Side of BigAE's images in pixels.
+/// Side length of BigAE's images, in pixels.
 const BIG: usize = 128;
 
-/// What is asked, and with what: a network, E and D, images, and those who judge. Which they are is decided as the notebook runs
-/// ([`Lab::subject`]); its cells are the same for all.
+/// The subject of a notebook: a network under study, E and D, images, and an independent
+/// classifier (`judge`). It is selected when the notebook runs ([`Lab::subject`]). The cells of
+/// the notebook are the same for all subjects.
 ///
 /// | | network | E and D | images | judge | naturalness |
 /// | --- | --- | --- | --- | --- | --- |
-/// | faces | shipped small FaceNet | shipped | drawn, 64 px, of 200 people | shipped | the judge's features |
-/// | creatures | shipped small AlexNet | shipped | drawn, 64 px, any shape in any texture | shipped | the judge's features |
-/// | photographs | small AlexNet, trained here | trained here | yours, 64 px | trained here | the judge's features |
+/// | faces | shipped small FaceNet | shipped | synthetic, 64 px, 200 people | shipped | judge |
+/// | creatures | shipped small AlexNet | shipped | synthetic, 64 px | shipped | judge |
+/// | photographs | small AlexNet, trained | trained | yours, 64 px | trained | judge |
 /// | published | the hub's AlexNet | BigAE `animals` | yours, 128 px | the hub's ResNet-50 | FID |
+///
+/// "Trained" means trained on your images when the notebook runs. The creatures combine any shape
+/// with any texture. Naturalness is measured by a Fréchet distance of the judge's features, or by
+/// the FID.
 ///
 /// ```
 /// use invariances::prelude::*;
@@ -42,27 +50,31 @@ const BIG: usize = 128;
 /// ```
 #[derive(Clone)]
 pub struct Subject {
-    /// Which of them it is.
+    /// The subject's name, as in the table.
     pub name: String,
-    /// The network under study, frozen; [`Subject::with_network`] puts another in its place.
+    /// The network under study, frozen; [`Subject::with_network`] replaces it.
     pub network: Arc<dyn Network>,
-    /// The layers that are worth asking first, from shallow to deep; of a network of yours the last three.
+    /// The layers to study first, from shallow to deep; for your own network its last three
+    /// layers.
     pub layers: Vec<String>,
     /// E and D.
     pub autoencoder: Arc<dyn Decoder>,
     /// The images.
     pub world: Arc<dyn World>,
-    /// Who judges what a picture shows; it took no part in making any.
+    /// The independent classifier. It took no part in making any image.
     pub judge: Judge,
-    /// The factors of the images that the network's answers can be compared with: those whose numbers are those of its classes.
+    /// The factors of the images that the network's predictions can be compared with: those whose
+    /// values have the same indices as the network's classes.
     pub answers: Vec<String>,
-    /// What is known about the networks' weights, for the notebook's configuration ([`Lab::study`]).
+    /// Information about the networks' weights, for the notebook's configuration
+    /// ([`Lab::study`]).
     pub weights: BTreeMap<String, String>,
-    /// Whose features tell how natural images are, at which layer, and whether in units of their variance.
+    /// For measuring how natural images are: the network, its layer, and whether to use units of
+    /// the variance of its features.
     eye: (Backbone, String, bool),
-    /// How many images are held out for test and validation, where there is an end to them.
+    /// The smaller number of test and validation images, if the dataset is finite.
     few: Option<usize>,
-    /// The published t of the network's layers.
+    /// The published t for the network's layers.
     published: Vec<Published>,
     hub: Option<Hub>,
 }
@@ -79,7 +91,7 @@ impl fmt::Debug for Subject {
     }
 }
 
-/// Where the published parts of a [`Subject`] are, for those who keep copies of their own.
+/// The sources of the published parts of a [`Subject`], for users with their own copies.
 ///
 /// ```no_run
 /// use invariances::{hub::{Hub, Weights, weights}, notebook::{Sources, Subject}, prelude::Images};
@@ -92,21 +104,21 @@ impl fmt::Debug for Subject {
 pub struct Sources {
     /// The network under study: an AlexNet.
     pub network: Weights,
-    /// The judge, a classifier of 1000 classes.
+    /// The independent classifier, with 1000 classes.
     pub judge: Weights,
-    /// Whose layer `pool` tells how natural images are.
+    /// The network whose layer `pool` measures how natural images are.
     pub eye: Weights,
     /// BigAE.
     pub autoencoder: Published,
-    /// Each layer's t, named `cinn_alexnet_aae_<layer>`.
+    /// The t of each layer, named `cinn_alexnet_aae_<layer>`.
     pub cinns: Vec<Published>,
 }
 
 impl Sources {
-    /// The authors' own, for AlexNet's layers conv5, fc6, fc7, fc8 and softmax.
+    /// The authors' files, for AlexNet's layers conv5, fc6, fc7, fc8 and softmax.
     ///
     /// # Errors
-    /// None in a crate that was built from the table it came with.
+    /// None, if the crate was built from its own table of weights.
     pub fn authors() -> Result<Self> {
         let cinns = ALEXNET.map(|layer| published(&format!("cinn_alexnet_aae_{layer}")));
         Ok(Self {
@@ -119,14 +131,15 @@ impl Sources {
     }
 }
 
-/// The layers of an AlexNet that Figure 2 asks.
+/// The layers of AlexNet in Figure 2 of the paper.
 const ALEXNET: [&str; 5] = ["conv5", "fc6", "fc7", "fc8", "softmax"];
 
 impl Subject {
-    /// Drawn faces, and the networks for them that ship with the project; the network under study names 200 people.
+    /// Synthetic faces, and the networks for them that are shipped with the project. The network
+    /// under study classifies 200 people.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the shipped weights are missing.
+    /// [`Error::Invalid`] if the shipped weights are missing.
     pub fn faces() -> Result<Self> {
         let networks = FacesNetworks::load()?;
         let weights = networks.cards.into_iter();
@@ -146,10 +159,10 @@ impl Subject {
         })
     }
 
-    /// Drawn creatures, and the networks for them that ship with the project.
+    /// Synthetic creatures, and the networks for them that are shipped with the project.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the shipped weights are missing.
+    /// [`Error::Invalid`] if the shipped weights are missing.
     pub fn creatures() -> Result<Self> {
         let networks = CreaturesNetworks::load()?;
         let weights = networks.cards.into_iter();
@@ -158,7 +171,7 @@ impl Subject {
             network: Arc::new(networks.classifier.frozen()?),
             layers: ALEXNET.map(String::from).to_vec(),
             autoencoder: Arc::new(networks.autoencoder),
-            // Only where any shape wears any texture can the two be told apart.
+            // Shape and texture can be told apart only if any shape can have any texture.
             world: Arc::new(Creatures::new(SIZE, 0)?.stylized()),
             eye: (networks.judge.network(), "pool".into(), true),
             few: None,
@@ -170,7 +183,8 @@ impl Subject {
         })
     }
 
-    /// Photographs, and small networks trained on them for so many steps of E and D.
+    /// Photographs, and small networks that are trained on them. E and D are trained for `steps`
+    /// steps.
     ///
     /// # Errors
     /// As [`PhotographsNetworks::fit`].
@@ -196,10 +210,12 @@ impl Subject {
         })
     }
 
-    /// Photographs, the hub's AlexNet, and the authors' BigAE and t: the paper's own networks, each fetched when it is first needed.
+    /// Photographs, the hub's AlexNet, and the authors' BigAE and t: the paper's own networks.
+    /// Each t is downloaded when it is first needed.
     ///
     /// # Errors
-    /// [`Error::Download`] where one cannot be had; [`Error::Content`] where a file is another.
+    /// [`Error::Download`] if a file cannot be downloaded; [`Error::Content`] if a file has
+    /// unexpected content.
     pub fn published(images: &Images, sources: &Sources, hub: &Hub) -> Result<Self> {
         let judge = sources.judge.fetch(hub)?;
         let classes: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
@@ -220,7 +236,8 @@ impl Subject {
             world: Arc::new(world),
             eye: (sources.eye.fetch(hub)?, "pool".into(), false),
             judge: Judge::new(&judge, &[Attribute::class("class", &classes)])?,
-            // Its classes are ImageNet's, those of the images the user's.
+            // The classes of the network are those of ImageNet; the classes of the images are the
+            // user's.
             answers: Vec::new(),
             weights: named.map(|p| (p.name.clone(), hash(p))).collect(),
             published: sources.cinns.clone(),
@@ -228,7 +245,8 @@ impl Subject {
         })
     }
 
-    /// The same question put to another network, frozen, on images of the same size: yours. Nothing published belongs to it; each t is trained.
+    /// Returns the same subject with your own network on images of the same size. Pass a frozen
+    /// network. No published t exists for it, so each t is trained.
     ///
     /// ```
     /// use invariances::prelude::*;
@@ -243,7 +261,7 @@ impl Subject {
         Self {
             network: Arc::new(network.clone()),
             layers: last,
-            // Its classes may be others than those of the images.
+            // Its classes may differ from those of the images.
             answers: Vec::new(),
             published: Vec::new(),
             hub: None,
@@ -251,15 +269,16 @@ impl Subject {
         }
     }
 
-    /// `wanted`, or as many as there are images held out.
+    /// Returns `wanted`, or the number of held-out images if that is smaller.
     pub fn held_out(&self, wanted: usize) -> usize {
         self.few.map_or(wanted, |few| wanted.min(few))
     }
 
-    /// t of a layer: the published one where there is one, else trained on `codes` and kept in `store` under these settings.
+    /// t of a layer: the published one if it exists. Otherwise t is trained on `codes` and kept
+    /// in `store` under the settings `how`.
     ///
     /// # Errors
-    /// As [`CinnTraining::fit`]; [`Error::Download`] and [`Error::Content`] for a published one.
+    /// As [`CinnTraining::fit`]; [`Error::Download`] and [`Error::Content`] for a published t.
     pub fn t(&self, layer: &str, codes: &Codes, how: &CinnTraining, store: &Store) -> Result<Cinn> {
         for file in &self.published {
             let of = file.name.rsplit('_').next().unwrap_or_default();
@@ -279,7 +298,7 @@ impl Subject {
             .0)
     }
 
-    /// v of one image with z of another, at `layer` with its t ([`mix`]).
+    /// Combines v of one image with z of another, at `layer` with its t ([`mix`]).
     ///
     /// # Errors
     /// As [`mix`].
@@ -287,11 +306,12 @@ impl Subject {
         mix(t, &self.autoencoder, &*self.network, layer, v_of, z_of)
     }
 
-    /// A film where there is none: from one held-out image to the next, of three in turn, in straight lines between their codes; `count` frames
+    /// Generates a film if none is given. It interpolates linearly between the codes of three
+    /// held-out images in turn, and back to the first. Returns `count` frames
     /// (count, 3, size, size).
     ///
     /// # Errors
-    /// [`Error::Invalid`] for no frames.
+    /// [`Error::Invalid`] if `count` is 0.
     pub fn wander(&self, count: usize) -> Result<Tensor> {
         const AMONG: usize = 3;
         let code = self
@@ -312,7 +332,8 @@ impl Subject {
         self.autoencoder.images_of(&Tensor::cat(&codes, 0)?)
     }
 
-    /// How far images are from these real ones: the FID for the published networks; for the small ones a Fréchet distance of the judge's features.
+    /// Measures how far images are from these real images: the FID for the published networks,
+    /// and a Fréchet distance of the independent classifier's features for the small networks.
     ///
     /// # Errors
     /// As [`Fid::new`].
@@ -327,16 +348,19 @@ impl Subject {
 }
 
 impl Lab {
-    /// What is asked: by the setting `images`, `creatures` (at smoke and quick), `photographs` (at real) or `published` (at paper).
-    /// The photographs are those that the variable `INVARIANCES_IMAGES` names ([`Lab::images`]).
+    /// The subject of the notebook. The setting `images` selects `creatures`
+    /// (the default at smoke and quick), `faces`, `photographs` (the default at real) or
+    /// `published` (the default at paper). The photographs are those in the variable
+    /// `INVARIANCES_IMAGES` ([`Lab::images`]).
     ///
     /// # Errors
-    /// As [`Subject::creatures`], [`Subject::photographs`] and [`Subject::published`]; [`Error::Invalid`] for another setting.
+    /// As [`Subject::creatures`], [`Subject::faces`], [`Subject::photographs`] and
+    /// [`Subject::published`]; [`Error::Invalid`] for another value of the setting.
     pub fn subject(&self) -> Result<Subject> {
         self.subject_in("creatures")
     }
 
-    /// As [`Lab::subject`], with another drawn world at smoke and quick: `faces` or `creatures`.
+    /// Same as [`Lab::subject`], with another default at smoke and quick: `faces` or `creatures`.
     ///
     /// # Errors
     /// As [`Lab::subject`].
@@ -348,7 +372,8 @@ impl Lab {
             "creatures" => Subject::creatures(),
             "faces" => Subject::faces(),
             "photographs" => {
-                // At smoke as many as a judge needs to give two images different answers: free shares of one answer do not exist.
+                // At smoke, enough steps for the classifier to give two images different answers.
+                // If all answers are equal, a free share is not defined.
                 let steps = self.scale().pick(40, 2500, 20_000, 40_000);
                 Subject::photographs(&self.images()?, steps, &self.store())
             }
@@ -357,16 +382,18 @@ impl Lab {
         }
     }
 
-    /// The images that the variable `INVARIANCES_IMAGES` names: a folder of class folders, a parquet file, or a data set of the hub (`owner/name`,
-    /// its split `train`), with settings after a `?`; [`Lab`] lists them.
+    /// The images in the variable `INVARIANCES_IMAGES`: a folder of class folders, a parquet
+    /// file, or a dataset of the hub (`owner/name`, its split `train`), with options after a `?`;
+    /// [`Lab`] lists them.
     ///
-    /// A file that cannot be decoded is an error when it is read. With the setting `unreadable` at `leave-out`
-    /// (`--set unreadable=leave-out`) such files are left out and listed before anything is trained; see
-    /// [`Images::readable`].
+    /// By default, a file that cannot be decoded causes an error when it is read. If the setting
+    /// `unreadable` is `leave-out` (`--set unreadable=leave-out`), such files are left out and
+    /// listed before training; see [`Images::readable`].
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the variable is not set or names none of these, or for another setting;
-    /// as [`Images::folder`], [`Images::parquet`] and [`Repo::parquet`](crate::hub::Repo::parquet).
+    /// [`Error::Invalid`] if the variable is not set or has none of these forms, or for another
+    /// value of the setting; also as [`Images::folder`], [`Images::parquet`] and
+    /// [`Repo::parquet`](crate::hub::Repo::parquet).
     pub fn images(&self) -> Result<Images> {
         let images = self.named("INVARIANCES_IMAGES")?.ok_or_else(|| {
             Error::invalid(format!(
@@ -377,7 +404,7 @@ impl Lab {
         self.readable(images)
     }
 
-    /// The images that can be decoded, where the setting `unreadable` says so; else all.
+    /// The images that can be decoded, if the setting `unreadable` requires it; otherwise all.
     fn readable(&self, images: Images) -> Result<Images> {
         let all = ["error", "leave-out"];
         let how = self.setting("unreadable", all[0].to_string())?;
@@ -394,8 +421,10 @@ impl Lab {
         Ok(images)
     }
 
-    /// `count` frames of the film that the variable `INVARIANCES_FRAMES` names, evenly over its length, as `size` × `size` pixels, (count, 3, size, size)
-    /// in [−1, 1]: a folder of image files in the order of their names, or what else [`Lab::images`] takes. None where the variable is not set.
+    /// Up to `count` frames of the film in the variable `INVARIANCES_FRAMES`, evenly spaced over
+    /// its length, resized to `size` × `size` pixels: (count, 3, size, size) in [−1, 1]. The film
+    /// is a folder of image files in the order of their names, or another source that
+    /// [`Lab::images`] accepts. Returns `None` if the variable is not set.
     ///
     /// # Errors
     /// As [`Lab::images`] and [`Images::batch`].
@@ -410,7 +439,7 @@ impl Lab {
     }
 }
 
-/// A setting that is none of those that there are.
+/// The error for an unknown value of a setting.
 pub(super) fn unknown(setting: &str, found: &str, known: &[&str]) -> Error {
     let advice = match nearest(found, known) {
         Some(near) => format!("; did you mean {near:?}?"),

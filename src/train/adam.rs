@@ -1,3 +1,6 @@
+//! The Adam optimiser. On the CPU it updates a parameter, its gradient and both moments in one
+//! pass, and it can update the parameters of a flow within the backward pass.
+
 use crate::ops::gradients::{Sink, failure, with_sink};
 use crate::{Error, Result};
 use candle_core::backprop::GradStore;
@@ -6,16 +9,16 @@ use rayon::prelude::*;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-/// Numbers that one thread takes at a time: four arrays of it fit a core's cache.
+/// Number of elements per parallel task: four arrays of this length fit into a core's cache.
 const CHUNK: usize = 1 << 14;
 
 /// Adam (Kingma, Ba 2015, [arXiv 1412.6980](https://arxiv.org/abs/1412.6980)) with PyTorch's bias
-/// correction, and optionally decoupled weight decay (AdamW, [arXiv 1711.05101](https://arxiv.org/abs/1711.05101))
-/// and clipping of the gradient's norm.
+/// correction. Optional: decoupled weight decay (AdamW,
+/// [arXiv 1711.05101](https://arxiv.org/abs/1711.05101)) and clipping of the gradient's norm.
 ///
-/// On the CPU a step is one pass over parameter, gradient and both moments, on all threads and without
-/// temporaries; the result does not depend on the number of threads. A parameter without a gradient is left
-/// as it is, and so are its moments.
+/// On the CPU a step is one pass over the parameter, the gradient and both moments. It uses all
+/// threads and no temporary tensors, and the result does not depend on the number of threads. A
+/// parameter without a gradient does not change, and its moments do not change.
 ///
 /// ```
 /// use invariances::{candle_core::{Device, Var}, train::Adam};
@@ -23,7 +26,8 @@ const CHUNK: usize = 1 << 14;
 /// let mut adam = Adam::new(vec![("x".into(), x.clone())])?;
 /// for n in 0..300 {
 ///     let loss = x.sqr()?.sum_all()?;
-///     // A step's length is near the learning rate, however flat the loss is: it must fall to arrive.
+///     // Adam's steps have about the length of the learning rate, even where the loss is flat,
+///     // so the learning rate has to fall for the parameter to converge.
 ///     let learning_rate = 0.1 * (1.0 - n as f64 / 300.0);
 ///     adam.step(&loss.backward()?, learning_rate)?;
 /// }
@@ -44,26 +48,27 @@ pub struct Adam {
 struct Parameter {
     name: String,
     var: Var,
-    /// Steps in which this parameter had a gradient.
+    /// Number of steps in which this parameter had a gradient.
     steps: u64,
     moments: Moments,
 }
 
-/// Running means of the gradient and of its square.
+/// Moving averages of the gradient and of its square.
 #[derive(Debug)]
 enum Moments {
     F32(Vec<f32>, Vec<f32>),
     F64(Vec<f64>, Vec<f64>),
-    /// On another device, or of another number type.
+    /// Moments on another device or of another floating-point type.
     Other(Tensor, Tensor),
 }
 
 impl Adam {
-    /// An optimiser of these parameters, with betas (0.5, 0.9) as the paper, ε = 1e-8, no decay, no clipping.
-    /// [`Params::trained`](crate::ops::Params::trained) gives a network's parameters.
+    /// Creates an optimiser for these parameters. Defaults: betas (0.5, 0.9) as in the paper,
+    /// ε = 1e-8, no weight decay, no clipping. [`Params::trained`](crate::ops::Params::trained)
+    /// returns the parameters of a network.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a variable of whole numbers.
+    /// [`Error::Invalid`] for a variable of an integer type.
     pub fn new(parameters: Vec<(String, Var)>) -> Result<Self> {
         let mut count = 0;
         let parameters: Result<Vec<_>> = parameters
@@ -102,40 +107,45 @@ impl Adam {
         })
     }
 
-    /// Sets how fast the means of the gradient and of its square forget; both in [0, 1).
+    /// Sets the decay rates of the moving averages of the gradient and of its square, both in
+    /// [0, 1).
     pub fn betas(mut self, first: f64, second: f64) -> Self {
         self.betas = (first, second);
         self
     }
 
-    /// Sets what is added to the root of the mean square.
+    /// Sets ε, which is added to the square root of the second moment.
     pub fn eps(mut self, eps: f64) -> Self {
         self.eps = eps;
         self
     }
 
-    /// Sets the decoupled weight decay: each step multiplies a parameter by 1 − learning rate × this.
+    /// Sets the decoupled weight decay: each step multiplies a parameter by
+    /// 1 − learning rate × `weight_decay`.
     pub fn weight_decay(mut self, weight_decay: f64) -> Self {
         self.weight_decay = weight_decay;
         self
     }
 
-    /// Sets the largest norm of all gradients together; longer ones are shortened to it.
+    /// Sets the maximum norm of all gradients together. Larger gradients are scaled down to this
+    /// norm.
     pub fn clip(mut self, norm: Option<f64>) -> Self {
         self.clip = norm;
         self
     }
 
-    /// The names of the parameters that no step has changed yet, since they never had a gradient.
+    /// Returns the names of the parameters that never had a gradient, so no step has changed them
+    /// yet.
     pub fn without_gradient(&self) -> Vec<String> {
         let without = self.parameters.iter().filter(|p| p.steps == 0);
         without.map(|p| p.name.clone()).collect()
     }
 
-    /// Changes every parameter by its gradient.
+    /// Updates every parameter with its gradient.
     ///
     /// # Errors
-    /// [`Error::Diverged`] where clipping finds a norm that is not a finite number; no parameter has changed then.
+    /// [`Error::Diverged`] if clipping is on and the norm of the gradients is not finite; no
+    /// parameter has changed then.
     pub fn step(&mut self, grads: &GradStore, learning_rate: f64) -> Result<()> {
         let gradients: Vec<Option<Tensor>> = self
             .parameters
@@ -154,7 +164,7 @@ impl Adam {
                         "the norm of the gradient is {norm}"
                     )));
                 }
-                // The small number as in PyTorch's clip_grad_norm_.
+                // The constant is that of PyTorch's `clip_grad_norm_`.
                 (most / (norm + 1e-6)).min(1.0)
             }
         };
@@ -184,15 +194,17 @@ impl Adam {
         }
     }
 
-    /// The gradients of `loss` and the step by them in one: the parameters of a flow with
-    /// [`Memory::Constant`](crate::flow::Memory::Constant) change as soon as the backward pass has their gradients, block by block, so that the
-    /// whole gradient never exists; all others afterwards. The result is that of [`Adam::step`], bit for bit.
+    /// Computes the gradients of `loss` and updates the parameters in one pass. The parameters of
+    /// a flow with [`Memory::Constant`](crate::flow::Memory::Constant) are updated block by
+    /// block, as soon as the backward pass has their gradients, so the whole gradient is never in
+    /// memory. All other parameters are updated afterwards. The result equals that of
+    /// [`Adam::step`] bit for bit.
     ///
-    /// Where a flow is passed more than once within `loss`, its gradients are collected first.
+    /// If a flow is used more than once within `loss`, its gradients are summed first.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with clipping, which needs the norm of the whole gradient before the first change. After
-    /// any other error some parameters may have changed and others not.
+    /// [`Error::Invalid`] if clipping is on: it needs the norm of the whole gradient before the
+    /// first update. After any other error some parameters may have changed and others not.
     pub fn step_in_backward(&mut self, loss: &Tensor, learning_rate: f64) -> Result<()> {
         if self.clip.is_some() {
             return Err(Error::invalid(
@@ -217,7 +229,8 @@ impl Adam {
         rest
     }
 
-    /// The moments and step counts as tensors, by `adam.m/NAME`, `adam.v/NAME` and `adam.steps`, for a checkpoint.
+    /// Returns the moments and step counts as tensors for a checkpoint, named `adam.m/NAME`,
+    /// `adam.v/NAME` and `adam.steps`.
     pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
         let mut state = Vec::new();
         for p in &self.parameters {
@@ -243,11 +256,11 @@ impl Adam {
         Ok(state)
     }
 
-    /// Takes up what [`Adam::state`] gave.
+    /// Restores the values of [`Adam::state`].
     ///
     /// # Errors
-    /// [`Error::Invalid`] where a tensor is missing or has another shape, [`Error::Tensor`] for another number type;
-    /// nothing has changed then.
+    /// [`Error::Invalid`] if a tensor is missing or has another shape, [`Error::Tensor`] if it
+    /// has another number type. The optimiser has not changed then.
     pub fn set_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
         let find = |name: &str, dims: &[usize]| {
             let tensor = state
@@ -289,18 +302,19 @@ impl Adam {
     }
 }
 
-/// What all parameters' steps have in common.
+/// Settings that the steps of all parameters share.
 #[derive(Clone, Copy, Debug)]
 struct Settings {
     betas: (f64, f64),
     eps: f64,
     weight_decay: f64,
     learning_rate: f64,
-    /// What the gradient is multiplied by.
+    /// Factor by which the gradient is multiplied.
     scale: f64,
 }
 
-/// Takes gradients during a backward pass, and steps by those that are whole.
+/// Collects gradients during a backward pass and updates the parameters whose gradients are
+/// complete.
 struct InBackward {
     settings: Settings,
     parameters: Vec<Parameter>,
@@ -321,13 +335,14 @@ impl InBackward {
         let mut pairs: Vec<_> = parameters
             .filter_map(|(i, p)| Some((p, gradients.get(&i)?)))
             .collect();
-        // A layer's small parameters are not worth starting threads; a large one starts them itself.
+        // The small parameters of a layer are not worth parallel tasks; the update of a large one
+        // is parallel by itself.
         pairs
             .iter_mut()
             .try_for_each(|(p, gradient)| p.step(gradient, &settings))
     }
 
-    /// The parameters that the backward pass left.
+    /// Updates the parameters whose gradients the backward pass left in the store.
     fn rest(&mut self, store: &GradStore) -> Result<()> {
         let left = self.parameters.iter().map(|p| p.var.as_tensor().clone());
         for parameter in left.collect::<Vec<_>>() {
@@ -342,7 +357,7 @@ impl InBackward {
 
 impl Sink for InBackward {
     fn take(&mut self, parameter: &Tensor, gradient: Tensor) -> Result<()> {
-        // What this optimiser does not train needs no gradient.
+        // This optimiser does not train the parameter, so its gradient is dropped.
         let Some(&place) = self.places.get(&parameter.id()) else {
             return Ok(());
         };
@@ -367,23 +382,23 @@ impl Sink for InBackward {
     }
 }
 
-/// One step's constants.
+/// The constants of one step.
 #[derive(Clone, Copy)]
 struct Rule {
-    /// What the gradient is multiplied by, below 1 where it is clipped.
+    /// Factor by which the gradient is multiplied; below 1 if it is clipped.
     scale: f64,
     beta1: f64,
     beta2: f64,
     keep: f64,
-    /// Learning rate over the first moment's bias correction.
+    /// Learning rate divided by the first moment's bias correction.
     step: f64,
-    /// One over the root of the second moment's bias correction.
+    /// One over the square root of the second moment's bias correction.
     root: f64,
     eps: f64,
 }
 
 impl Parameter {
-    /// One step by this gradient.
+    /// Updates the parameter with this gradient.
     fn step(&mut self, gradient: &Tensor, settings: &Settings) -> Result<()> {
         self.steps += 1;
         let t = self.steps as f64;
@@ -419,7 +434,8 @@ impl Parameter {
     }
 }
 
-/// The step as candle's in-place operation, by which a variable's numbers can be changed where they are.
+/// The step as one of candle's in-place operations, which can change the elements of a variable
+/// in place.
 struct Pass<'a> {
     moments: RefCell<&'a mut Moments>,
     rule: Rule,
@@ -494,7 +510,8 @@ impl InplaceOp2 for Pass<'_> {
     }
 }
 
-/// The norm of all gradients together, summed in f64 in an order that no number of threads changes.
+/// Returns the norm of all gradients together. The sum is in f64, and its order does not depend
+/// on the number of threads.
 fn norm(gradients: &[Option<Tensor>]) -> Result<f64> {
     let mut sum = 0.0;
     for gradient in gradients.iter().flatten() {

@@ -1,3 +1,6 @@
+//! Checkpoints of a training run: what they contain, how they are written so that a kill leaves a
+//! readable one, and how they are checked when they are read.
+
 use super::adam::Adam;
 use super::log::Log;
 use crate::ops::Params;
@@ -7,44 +10,45 @@ use invariances_core::files::write_atomic;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-/// The newest checkpoint, and the one before it, kept for the case that the newer is damaged.
+/// The newest checkpoint, and the one before it, which is used if the newest one is damaged.
 pub(super) const NEWEST: &str = "checkpoint.safetensors";
 pub(super) const BEFORE: &str = "checkpoint-before.safetensors";
-/// A checkpoint that is whole but has not taken its place yet.
+/// A complete checkpoint that has not been renamed to its final name yet.
 pub(super) const NEXT: &str = "checkpoint-next.safetensors";
 
-/// A running mean of the parameters, by name.
+/// An exponential moving average of the parameters, by name.
 pub(super) type Average = HashMap<String, Tensor>;
 
-/// Everything that a training needs to go on as if it had not been interrupted.
+/// Everything that a training run needs to continue as if it had not been interrupted.
 pub(super) struct State<'a> {
     pub params: &'a Params,
     pub adam: &'a mut Adam,
     pub average: &'a mut Option<Average>,
-    /// The parameters of an adversary and its own optimiser.
+    /// The parameters of the adversary, and its optimiser.
     pub adversary: Option<(&'a Params, &'a mut Adam)>,
     pub best: &'a mut Option<Best>,
     pub log: &'a mut Log,
 }
 
-/// The best validation so far, where a training may end early.
+/// The best validation so far, for early stopping.
 #[derive(Clone, Debug)]
 pub(super) struct Best {
     pub step: u64,
     pub value: f64,
-    /// Validations since then.
+    /// Number of validations since then.
     pub stale: u32,
-    /// The parameters and buffers that it was of.
+    /// The parameters and buffers at the best validation.
     pub weights: Average,
 }
 
-/// What a checkpoint says beside its tensors.
+/// The position of a checkpoint in the training run, stored in the file's metadata.
 pub(super) struct Place {
     pub step: u64,
     pub seconds: f64,
 }
 
-/// The hash of all tensors in the order of their names, and of what is said beside them: a file of the right size can still be damaged.
+/// Returns the hash of all tensors, in the order of their names, and of the metadata: a file of
+/// the right size can still be damaged.
 fn hash(tensors: &mut [(String, Tensor)], said: &HashMap<String, String>) -> Result<String> {
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     let mut hash = blake3::Hasher::new();
@@ -94,7 +98,8 @@ pub(super) fn write(folder: &Path, place: &Place, state: &State) -> Result<()> {
         ("version".into(), crate::VERSION.into()),
     ]);
     if let Some(best) = state.best.as_ref() {
-        // The value by its bits: what is compared with it must not change by writing it.
+        // The value is stored as bits, because later values are compared with it and text could
+        // round it.
         let said = (best.step, best.value.to_bits(), best.stale);
         metadata.insert("best".into(), serde_json::json!(said).to_string());
     }
@@ -103,7 +108,8 @@ pub(super) fn write(folder: &Path, place: &Place, state: &State) -> Result<()> {
     let path = folder.join(NEWEST);
     let bytes = safetensors::serialize(tensors, Some(metadata))
         .map_err(|e| Error::content(&path, format!("cannot be written as safetensors: {e}")))?;
-    // Written first, moved then: a full disk or a kill at any point leaves a checkpoint that can be read.
+    // The file is written under another name first and then renamed: a full disk or a kill at any
+    // point leaves a readable checkpoint.
     let next = folder.join(NEXT);
     write_atomic(&next, &bytes)?;
     if path.exists() {
@@ -113,7 +119,8 @@ pub(super) fn write(folder: &Path, place: &Place, state: &State) -> Result<()> {
     std::fs::rename(&next, &path).map_err(|e| Error::io(&path, e))
 }
 
-/// Takes up a checkpoint of a training of at most `steps` steps. Nothing has changed where this fails.
+/// Restores a checkpoint of a training run of at most `steps` steps. If this fails, nothing has
+/// changed.
 pub(super) fn read(path: &Path, steps: u64, state: &mut State) -> Result<Place> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     let damaged = |what: &str| Error::content(path, format!("damaged checkpoint: {what}"));
@@ -156,7 +163,7 @@ pub(super) fn read(path: &Path, steps: u64, state: &mut State) -> Result<Place> 
         with.collect()
     };
     let other = |what: String| Error::content(path, format!("of another training: {what}"));
-    // What belongs to every parameter, under a prefix.
+    // Reads one tensor per parameter, stored under a prefix.
     let all_of = |prefix: &str, like: &Average| -> Result<Average> {
         let one = |(name, value): (&String, &Tensor)| {
             let saved = tensors
@@ -185,8 +192,9 @@ pub(super) fn read(path: &Path, steps: u64, state: &mut State) -> Result<Place> 
     };
     let mut log = state.log.clone();
     log.set_state(&tensors, &columns)?;
-    // The optimiser's names and shapes are the parameters', so only buffers can differ after it:
-    // those are compared before it changes.
+    // The optimiser's state has the parameters' names and shapes. After it is restored, only
+    // buffers could still differ, so the names and shapes of all parameters and buffers are
+    // checked before it.
     let params = part("param/");
     let adversary = (part("adversary/param/"), part("adversary/"));
     if let Some((params, _)) = &state.adversary {

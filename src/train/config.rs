@@ -1,7 +1,9 @@
+//! The settings of a training run and the learning-rate schedules.
+
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 
-/// What a training is told: length, batch, optimiser, schedule, seed.
+/// Settings of a training run: number of steps, batch size, optimiser, schedule and seed.
 ///
 /// ```
 /// use invariances::train::{Decay, TrainConfig};
@@ -11,54 +13,63 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TrainConfig {
-    /// How many steps.
+    /// Number of steps.
     pub steps: u64,
-    /// How many samples make a step; the closure that computes the loss reads it.
+    /// Number of samples per step. The trainer does not use it; the closure that computes the
+    /// loss reads it.
     pub batch: usize,
-    /// Adam's learning rate, before the schedule.
+    /// Adam's learning rate, before the schedule is applied.
     pub learning_rate: f64,
     /// Adam's betas.
     pub betas: (f64, f64),
-    /// What becomes of the learning rate over the steps.
+    /// Schedule of the learning rate.
     pub decay: Decay,
-    /// Steps in which the learning rate rises from 0 at first; `decay` begins after them.
+    /// Number of steps in which the learning rate rises linearly from 0; `decay` starts after
+    /// them.
     pub warm_up: u64,
-    /// The largest norm of the gradient; longer ones are shortened to it.
+    /// Maximum norm of the gradient. A larger gradient is scaled down to this norm. `None` for no
+    /// clipping.
     pub clip: Option<f64>,
     /// Decoupled weight decay.
     pub weight_decay: f64,
-    /// Keeps a running mean of the parameters with this factor per step (e.g. 0.999), which the training
-    /// ends with. At the start the factor is lower, (1 + step) / (10 + step).
+    /// Factor per step of an exponential moving average of the parameters (e.g. 0.999). The
+    /// training ends with the averaged parameters. At the start the factor is lower, at most
+    /// (1 + step) / (10 + step).
     pub ema: Option<f64>,
-    /// Steps between two validations, where the trainer has a measure ([`Trainer::validate`](super::Trainer::validate));
-    /// a twentieth of all steps where nothing is said.
+    /// Steps between two validations, if the trainer has a measure
+    /// ([`Trainer::validate`](super::Trainer::validate)). `None` for a twentieth of all steps.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub validate_every: Option<u64>,
-    /// Ends the training after so many validations in a row without a better one; the weights are then those of the best.
+    /// Stops the training early after this number of validations in a row without a better one.
+    /// The weights are then those of the best validation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub patience: Option<u32>,
-    /// Changes the parameters within the backward pass ([`Adam::step_in_backward`](super::Adam::step_in_backward)): a flow with
-    /// [`Memory::Constant`](crate::flow::Memory::Constant) then needs no memory for its gradients. It changes no result, so it is not
-    /// part of what tells one training from another. Not with `clip`.
+    /// Updates the parameters within the backward pass
+    /// ([`Adam::step_in_backward`](super::Adam::step_in_backward)), so a flow with
+    /// [`Memory::Constant`](crate::flow::Memory::Constant) needs no memory for its gradients.
+    /// Results do not change, so this setting is not part of the configuration that identifies a
+    /// trained network. Cannot be combined with `clip`.
     #[serde(skip_serializing)]
     pub step_in_backward: bool,
-    /// Decides what the steps draw.
+    /// Seed of the random numbers that the steps draw.
     pub seed: u64,
-    /// Seconds between checkpoints; longer where they would take more than a twentieth of the time.
-    /// It changes no result, so it is not written and not part of what tells one training from another.
+    /// Seconds between checkpoints. The interval grows if checkpoints would take more than a
+    /// twentieth of the time. Results do not change, so this setting is not written and is not
+    /// part of the configuration that identifies a trained network.
     #[serde(skip_serializing)]
     pub checkpoint_seconds: f64,
 }
 
-/// What becomes of the learning rate over the steps. `floor` is the share of it that is left at the end.
+/// Schedule of the learning rate. `floor` is the fraction of the learning rate that remains at
+/// the end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub enum Decay {
-    /// It stays.
+    /// Constant learning rate.
     #[default]
     Constant,
-    /// It falls along a line.
+    /// Linear decay.
     Linear { floor: f64 },
-    /// It falls along half a cosine.
+    /// Decay along half a cosine.
     Cosine { floor: f64 },
 }
 
@@ -84,7 +95,7 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    /// The same training with as many steps as show each of `images` images `epochs` times.
+    /// Sets the number of steps so that each of `images` images is shown `epochs` times.
     ///
     /// ```
     /// use invariances::train::TrainConfig;
@@ -97,12 +108,12 @@ impl TrainConfig {
         self
     }
 
-    /// Steps between two validations.
+    /// Returns the number of steps between two validations.
     pub(super) fn validation_steps(&self) -> u64 {
         self.validate_every.unwrap_or(self.steps / 20).max(1)
     }
 
-    /// The learning rate of a step; the first is 1.
+    /// Returns the learning rate of a step. Steps are counted from 1.
     pub fn learning_rate_at(&self, step: u64) -> f64 {
         if step <= self.warm_up {
             return self.learning_rate * step as f64 / self.warm_up.max(1) as f64;
@@ -119,10 +130,10 @@ impl TrainConfig {
         self.learning_rate * share
     }
 
-    /// Refuses numbers that no training can have.
+    /// Checks that every setting is in its valid range.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with the first such setting.
+    /// [`Error::Invalid`] for the first setting that is not.
     pub fn check(&self) -> Result<()> {
         let refuse = |what: String| Err(Error::invalid(format!("TrainConfig: {what}")));
         if self.steps == 0 {

@@ -1,4 +1,6 @@
-//! The networks for the digits in colour: what they are, how they are trained, how good they are.
+//! The networks for the coloured digits: their architectures, their training settings, and their
+//! accuracy on held-out images. They ship with the project, can be fine-tuned on other digits,
+//! and can be retrained.
 
 use super::{Card, Decay, Slot, Step, Store, TrainConfig, Trainer, pretrained};
 use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig};
@@ -18,24 +20,26 @@ const SIZE: usize = 32;
 /// The seed of the data that the shipped networks are trained on.
 const SEED: u64 = 0;
 
-/// The three networks of the digits' notebooks.
+/// The three networks of the notebooks on digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DigitsNetwork {
-    /// E and D: a [`ConvVae`].
+    /// The encoder E and the decoder D: a [`ConvVae`].
     Autoencoder,
     /// The network under study: a small SqueezeNet.
     Classifier,
-    /// Another network, of another build, seed and training, that judges what a picture shows.
+    /// The independent classifier. It differs from the network under study in architecture, seed
+    /// and training, and takes no part in making the images that it classifies.
     Judge,
 }
 
 impl DigitsNetwork {
-    /// All three, in the order in which they are trained: the judge rates the autoencoder.
+    /// Returns all three networks in training order: the independent classifier is needed to
+    /// evaluate the autoencoder.
     pub fn all() -> Vec<Self> {
         vec![Self::Classifier, Self::Judge, Self::Autoencoder]
     }
 
-    /// The name of its files.
+    /// Returns the stem of the network's file names.
     pub fn name(self) -> String {
         match self {
             Self::Autoencoder => "digits-autoencoder",
@@ -45,7 +49,7 @@ impl DigitsNetwork {
         .into()
     }
 
-    /// Its full training, that of the shipped weights.
+    /// Returns the settings of the full training, as used for the shipped weights.
     pub fn training(self) -> TrainConfig {
         let training = TrainConfig {
             betas: (0.9, 0.99),
@@ -99,19 +103,19 @@ impl DigitsNetwork {
     }
 }
 
-/// E, D, the classifier under study and the judge.
+/// The encoder E, the decoder D, the classifier under study and the independent classifier.
 #[derive(Clone, Debug)]
 pub struct DigitsNetworks {
-    /// E and D.
+    /// The encoder E and the decoder D.
     pub autoencoder: ConvVae,
-    /// The network under study, a small SqueezeNet; its penultimate layer is `pool`.
+    /// The network under study, a small SqueezeNet. Its penultimate layer is `pool`.
     pub classifier: Backbone,
-    /// Another network that judges what a picture shows.
+    /// The independent classifier, which evaluates reconstructions and samples.
     pub judge: Backbone,
     cards: BTreeMap<String, Card>,
 }
 
-/// What is being trained, with its parameters.
+/// A network under construction, with its parameters.
 struct Building {
     params: Params,
     vae: Option<ConvVae>,
@@ -143,14 +147,15 @@ fn build(network: DigitsNetwork, seed: u64) -> Result<Building> {
     })
 }
 
-/// Half of the batches as they are, the others blurred and noisy: a judge of decoded pictures must not
-/// take a soft edge for another digit.
+/// Returns half of the batches unchanged and makes the other half blurred and noisy. The
+/// independent classifier sees reconstructions, so it must not confuse a blurred edge with
+/// another digit.
 pub(super) fn roughen(images: &Tensor, rng: &mut Rng) -> Result<Tensor> {
     if rng.f32() < 0.5 {
         return Ok(images.clone());
     }
     let (blur, noise) = (f64::from(rng.f32()), f64::from(rng.range(0.0, 0.2)));
-    // Edge pixels keep their value: a padded mean would draw a dark frame.
+    // Edge pixels keep their value: a mean with zero padding would draw a dark frame.
     let inner = images.dims()[2] - 2;
     let soft = avg_pool2d(images, PoolConfig::new(3, 1))?
         .pad_with_same(2, 1, 1)?
@@ -195,8 +200,9 @@ fn step(
     }
 }
 
-/// Trains one network on `digits` with `training`, from `start` where it is given, and keeps it in `slot`;
-/// one that is there already is taken as it is.
+/// Trains one network on `digits` with the settings `training` and stores it in `slot`. Training
+/// starts from `start` if it is given. A network that is already in the slot is loaded and not
+/// trained again.
 fn fit(
     network: DigitsNetwork,
     digits: &Digits,
@@ -215,8 +221,10 @@ fn fit(
     Ok(building)
 }
 
-/// How good a network is on `count` held-out images: accuracy; for E and D the PSNR in dB and the share of
-/// reconstructions that the judge names as it names the original.
+/// Measures a network on `count` held-out images. A classifier gets its accuracy. E and D get the
+/// PSNR in dB, the share of reconstructions that the independent classifier assigns to the same
+/// class as the original (`judge_agrees`), and the share that it assigns to the true class
+/// (`judge_right`).
 fn figures(
     building: &Building,
     judge: Option<&Backbone>,
@@ -257,12 +265,13 @@ fn figures(
 }
 
 impl DigitsNetworks {
-    /// The networks for `digits`: those that ship with the project, where `digits` are the procedural ones;
-    /// for other digits (MNIST, say) the shipped ones trained on for `adapt` steps and kept in `store`.
+    /// Loads the networks for `digits`. If `digits` are the procedural digits, these are the
+    /// networks that ship with the project. For other digits (for example MNIST), the shipped
+    /// networks are fine-tuned for `adapt` steps and stored in `store`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for images of another size than 32 px, or where the shipped weights are missing:
-    /// the message has the command that trains them.
+    /// [`Error::Invalid`] if the images are not 32 px in size, or if the shipped weights are
+    /// missing: the message contains the command that trains them.
     pub fn load(digits: &Digits, adapt: u64, store: &Store) -> Result<Self> {
         if digits.size() != SIZE {
             return Err(Error::invalid(format!(
@@ -312,13 +321,15 @@ impl DigitsNetworks {
         })
     }
 
-    /// What is known about the weights, by network: how they were made and how good they are.
+    /// Returns the cards of the weights, one per network: how they were trained and the measured
+    /// figures.
     pub fn cards(&self) -> Vec<Card> {
         self.cards.values().cloned().collect()
     }
 
-    /// Trains one of the networks on `digits` from its start for as many steps as `training` says, kept in
-    /// `store`: the full training in short, to look at. Returns its log (`step`, `seconds`, `loss` …).
+    /// Trains one of the networks on `digits` from random weights and stores it in `store`. The
+    /// number of steps is that of `training`, so a short version of the full training can be
+    /// shown. The log of the result has the columns `step`, `seconds`, `loss` and others.
     pub fn train(
         network: DigitsNetwork,
         digits: &Digits,
@@ -335,8 +346,9 @@ impl DigitsNetworks {
         })
     }
 
-    /// Trains a shipped network in full, rates it on 5,000 held-out images and writes weights and card to the
-    /// shipped folder. An interrupted training goes on from its last checkpoint.
+    /// Trains a shipped network in full, evaluates it on 5,000 held-out images, and writes
+    /// weights and card to the folder of the shipped weights. An interrupted training continues
+    /// from its last checkpoint.
     pub fn retrain(network: DigitsNetwork, store: &Store) -> Result<Card> {
         let home = Digits::strokes(SIZE, SEED)?;
         let training = network.training();

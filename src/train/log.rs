@@ -1,3 +1,6 @@
+//! The training log: rows in memory, tensors in a checkpoint, and a parquet file when the
+//! training has finished.
+
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use polars::prelude::{
@@ -6,16 +9,17 @@ use polars::prelude::{
 use std::collections::HashMap;
 use std::path::Path;
 
-/// The columns that every log has: step, seconds since the start, mean loss since the row before, learning rate.
+/// Columns that every log has: step, seconds since the start, mean loss since the previous row,
+/// and learning rate.
 const FIXED: [&str; 4] = ["step", "seconds", "loss", "learning_rate"];
 
-/// What a training wrote down: about a thousand rows, however many steps.
+/// The log of a training run. It has about a thousand rows, independent of the number of steps.
 #[derive(Clone, Debug)]
 pub(super) struct Log {
     every: u64,
-    /// NaN where a row has no such value.
+    /// NaN where a row has no value for a column.
     columns: Vec<(String, Vec<f64>)>,
-    /// Sum and number of the losses since the last row.
+    /// Sum and count of the losses since the last row.
     window: (f64, f64),
 }
 
@@ -28,7 +32,8 @@ impl Log {
         }
     }
 
-    /// Counts a step's loss; true where the step gets a row by itself.
+    /// Adds a step's loss to the running mean. Returns true if the log schedule gives this step a
+    /// row.
     pub fn count(&mut self, step: u64, loss: f64) -> bool {
         self.window.0 += loss;
         self.window.1 += 1.0;
@@ -76,7 +81,7 @@ impl Log {
         self.columns.first().map_or(0, |c| c.1.len())
     }
 
-    /// The last value of every column that is a finite number.
+    /// Returns the last finite value of every column that has one.
     pub fn last(&self) -> Vec<(String, f64)> {
         let last = |(n, v): &(String, Vec<f64>)| {
             let value = v.iter().rev().find(|x| x.is_finite())?;
@@ -85,12 +90,12 @@ impl Log {
         self.columns.iter().filter_map(last).collect()
     }
 
-    /// The columns' names, in order.
+    /// Returns the column names in order.
     pub fn columns(&self) -> Vec<&str> {
         self.columns.iter().map(|(n, _)| n.as_str()).collect()
     }
 
-    /// As tensors for a checkpoint.
+    /// Returns the log as tensors for a checkpoint.
     pub fn state(&self) -> Result<Vec<(String, Tensor)>> {
         let mut tensors = vec![(
             "log.window".to_string(),
@@ -105,7 +110,7 @@ impl Log {
         Ok(tensors)
     }
 
-    /// Takes up what [`Log::state`] and [`Log::columns`] gave.
+    /// Restores the log from the values of [`Log::state`] and [`Log::columns`].
     pub fn set_state(
         &mut self,
         tensors: &HashMap<String, Tensor>,
@@ -127,7 +132,7 @@ impl Log {
         Ok(())
     }
 
-    /// The log without a row, where its file is lost.
+    /// Returns a log without rows, for a network whose log file is damaged or missing.
     pub fn empty() -> Result<DataFrame> {
         Self::new(1).frame()
     }
@@ -147,14 +152,14 @@ impl Log {
     }
 }
 
-/// Writes a frame as parquet, whole or not at all.
+/// Writes a frame as parquet, atomically: the file is complete or it is not there.
 pub(super) fn write_frame(path: &Path, frame: &DataFrame) -> Result<()> {
     let mut bytes = Vec::new();
     ParquetWriter::new(&mut bytes).finish(&mut frame.clone())?;
     invariances_core::files::write_atomic(path, &bytes)
 }
 
-/// Reads a frame from parquet.
+/// Reads a frame from a parquet file.
 pub(super) fn read_frame(path: &Path) -> Result<DataFrame> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     ParquetReader::new(std::io::Cursor::new(bytes))

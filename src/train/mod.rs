@@ -1,5 +1,6 @@
-//! One trainer for every network here: Adam in one pass, schedules, a log that is a frame,
-//! and checkpoints that survive a kill.
+//! Training: one trainer for every network in this crate, with a fast Adam optimiser,
+//! learning-rate schedules, a log that is a data frame, and checkpoints from which a killed run
+//! continues. The networks that ship with the project are defined here too.
 
 mod adam;
 mod checkpoint;

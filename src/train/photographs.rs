@@ -1,4 +1,5 @@
-//! The networks for images of one's own: trained here, since nobody else has them.
+//! The networks for a user's own images. No weights ship for them: all of them are trained on
+//! these images.
 
 use super::{Card, Decay, Step, Store, TrainConfig, Trainer, VaeTraining};
 use crate::autoencoder::ConvVae;
@@ -11,12 +12,13 @@ use invariances_core::say;
 use serde_json::json;
 use std::collections::BTreeMap;
 
-/// E and D, a network to study and a judge for [`Photographs`], all trained on them.
+/// The encoder E, the decoder D, a network to study and an independent classifier for
+/// [`Photographs`], all trained on these images.
 ///
 /// ```no_run
 /// use invariances::prelude::*;
 /// let lab = Lab::open("mine")?;
-/// let animals = Photographs::new(&Images::folder("animals")?, 64, 0)?; // a folder of class folders
+/// let animals = Photographs::new(&Images::folder("animals")?, 64, 0)?; // one folder per class
 /// let start = CreaturesNetworks::load()?.autoencoder;
 /// let networks = PhotographsNetworks::fit(&animals, &start, 4000, &lab.store())?;
 /// println!("{:?}", networks.figures);
@@ -24,16 +26,18 @@ use std::collections::BTreeMap;
 /// ```
 #[derive(Clone, Debug)]
 pub struct PhotographsNetworks {
-    /// E and D, trained on from those that were given.
+    /// The encoder E and the decoder D, fine-tuned from the ones that were given.
     pub autoencoder: ConvVae,
-    /// The network under study: a small AlexNet that names the classes.
+    /// The network under study: a small AlexNet that predicts the classes.
     pub classifier: Backbone,
-    /// Another network, of another build, seed and training, that judges which class a picture shows.
+    /// The independent classifier. It differs from the network under study in architecture, seed
+    /// and training.
     pub judge: Judge,
-    /// How good they are on the held-out images: the accuracy of the classifier (`accuracy`) and of the judge (`judge`), and how often the judge
-    /// names what E and D make of an image as it names the image (`kept`).
+    /// Results on the held-out images (at most 1,000): the accuracy of the network under study
+    /// (`accuracy`) and of the independent classifier (`judge`), and the share of reconstructions
+    /// that the independent classifier assigns to the same class as the original (`kept`).
     pub figures: BTreeMap<String, f64>,
-    /// What is known about the weights, by network.
+    /// The cards of the weights, by network.
     pub cards: BTreeMap<String, Card>,
 }
 
@@ -53,11 +57,14 @@ fn training(steps: u64, batch: usize, seed: u64) -> TrainConfig {
 }
 
 impl PhotographsNetworks {
-    /// Trains all three and keeps them in `store`; what is there already is taken. `start` is an E and a D of the images' size to go on from: there
-    /// are seldom enough images of one's own to begin with nothing. `steps` are those of E and D; classifier and judge have a quarter of them.
+    /// Trains all three networks and stores them in `store`; networks that are already there are
+    /// loaded. `start` is an encoder and a decoder of the images' size to fine-tune: a user's own
+    /// images are seldom enough to train from random weights. E and D are trained for `steps`
+    /// steps, the network under study and the independent classifier for a quarter of them.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for fewer than two classes, or where `start` is for another size; as [`Trainer::fit_in`].
+    /// [`Error::Invalid`] for fewer than two classes, or if `start` has another image size;
+    /// otherwise as [`Trainer::fit_in`].
     pub fn fit(images: &Photographs, start: &ConvVae, steps: u64, store: &Store) -> Result<Self> {
         let classes = images.classes().len();
         let seen = images.counts().iter().filter(|n| **n > 0).count();

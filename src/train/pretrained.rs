@@ -1,4 +1,5 @@
-//! Weights that ship with the project: `data/pretrained/NAME.safetensors` (f16) with a card `NAME.json`.
+//! Weights that ship with the project: `data/pretrained/NAME.safetensors` (f16), each with a card
+//! `NAME.json`.
 
 use super::Card;
 use super::store::{check_name, differences};
@@ -9,7 +10,8 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-/// Where the weights are: `pretrained/` in the folder that `INVARIANCES_DATA` names, else in the project's `data/`.
+/// Returns the folder of the shipped weights: `pretrained/` in the folder that `INVARIANCES_DATA`
+/// names, otherwise in the project's `data/`.
 pub fn folder() -> PathBuf {
     match std::env::var_os("INVARIANCES_DATA").filter(|v| !v.is_empty()) {
         Some(data) => PathBuf::from(data).join("pretrained"),
@@ -17,10 +19,11 @@ pub fn folder() -> PathBuf {
     }
 }
 
-/// Takes up the weights of `name` into `params`; nothing where there are none, or those of another configuration.
+/// Loads the weights of `name` into `params`. Returns `None` if there are no weights, or if they
+/// were trained with another configuration.
 ///
 /// # Errors
-/// [`Error::Content`] where weights and card do not belong together or are of another network.
+/// [`Error::Content`] if the weights do not match the card, or if they belong to another network.
 pub fn load(name: &str, configuration: &Value, params: &Params) -> Result<Option<Card>> {
     check_name(name)?;
     let card = folder().join(format!("{name}.json"));
@@ -39,7 +42,7 @@ pub fn load(name: &str, configuration: &Value, params: &Params) -> Result<Option
     Ok(Some(card))
 }
 
-/// Writes weights in f16 and their card, which gets the hash of the file.
+/// Writes the weights in f16 and their card, which gets the hash of the weights file.
 pub fn save(name: &str, card: &Card, params: &Params) -> Result<Card> {
     check_name(name)?;
     let path = folder().join(format!("{name}.safetensors"));

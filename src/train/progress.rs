@@ -1,8 +1,10 @@
+//! Progress lines of a training run, and the number formats that they use.
+
 use invariances_core::say;
 use std::time::{Duration, Instant};
 
-/// Lines of text while a training runs: soon after the start, then every ten seconds. A notebook shows
-/// lines as they come; it has no line to overwrite.
+/// Prints a progress line soon after the start and then every ten seconds. Every line is a new
+/// line: a notebook shows lines as they are printed and cannot overwrite one.
 pub(super) struct Progress {
     quiet: bool,
     steps: u64,
@@ -12,7 +14,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// `done` steps were taken before.
+    /// Starts the clock of a run in which `done` steps were already taken.
     pub fn new(steps: u64, done: u64, quiet: bool) -> Self {
         Self {
             quiet,
@@ -23,12 +25,12 @@ impl Progress {
         }
     }
 
-    /// Whether a line is due after this step.
+    /// Whether a line should be printed after this step.
     pub fn is_due(&self, step: u64) -> bool {
         !self.quiet && step < self.steps && self.start.elapsed() >= self.next
     }
 
-    /// Prints the line of a step.
+    /// Prints the progress line of a step.
     pub fn line(&mut self, step: u64, values: &[(String, f64)]) {
         let elapsed = self.start.elapsed();
         self.next = match elapsed.as_secs() {
@@ -50,7 +52,7 @@ impl Progress {
         ));
     }
 
-    /// Prints any line, at once.
+    /// Prints a line immediately, unless the trainer is quiet.
     pub fn say(&self, text: &str) {
         if !self.quiet {
             say(text);
@@ -58,7 +60,8 @@ impl Progress {
     }
 }
 
-/// Four significant digits.
+/// Formats a number with at most three decimals; very small and very large numbers in scientific
+/// notation with two.
 pub(super) fn number(v: f64) -> String {
     if v != 0.0 && v.is_finite() && !(1e-3..1e5).contains(&v.abs()) {
         return format!("{v:.2e}");
@@ -67,7 +70,7 @@ pub(super) fn number(v: f64) -> String {
     format!("{v:.*}", 3 - whole)
 }
 
-/// Seconds in words.
+/// Formats a time in seconds, minutes or hours.
 pub(super) fn span(seconds: f64) -> String {
     match seconds {
         s if s < 100.0 => format!("{s:.0} s"),

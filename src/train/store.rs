@@ -1,3 +1,6 @@
+//! Storage of trained networks: a folder per network and configuration, with the weights, the log
+//! and a card that describes how the weights were trained.
+
 use super::TrainConfig;
 use crate::ops::Params;
 use crate::{Error, Result};
@@ -8,7 +11,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-/// A folder of trained networks, each kept under what made it.
+/// A folder of trained networks. Each network is identified by its name and its configuration.
 ///
 /// ```no_run
 /// use invariances::{ops::Params, train::{Store, Step, TrainConfig, Trainer}};
@@ -16,7 +19,7 @@ use std::path::{Path, PathBuf};
 /// let slot = Store::cache()?.slot("line", &("y = 2x", 64, &training))?;
 /// let params = Params::new(0);
 /// let w = params.root().get(1, "w", invariances::ops::Init::FanIn)?;
-/// // Trains the first time, and from then on takes the weights that this gave.
+/// // The first run trains; later runs load the weights that the first one stored.
 /// let trained = Trainer::new(training).fit_in(&slot, &params, |_, _| {
 ///     Ok(Step::new(w.affine(1.0, -2.0)?.sqr()?.sum_all()?))
 /// })?;
@@ -27,7 +30,8 @@ pub struct Store {
     folder: PathBuf,
 }
 
-/// The place of one trained network in a [`Store`]: a name and the configuration that tells it from others.
+/// The place of one trained network in a [`Store`]: a name, and the configuration that
+/// distinguishes it from other networks of this name.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Slot {
     name: String,
@@ -35,44 +39,44 @@ pub struct Slot {
     folder: PathBuf,
 }
 
-/// What is known about trained weights: how they were made and how good they are.
+/// Description of trained weights: how they were trained and the measured figures.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Card {
     /// The network's name.
     pub name: String,
-    /// Everything that decides the weights, as JSON: the network, the data, the training.
+    /// Everything that determines the weights, as JSON: the network, the data, the training.
     pub configuration: Value,
-    /// What the network was trained on, in words.
+    /// The training data, in words.
     pub data: String,
-    /// How it was trained.
+    /// The training settings.
     pub training: TrainConfig,
-    /// The steps that were taken.
+    /// Number of training steps.
     pub steps: u64,
-    /// How long that took.
+    /// Training time in seconds.
     pub seconds: f64,
-    /// The day when it was finished, UTC.
+    /// The date on which the training finished, in UTC.
     pub date: String,
-    /// What it was trained on: system, processor, threads.
+    /// The system it was trained on: operating system, processor architecture, number of threads.
     pub machine: String,
-    /// Figures of merit, by name.
+    /// Measured results, such as the accuracy, by name.
     pub figures: BTreeMap<String, f64>,
-    /// The command that trains it again.
+    /// The command that trains the network again.
     pub command: String,
-    /// The crate's version that trained it.
+    /// The version of this crate that trained the network.
     pub version: String,
-    /// The hash (BLAKE3, hexadecimal) of the file of weights.
+    /// The hash of the weights file (BLAKE3, hexadecimal).
     pub weights: String,
 }
 
 impl Store {
-    /// The networks in a folder, which need not exist yet.
+    /// Opens a folder of trained networks, which need not exist yet.
     pub fn open(folder: impl AsRef<Path>) -> Self {
         let folder = folder.as_ref().to_path_buf();
         Self { folder }
     }
 
-    /// The networks in the project's cache, `trained/` in [`cache_dir`].
+    /// Opens `trained/` in the project's cache folder ([`cache_dir`]).
     ///
     /// # Errors
     /// As [`cache_dir`].
@@ -80,17 +84,19 @@ impl Store {
         Ok(Self::open(cache_dir()?.join("trained")))
     }
 
-    /// Where the networks are.
+    /// Returns the folder.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The place of the network `name` with this configuration. The configuration must name everything that
-    /// decides the weights: the network's and the training's settings, the data, the seed. Another
-    /// configuration, or another version of the crate, is another place.
+    /// Returns the slot of the network `name` with this configuration. The configuration must
+    /// contain everything that determines the weights: the settings of the network and of the
+    /// training, the data, the seed. Another configuration or another version of this crate gives
+    /// another slot.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a name that is no file name or a configuration that is not JSON.
+    /// [`Error::Invalid`] for a name that cannot be a file name, or a configuration that cannot
+    /// be written as JSON.
     pub fn slot(&self, name: &str, configuration: &impl Serialize) -> Result<Slot> {
         check_name(name)?;
         let configuration = serde_json::to_value(configuration).map_err(|e| {
@@ -113,30 +119,31 @@ impl Store {
 }
 
 impl Slot {
-    /// The network's name.
+    /// Returns the network's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What tells this network from others of its name.
+    /// Returns the configuration that distinguishes this network from others of its name.
     pub fn configuration(&self) -> &Value {
         &self.configuration
     }
 
-    /// Where its files are: `weights.safetensors`, `card.json`, `log.parquet`, and checkpoints while it trains.
+    /// Returns the folder of the network's files: `weights.safetensors`, `card.json`,
+    /// `log.parquet`, and checkpoints while it trains.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// True where a training has finished here.
+    /// Whether a training run has finished in this slot.
     pub fn is_trained(&self) -> bool {
         self.file(CARD).is_file() && self.file(WEIGHTS).is_file()
     }
 
-    /// What is known about the weights; nothing where no training has finished here.
+    /// Returns the card of the weights, or `None` if no training run has finished in this slot.
     ///
     /// # Errors
-    /// [`Error::Content`] where the card is damaged.
+    /// [`Error::Content`] if the card is damaged.
     pub fn card(&self) -> Result<Option<Card>> {
         if !self.is_trained() {
             return Ok(None);
@@ -145,10 +152,11 @@ impl Slot {
         Ok(Some(card))
     }
 
-    /// Takes up the trained weights; nothing where no training has finished here.
+    /// Loads the trained weights into `params` and returns their card, or `None` if no training
+    /// run has finished in this slot.
     ///
     /// # Errors
-    /// [`Error::Content`] where the files are damaged or of another network.
+    /// [`Error::Content`] if the files are damaged or belong to another network.
     pub fn load(&self, params: &Params) -> Result<Option<Card>> {
         let Some(card) = self.card()? else {
             return Ok(None);
@@ -163,7 +171,8 @@ impl Slot {
         Ok(Some(card))
     }
 
-    /// Takes up the weights as they were after a step for which [`Trainer::snapshots`](super::Trainer::snapshots) asked.
+    /// Loads the weights as they were after `step`, one of the steps of
+    /// [`Trainer::snapshots`](super::Trainer::snapshots).
     ///
     /// ```
     /// use invariances::{ops::{Init, Params}, train::{Step, Store, TrainConfig, Trainer}};
@@ -181,13 +190,14 @@ impl Slot {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Io`] where there is no such snapshot, [`Error::Content`] where it is of another network.
+    /// [`Error::Io`] if there is no such snapshot, [`Error::Content`] if it belongs to another
+    /// network.
     pub fn load_snapshot(&self, step: u64, params: &Params) -> Result<()> {
         let path = self.file(&super::trainer::snapshot_name(step));
         params.load(&path).map_err(|e| self.advise(e))
     }
 
-    /// Adds to an error about a file of this slot how to get on.
+    /// Adds to an error about a file of this slot what the user can do.
     pub(super) fn advise(&self, error: Error) -> Error {
         let advice = format!("delete {} to train again", self.folder.display());
         match error {
@@ -219,7 +229,7 @@ impl Card {
         write_atomic(path, text.as_bytes())
     }
 
-    /// The tensors of the file that this card is of.
+    /// Reads the tensors of the weights file that this card describes, and checks its hash.
     pub(super) fn read_weights(&self, path: &Path) -> Result<HashMap<String, Tensor>> {
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
         let found = blake3::hash(&bytes).to_hex();
@@ -247,7 +257,7 @@ pub(super) fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// JSON with sorted keys and without spaces, whatever order the writer has.
+/// Returns JSON with sorted keys and without spaces, independent of the order in `value`.
 pub(crate) fn canonical(value: &Value) -> String {
     match value {
         Value::Object(map) => {
@@ -266,7 +276,8 @@ pub(crate) fn canonical(value: &Value) -> String {
     }
 }
 
-/// The settings in which two configurations differ, as paths; a number may differ by what reading it from text changes.
+/// Lists the settings in which two configurations differ, as paths. Numbers count as equal if
+/// they differ only by the rounding of writing and reading them as text.
 pub(super) fn differences(a: &Value, b: &Value) -> Vec<String> {
     fn walk(path: &str, a: &Value, b: &Value, out: &mut Vec<String>) {
         match (a, b) {
@@ -299,7 +310,7 @@ pub(super) fn differences(a: &Value, b: &Value) -> Vec<String> {
     out
 }
 
-/// This machine in words.
+/// Describes this machine in words.
 pub(super) fn machine() -> String {
     format!(
         "{} {}, {} threads",
@@ -309,11 +320,12 @@ pub(super) fn machine() -> String {
     )
 }
 
-/// Today, UTC, as YYYY-MM-DD.
+/// Returns today's date in UTC as YYYY-MM-DD.
 pub(super) fn today() -> String {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let days = since.map_or(0, |d| d.as_secs() / 86_400) as i64;
-    // Days to a date of the Gregorian calendar: Howard Hinnant, "chrono-compatible low-level date algorithms".
+    // Converts days to a Gregorian date: Howard Hinnant, "chrono-compatible low-level date
+    // algorithms".
     let z = days + 719_468;
     let era = z.div_euclid(146_097);
     let day_of_era = z.rem_euclid(146_097);

@@ -1,3 +1,6 @@
+//! The trainer: runs the steps of a training, logs, prints progress, validates, and stores the
+//! result in a slot, with checkpoints from which an interrupted training continues.
+
 use super::adam::Adam;
 use super::checkpoint::{self, Average, BEFORE, Best, NEWEST, NEXT, Place, State};
 use super::log::{Log, read_frame, write_frame};
@@ -16,7 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The loss of one step and what else is worth a column of the log.
+/// The loss of one step, and values for the log.
 #[derive(Clone, Debug)]
 pub struct Step {
     loss: Tensor,
@@ -25,7 +28,7 @@ pub struct Step {
 }
 
 impl Step {
-    /// A step that lowers `loss`, a scalar.
+    /// Creates a step that minimises `loss`, a scalar.
     pub fn new(loss: Tensor) -> Self {
         Self {
             loss,
@@ -34,8 +37,9 @@ impl Step {
         }
     }
 
-    /// Adds what the adversary of [`Trainer::adversary`] lowers, a scalar that its own parameters alone should move: compute it
-    /// from detached images. A step without it leaves the adversary as it is.
+    /// Adds the loss of the adversary of [`Trainer::adversary`], a scalar. It should depend on
+    /// the adversary's parameters only, so compute it from detached images. A step without this
+    /// loss does not change the adversary.
     pub fn with_adversary(mut self, loss: &Tensor) -> Self {
         self.adversary = Some(loss.clone());
         self
@@ -43,14 +47,15 @@ impl Step {
 
     /// Adds a number to the log, e.g. an accuracy.
     pub fn with(mut self, name: &str, value: f64) -> Self {
-        // A scalar on the CPU always has memory.
+        // Creating a scalar on the CPU does not fail, so no value is lost here.
         if let Ok(value) = Tensor::new(value, &candle_core::Device::Cpu) {
             self.report.push((name.into(), value));
         }
         self
     }
 
-    /// Adds a scalar tensor to the log, e.g. a part of the loss; it is read only where a row is written.
+    /// Adds a scalar tensor to the log, e.g. a term of the loss. Its value is only read when a
+    /// row or a progress line is written.
     pub fn with_tensor(mut self, name: &str, value: &Tensor) -> Self {
         self.report.push((name.into(), value.detach()));
         self
@@ -72,13 +77,13 @@ fn scalar(t: &Tensor) -> Result<f64> {
     Ok(t.flatten_all()?.get(0)?.to_dtype(DType::F64)?.to_scalar()?)
 }
 
-/// The parameters and buffers as they are now.
+/// Returns copies of the current parameters and buffers.
 fn copies(params: &Params) -> Result<HashMap<String, Tensor>> {
     let tensors = params.tensors().into_iter();
     tensors.map(|(n, t)| Ok((n, t.detach().copy()?))).collect()
 }
 
-/// The first parameter that is not all finite numbers.
+/// Returns the name of the first parameter that contains NaN or infinite values.
 fn not_finite(params: &Params) -> Result<Option<String>> {
     for (name, var) in params.trained() {
         let sum = var.as_detached_tensor().to_dtype(DType::F64)?.sum_all()?;
@@ -89,7 +94,8 @@ fn not_finite(params: &Params) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// Measures with the running mean in the parameters' place, where there is one.
+/// Evaluates `measure` with the averaged parameters, if there are any, and restores the
+/// parameters.
 fn with_average(
     params: &Params,
     average: &Option<Average>,
@@ -108,7 +114,8 @@ fn with_average(
     value
 }
 
-/// Keeps the weights of a better validation; returns how many in a row were none.
+/// Stores the weights if this validation is better than the best one. Returns the number of
+/// validations in a row that were not better.
 fn better_or_stale(
     best: &mut Option<Best>,
     step: u64,
@@ -116,7 +123,7 @@ fn better_or_stale(
     params: &Params,
     average: &Option<Average>,
 ) -> Result<u32> {
-    // What is no number is never better.
+    // NaN is never better.
     let better = |best: &Best| value < best.value;
     if let Some(best) = best
         && !better(best)
@@ -137,39 +144,43 @@ fn better_or_stale(
     Ok(0)
 }
 
-/// Removes what a write that was killed left; whoever calls this holds the folder's lock.
+/// Removes the temporary files of a write that was killed. The caller must hold the lock of the
+/// folder.
 fn remove_temporary(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         if name.starts_with('.') && name.ends_with(".tmp") {
-            // One that cannot be removed takes room and harms nothing.
+            // A file that cannot be removed only takes disk space.
             let _ = std::fs::remove_file(entry.path());
         }
     }
 }
 
-/// The file of the weights after a step.
+/// Returns the file name of the weights after a step.
 pub(super) fn snapshot_name(step: u64) -> String {
     format!("after-{step:08}.safetensors")
 }
 
-/// What a training did.
+/// The result of a training run.
 #[derive(Clone, Debug)]
 pub struct Trained {
-    /// The steps that the weights have behind them.
+    /// Number of steps taken, in all runs together. With early stopping, the weights can be from
+    /// an earlier step.
     pub steps: u64,
-    /// How long those took, in all runs together.
+    /// Training time in seconds, in all runs together.
     pub seconds: f64,
-    /// The step of the checkpoint from which this run went on.
+    /// The step of the checkpoint from which this run continued.
     pub resumed_at: Option<u64>,
-    /// True where the weights were trained before and nothing was left to do.
+    /// True if the weights had been trained before, so this run only loaded them.
     pub reused: bool,
-    /// False where the weights should have been kept in a slot and could not be (a full disk, say): they are in the
-    /// parameters, and the line that was printed says what to do.
+    /// False if the weights could not be written to the slot (for example because the disk is
+    /// full). The parameters then hold the trained weights, and the printed message says what to
+    /// do.
     pub kept: bool,
-    /// One row per logged step: `step`, `seconds`, `loss` (the mean since the row before), `learning_rate`,
-    /// what the steps reported, and `validation` where it was measured. Without rows where its file was damaged.
+    /// One row per logged step, with the columns `step`, `seconds`, `loss` (the mean since the
+    /// previous row), `learning_rate`, the values that the steps reported, and `validation` where
+    /// it was measured. Empty if the log file was damaged.
     pub log: DataFrame,
     summary: String,
 }
@@ -180,10 +191,12 @@ impl std::fmt::Display for Trained {
     }
 }
 
-/// Runs a training: draws each step's numbers from the seed, updates by [`Adam`], logs, prints, checkpoints.
+/// Runs a training: seeds the random numbers of each step, updates the parameters with [`Adam`],
+/// logs, prints progress and writes checkpoints.
 ///
-/// A step's generator depends on the seed and the step alone, so a training that was killed and run again
-/// ends with the same parameters, bit for bit, as one that was not.
+/// The random generator of a step depends only on the seed and the step. So a training that was
+/// killed and run again ends with the same parameters, bit for bit, as one that was not
+/// interrupted.
 ///
 /// ```
 /// use invariances::ops::{Init, Params};
@@ -209,7 +222,7 @@ pub struct Trainer {
     snapshots: Vec<u64>,
 }
 
-/// What a validation measures; lower is better.
+/// A validation measure; lower is better.
 type Measure = dyn Fn() -> Result<f64> + Send + Sync;
 
 impl std::fmt::Debug for Trainer {
@@ -224,7 +237,7 @@ impl std::fmt::Debug for Trainer {
 }
 
 impl Trainer {
-    /// A trainer with these settings.
+    /// Creates a trainer with these settings.
     pub fn new(config: TrainConfig) -> Self {
         Self {
             config,
@@ -235,16 +248,19 @@ impl Trainer {
         }
     }
 
-    /// Keeps the weights as they are after each of these steps, 0 being the start, beside what the training ends with:
-    /// [`Slot::load_snapshot`] takes them up. For a training in a slot, whose configuration should name the steps.
+    /// Saves the weights after each of these steps, in addition to the final weights; 0 is the
+    /// start. [`Slot::load_snapshot`] loads them. This needs a training in a slot, and the slot's
+    /// configuration should contain the steps.
     pub fn snapshots(mut self, after: impl IntoIterator<Item = u64>) -> Self {
         self.snapshots = after.into_iter().collect();
         self
     }
 
-    /// Measures something on held-out data every [`TrainConfig::validate_every`] steps: a loss, lower is better. It goes into the log as
-    /// `validation`, and with [`TrainConfig::patience`] it ends the training. It is measured with what the training would end with:
-    /// the running mean of the parameters, where there is one.
+    /// Evaluates a measure on held-out data every [`TrainConfig::validate_every`] steps: a loss,
+    /// lower is better. Its values are the log's column `validation`, and with
+    /// [`TrainConfig::patience`] it stops the training early. It is evaluated with the weights
+    /// that the training would end with now: the moving average of the parameters, if there is
+    /// one.
     ///
     /// ```
     /// # use invariances::ops::{Init, Params};
@@ -264,25 +280,27 @@ impl Trainer {
         self
     }
 
-    /// Trains an adversary beside the network, such as a [`PatchDiscriminator`](crate::loss::PatchDiscriminator), with an optimiser of its own
-    /// and the same settings: each step lowers the network's loss by the network's parameters, and then what
-    /// [`Step::with_adversary`] gave by the adversary's.
+    /// Trains an adversary together with the network, such as a
+    /// [`PatchDiscriminator`](crate::loss::PatchDiscriminator). It has its own optimiser with the
+    /// same settings. Each step first updates the network's parameters with the network's loss,
+    /// then the adversary's parameters with the loss of [`Step::with_adversary`].
     pub fn adversary(mut self, params: &Params) -> Self {
         self.adversary = Some(params.clone());
         self
     }
 
-    /// Prints nothing.
+    /// Switches off all printed output.
     pub fn quiet(mut self) -> Self {
         self.quiet = true;
         self
     }
 
-    /// Trains `params` without keeping anything on disk. `step` gets the step's number, from 1 on, and its generator.
+    /// Trains `params` and stores nothing on disk. `step` receives the number of the step,
+    /// counted from 1, and the step's random generator.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for settings that no training can have, [`Error::Diverged`] where the loss is not finite,
-    /// and whatever `step` returns.
+    /// [`Error::Invalid`] for invalid settings, [`Error::Diverged`] if the loss is not finite,
+    /// and every error that `step` returns.
     pub fn fit(
         &self,
         params: &Params,
@@ -291,12 +309,14 @@ impl Trainer {
         self.run(None, params, step)
     }
 
-    /// As [`Trainer::fit`], kept in `slot`: a finished training is taken up, an interrupted one goes on from its
-    /// last checkpoint. Where another process trains the same network, this waits for it.
+    /// Trains as [`Trainer::fit`] and stores the result in `slot`. If the slot holds a finished
+    /// training, its weights are loaded; an interrupted training continues from its last
+    /// checkpoint. If another process trains the same network, this call waits for it.
     ///
     /// # Errors
-    /// Also [`Error::Io`] where the slot's folder cannot be written, [`Error::Content`] where its files are damaged.
-    /// After an error the parameters are as they were before, so that the next attempt gives what a first would.
+    /// As [`Trainer::fit`]; also [`Error::Io`] if the slot's folder cannot be written, and
+    /// [`Error::Content`] if its files are damaged. After an error the parameters are restored to
+    /// their values before the call, so the next attempt gives the same result as a first one.
     pub fn fit_in(
         &self,
         slot: &Slot,
@@ -304,7 +324,7 @@ impl Trainer {
         step: impl FnMut(u64, &mut Rng) -> Result<Step>,
     ) -> Result<Trained> {
         self.config.check()?;
-        // A finished training is read only: its folder may be one that cannot be written.
+        // A finished training is only read, because its folder may be read-only.
         if let Some(trained) = self.reuse(slot, params)? {
             return Ok(trained);
         }
@@ -315,7 +335,7 @@ impl Trainer {
         })?;
         let _lock = self.lock(&folder.join("lock"))?;
         remove_temporary(folder);
-        // The process that was waited for has perhaps finished it.
+        // Another process may have finished the training while this one waited for the lock.
         if let Some(trained) = self.reuse(slot, params)? {
             return Ok(trained);
         }
@@ -343,7 +363,8 @@ impl Trainer {
         Ok(trained)
     }
 
-    /// The lock of a slot, which the system frees when a process ends, however it ends.
+    /// Locks a slot. The operating system releases the lock when the process ends, also after a
+    /// crash.
     fn lock(&self, path: &Path) -> Result<std::fs::File> {
         let mut lock = std::fs::File::options()
             .read(true)
@@ -355,7 +376,7 @@ impl Trainer {
         if lock.try_lock().is_err() {
             if !self.quiet {
                 let mut process = String::new();
-                // Only told: where it cannot be read, the message does without.
+                // The process ID is only for the message, so a failed read is ignored.
                 let _ = lock.read_to_string(&mut process);
                 let process = match process.trim().parse::<u32>() {
                     Ok(id) => format!("process {id}"),
@@ -368,7 +389,8 @@ impl Trainer {
             }
             lock.lock().map_err(|e| Error::io(path, e))?;
         }
-        // For who waits to be told; on a full disk the lock holds all the same.
+        // The process ID is for the message of a waiting process. If it cannot be written
+        // (full disk), the lock is still held.
         let _ = lock
             .set_len(0)
             .and_then(|()| lock.rewind())
@@ -376,12 +398,13 @@ impl Trainer {
         Ok(lock)
     }
 
-    /// Takes up a finished training.
+    /// Loads a finished training.
     fn reuse(&self, slot: &Slot, params: &Params) -> Result<Option<Trained>> {
         let Some(card) = slot.card()? else {
             return Ok(None);
         };
-        // A configuration that leaves the training out would have its weights taken for those of any other.
+        // If the slot's configuration omits the training settings, weights that were trained with
+        // other settings would be loaded by mistake.
         let other = differences(&json!(card.training), &json!(self.config));
         if !other.is_empty() {
             return Err(Error::invalid(format!(
@@ -396,7 +419,7 @@ impl Trainer {
         let log = match read_frame(&slot.file(LOG)) {
             Ok(log) => log,
             Err(e) => {
-                // The weights have a hash of their own and are whole.
+                // The weights have their own hash and are complete.
                 if !self.quiet {
                     say(&format!("{e}: the weights are whole, their log is lost"));
                 }
@@ -423,7 +446,8 @@ impl Trainer {
         }))
     }
 
-    /// Writes what a finished training leaves; the card comes last: with it the training counts as finished.
+    /// Writes the files of a finished training. The card is written last, because a slot with a
+    /// card counts as finished.
     fn keep(&self, slot: &Slot, params: &Params, trained: &Trained) -> Result<()> {
         let weights = slot.file(WEIGHTS);
         params.save(&weights)?;
@@ -506,7 +530,8 @@ impl Trainer {
         };
         let mut resumed_at = None;
         if let Some(folder) = folder {
-            // A kill can leave the newest one before its last move.
+            // A kill can leave the newest checkpoint under its temporary name, before it is
+            // renamed.
             for name in [NEXT, NEWEST, BEFORE] {
                 let path = folder.join(name);
                 if !path.exists() {
@@ -620,7 +645,8 @@ impl Trainer {
             }
             let begin = Instant::now();
             let save = folder.filter(|_| !stop && saved_at.elapsed() >= pause);
-            // A gradient that is not finite shows in the next step's loss; what is kept must not have it.
+            // A gradient that is not finite shows only in the loss of the next step, so the
+            // parameters are checked before they are written.
             if save.is_some() || stop {
                 let of_adversary = self.adversary.as_ref().map(not_finite).transpose()?;
                 if let Some(name) = not_finite(params)?.or(of_adversary.flatten()) {
@@ -630,7 +656,8 @@ impl Trainer {
             if let Some(folder) = save {
                 match checkpoint::write(folder, &Place { step: n, seconds }, &state) {
                     Ok(()) => last_saved = Some(n),
-                    // A full disk costs the checkpoint, not the training; the one before is kept.
+                    // A full disk prevents this checkpoint, but the training continues and the
+                    // previous one is kept.
                     Err(e) => progress.say(&format!(
                         "{e}: no checkpoint of step {n}; training goes on, {}",
                         match last_saved {
@@ -640,7 +667,8 @@ impl Trainer {
                     )),
                 }
                 saved_at = Instant::now();
-                // Less than a twentieth of the time, with room for what the steps after it lose: caches, memory.
+                // Keeps checkpoints below a twentieth of the time. The factor has a margin,
+                // because the steps after a checkpoint are slower (caches, memory).
                 pause = least.max(begin.elapsed() * 25);
             }
             if stop {

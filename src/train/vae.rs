@@ -1,3 +1,6 @@
+//! Training of the encoder E and the decoder D (a VAE), with a choice of loss terms, and of a
+//! perceptual distance that needs no download.
+
 use super::{Slot, Step, Store, TrainConfig, Trained, Trainer};
 use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig, Decoder};
 use crate::backbone::{Mode, plain_small};
@@ -17,14 +20,15 @@ use serde_json::json;
 /// How pixels are compared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pixels {
-    /// The squared difference: a normal likelihood of learned width ([`vae_loss`]).
+    /// Squared difference: a normal likelihood with a learned scale ([`vae_loss`]).
     #[default]
     Squared,
-    /// The absolute difference: the paper's loss ([`perceptual_vae_loss`]).
+    /// Absolute difference: the paper's loss ([`perceptual_vae_loss`]).
     Absolute,
 }
 
-/// What an E and a D are trained for, and how: the terms of the loss one by one, to be had or left out.
+/// Settings to train an encoder E and a decoder D. Each term of the loss can be switched on or
+/// off.
 ///
 /// ```no_run
 /// use invariances::prelude::*;
@@ -39,18 +43,20 @@ pub enum Pixels {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct VaeTraining {
-    /// E and D.
+    /// The architecture of E and D.
     pub network: ConvVaeConfig,
     /// How pixels are compared.
     pub pixels: Pixels,
-    /// What a perceptual distance, where there is one, is multiplied by before it joins the difference of pixels. The paper's is 1, for the absolute
-    /// difference; a squared one is smaller, and so should this be.
+    /// Weight of the perceptual distance, if there is one, relative to the pixel difference. The
+    /// paper uses 1 with the absolute difference. The squared difference is smaller, so the
+    /// weight should be smaller too.
     pub perceptual_weight: f64,
-    /// What the KL divergence is multiplied by.
+    /// Weight of the KL divergence.
     pub kl_weight: f64,
-    /// The step from which on a patch discriminator joins, with the paper's weight: the ratio of the gradients at D's last layer.
+    /// The step from which a patch discriminator is used, with the paper's adaptive weight: the
+    /// ratio of the gradients at the last layer of D.
     pub adversary_from: Option<u64>,
-    /// Steps, batch, optimiser, seed.
+    /// Number of steps, batch size, optimiser, seed.
     pub training: TrainConfig,
 }
 
@@ -68,7 +74,8 @@ impl Default for VaeTraining {
 }
 
 impl VaeTraining {
-    /// The place of such a training in a store: its key names the terms, the data, where it started, and the perceptual distance by what it answers.
+    /// Returns the slot of this training. Its configuration contains the loss terms, the data,
+    /// the start weights, and the values of the perceptual distance on fixed inputs.
     fn slot(
         &self,
         name: &str,
@@ -78,7 +85,8 @@ impl VaeTraining {
         store: &Store,
     ) -> Result<Slot> {
         let answers = perceptual.map(|distance| -> Result<_> {
-            // On a fixed pair of noise: other weights, other answers.
+            // The distance is evaluated on a fixed pair of noise images: other weights give other
+            // values.
             let size = self.network.size;
             let mut rng = Rng::named(0, "perceptual distance");
             let a = rng.uniform(-1.0, 1.0, (1, 3, size, size), &Device::Cpu)?;
@@ -95,12 +103,14 @@ impl VaeTraining {
         )
     }
 
-    /// Trains E and D on the training split of a world, each image once, and keeps them in `store`; what is there already is taken.
+    /// Trains E and D on the training split of a dataset and stores them in `store`; if they are
+    /// already there, they are loaded. A procedural dataset shows each image once, a finite one
+    /// repeats its images.
     ///
-    /// `perceptual` must be of a network that takes no part in what is asked of the images later.
+    /// The network behind `perceptual` must take no part in the later analysis of the images.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where sizes do not fit; as [`Trainer::fit_in`].
+    /// [`Error::Invalid`] if sizes do not match; otherwise as [`Trainer::fit_in`].
     pub fn fit(
         &self,
         name: &str,
@@ -114,10 +124,12 @@ impl VaeTraining {
         self.run((vae, params), world, perceptual, &slot)
     }
 
-    /// As [`VaeTraining::fit`], but going on from `start`, which stays as it is: what another term of the loss changes shows after few steps.
+    /// Trains as [`VaeTraining::fit`], but starts from the weights of `start`, which does not
+    /// change. The effect of another loss term shows after few steps this way.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where `start` is of another build or sizes do not fit; as [`Trainer::fit_in`].
+    /// [`Error::Invalid`] if `start` has another architecture or sizes do not match; otherwise as
+    /// [`Trainer::fit_in`].
     pub fn refine(
         &self,
         start: &ConvVae,
@@ -178,7 +190,7 @@ impl VaeTraining {
         Ok((vae, trained))
     }
 
-    /// The loss of one step, from the images to the adversary's own.
+    /// Computes the loss of one step, and the loss of the adversary if there is one.
     pub(super) fn step(
         &self,
         vae: &ConvVae,
@@ -194,7 +206,8 @@ impl VaeTraining {
             distance,
             weight: self.perceptual_weight,
         });
-        // The likelihood's part, of any decoding.
+        // The reconstruction term of the loss (negative log-likelihood), as a function of the
+        // reconstruction.
         let likelihood = |decoded: &Tensor| -> Result<(Tensor, Vec<(&str, Tensor)>)> {
             Ok(match self.pixels {
                 Pixels::Squared => {
@@ -230,7 +243,8 @@ impl VaeTraining {
         if let Some(discriminator) = adversary {
             let discriminator = discriminator.with_mode(Mode::Training);
             let generator = discriminator.generator_loss(&decoded)?;
-            // The weight compares gradients at the last layer alone, so a graph of that layer is enough.
+            // The weight compares gradients at the last layer only, so the graph of that layer is
+            // enough.
             let alone = vae.last_layer(&hidden.detach())?;
             let weight = adversarial_weight(
                 &likelihood(&alone)?.0,
@@ -254,7 +268,7 @@ impl VaeTraining {
     }
 }
 
-/// A distance times a number.
+/// A distance multiplied by a weight.
 struct Weighted<'a> {
     distance: &'a dyn PerceptualDistance,
     weight: f64,
@@ -270,9 +284,10 @@ impl PerceptualDistance for Weighted<'_> {
     }
 }
 
-/// A perceptual distance for a world without a download: a plain convolutional network learns to answer the world's
-/// [attributes](World::attributes) on images that are partly blurred and noisy, and is then frozen and used for this alone. It is not LPIPS,
-/// and must not be the network under study.
+/// Trains a perceptual distance for a dataset, without a download. A plain convolutional network
+/// learns to predict the dataset's [attributes](World::attributes) from images that are partly
+/// blurred and noisy. It is then frozen and used only for this distance. It is not LPIPS, and
+/// must not be the network under study.
 ///
 /// ```no_run
 /// use invariances::prelude::*;
@@ -330,7 +345,8 @@ mod tests {
         }
     }
 
-    /// The adversary's weight by the graph of the last layer is that by the whole graph.
+    /// The adversary's weight is the same from the graph of the last layer as from the whole
+    /// graph.
     #[test]
     fn the_weight_at_the_last_layer_needs_that_layer_alone() -> Result<()> {
         let config = tiny();
@@ -357,7 +373,7 @@ mod tests {
         Ok(())
     }
 
-    /// A step reports its terms, and the adversary's gradient reaches D.
+    /// A step reports its loss terms, and the adversary joins at the step that was set.
     #[test]
     fn terms_join_and_leave() -> Result<()> {
         let config = tiny();
@@ -388,7 +404,7 @@ mod tests {
         let weight = trained.log.column("adversary_weight")?.f64()?.clone();
         let seen: Vec<bool> = weight.iter().map(|v| v.is_some()).collect();
         assert_eq!(seen, [false, false, true, true, true]);
-        // Every term is part of the key.
+        // Every loss term is part of the slot's configuration.
         let slot = |v: &VaeTraining| v.slot("vae", &digits, None, None, &store);
         let first = slot(&short)?;
         for other in [
@@ -416,7 +432,8 @@ mod tests {
         Ok(())
     }
 
-    /// Going on starts from the weights that were given, leaves them as they are, and has a place of its own for each start.
+    /// Fine-tuning starts from the given weights and does not change them. Each start has its own
+    /// slot.
     #[test]
     fn another_loss_goes_on_from_where_the_first_ended() -> Result<()> {
         let digits = Digits::strokes(32, 0)?;

@@ -1,4 +1,5 @@
-//! The networks for faces and creatures: what they are, how they are trained, how good they are.
+//! The networks for the synthetic datasets of faces and creatures: their architectures, their
+//! training settings, and their results on held-out images.
 
 use super::{Card, Decay, Step, Store, TrainConfig, Trainer, pretrained};
 use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig};
@@ -17,27 +18,29 @@ use std::sync::Arc;
 const SIZE: usize = 64;
 /// The seed of the data that the shipped networks are trained on.
 const SEED: u64 = 0;
-/// How many people the shipped recogniser knows.
+/// Number of people that the shipped recogniser distinguishes.
 const PEOPLE: u32 = 200;
 
 /// The networks that ship for faces and creatures of 64 px.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WorldNetwork {
-    /// Answers what a face shows: glasses, beard, smile …
+    /// The independent classifier of faces: predicts glasses, beard, smile and other factors of
+    /// variation.
     FacesJudge,
-    /// Names people: a small FaceNet, the network under study.
+    /// Recognises people: a small FaceNet, the network under study.
     FacesRecogniser,
-    /// E and D of faces.
+    /// The encoder E and the decoder D of faces.
     FacesAutoencoder,
-    /// Answers what a creature shows: shape, texture, which way it looks.
+    /// The independent classifier of creatures: predicts shape, texture and facing direction.
     CreaturesJudge,
-    /// Names the creatures' classes, in their natural textures: a small AlexNet, the network under study.
+    /// Predicts the class of creatures in their natural textures: a small AlexNet, the network
+    /// under study.
     CreaturesClassifier,
-    /// E and D of creatures, in any texture.
+    /// The encoder E and the decoder D of creatures in any texture.
     CreaturesAutoencoder,
 }
 
-/// What is being trained, with its parameters.
+/// A network under construction, with its parameters.
 struct Building {
     params: Params,
     network: Built,
@@ -50,7 +53,8 @@ enum Built {
 }
 
 impl WorldNetwork {
-    /// All of them, in the order in which they are trained: the judges rate the autoencoders.
+    /// Returns all networks in training order: the independent classifiers are needed to evaluate
+    /// the autoencoders.
     pub fn all() -> Vec<Self> {
         vec![
             Self::FacesJudge,
@@ -62,7 +66,7 @@ impl WorldNetwork {
         ]
     }
 
-    /// The name of its files.
+    /// Returns the stem of the network's file names.
     pub fn name(self) -> String {
         match self {
             Self::FacesJudge => "faces-judge",
@@ -75,7 +79,7 @@ impl WorldNetwork {
         .into()
     }
 
-    /// Its full training, that of the shipped weights.
+    /// Returns the settings of the full training, as used for the shipped weights.
     pub fn training(self) -> TrainConfig {
         let training = TrainConfig {
             betas: (0.9, 0.99),
@@ -96,7 +100,7 @@ impl WorldNetwork {
                 ..training
             },
             Self::FacesJudge | Self::CreaturesJudge => TrainConfig {
-                // What a face shows is subtler: lines, a smile.
+                // The factors of a face, such as lines and a smile, are harder to see.
                 steps: if self == Self::FacesJudge { 4000 } else { 1500 },
                 batch: 64,
                 learning_rate: 2e-3,
@@ -118,13 +122,15 @@ impl WorldNetwork {
         }
     }
 
-    /// What it is trained on.
+    /// Returns the training dataset.
     fn world(self) -> Result<Arc<dyn World>> {
         Ok(match self {
             Self::FacesJudge | Self::FacesAutoencoder => Arc::new(Faces::new(SIZE, SEED)?),
             Self::FacesRecogniser => Arc::new(Faces::new(SIZE, SEED)?.people(PEOPLE)?),
             Self::CreaturesClassifier => Arc::new(Creatures::new(SIZE, SEED)?),
-            // Whoever judges shape and texture must not infer the one from the other, nor D paint by habit.
+            // The independent classifier must not infer the texture from the shape or the shape
+            // from the texture, and D must not learn a fixed pairing. So both are trained on
+            // stylized images.
             Self::CreaturesJudge | Self::CreaturesAutoencoder => {
                 Arc::new(Creatures::new(SIZE, SEED)?.stylized())
             }
@@ -179,7 +185,7 @@ impl WorldNetwork {
         Ok(Building { params, network })
     }
 
-    /// With the shipped weights.
+    /// Builds the network and loads the shipped weights.
     fn shipped(self, cards: &mut BTreeMap<String, Card>) -> Result<Built> {
         let building = self.build()?;
         let name = self.name();
@@ -194,11 +200,13 @@ impl WorldNetwork {
         Ok(building.network)
     }
 
-    /// Trains it in full, rates it on 2,000 held-out images and writes weights and card to the shipped folder. An interrupted
-    /// training goes on from its last checkpoint.
+    /// Trains the network in full, evaluates it on 2,000 held-out images, and writes weights and
+    /// card to the folder of the shipped weights. An interrupted training continues from its last
+    /// checkpoint.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the judge of an autoencoder was not trained before; as [`Trainer::fit_in`].
+    /// [`Error::Invalid`] if the independent classifier for an autoencoder has not been trained
+    /// before; otherwise as [`Trainer::fit_in`].
     pub fn retrain(self, store: &Store) -> Result<Card> {
         let (training, configuration) = (self.training(), self.configuration()?);
         let slot = store.slot(&self.name(), &configuration)?;
@@ -254,9 +262,11 @@ impl Built {
         }
     }
 
-    /// How good it is on `count` held-out images: accuracy, for a judge question by question; for E and D the PSNR in dB and, question by
-    /// question, how often the judge answers as on the original, how often it is right, and what it keeps of its right answers
-    /// on originals.
+    /// Measures the network on `count` held-out images. A classifier gets its accuracy, the
+    /// independent classifier one accuracy per attribute. E and D get the PSNR in dB and, per
+    /// attribute, how often the independent classifier predicts on the reconstruction what it
+    /// predicts on the original (`agrees`), how often this is correct (`right`), and how many of
+    /// its correct predictions on originals stay correct on reconstructions (`keeps`).
     fn figures(
         &self,
         judge: Option<&Built>,
@@ -290,7 +300,8 @@ impl Built {
                     let before = judge.right(&batch.images, &batch.factors)?;
                     for (name, after) in judge.right(&decoded, &batch.factors)? {
                         add(&format!("judge right {name}"), &after);
-                        // Of what it names rightly on originals, so that what it cannot see at all counts for nothing.
+                        // Only images whose original is classified correctly count, so attributes
+                        // that the classifier cannot see at all have no influence.
                         let seen = before[&name].iter().zip(&after);
                         let kept: Vec<f64> =
                             seen.filter(|(b, _)| **b > 0.0).map(|(_, a)| *a).collect();
@@ -343,23 +354,25 @@ fn judge(built: Built) -> Result<Judge> {
 /// ```
 #[derive(Clone, Debug)]
 pub struct FacesNetworks {
-    /// E and D.
+    /// The encoder E and the decoder D.
     pub autoencoder: ConvVae,
-    /// The network under study: a small FaceNet that names 200 people; what stands for somebody is its layer `embedding`.
+    /// The network under study: a small FaceNet that recognises 200 people. Its layer `embedding`
+    /// represents the identity.
     pub recogniser: Backbone,
-    /// Another network that judges what a picture shows.
+    /// The independent classifier of the factors of variation.
     pub judge: Judge,
-    /// The people whom the recogniser knows, in images that it was not trained on where the split is another.
+    /// The dataset of the people that the recogniser distinguishes. The recogniser was trained on
+    /// the training split only.
     pub people: Faces,
-    /// What is known about the weights, by network.
+    /// The cards of the weights, by network.
     pub cards: BTreeMap<String, Card>,
 }
 
 impl FacesNetworks {
-    /// Reads the shipped weights.
+    /// Loads the shipped weights.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where they are missing: the message has the command that trains them.
+    /// [`Error::Invalid`] if they are missing: the message contains the command that trains them.
     pub fn load() -> Result<Self> {
         let mut cards = BTreeMap::new();
         Ok(Self {
@@ -384,21 +397,22 @@ impl FacesNetworks {
 /// ```
 #[derive(Clone, Debug)]
 pub struct CreaturesNetworks {
-    /// E and D, of any pairing of shape and texture.
+    /// The encoder E and the decoder D, trained on any pairing of shape and texture.
     pub autoencoder: ConvVae,
-    /// The network under study: a small AlexNet, trained on the natural pairing.
+    /// The network under study: a small AlexNet, trained on the natural pairing of shape and
+    /// texture.
     pub classifier: Backbone,
-    /// Another network that judges what a picture shows, trained on any pairing.
+    /// The independent classifier of the factors of variation, trained on any pairing.
     pub judge: Judge,
-    /// What is known about the weights, by network.
+    /// The cards of the weights, by network.
     pub cards: BTreeMap<String, Card>,
 }
 
 impl CreaturesNetworks {
-    /// Reads the shipped weights.
+    /// Loads the shipped weights.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where they are missing: the message has the command that trains them.
+    /// [`Error::Invalid`] if they are missing: the message contains the command that trains them.
     pub fn load() -> Result<Self> {
         let mut cards = BTreeMap::new();
         Ok(Self {

@@ -1,26 +1,30 @@
+//! The error type of all crates of `invariances`, [`Error`], and the matching [`Result`].
+
 use std::path::{Path, PathBuf};
 
-/// What can go wrong, said for the person who has to mend it.
+/// An error of `invariances`. Each message is written for the user who has to fix the problem.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A setting, shape or name that cannot be used: what was expected, what was found, what to do.
+    /// A setting, shape or name that cannot be used. The message states what was expected, what
+    /// was found and what to do.
     #[error("{0}")]
     Invalid(String),
-    /// A file that cannot be read or written.
+    /// A file that cannot be read or written. `hint` states what to do; it may be empty.
     #[error("{}: {source}{}", path.display(), advice(.hint))]
     Io {
         path: PathBuf,
         source: std::io::Error,
         hint: String,
     },
-    /// A file whose content is not what it must be.
+    /// A file whose content is not valid; `what` states the problem.
     #[error("{}: {what}", path.display())]
     Content { path: PathBuf, what: String },
-    /// A file that could not be fetched: which, why, and what to do.
+    /// A file that could not be downloaded. The message states which file, why, and what to do.
     #[error("{0}")]
     Download(String),
-    /// Training that left the numbers: what was kept, and where it happened.
+    /// Training diverged (loss is NaN or infinite). The message states where it happened and what
+    /// was saved.
     #[error("{0}")]
     Diverged(String),
     /// An error of the tensor library.
@@ -43,12 +47,13 @@ fn advice(hint: &str) -> String {
 }
 
 impl Error {
-    /// A setting, shape or name that cannot be used.
+    /// Creates an [`Error::Invalid`]: a setting, shape or name that cannot be used.
     pub fn invalid(what: impl Into<String>) -> Self {
         Self::Invalid(what.into())
     }
 
-    /// An operating system's error, with the file that it is about.
+    /// Creates an [`Error::Io`] from an error of the operating system and the file that it
+    /// concerns.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
         Self::Io {
             path: path.as_ref().into(),
@@ -57,7 +62,7 @@ impl Error {
         }
     }
 
-    /// A file whose content is not what it must be.
+    /// Creates an [`Error::Content`]: a file whose content is not valid.
     pub fn content(path: impl AsRef<Path>, what: impl Into<String>) -> Self {
         Self::Content {
             path: path.as_ref().into(),
@@ -65,12 +70,13 @@ impl Error {
         }
     }
 
-    /// A file that could not be fetched: which, why, and what to do.
+    /// Creates an [`Error::Download`]: which file could not be downloaded, why, and what to do.
     pub fn download(what: impl Into<String>) -> Self {
         Self::Download(what.into())
     }
 
-    /// Adds what to do about an [`Error::Io`].
+    /// Sets the hint of an [`Error::Io`], which states what to do. Other errors are returned
+    /// unchanged.
     pub fn with_hint(self, text: impl Into<String>) -> Self {
         match self {
             Self::Io { path, source, .. } => Self::Io {
@@ -83,5 +89,6 @@ impl Error {
     }
 }
 
-/// The crate's result. Not in the prelude, where it would hide `std::result::Result`.
+/// The result type of all crates of `invariances`. It is not in the prelude, where it would hide
+/// `std::result::Result`.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,19 +1,28 @@
-//! Files that are whole or not there, and where the project keeps what it makes.
+//! Atomic file writes (a file is complete or does not exist), and the location of the project's
+//! cache folder.
 
 use crate::{Error, Result};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// Writes `bytes` to `path` so that a reader sees the old file or the new one, never a part:
-/// a temporary file in the same folder, flushed to disk, then renamed. Missing folders are made.
+/// Writes `bytes` to `path` atomically: a reader sees either the old file or the new one, never a
+/// partial file.
+///
+/// The bytes go to a temporary file in the same folder, which is flushed to disk and then
+/// renamed. Missing folders are created.
 ///
 /// # Errors
-/// [`Error::Io`] with the path; the file that was there before is then untouched.
+/// [`Error::Io`] with the path. A file that already existed at `path` is then unchanged.
 pub fn write_atomic(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     write_atomic_with(path, |file| file.write_all(bytes))
 }
 
-/// As [`write_atomic`], for content that is written in pieces.
+/// Writes a file atomically, as [`write_atomic`] does, for content that is produced in pieces.
+///
+/// The function `write` receives a buffered writer for the temporary file.
+///
+/// # Errors
+/// As [`write_atomic`]; this includes an error that `write` returns.
 pub fn write_atomic_with(
     path: impl AsRef<Path>,
     write: impl FnOnce(&mut std::io::BufWriter<&std::fs::File>) -> std::io::Result<()>,
@@ -37,7 +46,7 @@ pub fn write_atomic_with(
         temporary.as_file().sync_all()
     };
     attempt().map_err(|e| Error::io(path, e))?;
-    // A temporary file is private by default; what we keep has the usual permissions.
+    // A temporary file is private by default; the final file gets the usual permissions.
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
@@ -50,11 +59,13 @@ pub fn write_atomic_with(
     Ok(())
 }
 
-/// The project's cache: `INVARIANCES_CACHE`, else `invariances` in the user's cache folder
-/// (`XDG_CACHE_HOME`, `~/.cache`, on macOS `~/Library/Caches`).
+/// Returns the project's cache folder.
+///
+/// This is `INVARIANCES_CACHE` if it is set. Otherwise it is `invariances` in the user's cache
+/// folder (`XDG_CACHE_HOME`, else `~/.cache`, on macOS `~/Library/Caches`).
 ///
 /// # Errors
-/// [`Error::Invalid`] where neither that variable nor a home folder is set.
+/// [`Error::Invalid`] if none of `INVARIANCES_CACHE`, `XDG_CACHE_HOME` and `HOME` is set.
 pub fn cache_dir() -> Result<PathBuf> {
     let set = |name: &str| {
         std::env::var_os(name)

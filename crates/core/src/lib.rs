@@ -1,5 +1,5 @@
-//! What every crate of `invariances` shares: the [`Error`], files that are written whole or not at
-//! all, and how messages show names.
+//! The parts that every crate of `invariances` shares: the [`Error`] type, atomic file writes,
+//! and the display of names in messages.
 
 mod error;
 pub mod files;

@@ -1,9 +1,11 @@
-//! Names in errors: how a strange one is shown, and which one was perhaps meant.
+//! Names in error messages: how an unusual name is displayed, and which known name the user
+//! probably meant.
 
-/// The longest name that is compared with others.
+/// Maximum length, in bytes, of a name whose edit distance is computed.
 const COMPARED: usize = 200;
 
-/// A name as an error shows it: without control characters, and not longer than a line or two.
+/// Formats a name for an error message: control characters are escaped, and a name of more than
+/// 120 characters is cut and ends with `…`, so that it takes at most a line or two.
 pub fn shown(name: &str) -> String {
     let mut short: String = name
         .chars()
@@ -16,14 +18,20 @@ pub fn shown(name: &str) -> String {
     short
 }
 
-/// Whether a name is that of torch's counter of batches, which a normalization layer keeps beside its running
-/// statistics and which its output in evaluation does not depend on.
+/// Returns whether a name is that of PyTorch's batch counter (`num_batches_tracked`).
+///
+/// A normalization layer stores this counter with its running statistics. Its output in
+/// evaluation mode does not depend on it.
 pub fn is_bookkeeping(name: &str) -> bool {
     name.rsplit('.').next() == Some("num_batches_tracked")
 }
 
-/// The candidate that was plausibly meant by `name`: one that has it behind a dot, or it has so; else one
-/// that at most a fifth of the characters tell from it. Nothing where there is none.
+/// Returns the candidate that the user probably meant by `name`, or `None` if there is none.
+///
+/// First choice: a candidate of the form `prefix.name`, or a candidate that is itself the end of
+/// `name` after a dot; of several, the one with the most similar length. Second choice: the
+/// candidate with the smallest edit distance, if this distance is at most a fifth of the length
+/// of `name`.
 pub fn nearest<'a>(name: &str, candidates: &[&'a str]) -> Option<&'a str> {
     let inside = |long: &str, short: &str| {
         long.strip_suffix(short)
@@ -43,7 +51,8 @@ pub fn nearest<'a>(name: &str, candidates: &[&'a str]) -> Option<&'a str> {
     near.min().map(|(_, c)| c)
 }
 
-/// How many characters must be put in, taken out or replaced, where these are `limit` at most.
+/// Returns the Levenshtein distance (insertions, deletions and replacements, in bytes), or `None`
+/// if it exceeds `limit` or a name is longer than [`COMPARED`].
 fn distance(a: &str, b: &str, limit: usize) -> Option<usize> {
     let (a, b) = (a.as_bytes(), b.as_bytes());
     if a.len().max(b.len()) > COMPARED || a.len().abs_diff(b.len()) > limit {

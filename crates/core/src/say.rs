@@ -1,8 +1,10 @@
-//! Lines of text for whoever watches.
+//! Prints lines of text to standard output.
 
 use std::io::Write;
 
-/// Prints a line at once. A pipe that was closed must not end what the line is about.
+/// Prints a line to standard output and flushes it.
+///
+/// Write errors are ignored: a closed pipe must not stop the work that the line reports.
 pub fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());

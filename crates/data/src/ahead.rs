@@ -1,12 +1,16 @@
+//! Prefetching: computes the value for the next step on a background thread while the current
+//! step runs.
+
 use crate::{Error, Result};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// Makes what the next step needs while this one computes: batches drawn on another thread.
+/// Prefetches what the next training step needs, such as a batch, on a background thread while
+/// the current step runs.
 ///
-/// What it gives for a number is what its function gives for it, whatever was asked before, so that a resumed training
-/// sees what it would have seen.
+/// The value for a step is always what the function returns for that step, regardless of earlier
+/// calls. A resumed training run therefore sees the same batches as an uninterrupted one.
 ///
 /// ```
 /// use invariances_data::*;
@@ -20,7 +24,7 @@ use std::thread::JoinHandle;
 /// ```
 pub struct Ahead<T> {
     make: Arc<Make<T>>,
-    /// The number that is being made, and by whom.
+    /// The step that is being computed, and the thread that computes it.
     next: Mutex<Option<(u64, JoinHandle<Result<T>>)>>,
 }
 
@@ -33,7 +37,8 @@ impl<T> fmt::Debug for Ahead<T> {
 }
 
 impl<T: Send + 'static> Ahead<T> {
-    /// From a function of a step's number. Nothing is made before it is first asked for.
+    /// Creates a prefetcher from a function of the step number. The function is not called before
+    /// the first call of [`Ahead::at`].
     pub fn new(make: impl Fn(u64) -> Result<T> + Send + Sync + 'static) -> Self {
         Self {
             make: Arc::new(make),
@@ -41,12 +46,13 @@ impl<T: Send + 'static> Ahead<T> {
         }
     }
 
-    /// What the function gives for `step`; that for `step + 1` is begun.
+    /// Returns the function's value for `step` and starts to compute that for `step + 1`.
     ///
     /// # Errors
-    /// What the function returns; [`Error::Invalid`] where it panicked.
+    /// The errors of the function; [`Error::Invalid`] if it panicked on the background thread.
     pub fn at(&self, step: u64) -> Result<T> {
-        // The lock guards a place, whole at any time: one that a panic left is as good.
+        // The mutex guards a single `Option`, which is always in a valid state. The value of a
+        // poisoned lock can therefore be used.
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let made = match next.take() {
             Some((number, thread)) if number == step => thread

@@ -1,15 +1,17 @@
+//! A batch of images with labels and factors, and the splits of a dataset.
+
 use crate::{Error, Result};
 use candle_core::Tensor;
 use polars::prelude::{Column, DataFrame};
 
-/// The disjoint parts of a data set.
+/// The disjoint splits of a dataset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Split {
-    /// What networks are trained on.
+    /// For training networks.
     Train,
-    /// What decisions during training are made on.
+    /// For decisions during training.
     Validation,
-    /// What is reported.
+    /// For reported results.
     Test,
 }
 
@@ -25,29 +27,30 @@ impl Split {
     }
 }
 
-/// Images with their labels and with what is known about them.
+/// A batch of images with their labels and known factors.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// (n, 3, height, width), f32 in [−1, 1].
+    /// Images, shape (n, 3, height, width), f32 in [−1, 1].
     pub images: Tensor,
-    /// (n,), u32.
+    /// Labels, shape (n,), u32.
     pub labels: Tensor,
-    /// The known factors, a row per image.
+    /// The known factors, one row per image.
     pub factors: Factors,
 }
 
 impl Batch {
-    /// The number of images.
+    /// Returns the number of images.
     pub fn len(&self) -> usize {
         self.images.dims().first().copied().unwrap_or(0)
     }
 
-    /// Whether there is no image.
+    /// Whether the batch has no images.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The first image of each class, in the order of the classes: images (classes, 3, height, width) and labels.
+    /// Returns the first image of each class, in the order of the classes: images of shape
+    /// (classes, 3, height, width) and labels.
     ///
     /// # Errors
     /// [`Error::Invalid`] for an empty batch.
@@ -68,7 +71,7 @@ impl Batch {
     }
 }
 
-/// The known factors of some images: named columns of one length.
+/// The known factors of a set of images: named columns of equal length.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Factors {
     columns: Vec<(String, Values)>,
@@ -90,15 +93,15 @@ impl Values {
 }
 
 impl Factors {
-    /// No columns yet.
+    /// Creates factors without columns.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds or replaces a column of whole numbers, such as a class.
+    /// Adds or replaces a column of integers, such as a class.
     ///
     /// # Errors
-    /// [`Error::Invalid`] unless it has the length of the others.
+    /// [`Error::Invalid`] if its length differs from that of the other columns.
     pub fn with_whole(&self, name: &str, values: Vec<u32>) -> Result<Self> {
         self.with(name, Values::Whole(values))
     }
@@ -106,7 +109,7 @@ impl Factors {
     /// Adds or replaces a column of real numbers.
     ///
     /// # Errors
-    /// [`Error::Invalid`] unless it has the length of the others.
+    /// [`Error::Invalid`] if its length differs from that of the other columns.
     pub fn with_real(&self, name: &str, values: Vec<f32>) -> Result<Self> {
         self.with(name, Values::Real(values))
     }
@@ -127,25 +130,25 @@ impl Factors {
         Ok(Self { columns })
     }
 
-    /// The number of images.
+    /// Returns the number of images.
     pub fn len(&self) -> usize {
         self.columns.first().map_or(0, |(_, v)| v.len())
     }
 
-    /// Whether there is no image.
+    /// Whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The names of the columns.
+    /// Returns the names of the columns.
     pub fn names(&self) -> Vec<String> {
         self.columns.iter().map(|(n, _)| n.clone()).collect()
     }
 
-    /// A column's values.
+    /// Returns the values of a column; integers are converted to f32.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a name that is not there, with those that are.
+    /// [`Error::Invalid`] for an unknown name; the message lists the known names.
     pub fn column(&self, name: &str) -> Result<Vec<f32>> {
         let found = self.columns.iter().find(|(n, _)| n == name);
         match found {
@@ -158,10 +161,11 @@ impl Factors {
         }
     }
 
-    /// The factors of these images, then those of `other`.
+    /// Concatenates the factors of these images and those of `other`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the columns differ; none are like any.
+    /// [`Error::Invalid`] if the columns differ. Factors without columns can be followed by any
+    /// others.
     pub fn then(&self, other: &Self) -> Result<Self> {
         if self.columns.is_empty() {
             return Ok(other.clone());
@@ -190,18 +194,20 @@ impl Factors {
         })
     }
 
-    /// The ink's colour of each image, red, green and blue in [0, 1]; empty where it is not known.
+    /// Returns the foreground colour of each image: red, green and blue in [0, 1]. Empty if
+    /// unknown.
     pub fn foreground(&self) -> Vec<[f32; 3]> {
         self.colour("foreground")
     }
 
-    /// The paper's colour of each image, red, green and blue in [0, 1]; empty where it is not known.
+    /// Returns the background colour of each image: red, green and blue in [0, 1]. Empty if
+    /// unknown.
     pub fn background(&self) -> Vec<[f32; 3]> {
         self.colour("background")
     }
 
-    /// A colour of each image, from the columns `NAME_r`, `NAME_g` and `NAME_b`: red, green and blue in [0, 1]; empty where it is
-    /// not known.
+    /// Returns a colour of each image from the columns `NAME_r`, `NAME_g` and `NAME_b`: red,
+    /// green and blue in [0, 1]. Empty if unknown.
     pub fn colour(&self, name: &str) -> Vec<[f32; 3]> {
         let columns = rgb(name).map(|column| self.column(&column));
         match &columns {
@@ -219,7 +225,7 @@ impl Factors {
         Ok(factors)
     }
 
-    /// The factors as a polars frame, a row per image.
+    /// Returns the factors as a polars data frame, one row per image.
     pub fn frame(&self) -> Result<DataFrame> {
         let columns = self.columns.iter().map(|(name, values)| match values {
             Values::Whole(v) => Column::new(name.into(), v.as_slice()),
@@ -229,7 +235,7 @@ impl Factors {
     }
 }
 
-/// The columns of a colour.
+/// The names of the three columns of a colour.
 fn rgb(name: &str) -> [String; 3] {
     ["r", "g", "b"].map(|c| format!("{name}_{c}"))
 }

@@ -1,3 +1,5 @@
+//! Iterates over images in batches, decoded ahead on a background thread, in order or shuffled.
+
 use super::Batch;
 use super::images::{Images, Source};
 use super::shards::{KEPT, Key, Shards};
@@ -7,22 +9,24 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-/// The order in which images come.
+/// The order in which batches contain the images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Order {
-    /// As they are.
+    /// The order of the rows.
     InOrder,
-    /// At random, by a seed: the same seed, the same order.
+    /// A random order. The same seed gives the same order.
     ///
-    /// Image files of a folder come in any order. A parquet file is read by pages, so its pages come in any order, and their
-    /// images are drawn from a store of 64 MiB of image files, which is filled up from the next pages: of a file that is not larger,
-    /// any order as well.
+    /// Image files of a folder are fully shuffled. A parquet file is read in pages: the pages are
+    /// shuffled, and images are drawn at random from a shuffle buffer of 64 MiB of image files,
+    /// which is refilled from the next pages. A parquet file that fits in this buffer is fully
+    /// shuffled as well.
     Shuffled(u64),
 }
 
-/// Batches of images, decoded ahead by a thread of their own; see [`Images::batches`].
+/// An iterator over batches of images, decoded ahead on a background thread; see
+/// [`Images::batches`].
 ///
-/// After an error there are no more. Dropping it stops the thread.
+/// The iterator ends after the first error. Dropping it stops the thread.
 ///
 /// [`Images::batches`]: super::Images::batches
 #[derive(Debug)]
@@ -39,7 +43,7 @@ impl Batches {
         let images = images.clone();
         let work = move || {
             if let Err(Stop::Failed(error)) = send(&images, batch, size, order, &sender) {
-                // Nobody may be there any more to be told.
+                // The receiver may have been dropped already; then the error is not needed.
                 let _ = sender.send(Err(error));
             }
         };
@@ -56,7 +60,7 @@ impl Batches {
 
     fn stop(&mut self) -> bool {
         self.left = 0;
-        // Without a receiver the thread ends after the batch that it is at.
+        // Without a receiver the thread ends after the batch that it is computing.
         self.receiver = None;
         self.thread
             .take()
@@ -100,9 +104,9 @@ impl Drop for Batches {
     }
 }
 
-/// Why no more batches are sent.
+/// The reason why no more batches are sent.
 enum Stop {
-    /// Nobody takes them.
+    /// The receiver was dropped.
     Unwanted,
     Failed(Error),
 }
@@ -158,13 +162,14 @@ fn send(
     }
 }
 
-/// Image files that wait to be drawn at random.
+/// The shuffle buffer: image files from which the next ones are drawn at random.
 struct Store {
     rng: Rng,
-    /// Pages that were not read yet, the next one last, with the rows wanted of each: the number in the view and in the page.
+    /// Pages that are not read yet, the next one last. For each page, the rows that are needed,
+    /// as (row in the view, row in the page).
     pages: Vec<(Key, Vec<(u32, u32)>)>,
     waiting: Vec<(u32, Vec<u8>)>,
-    /// The bytes that wait.
+    /// Total size of the files in the buffer, in bytes.
     size: usize,
 }
 
@@ -187,7 +192,7 @@ impl Store {
         })
     }
 
-    /// The next image files.
+    /// Draws the next `count` image files, or fewer at the end.
     fn draw(
         &mut self,
         images: &Images,

@@ -1,4 +1,4 @@
-//! Which columns of a parquet file hold the images and their labels.
+//! Selects the columns of a parquet file that hold the images and their labels.
 //!
 //! ```
 //! use invariances_data::*;
@@ -14,13 +14,13 @@ use percent_encoding::percent_decode_str;
 use serde_json::Value;
 use std::str::FromStr;
 
-/// The name of a column, or the instruction to find it.
+/// The name of a column, or automatic selection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum ColumnName {
-    /// The column is found by the rules of [`ImageColumns`].
+    /// The column is selected by the rules of [`ImageColumns`].
     #[default]
     Auto,
-    /// The column of this name.
+    /// The column with this name.
     Named(String),
 }
 
@@ -37,7 +37,7 @@ impl From<String> for ColumnName {
 }
 
 impl ColumnName {
-    /// The name, or `default` where the column is to be found.
+    /// Returns the name, or `default` if the column is selected automatically.
     pub(super) fn or<'a>(&'a self, default: &'a str) -> &'a str {
         match self {
             Self::Auto => default,
@@ -46,38 +46,39 @@ impl ColumnName {
     }
 }
 
-/// Which columns of a parquet table hold the images and the labels. By default both are found, and
-/// [`Images::parquet`](super::Images::parquet) prints the choice in one line.
+/// Which columns of a parquet table hold the images and the labels. By default both are selected
+/// automatically, and [`Images::parquet`](super::Images::parquet) prints the choice in one line.
 ///
 /// **The image column** is the first of these that the table has:
 /// 1. a column that the Hugging Face metadata of the file describes as an `Image`;
-/// 2. a struct with the field `bytes`, as `datasets` stores images ({bytes, path});
-/// 3. a column of bytes whose first value starts as an image file does, or one with a common name.
+/// 2. a struct with the field `bytes`, the form in which `datasets` stores images ({bytes, path});
+/// 3. a column of bytes whose first value starts like an image file, or one with a common name.
 ///
-/// Among several columns of one kind, those whose first value starts as an image file come first,
-/// then those with a common name (`image`, `img`, `picture`, `photo`, `jpg`, `jpeg`, `png`, `webp`,
-/// in this order), then the first of the table.
+/// If several columns match rule 2 or 3, those whose first value starts like an image file are
+/// preferred. Then common names come first (`image`, `img`, `picture`, `photo`, `jpg`, `jpeg`,
+/// `png`, `webp`, `images`, `imgs`, `pixels`, in this order), then the first column of the table.
 ///
 /// **The label column** is the first of these:
-/// 1. a column that the metadata describes as a `ClassLabel`, whose class names are kept;
-/// 2. a column of whole numbers, booleans or text with a common name: `label`, `labels`,
-///    `fine_label`, `class`, `target`, `category`, `species`, `breed` and the like.
+/// 1. a column that the metadata describes as a `ClassLabel`; its class names are used;
+/// 2. a column of integers, booleans or text with a common name: `label`, `labels`,
+///    `fine_label`, `class`, `target`, `category`, `species`, `breed` and similar ones.
 ///
-/// Among several, the common names come first, in this order, then the first of the table. A table
-/// without such a column has no labels ([`Images::labels`](super::Images::labels) is `None`).
+/// If several columns match, common names come first, in this order, then the first column of the
+/// table. A table without such a column has no labels ([`Images::labels`](super::Images::labels)
+/// is `None`).
 ///
-/// **Labels** are whole numbers from 0 to 2³² − 1 of any width; booleans (classes `false` and
-/// `true`); or text, whose distinct values become the classes, sorted by name over all files of the
-/// data set. Open the splits of such a data set together
-/// ([`Images::of_split`](super::Images::of_split) parts them), so that a class that one of them
-/// lacks does not change the numbers of the others. A null label and −1 mean that the class is not
-/// known, as in the hub's test splits: where no row has a label the data set has none, and where
-/// only some rows have one, opening the files is an error unless `skip_unlabelled` leaves out the
-/// others.
+/// **Labels** are one of the following: integers from 0 to 2³² − 1 of any width; booleans
+/// (classes `false` and `true`); or text. The distinct values of a text column become the
+/// classes, sorted by name over all files of the dataset. Open all splits of such a dataset
+/// together and separate them with [`Images::of_split`](super::Images::of_split): a class that is
+/// missing in one split then does not change the class numbers of the others. Null and −1 mean
+/// that the class is unknown, as in test splits on the Hugging Face Hub. If no row has a label,
+/// the dataset has no labels. If only some rows have one, opening the files is an error, unless
+/// `skip_unlabelled` leaves out the rows without a label.
 ///
-/// It is parsed from text as a query: `image=img&label=fine_label`. `label=` reads no labels,
-/// `unlabelled=skip` sets `skip_unlabelled`, and `%26`, `%3D` and `%25` stand for `&`, `=` and `%`
-/// in a name.
+/// The configuration can be parsed from text in the form of a URL query:
+/// `image=img&label=fine_label`. `label=` reads no labels, `unlabelled=skip` sets
+/// `skip_unlabelled`. In a name, write `%26`, `%3D` and `%25` for `&`, `=` and `%`.
 ///
 /// ```
 /// use invariances_data::*;
@@ -90,12 +91,12 @@ impl ColumnName {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageColumns {
-    /// A struct {bytes, path}, or the bytes of image files. Default: found.
+    /// The image column: a struct {bytes, path}, or the bytes of image files. Default: automatic.
     pub image: ColumnName,
-    /// The labels; `None` reads none. Default: found.
+    /// The label column; `None` reads no labels. Default: automatic.
     pub label: Option<ColumnName>,
-    /// Whether rows without a label are left out where others have one. Default: no, they are an
-    /// error.
+    /// Whether to leave out rows without a label if other rows have one. Default: false, such
+    /// rows are an error.
     pub skip_unlabelled: bool,
 }
 
@@ -110,7 +111,7 @@ impl Default for ImageColumns {
 }
 
 impl ImageColumns {
-    /// The columns of these names.
+    /// Selects the columns with these names.
     pub fn named(image: &str, label: &str) -> Self {
         Self {
             image: image.into(),
@@ -119,7 +120,7 @@ impl ImageColumns {
         }
     }
 
-    /// Whether a column is to be found.
+    /// Whether a column is selected automatically.
     pub(super) fn is_auto(&self) -> bool {
         self.image == ColumnName::Auto || self.label == Some(ColumnName::Auto)
     }
@@ -161,12 +162,12 @@ impl FromStr for ImageColumns {
     }
 }
 
-/// Common names of image columns, the preferred first.
+/// Common names of image columns, in order of preference.
 const IMAGES: [&str; 11] = [
     "image", "img", "picture", "photo", "jpg", "jpeg", "png", "webp", "images", "imgs", "pixels",
 ];
 
-/// Common names of label columns, the preferred first.
+/// Common names of label columns, in order of preference.
 const LABELS: [&str; 22] = [
     "label",
     "labels",
@@ -192,10 +193,10 @@ const LABELS: [&str; 22] = [
     "digit",
 ];
 
-/// Number of columns whose first value is read in the search for images.
+/// Maximum number of columns whose first value is read to find the image column.
 const PROBED: usize = 64;
 
-/// What the Hugging Face metadata of a file says about its columns.
+/// The description of the columns in the Hugging Face metadata of a file.
 #[derive(Debug, Default)]
 struct Features(Value);
 
@@ -207,12 +208,12 @@ impl Features {
         Self(description["info"]["features"].take())
     }
 
-    /// `Image`, `ClassLabel`, `Value`, `Audio` and so on.
+    /// Returns the type of a column: `Image`, `ClassLabel`, `Value`, `Audio` and so on.
     fn kind(&self, column: &str) -> Option<&str> {
         self.0[column]["_type"].as_str()
     }
 
-    /// The names of a `ClassLabel`'s classes; none where there are none.
+    /// Returns the class names of a `ClassLabel` column; empty if there are none.
     fn classes(&self, column: &str) -> Vec<String> {
         let names = self.0[column]["names"].as_array().map(Vec::as_slice);
         let names = names.unwrap_or_default().iter();
@@ -221,23 +222,23 @@ impl Features {
     }
 }
 
-/// The columns that were chosen in the first file of a data set.
+/// The columns that were selected in the first file of a dataset.
 #[derive(Clone, Debug)]
 pub(super) struct Chosen {
     pub image: String,
     pub label: Option<String>,
-    /// Whether a label column was looked for.
+    /// Whether the label column was selected automatically.
     searched: bool,
-    /// Other columns that might have been meant.
+    /// Other columns that also match the rules.
     images: Vec<String>,
     labels: Vec<String>,
 }
 
 impl Chosen {
-    /// Chooses the columns of a file.
+    /// Selects the columns of a file.
     ///
     /// # Errors
-    /// [`Error::Content`] for a named column that is missing, and where no column holds images.
+    /// [`Error::Content`] if a named column is missing, or if no column holds images.
     pub(super) fn choose(parquet: &Parquet, columns: &ImageColumns) -> Result<Self> {
         let features = Features::read(parquet.hub());
         let (image, images) = match &columns.image {
@@ -258,10 +259,10 @@ impl Chosen {
         })
     }
 
-    /// The number of the column of the images' bytes.
+    /// Returns the leaf index of the column with the images' bytes.
     ///
     /// # Errors
-    /// [`Error::Content`] for a file without this column, or where it holds something else.
+    /// [`Error::Content`] if the file lacks this column, or if the column does not hold bytes.
     pub(super) fn image_leaf(&self, parquet: &Parquet) -> Result<usize> {
         check_column(parquet, &self.image)?;
         if let Some(leaf) = image_leaf(parquet, &self.image) {
@@ -281,10 +282,11 @@ impl Chosen {
         )))
     }
 
-    /// The number of the label column, where there is one.
+    /// Returns the leaf index of the label column, if there is one.
     ///
     /// # Errors
-    /// As [`Chosen::image_leaf`].
+    /// [`Error::Content`] if the file lacks this column, or if it does not hold integers,
+    /// booleans or text.
     pub(super) fn label_leaf(&self, parquet: &Parquet) -> Result<Option<usize>> {
         let Some(name) = &self.label else {
             return Ok(None);
@@ -300,7 +302,7 @@ impl Chosen {
         Ok(Some(leaf))
     }
 
-    /// The names that the file's metadata gives the classes; none where it gives none.
+    /// Returns the class names in the file's metadata; empty if there are none.
     pub(super) fn class_names(&self, parquet: &Parquet) -> Vec<String> {
         match &self.label {
             Some(label) => Features::read(parquet.hub()).classes(label),
@@ -308,8 +310,8 @@ impl Chosen {
         }
     }
 
-    /// The choice in words: `images in column "img", labels in column "label"`, with other columns
-    /// that are possible.
+    /// Describes the choice, with other columns that match: `images in column "img", labels in
+    /// column "label"`.
     pub(super) fn describe(&self) -> String {
         let others = |names: &[String]| match names {
             [] => String::new(),
@@ -349,7 +351,7 @@ fn check_column(parquet: &Parquet, name: &str) -> Result<()> {
     )))
 }
 
-/// The bytes of a column of images; `None` where it cannot hold any.
+/// Returns the leaf index of a column's bytes; `None` if the column cannot hold images.
 fn image_leaf(parquet: &Parquet, name: &str) -> Option<usize> {
     let part = parquet.leaf(&[name, "bytes"]);
     let leaf = part.or(parquet.leaf(&[name]).filter(|&l| !parquet.is_text(l)));
@@ -362,20 +364,22 @@ fn label_leaf(parquet: &Parquet, name: &str) -> Option<usize> {
     can_be.then_some(leaf)
 }
 
-/// The place of a name in a list of common names; names that are not there come last.
+/// Returns the position of a name in a list of common names. Names that are not in the list come
+/// last.
 fn rank(name: &str, common: &[&str]) -> usize {
     let place = common.iter().position(|c| name.eq_ignore_ascii_case(c));
     place.unwrap_or(common.len())
 }
 
-/// The image column, and others that might have been meant.
+/// Returns the image column, and other columns that match.
 fn find_image(parquet: &Parquet, features: &Features) -> Result<(String, Vec<String>)> {
     let stored = parquet.image_columns();
     let described: Vec<&Stored> = stored
         .iter()
         .filter(|c| features.kind(&c.name) == Some("Image"))
         .collect();
-    // What is described as sound, video and the like is stored in the same way.
+    // The metadata may describe other columns as audio, video and so on, which are stored in the
+    // same form. These are excluded.
     let (structs, plain): (Vec<&Stored>, Vec<&Stored>) = stored
         .iter()
         .filter(|c| matches!(features.kind(&c.name), None | Some("Value")))
@@ -407,8 +411,9 @@ fn find_image(parquet: &Parquet, features: &Features) -> Result<(String, Vec<Str
     Ok((first, found.collect()))
 }
 
-/// The columns whose first value starts as an image file does; where there is none, those of which
-/// it is not known; where there is none of these either, those with a common name.
+/// Returns the columns whose first value starts like an image file. If there are none, those
+/// whose first value could not be read; if there are none of these either, those with a common
+/// name.
 fn looking_like_images<'a>(
     parquet: &Parquet,
     columns: &[&'a Stored],
@@ -420,7 +425,7 @@ fn looking_like_images<'a>(
             Ok(Some(start)) if image::guess_format(&start).is_ok() => images.push(*column),
             Ok(Some(_)) if rank(&column.name, &IMAGES) < IMAGES.len() => named.push(*column),
             Ok(Some(_)) => {}
-            // What is wrong with the column is said when it is read.
+            // An error in the column is reported when the column is read.
             Ok(None) | Err(Error::Content { .. }) => unknown.push(*column),
             Err(error) => return Err(error),
         }
@@ -432,7 +437,7 @@ fn looking_like_images<'a>(
         .unwrap_or_default())
 }
 
-/// The label column, and others that might have been meant.
+/// Returns the label column, and other columns that match.
 fn find_label(
     parquet: &Parquet,
     features: &Features,

@@ -1,10 +1,17 @@
+//! Random crops of images as data augmentation.
+
 use crate::{Error, Result};
 use candle_core::Tensor;
 use invariances_ops::{Rng, resize_bilinear};
 
-/// A random part of each image (batch, channels, h, w), enlarged to the image's size and half the time mirrored: how networks for photographs are
-/// usually trained (torchvision's `RandomResizedCrop`, `least` being 0.08). The part has from `least` to all of the image's area, and sides in a
-/// ratio of 3/4 to 4/3. A network that often sees a part only learns to go by texture, which every part has (Hermann, Chen, Kornblith 2020,
+/// Crops a random part of each image (batch, channels, h, w), resizes it to the image's size and
+/// mirrors it with probability 1/2.
+///
+/// This is the usual augmentation for networks that are trained on photographs (torchvision's
+/// `RandomResizedCrop`, with `least` = 0.08). The crop's area is uniform between `least` and 1 of
+/// the image's area, and its aspect ratio relative to the image's is between 3/4 and 4/3; sides
+/// are limited to the image's. A network that often sees only a part of the image learns to rely
+/// on texture, which is present in every part (Hermann, Chen, Kornblith 2020,
 /// [arXiv 1911.09071](https://arxiv.org/abs/1911.09071)).
 ///
 /// ```
@@ -18,7 +25,7 @@ use invariances_ops::{Rng, resize_bilinear};
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] for no image, or a least share of the area that is not above 0 and at most 1.
+/// [`Error::Invalid`] if there are no images, or if `least` is not in (0, 1].
 pub fn random_crops(images: &Tensor, least: f64, rng: &mut Rng) -> Result<Tensor> {
     let (n, _, h, w) = match images.dims() {
         &[n, c, h, w] if n > 0 && h > 0 && w > 0 => (n, c, h, w),
@@ -58,7 +65,7 @@ mod tests {
 
     #[test]
     fn a_part_is_a_part_of_its_own_image_and_the_whole_is_the_image_or_its_mirror() -> Result<()> {
-        // Each image has numbers of its own range: a part of another image would show.
+        // Each image has its own range of values, so pixels from another image would be detected.
         let x = Rng::new(0).uniform(0.0, 1.0, (16, 1, 24, 20), &Device::Cpu)?;
         let offset = Tensor::arange(0f32, 16.0, &Device::Cpu)?.reshape((16, 1, 1, 1))?;
         let x = x.to_dtype(DType::F32)?.broadcast_add(&(offset * 10.0)?)?;
@@ -72,7 +79,8 @@ mod tests {
         let again = random_crops(&x, 0.05, &mut Rng::new(3))?;
         let gap = (&again - &parts)?.abs()?.max_all()?.to_scalar::<f32>()?;
         assert_eq!(gap, 0.0);
-        // All of a square image, up to the ratio of the sides: no longer side is left out by more than a seventh.
+        // With `least` = 1 the crop covers the square image, except for the change of aspect
+        // ratio: the shorter side of the crop loses at most one seventh.
         let ramp = Tensor::arange(0f32, 32.0, &Device::Cpu)?.broadcast_as((64, 1, 32, 32))?;
         let whole = random_crops(&ramp, 1.0, &mut Rng::new(4))?;
         let rows = whole.narrow(2, 0, 1)?.reshape((64, 32))?.to_vec2::<f32>()?;

@@ -1,4 +1,4 @@
-//! Image files as pixels.
+//! Decodes image files into pixels and tensors, within a memory limit.
 
 use super::jpeg::Jpeg;
 use super::memory::{LIMIT, Share};
@@ -11,17 +11,18 @@ use image::{
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// The formats that are read, in words.
+/// The formats that can be read, for messages.
 pub(super) const FORMATS: &str = "PNG, JPEG, WebP, BMP, TIFF, GIF or PNM";
 
-/// The most bytes of what a file says beside its pixels: colour profile, EXIF and the like.
+/// Maximum number of bytes for metadata in a file: colour profile, EXIF and so on.
 const METADATA: u64 = 64 << 20;
 
-/// Decodes an image file of any format of [`FORMATS`], which its content decides, and turns it as
-/// its EXIF orientation says.
+/// Decodes an image file of one of the [`FORMATS`] and rotates it according to its EXIF
+/// orientation. The format is detected from the content.
 ///
-/// `longest` is the most pixels a side, `resized` the size that `f` makes of it, if any, for the
-/// memory that this takes. An error says what is wrong with the file.
+/// `longest` is the maximum side length in pixels. `resized` is the size to which `f` resizes the
+/// image, if it does; it is needed to estimate the memory. An error message describes the problem
+/// with the file.
 pub(super) fn decode<T>(
     bytes: &[u8],
     longest: u32,
@@ -78,10 +79,10 @@ fn attempt<T>(
         colour,
         working: match format {
             ImageFormat::Png => (1 << 20) + 32 * u64::from(width),
-            // WebP and GIF compose frames of four channels; TIFF decodes into a buffer of its own.
+            // WebP and GIF compose frames of four channels. TIFF decodes into a separate buffer.
             _ => (1 << 20) + 2 * area * u64::from(colour.bytes_per_pixel().max(4)),
         },
-        // A file whose EXIF data are damaged is shown as it is stored, as other tools do.
+        // A file with damaged EXIF data is shown as stored, as other tools do.
         orientation: decoder.orientation().unwrap_or(Orientation::NoTransforms),
     };
     let _share = plan.share(longest, resized)?;
@@ -100,12 +101,12 @@ fn limits(bytes: u64) -> Limits {
     limits
 }
 
-/// What decoding an image will take, known from its header.
+/// The memory needed to decode an image, computed from its header.
 struct Plan {
     width: u32,
     height: u32,
     colour: ColorType,
-    /// Bytes that the decoder uses beside its output.
+    /// Bytes that the decoder uses in addition to its output.
     working: u64,
     orientation: Orientation,
 }
@@ -115,13 +116,14 @@ impl Plan {
         u64::from(self.width) * u64::from(self.height)
     }
 
-    /// Bytes of the decoded image.
+    /// Returns the size of the decoded image in bytes.
     fn output(&self) -> u64 {
         self.area()
             .saturating_mul(u64::from(self.colour.bytes_per_pixel()))
     }
 
-    /// The most bytes in use at any time: while decoding, turning, converting to RGB or resizing.
+    /// Returns the maximum number of bytes in use at any time: while decoding, rotating,
+    /// converting to RGB or resizing.
     fn need(&self, resized: Option<u32>) -> u64 {
         let (area, output) = (self.area(), self.output());
         let decoding = output.saturating_add(self.working);
@@ -132,7 +134,7 @@ impl Plan {
             colour if colour.has_alpha() => output.saturating_add(area.saturating_mul(7)),
             _ => output.saturating_add(rgb),
         };
-        // Between the two passes, lines of four channels in f32.
+        // The intermediate image between the two resizing passes has four f32 channels per pixel.
         let resizing = resized.map_or(0, |size| {
             let (side, size) = (u64::from(self.width.min(self.height)), u64::from(size));
             rgb.saturating_add(16 * side * size + 3 * size * size)
@@ -140,7 +142,7 @@ impl Plan {
         decoding.max(turning).max(converting).max(resizing)
     }
 
-    /// Checks the size and waits for the memory.
+    /// Checks the size and waits until the memory is available.
     fn share(&self, longest: u32, resized: Option<u32>) -> std::result::Result<Share, String> {
         let (width, height) = (self.width, self.height);
         if width == 0 || height == 0 {
@@ -162,8 +164,8 @@ impl Plan {
     }
 }
 
-/// Whether the chunks of a WebP file lie within it. The decoder sets aside memory for a chunk's
-/// length without this check.
+/// Whether all chunks of a WebP file lie within the file. The decoder allocates memory for a
+/// chunk's stated length without this check.
 fn webp_is_whole(bytes: &[u8]) -> bool {
     let length = |at: usize| {
         let length = bytes.get(at..at.checked_add(4)?)?;
@@ -177,7 +179,7 @@ fn webp_is_whole(bytes: &[u8]) -> bool {
     while at < end {
         let next = length(at + 4).and_then(|l| (at + 8).checked_add(l));
         match next {
-            // The byte that makes a length even may be missing at the end.
+            // The padding byte that makes a chunk's length even may be missing at the end.
             Some(next) if next <= bytes.len().min(end) => at = next.next_multiple_of(2),
             _ => return false,
         }
@@ -185,7 +187,7 @@ fn webp_is_whole(bytes: &[u8]) -> bool {
     true
 }
 
-/// What a file is that is none of [`FORMATS`].
+/// Describes a file that has none of the [`FORMATS`].
 fn foreign(bytes: &[u8]) -> &'static str {
     let text = bytes.trim_ascii_start();
     match bytes.get(4..12) {
@@ -205,7 +207,7 @@ fn foreign(bytes: &[u8]) -> &'static str {
     }
 }
 
-/// In 8 bits of red, green and blue; what is transparent lies over white.
+/// Converts an image to 8-bit RGB. Transparent pixels are blended with white.
 pub(super) fn rgb(image: DynamicImage) -> RgbImage {
     if !image.color().has_alpha() {
         return image.into_rgb8();
@@ -218,18 +220,18 @@ pub(super) fn rgb(image: DynamicImage) -> RgbImage {
     })
 }
 
-/// The square in the middle, resized to `size` pixels a side: the same as the shorter side resized,
-/// then cropped.
+/// Crops the central square and resizes it to `size` pixels per side. This is equivalent to
+/// resizing the shorter side first and then cropping.
 ///
-/// The filter is a triangle as wide as the coarser of both grids, as other libraries' antialiased
-/// bilinear.
+/// The filter is a triangle with the width of the coarser of the two grids, as in the antialiased
+/// bilinear resizing of other libraries.
 pub(super) fn square(image: RgbImage, size: u32) -> RgbImage {
     let (width, height) = image.dimensions();
     let side = width.min(height);
     if width == height && side == size {
         return image;
     }
-    // A view: a copy of a large photograph would take as much memory again.
+    // A view instead of a copy: copying a large photograph would double the memory.
     let (x, y) = ((width - side) / 2, (height - side) / 2);
     let view = imageops::crop_imm(&image, x, y, side, side);
     if side == size {
@@ -238,7 +240,7 @@ pub(super) fn square(image: RgbImage, size: u32) -> RgbImage {
     imageops::resize(&*view, size, size, imageops::FilterType::Triangle)
 }
 
-/// Red, green and blue planes of an image in [−1, 1], written to `out`.
+/// Writes the red, green and blue planes of an image to `out`, with values in [−1, 1].
 pub(super) fn planes(image: &RgbImage, out: &mut [f32]) {
     let area = image.width() as usize * image.height() as usize;
     for (c, plane) in out.chunks_mut(area.max(1)).enumerate().take(3) {
@@ -248,7 +250,7 @@ pub(super) fn planes(image: &RgbImage, out: &mut [f32]) {
     }
 }
 
-/// An image as (3, height, width), f32 in [−1, 1].
+/// Returns an image as a tensor of shape (3, height, width), f32 in [−1, 1].
 pub(super) fn tensor(image: &RgbImage) -> Result<Tensor> {
     let (width, height) = (image.width() as usize, image.height() as usize);
     let mut values = Vec::new();

@@ -1,3 +1,5 @@
+//! Coloured digits, rendered from strokes or read from a table such as MNIST.
+
 use super::strokes::{self, Hand};
 use super::world::{Attribute, World, check_size, indices, render, unknown_concept};
 use super::{Batch, Factors, ImageColumns, Images, Split};
@@ -7,14 +9,16 @@ use invariances_ops::Rng;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Digits in colour, the data of the paper's Figure 4 ("ColorMNIST"): a written digit whose ink and
-/// paper have random colours, so that a classifier of digits has every reason to forget them.
+/// Coloured digits, the dataset of the paper's Figure 4 ("ColorMNIST"): handwritten digits with
+/// random foreground and background colours. The colours carry no information about the digit, so
+/// a digit classifier should learn to discard them.
 ///
-/// Either drawn ([`Digits::strokes`]: endless, nothing to download, every factor known) or taken from a table
-/// of grey images such as MNIST ([`Digits::mnist`]).
+/// The digits are either rendered ([`Digits::strokes`]: unlimited, no download, every factor
+/// known) or read from a table of grey images such as MNIST ([`Digits::mnist`]).
 ///
-/// **Colours**: ink and paper are uniform in the RGB cube, independent of the digit, drawn again until
-/// their Euclidean distance in [0, 1]³ is at least [`Digits::CONTRAST`]; nothing else ties one to the other.
+/// **Colours**: foreground and background are uniform in the RGB cube and independent of the
+/// digit. They are drawn again until their Euclidean distance in [0, 1]³ is at least
+/// [`Digits::CONTRAST`]. There is no other dependence between them.
 ///
 /// ```
 /// use invariances_data::*;
@@ -28,7 +32,7 @@ use std::sync::Arc;
 pub struct Digits {
     size: usize,
     seed: u64,
-    /// `None`: drawn.
+    /// `None` if the digits are rendered from strokes.
     glyphs: Option<Arc<Glyphs>>,
 }
 
@@ -36,39 +40,41 @@ pub struct Digits {
 #[derive(Debug)]
 struct Glyphs {
     side: usize,
-    /// `side`² numbers each, 0 paper to 255 ink.
+    /// `side`² values per digit, from 0 (background) to 255 (foreground).
     pixels: Vec<u8>,
     labels: Vec<u8>,
-    /// Row numbers by split, shuffled.
+    /// Row numbers per split, shuffled.
     splits: [Vec<u32>; 3],
-    /// The same by split and digit.
+    /// Row numbers per split and digit.
     alike: [[Vec<u32>; 10]; 3],
     hash: String,
 }
 
-/// Everything that decides one image but the details of its shape, which come from `rng`.
+/// Everything that determines one image, except the details of its shape, which are drawn from
+/// `rng`.
 struct Sample {
     digit: usize,
-    /// Drawn: how.
+    /// For rendered digits: the style of writing.
     hand: Hand,
-    /// From a table: its row.
+    /// For digits from a table: the row.
     row: usize,
     foreground: [f32; 3],
     background: [f32; 3],
     rng: Rng,
 }
 
-/// Counts the changes to what is drawn: networks trained on one revision are not those of another.
+/// Version of the dataset. It changes whenever the images change, so that networks trained on
+/// different versions have different identifiers.
 const REVISION: u32 = 1;
 
 impl Digits {
-    /// The least Euclidean distance between ink and paper in [0, 1]³.
+    /// The minimum Euclidean distance between foreground and background colour in [0, 1]³.
     pub const CONTRAST: f32 = 0.4;
 
-    /// Digits drawn by strokes, `size`×`size` pixels, without end.
+    /// Creates an unlimited dataset of digits rendered from strokes, `size`×`size` pixels.
     ///
     /// # Errors
-    /// [`Error::Invalid`] unless `size` is 16 to 128.
+    /// [`Error::Invalid`] unless `size` is from 16 to 128.
     pub fn strokes(size: usize, seed: u64) -> Result<Self> {
         check_size("digits", size, 16)?;
         Ok(Self {
@@ -78,15 +84,19 @@ impl Digits {
         })
     }
 
-    /// Digits of a parquet table in the form of the hub's `ylecun/mnist` (`image` {bytes, path}, `label`),
-    /// light on dark, coloured as the drawn ones are. A glyph takes up 28/32 of the image, as MNIST's does in 32 pixels
-    /// with a border of 2, resized where that is not its own size.
+    /// Reads digits from a parquet table in the form of `ylecun/mnist` on the Hugging Face Hub
+    /// (`image` {bytes, path}, `label`), light on dark, and colours them like the rendered ones.
     ///
-    /// The rows are shuffled and parted by a fixed hash of their number: 8/10 train, 1/10 validation, 1/10 test.
+    /// A digit is resized, if necessary, to 28/32 of the output size, the proportion of MNIST's
+    /// 28 pixels in a 32-pixel image with a border of 2.
+    ///
+    /// The rows are shuffled and split by a fixed hash of the row number: 8/10 train, 1/10
+    /// validation, 1/10 test.
     ///
     /// # Errors
-    /// [`Error::Invalid`] unless `size` is 16 to 128; [`Error::Io`] and [`Error::Content`] where the file is missing, is no such table, or has
-    /// images that are not square, of several sizes or beyond 256 pixels, or labels beyond 9.
+    /// [`Error::Invalid`] unless `size` is from 16 to 128. [`Error::Io`] or [`Error::Content`] if
+    /// the file is missing or is not such a table; if its images are not square, differ in size
+    /// or exceed 256 pixels; or if it has labels above 9.
     pub fn mnist(path: impl AsRef<Path>, size: usize, seed: u64) -> Result<Self> {
         check_size("digits", size, 16)?;
         let path = path.as_ref();
@@ -139,19 +149,21 @@ impl Digits {
         })
     }
 
-    /// Whether the digits are drawn ([`Digits::strokes`]), so that every factor is known and they never end.
+    /// Whether the digits are rendered ([`Digits::strokes`]): every factor is known and the
+    /// dataset is unlimited.
     pub fn is_procedural(&self) -> bool {
         self.glyphs.is_none()
     }
 
-    /// The number of distinct shapes in a split; `None` for drawn digits, which never end.
-    /// From a table, sample `i` beyond it is shape `i % len` in new colours.
+    /// Returns the number of distinct shapes in a split; `None` for rendered digits, which are
+    /// unlimited. For a table, sample `i` is shape `i % len`; beyond `len` the shapes repeat in
+    /// new colours.
     pub fn len(&self, split: Split) -> Option<u64> {
         let glyphs = self.glyphs.as_ref()?;
         Some(glyphs.splits[split as usize].len() as u64)
     }
 
-    /// Whether a split has no sample; never for drawn digits.
+    /// Whether a split has no samples; always false for rendered digits.
     pub fn is_empty(&self, split: Split) -> bool {
         self.len(split) == Some(0)
     }
@@ -188,10 +200,11 @@ impl Digits {
         }
     }
 
-    /// Gives `b` the concept of `a`.
+    /// Copies a concept (a factor) from `a` to `b`.
     fn share(&self, split: Split, concept: &str, a: &Sample, b: &mut Sample) {
         if let Some(glyphs) = &self.glyphs {
-            // Both are in the order of the table so far: the second shape is drawn at random.
+            // At this point both samples have the same row of the table. Draw the second shape at
+            // random.
             let alike = match concept {
                 "digit" => &glyphs.alike[split as usize][a.digit],
                 _ => &glyphs.splits[split as usize],
@@ -289,7 +302,7 @@ impl Digits {
     }
 }
 
-/// What two images can have in common; in a table only what is named first.
+/// Factors that a pair of images can share. A table supports only the first three.
 const CONCEPTS: [&str; 9] = [
     "digit",
     "foreground",
@@ -364,12 +377,12 @@ impl World for Digits {
     }
 }
 
-/// The longest side of a table's digits.
+/// Maximum side of a table's digits, in pixels.
 const LARGEST: u32 = 256;
 
-/// Every image of a table in grey, one after the other, and their common side.
+/// Returns all images of a table in grey, concatenated, and their common side.
 fn grey_squares(table: &Images, path: &Path) -> Result<(usize, Vec<u8>)> {
-    /// So many images are decoded at a time.
+    /// Number of images that are decoded at a time.
     const STAGE: usize = 1024;
     let mut pixels: Vec<u8> = Vec::new();
     let mut side = None;
@@ -410,9 +423,9 @@ fn colour(rng: &mut Rng) -> [f32; 3] {
     [rng.f32(), rng.f32(), rng.f32()]
 }
 
-/// A colour that can be told from `other`.
+/// Draws a colour whose distance from `other` is at least [`Digits::CONTRAST`].
 fn colour_beside(other: [f32; 3], rng: &mut Rng) -> [f32; 3] {
-    // From any point of the cube at least 73 % of it is far enough: the loop ends soon.
+    // For any `other`, at least 73 % of the cube is far enough away, so the loop ends soon.
     loop {
         let colour = colour(rng);
         let square = |k: usize| (colour[k] - other[k]) * (colour[k] - other[k]);
@@ -422,7 +435,8 @@ fn colour_beside(other: [f32; 3], rng: &mut Rng) -> [f32; 3] {
     }
 }
 
-/// The finaliser of SplitMix64: a fixed hash of a row's number, so that the parts of a table never change.
+/// The finaliser of SplitMix64: a fixed hash of the row number, so that the splits of a table
+/// never change.
 fn scramble(row: u64) -> u64 {
     let mut z = row.wrapping_add(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -430,11 +444,12 @@ fn scramble(row: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Separable resizing by a triangle filter, as wide as the coarser of both grids.
+/// Separable resizing by a triangle filter with the width of the coarser of the two grids.
 struct Resize {
     from: usize,
     to: usize,
-    /// For each output: the first input and the weights from there on.
+    /// For each output position: the first input position and the weights of the inputs from
+    /// there.
     taps: Vec<(usize, Vec<f32>)>,
 }
 
@@ -460,7 +475,7 @@ impl Resize {
         }
     }
 
-    /// The glyph resized, in the middle of `size`×`size` numbers, 0 to 1.
+    /// Writes the resized glyph to the centre of `ink`, which has `size`×`size` values in [0, 1].
     fn centred(&self, glyph: &[u8], size: usize, ink: &mut [f32]) {
         ink.fill(0.0);
         let border = (size - self.to) / 2;

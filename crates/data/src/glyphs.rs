@@ -1,13 +1,15 @@
-//! How people write the ten digits: strokes as a pen draws them, several ways for each digit.
+//! The ten digits as pen strokes, with several handwriting styles for each digit.
 //!
-//! A point is (x, y) in hundredths of the digit's height, y down. A stroke is a smooth curve through
-//! its points; a point written twice is a corner. Where the ways differ, they do as handwriting does:
-//! a one with and without serif and foot, an open and a closed four, a seven with and without bar.
+//! A point is (x, y) in hundredths of the digit's height, y down. A stroke is a smooth curve
+//! through its points; a point that occurs twice is a corner. The styles differ as in real
+//! handwriting: a one with or without serif and foot, an open or a closed four, a seven with or
+//! without bar.
 
-/// A stroke's points.
+/// The points of a stroke.
 pub(super) type Stroke = &'static [(i16, i16)];
 
-/// One way to write a digit, and how often it is taken among the ways of that digit.
+/// One style of writing a digit. Its weight is the relative frequency among the styles of that
+/// digit.
 pub(super) struct Style {
     pub weight: u8,
     pub strokes: &'static [Stroke],
@@ -17,7 +19,7 @@ const fn style(weight: u8, strokes: &'static [Stroke]) -> Style {
     Style { weight, strokes }
 }
 
-/// The ways to write each digit.
+/// The styles of each digit.
 #[rustfmt::skip]
 pub(super) const STYLES: [&[Style]; 10] = [
     // 0

@@ -1,3 +1,5 @@
+//! Labelled images from parquet files or folders: selection, decoding, batches and hashes.
+
 use super::columns::ImageColumns;
 use super::decode;
 use super::folder::{Folder, Names};
@@ -19,25 +21,29 @@ use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
 
-/// Images from parquet files in the form of the hub's data sets, or from folders of classes.
+/// Images from parquet files in the form of datasets on the Hugging Face Hub, or from a folder
+/// with one folder per class.
 ///
-/// Labels, classes and attributes are in memory, the images are not: they are read when they are asked for, from a
-/// parquet file page by page (about 1 MiB as most writers have it, 1 GiB at most). Pages read last are kept up to
-/// 64 MiB. So memory is bounded by a page and a batch, whatever the length of the files.
+/// Labels, classes and attributes are kept in memory; images are read when they are needed. A
+/// parquet file is read page by page (about 1 MiB with most writers, at most 1 GiB). The most
+/// recently read pages are cached, up to 64 MiB. Memory use is therefore bounded by a page and a
+/// batch, independent of the length of the files.
 ///
-/// **Images** are PNG, JPEG, WebP, BMP, TIFF, GIF or PNM files; the content decides, not the extension.
-/// Grey images and those of 16 bits become 8 bits of red, green and blue; transparent pixels are shown
-/// over white; of several frames or pages the first is read; images are turned as their EXIF
-/// orientation says. A file that is cut short, or damaged so that it cannot be decoded, is an error with
-/// its path: missing pixels are never filled in. [`Images::readable`] leaves out such files.
+/// **Images** are PNG, JPEG, WebP, BMP, TIFF, GIF or PNM files. The format is detected from the
+/// content, not from the extension. Grey images and 16-bit images are converted to 8-bit RGB.
+/// Transparent pixels are blended with white. Of several frames or pages the first is read.
+/// Images are rotated according to their EXIF orientation. A file that is truncated, or so
+/// damaged that it cannot be decoded, is an error that contains its path: missing pixels are
+/// never filled in. [`Images::readable`] leaves out such files.
 ///
-/// **Memory**: all images that are decoded at the same time use at most [`Images::DECODING_LIMIT`] bytes
-/// together, beside their files (at most 256 MiB each) and the result. An image that alone needs more is
-/// an error. A JPEG photograph of 6000 × 4000 pixels uses 72 MB, twice that if it has to be turned, and
-/// at most three times that if it is progressive.
+/// **Memory**: all images that are decoded at the same time use at most
+/// [`Images::DECODING_LIMIT`] bytes together, in addition to their files (at most 256 MiB each)
+/// and the result. An image that needs more than this limit on its own is an error. A JPEG
+/// photograph of 6000 × 4000 pixels uses 72 MB, twice that if it must be rotated, and at most
+/// three times that if it is progressive.
 ///
-/// A selection ([`Images::select`], [`Images::filter`], [`Images::split`] and others) is a view of the same files and
-/// takes four bytes a row; its rows are counted from 0 again.
+/// A selection ([`Images::select`], [`Images::filter`], [`Images::split`] and others) is a view
+/// of the same files and takes four bytes per row. Its rows are numbered from 0.
 ///
 /// ```
 /// use invariances_data::*;
@@ -59,7 +65,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct Images {
     set: Arc<Set>,
-    /// Of the whole set, where it is not all of it.
+    /// Rows of the whole set in this view; `None` for the whole set.
     rows: Option<Arc<Vec<u32>>>,
 }
 
@@ -69,11 +75,11 @@ struct Set {
     labels: Option<Vec<u32>>,
     classes: Vec<String>,
     splits: Vec<String>,
-    /// By row: the number of its split; empty where there are none.
+    /// Per row: the number of its split. Empty if there are no splits.
     split: Vec<u32>,
     path: Option<Series>,
     attributes: Vec<Series>,
-    /// The attributes that batches have as factors.
+    /// The attributes that batches contain as factors.
     numbers: Vec<Number>,
 }
 
@@ -95,33 +101,35 @@ enum Numbers {
     Real(Vec<f32>),
 }
 
-/// The largest size of a batch's images in pixels.
+/// Maximum size of a batch's images in pixels.
 const LARGEST: u32 = 4096;
 
-/// No limit on an image's sides but that of memory.
+/// No limit on the sides of an image; only the memory limit applies.
 const ANY: u32 = u32::MAX;
 
-/// The most images of a batch at once in memory as 8 bits, beside the batch itself.
+/// Maximum number of a batch's images that are in memory as 8-bit images at a time, in addition
+/// to the batch itself.
 const STAGE: usize = 64;
 
 impl Images {
-    /// The most bytes of memory that all images being decoded use together, beside their files and the
-    /// result: 1 GiB.
+    /// Maximum number of bytes that all images being decoded use together, in addition to their
+    /// files and the result: 1 GiB.
     pub const DECODING_LIMIT: u64 = memory::LIMIT;
 
-    /// The images of parquet files, which together are one set, in this order.
+    /// Opens the images of one or more parquet files as one set, in this order.
     ///
-    /// [`ImageColumns`] says which columns hold the images and the labels. By default both are
-    /// found in the first file, by the Hugging Face metadata, the columns' types and their names,
-    /// and the choice is printed in one line; the other files must have the same columns. Without a
-    /// label column the set has no labels.
+    /// [`ImageColumns`] selects the columns that hold the images and the labels. By default both
+    /// are found in the first file, from the Hugging Face metadata, the column types and the
+    /// column names, and the choice is printed in one line. The other files must have the same
+    /// columns. Without a label column the set has no labels.
     ///
-    /// Classes have the names that the hub's `ClassLabel` keeps in the file, if it does; text
-    /// labels are their own names, numbered in sorted order over all files. Files that are named as
-    /// the hub names them (`train-00000-of-00002.parquet`) say their split. Further columns of
-    /// numbers, text and flags are attributes; others (lists, structures, dates) are left out.
-    /// Columns may be written in plain, with a dictionary or in runs, which is what the writers of
-    /// pyarrow, polars and the hub do; other encodings are refused.
+    /// Class names are those of a `ClassLabel` in the Hugging Face metadata, if there is one.
+    /// Text labels are their own class names, numbered in sorted order over all files. Files that
+    /// are named as on the Hugging Face Hub (`train-00000-of-00002.parquet`) determine the split.
+    /// Other columns of numbers, text or booleans are attributes; columns of other types (lists,
+    /// structs, dates) are left out. Columns may use the encodings plain, dictionary or
+    /// run-length, which are those that pyarrow, polars and the Hub write. Other encodings are an
+    /// error.
     ///
     /// ```no_run
     /// use invariances_data::*;
@@ -134,10 +142,11 @@ impl Images {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Io`] for a file that cannot be read, [`Error::Content`] for one that is no parquet table, lacks the columns, has a
-    /// label that is not a whole number from 0 to 2³² − 1, a boolean or text, lacks a label where
-    /// other rows have one ([`ImageColumns::skip_unlabelled`] leaves such rows out), or has not the
-    /// columns and classes of the first.
+    /// [`Error::Io`] for a file that cannot be read. [`Error::Content`] for a file that is not a
+    /// parquet table or lacks the columns; that has a label other than an integer from 0 to
+    /// 2³² − 1, a boolean or text; that lacks a label where other rows have one
+    /// ([`ImageColumns::skip_unlabelled`] leaves out such rows); or whose columns or classes
+    /// differ from those of the first file.
     pub fn parquet<P: AsRef<Path>>(paths: &[P], columns: &ImageColumns) -> Result<Self> {
         let (shards, known) = Shards::open(paths, columns)?;
         let rows = known.rows.map(Arc::new);
@@ -174,7 +183,7 @@ impl Images {
         }
     }
 
-    /// The number of images.
+    /// Returns the number of images.
     pub fn len(&self) -> usize {
         match &self.rows {
             Some(rows) => rows.len(),
@@ -182,18 +191,18 @@ impl Images {
         }
     }
 
-    /// Whether there is no image.
+    /// Whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The classes' names, by label; empty where they are not known.
+    /// Returns the class names, indexed by label; empty if they are not known.
     pub fn classes(&self) -> Vec<String> {
         self.set.classes.clone()
     }
 
-    /// The label of each image; `None` where the set has none, such as a table without a label
-    /// column or a test split whose labels are all −1.
+    /// Returns the label of each image; `None` if the set has no labels, as for a table without a
+    /// label column or a test split whose labels are all −1.
     pub fn labels(&self) -> Option<Vec<u32>> {
         let labels = self.set.labels.as_ref()?;
         Some(match &self.rows {
@@ -202,9 +211,10 @@ impl Images {
         })
     }
 
-    /// What is known of each image, a row each, without the image: `row` (its number here, u32), `label` (u32), `class`, `split`
-    /// and `path` (text), then the attributes. What is not known is null. An attribute with one of these names is called
-    /// `column_row` and so on.
+    /// Returns a data frame with one row per image: the columns `row` (its number in this
+    /// selection, u32), `label` (u32), `class`, `split` and `path` (text), then the attributes.
+    /// Unknown values are null. An attribute with one of these names is renamed to `column_row`
+    /// and so on.
     pub fn frame(&self) -> Result<DataFrame> {
         const OURS: [&str; 5] = ["row", "label", "class", "split", "path"];
         let set = &self.set;
@@ -215,7 +225,7 @@ impl Images {
             Some(labels) => Series::new("label".into(), labels),
             None => Series::full_null("label".into(), count, &DataType::UInt32),
         };
-        // Names are kept once, however many rows have them.
+        // Each name is stored once, regardless of the number of rows that have it.
         let named = |name: &str, names: &[String], numbers: Option<&[u32]>| -> Result<Series> {
             let Some(numbers) = numbers.filter(|_| !names.is_empty()) else {
                 return Ok(Series::full_null(name.into(), count, &DataType::String));
@@ -257,19 +267,19 @@ impl Images {
         Ok(DataFrame::new(count, columns)?)
     }
 
-    /// The images with these numbers, in this order; one may be there more than once.
+    /// Selects the images with these row numbers, in this order. Rows may be repeated.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a row that is not there.
+    /// [`Error::Invalid`] for a row that does not exist.
     pub fn select(&self, rows: &[usize]) -> Result<Self> {
         Ok(self.view(self.origins_of(rows)?))
     }
 
-    /// The images for which a mask is true, such as `images.frame()?.column("label")?.u32()?.equal(3)` (with
-    /// `use polars::prelude::*;`).
+    /// Selects the images for which a mask is true, such as
+    /// `images.frame()?.column("label")?.u32()?.equal(3)` (with `use polars::prelude::*;`).
     ///
     /// # Errors
-    /// [`Error::Invalid`] unless there is a value for each image.
+    /// [`Error::Invalid`] unless the mask has one value per image.
     pub fn filter(&self, mask: &BooleanChunked) -> Result<Self> {
         if mask.len() != self.len() {
             return Err(Error::invalid(format!(
@@ -286,11 +296,11 @@ impl Images {
         ))
     }
 
-    /// The images of a class, by its name.
+    /// Selects the images of a class by its name.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a name that is not known, with those that are, and for images without
-    /// labels.
+    /// [`Error::Invalid`] for an unknown name (the message lists the known names), and for images
+    /// without labels.
     pub fn of_class(&self, name: &str) -> Result<Self> {
         let set = &self.set;
         let Some(labels) = &set.labels else {
@@ -302,10 +312,10 @@ impl Images {
         Ok(self.of(labels, number))
     }
 
-    /// The images of a split, by its name.
+    /// Selects the images of a split by its name.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a name that is not known, with those that are.
+    /// [`Error::Invalid`] for an unknown name; the message lists the known names.
     pub fn of_split(&self, name: &str) -> Result<Self> {
         let number = number_of("split", name, &self.set.splits)?;
         Ok(self.of(&self.set.split, number))
@@ -317,10 +327,12 @@ impl Images {
         self.view(rows)
     }
 
-    /// Two disjoint parts: a share of the images, drawn at random by the seed, and the others; both in the order that they have here.
+    /// Splits the images at random into two disjoint parts. The first contains the fraction
+    /// `share` of the images, the second the others. Both keep the order of the images. The
+    /// result depends on `seed`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] unless the share is from 0 to 1.
+    /// [`Error::Invalid`] unless `share` is from 0 to 1.
     pub fn split(&self, seed: u64, share: f64) -> Result<(Self, Self)> {
         if !(0.0..=1.0).contains(&share) {
             return Err(Error::invalid(format!(
@@ -351,7 +363,7 @@ impl Images {
         }
     }
 
-    /// The rows of the whole set that are here.
+    /// Returns the row numbers in the whole set of the images in this view.
     pub(super) fn origins(&self) -> Vec<u32> {
         match &self.rows {
             Some(rows) => rows.to_vec(),
@@ -371,7 +383,7 @@ impl Images {
         rows.iter().map(origin).collect()
     }
 
-    /// A short hash of the files' content, of the columns that were chosen and of the selection.
+    /// Returns a short hash of the files' content, the selected columns and the selection.
     ///
     /// # Errors
     /// [`Error::Io`] for a file that cannot be read.
@@ -387,11 +399,12 @@ impl Images {
             Source::Shards(shards) => {
                 let paths = shards.paths();
                 let columns = shards.unusual_columns();
-                // A file's own hash, by which what was trained on it is known.
+                // A single complete file with the usual columns: the hash of the file alone,
+                // which identifies the networks that were trained on it.
                 if let ([path], None, None) = (paths.as_slice(), &self.rows, columns) {
                     return Ok(of_file(path)?.to_hex()[..16].into());
                 }
-                // Other labels of the same file are other data.
+                // The same file with other labels is another dataset.
                 if let Some((image, label)) = columns {
                     hash.update(serde_json::json!([image, label]).to_string().as_bytes());
                 }
@@ -405,7 +418,7 @@ impl Images {
                     hash.update(&[0]);
                     hash.update(blake3::hash(&folder.read(row)?).as_bytes());
                 }
-                // Other numbers of the classes are other labels.
+                // The same images with other class numbers are another dataset.
                 for name in folder.numbering() {
                     hash.update(name.as_bytes());
                     hash.update(&[0]);
@@ -418,10 +431,11 @@ impl Images {
         Ok(hash.finalize().to_hex()[..16].into())
     }
 
-    /// One image in its own size: (3, height, width), f32 in [−1, 1].
+    /// Returns one image at its own size: (3, height, width), f32 in [−1, 1].
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a row that is not there, [`Error::Content`] where it holds no image that can be read.
+    /// [`Error::Invalid`] for a row that does not exist; [`Error::Content`] if its image cannot
+    /// be read.
     pub fn image(&self, row: usize) -> Result<Tensor> {
         let rows = self.origins_of(&[row])?;
         let images = self
@@ -433,13 +447,17 @@ impl Images {
         }
     }
 
-    /// Images of one size, decoded in parallel, in the order of the rows: the shorter side resized to `size` pixels with an antialiasing
-    /// filter, then the middle cropped. Factors are `row` (the number here) and the attributes that are numbers or flags (0 and 1);
-    /// a number that is missing is NaN. Labels are 0 where the set has none.
+    /// Decodes a batch of images of one size in parallel, in the order of the rows.
+    ///
+    /// The shorter side is resized to `size` pixels with an antialiasing filter; then the centre
+    /// is cropped. The factors are `row` (the row number in this selection) and the attributes
+    /// that are numbers or booleans (0 and 1); a missing number is NaN. Labels are 0 if the set
+    /// has no labels.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a row that is not there, no row, more than memory holds, or a size that is not 1 to 4096 pixels;
-    /// [`Error::Content`] where a row holds no image that can be read, the first of several.
+    /// [`Error::Invalid`] for a row that does not exist, for no rows, if memory is insufficient,
+    /// or for a size outside 1 to 4096 pixels. [`Error::Content`] if an image cannot be read; of
+    /// several such images, the first.
     pub fn batch(&self, rows: &[usize], size: usize) -> Result<Batch> {
         let side = check_size(size)?;
         let origins = self.origins_of(rows)?;
@@ -447,7 +465,7 @@ impl Images {
             return Err(Error::invalid("expected at least one row, found none"));
         }
         let mut pixels = room(origins.len(), size)?;
-        // In stages, so that what is decoded is not all in memory twice.
+        // Decode in stages, so that only a part of the batch is in memory twice.
         let area = 3 * size * size;
         for (rows, pixels) in origins.chunks(STAGE).zip(pixels.chunks_mut(STAGE * area)) {
             let images = self.set.decoded(rows, ANY, Some(side), |image| {
@@ -458,7 +476,7 @@ impl Images {
         self.finish(rows, &origins, pixels, size)
     }
 
-    /// As [`Images::batch`], for files that were read already.
+    /// Like [`Images::batch`], for files that were read already.
     pub(super) fn batch_of(&self, files: &[(u32, Vec<u8>)], size: usize) -> Result<Batch> {
         let side = check_size(size)?;
         let rows: Vec<usize> = files.iter().map(|(row, _)| *row as usize).collect();
@@ -511,11 +529,13 @@ impl Images {
         })
     }
 
-    /// All images once, in batches of `batch` images of `size` pixels (the last may have fewer), as [`Images::batch`] has them.
-    /// The next batch is decoded by other threads while one is used, and one more waits.
+    /// Iterates once over all images, in batches of `batch` images (the last may be smaller) of
+    /// `size` pixels, as returned by [`Images::batch`]. While the caller uses a batch, a second
+    /// one waits and a third is decoded by other threads.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a batch or a size of 0, or a size beyond 4096; what is wrong with images comes from the iterator.
+    /// [`Error::Invalid`] if the batch size is 0, or if the image size is 0 or above 4096. Errors
+    /// of single images are returned by the iterator.
     pub fn batches(&self, batch: usize, size: usize, order: Order) -> Result<Batches> {
         check_size(size)?;
         if batch == 0 {
@@ -527,7 +547,7 @@ impl Images {
         Batches::start(self, batch, size, order)
     }
 
-    /// Whether the classes are the distinct texts of a label column.
+    /// Whether the classes are the distinct values of a text column.
     pub(super) fn has_text_labels(&self) -> bool {
         matches!(&self.set.source, Source::Shards(shards) if shards.has_text_labels())
     }
@@ -536,7 +556,7 @@ impl Images {
         &self.set.source
     }
 
-    /// `f` of each image of at most `longest` pixels a side.
+    /// Decodes each image, of at most `longest` pixels per side, and applies `f`.
     pub(super) fn decoded<T: Send>(
         &self,
         rows: &[usize],
@@ -546,7 +566,7 @@ impl Images {
         self.set.decoded(&self.origins_of(rows)?, longest, None, f)
     }
 
-    /// Whether each image can be decoded, in the order of the rows.
+    /// Tries to decode each image; one result per row, in the order of the rows.
     pub(super) fn attempts(&self) -> Result<Vec<Result<()>>> {
         self.set.attempts(&self.origins(), ANY, None, |_| Ok(()))
     }
@@ -569,7 +589,7 @@ impl Source {
 }
 
 impl Set {
-    /// An error about a row, with the file that it is in.
+    /// Creates an error about a row that contains the path of its file.
     fn wrong(&self, row: u32, what: String) -> Error {
         match &self.source {
             Source::Shards(shards) => {
@@ -580,8 +600,8 @@ impl Set {
         }
     }
 
-    /// `f` of each image, decoded in parallel, in the order of the rows; `resized` is the size that `f`
-    /// makes of it, if any.
+    /// Decodes the images in parallel and applies `f`; results are in the order of the rows.
+    /// `resized` is the size to which `f` resizes an image, if it does.
     fn decoded<T: Send>(
         &self,
         rows: &[u32],
@@ -589,13 +609,14 @@ impl Set {
         resized: Option<u32>,
         f: impl Fn(DynamicImage) -> Result<T> + Sync,
     ) -> Result<Vec<T>> {
-        // Of several bad rows the first is named, whichever was met first.
+        // If several rows fail, the error of the first row is returned, regardless of which
+        // failed first.
         self.attempts(rows, longest, resized, f)?
             .into_iter()
             .collect()
     }
 
-    /// As [`Set::decoded`], with the error of each image by itself.
+    /// Like [`Set::decoded`], with a separate result for each image.
     fn attempts<T: Send>(
         &self,
         rows: &[u32],
@@ -614,7 +635,7 @@ impl Set {
             }
             Source::Shards(shards) => shards,
         };
-        // Each page is read once, and as many are in memory as the cache may have.
+        // Reads each page once and keeps about `KEPT` bytes of pages in memory at a time.
         let mut order: Vec<usize> = (0..rows.len()).collect();
         order.sort_by_key(|&i| rows[i]);
         let mut out: Vec<Option<Result<T>>> = (0..rows.len()).map(|_| None).collect();
@@ -661,8 +682,8 @@ impl Set {
                     .path
                     .as_ref()
                     .and_then(|p| p.str().ok()?.get(row as usize));
-                // `datasets` can write tables that refer to the image files of the machine they
-                // were made on.
+                // `datasets` can write tables that refer to image files on the machine on which
+                // they were made.
                 let advice = name.map_or(String::new(), |name| {
                     format!(
                         ", only the path {:?}: write the table with the bytes of its images",
@@ -678,7 +699,7 @@ impl Set {
 }
 
 impl Images {
-    /// An image's file from a page, with what is wrong where there is none.
+    /// Returns the error for an image of this selection that is missing in the table.
     pub(super) fn missing(&self, position: u32) -> Error {
         match self.origins_of(&[position as usize]) {
             Ok(rows) => self.set.missing(rows.first().copied().unwrap_or(0)),
@@ -701,7 +722,8 @@ fn check_size(size: usize) -> Result<u32> {
     })
 }
 
-/// Room for so many images.
+/// Allocates zeros for `count` images of `size`×`size` pixels; an error if memory is
+/// insufficient.
 fn room(count: usize, size: usize) -> Result<Vec<f32>> {
     let mut pixels: Vec<f32> = Vec::new();
     let wanted = (3 * size * size).checked_mul(count);
@@ -727,7 +749,8 @@ fn number_of(what: &str, name: &str, names: &[String]) -> Result<u32> {
     })
 }
 
-/// The attributes that are numbers or flags: whole where all of them are whole numbers from 0 to 2³² − 1.
+/// Returns the attributes that are numbers or booleans. A column is whole if all its values are
+/// integers from 0 to 2³² − 1.
 fn numbers(attributes: &[Series]) -> Vec<Number> {
     let number = |series: &Series| {
         let is_number = series.dtype().is_primitive_numeric() || series.dtype().is_bool();
@@ -758,12 +781,13 @@ fn numbers(attributes: &[Series]) -> Vec<Number> {
 }
 
 impl Batch {
-    /// Writes a parquet table that [`Images::parquet`] reads: images as PNG, labels (unless `columns.label` is `None`), and the factors as
-    /// further columns; whole or not at all. Columns that are to be found are called `image` and
-    /// `label`.
+    /// Writes a parquet table that [`Images::parquet`] can read: images as PNG, labels (unless
+    /// `columns.label` is `None`), and the factors as further columns. The file is written
+    /// atomically. Columns with automatic selection are named `image` and `label`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] unless the images are (n, 3, height, width) with n labels, [`Error::Io`] where the file cannot be written.
+    /// [`Error::Invalid`] unless the images have shape (n, 3, height, width) and there are n
+    /// labels; [`Error::Io`] if the file cannot be written.
     pub fn write_parquet(&self, path: impl AsRef<Path>, columns: &ImageColumns) -> Result<()> {
         let images = png_files(&self.images)?;
         let labels = self.labels.to_dtype(DType::I64)?.to_vec1::<i64>()?;
@@ -793,7 +817,7 @@ impl Batch {
     }
 }
 
-/// Each image of (n, 3, height, width) in [−1, 1] as a PNG file.
+/// Encodes each image of (n, 3, height, width) in [−1, 1] as a PNG file.
 fn png_files(images: &Tensor) -> Result<Vec<Vec<u8>>> {
     let (count, height, width) = match images.dims() {
         &[n, 3, h, w] => (n, h, w),

@@ -1,8 +1,9 @@
-//! JPEG files, refused when they are cut short or damaged.
+//! Decodes JPEG files and rejects those that are truncated or damaged.
 //!
-//! The decoder that `image` offers shows what it can of a damaged file and fills the rest with grey.
-//! Here the same decoder is strict about the image data, and two things are checked that it does not
-//! check: that the file has its end, and that the image data do not end before the image does.
+//! By default, the decoder that `image` uses shows what it can of a damaged file and fills the
+//! rest with grey. Here the same decoder runs in strict mode for the image data. Two further
+//! checks are added: the file must contain its end marker, and the image data must not end before
+//! the image does.
 
 use image::RgbImage;
 use image::metadata::Orientation;
@@ -11,21 +12,22 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-/// Put behind the image data: bits that are all 1, which no Huffman code is. A decoder that still needs
-/// data there fails, where it would take the end of the file for zeros and draw them.
+/// Appended to the image data: bits that are all 1, which is not a valid Huffman code. A decoder
+/// that still needs data at this point fails. Without these bits it would read the end of the
+/// file as zeros and draw them.
 const SENTINEL: [u8; 16] = [
     0xFF, 0, 0xFF, 0, 0xFF, 0, 0xFF, 0, 0xFF, 0, 0xFF, 0, 0xFF, 0, 0xFF, 0,
 ];
 
-/// The marker of the file's end.
+/// The end-of-image marker.
 const END: [u8; 2] = [0xFF, 0xD9];
 
-/// A JPEG file whose header was read.
+/// A JPEG file whose header has been read.
 pub(super) struct Jpeg {
     decoder: JpegDecoder<ZCursor<Vec<u8>>>,
     pub width: u32,
     pub height: u32,
-    /// Bytes that the decoder uses beside its output, at most.
+    /// Maximum number of bytes that the decoder uses in addition to its output.
     pub working: u64,
     pub orientation: Orientation,
 }
@@ -43,11 +45,11 @@ impl Jpeg {
             .jpeg_set_out_colorspace(ColorSpace::RGB);
         let mut decoder = JpegDecoder::new_with_options(ZCursor::new(file), options);
         decoder.decode_headers().map_err(|e| e.to_string())?;
-        // Headers may have harmless faults, such as padding between segments; image data may not.
+        // Headers may have harmless faults, such as padding between segments. Image data may not.
         decoder.set_options(options.set_strict_mode(true));
         let (width, height) = decoder.dimensions().unwrap_or_default();
         let components = decoder.info().map_or(4, |info| info.components);
-        // Sides are rounded up to the largest unit of the format, 32 pixels.
+        // Sides are rounded up to the largest block of the format, 32 pixels.
         let padded = |side: usize| (side as u64).next_multiple_of(32);
         let rows = size + 512 * padded(width);
         let working = if scans.keep_all {
@@ -77,31 +79,31 @@ impl Jpeg {
     }
 }
 
-/// How the image data of a JPEG file are stored.
+/// The storage of the image data in a JPEG file.
 #[derive(Debug, PartialEq, Eq)]
 struct Scans {
-    /// Where the marker of the file's end is.
+    /// Position of the end-of-image marker.
     end: usize,
-    /// Whether the decoder keeps the coefficients of the whole image: not where one baseline scan
-    /// holds all components.
+    /// Whether the decoder keeps the coefficients of the whole image. False only if one baseline
+    /// scan holds all components.
     keep_all: bool,
 }
 
 impl Scans {
-    /// Walks through the segments of a file up to its end; `None` if the end is missing.
+    /// Reads the segments of a file up to its end; `None` if the end is missing.
     fn read(bytes: &[u8]) -> Option<Self> {
         let (mut progressive, mut components, mut first) = (false, 0, None);
         let mut at = 2;
         loop {
-            // Between a scan's header and the next marker is image data, in which 0xFF is followed
-            // by 0.
+            // Image data lies between a scan's header and the next marker. In it, 0xFF is
+            // followed by 0.
             let rest = bytes.get(at..)?;
             at += rest.iter().position(|&b| b == 0xFF)? + 1;
             let marker = *bytes.get(at)?;
             match marker {
                 // A fill byte: the marker's code follows.
                 0xFF => continue,
-                // Escaped image data, restarts, and other markers without a length.
+                // Escaped image data, restart markers, and other markers without a length.
                 0x00 | 0x01 | 0xD0..=0xD8 => at += 1,
                 0xD9 => break,
                 _ => {

@@ -1,4 +1,4 @@
-//! The label column of parquet files as class numbers.
+//! Converts the label columns of parquet files into class numbers.
 
 use super::columns::Chosen;
 use crate::{Error, Result};
@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug)]
 pub(super) struct Labels {
     kind: Kind,
-    /// For each row the number of its class in this file; `None` where the class is not known.
+    /// Per row: the number of its class in this file; `None` if the class is unknown.
     numbers: Vec<Option<u32>>,
-    /// The classes' names: the distinct texts, sorted, or those of the metadata.
+    /// The class names: the distinct texts, sorted, or those of the metadata.
     names: Vec<String>,
-    /// The names that the metadata gives.
+    /// The class names in the metadata.
     described: Vec<String>,
-    /// The first row without a class and what it has instead.
+    /// The first row without a class, and the value that it has.
     unknown: Option<(usize, &'static str)>,
 }
 
@@ -36,25 +36,25 @@ impl Kind {
     }
 }
 
-/// The labels of all files of a data set.
+/// The labels of all files of a dataset.
 #[derive(Debug)]
 pub(super) struct Merged {
-    /// By row, 0 where the class is not known; `None` where no class is known.
+    /// Per row; 0 if the class is unknown. `None` if no row has a class.
     pub labels: Option<Vec<u32>>,
     pub classes: Vec<String>,
-    /// Whether the classes are the distinct texts of the column.
+    /// Whether the classes are the distinct values of a text column.
     pub text: bool,
-    /// The rows whose class is known, where some are not.
+    /// The rows with a class, if some rows have none.
     pub rows: Option<Vec<u32>>,
-    /// The labels in words.
+    /// Describes the labels for the printed line.
     pub note: Option<String>,
 }
 
 impl Labels {
-    /// The labels in a column, with the class names of the file's metadata.
+    /// Reads the labels of a column, with the class names of the file's metadata.
     ///
-    /// A null and −1 are labels that are not known. What is wrong with another value comes back in
-    /// words.
+    /// Null and −1 mean that the label is unknown. Any other invalid value is an error, returned
+    /// as a message.
     pub(super) fn read(
         values: &Series,
         described: Vec<String>,
@@ -104,14 +104,15 @@ impl Labels {
         })
     }
 
-    /// The labels of files that are one data set, whose classes have the same numbers in all of
-    /// them.
+    /// Merges the labels of the files of one dataset, so that classes have the same numbers in
+    /// all of them.
     ///
-    /// `wrong` makes an error about a file from its number.
+    /// `wrong` creates an error about a file from the file's index.
     ///
     /// # Errors
-    /// [`Error::Content`] for files whose labels are of other kinds or whose metadata has other
-    /// class names, and for a row without a label where others have one, unless these are left out.
+    /// [`Error::Content`] if the files have labels of different types or different class names in
+    /// their metadata, and if a row lacks a label while others have one, unless
+    /// `skip_unlabelled` is set.
     pub(super) fn merge(
         parts: Vec<Self>,
         skip_unlabelled: bool,
@@ -168,7 +169,7 @@ impl Labels {
         let place: BTreeMap<&str, u32> = classes.iter().map(String::as_str).zip(0..).collect();
         let mut numbers: Vec<Option<u32>> = Vec::with_capacity(count);
         for part in &parts {
-            // From the file's own numbers to those of the data set.
+            // Maps class numbers of the file to those of the dataset.
             let map: Vec<Option<u32>> = match kind {
                 Kind::Text => part
                     .names
@@ -221,7 +222,7 @@ impl Labels {
     }
 }
 
-/// `1 class`, `2 classes`.
+/// Formats a count: `1 class`, `2 classes`.
 fn counted(count: usize, one: &str, several: &str) -> String {
     match count {
         1 => format!("1 {one}"),
@@ -229,7 +230,7 @@ fn counted(count: usize, one: &str, several: &str) -> String {
     }
 }
 
-/// Whole numbers as labels: −1 is a label that is not known.
+/// Converts integers to labels; −1 is an unknown label.
 fn whole(
     values: impl Iterator<Item = Option<i128>>,
 ) -> std::result::Result<Vec<Option<u32>>, String> {
@@ -247,8 +248,8 @@ fn whole(
         .collect()
 }
 
-/// The classes of text labels: those of the metadata where they are all there, or else the distinct
-/// texts, sorted.
+/// Returns the classes of text labels: those of the metadata if they include all texts, otherwise
+/// the distinct texts, sorted.
 fn text_classes(parts: &[Labels], described: &[String]) -> Vec<String> {
     let names: BTreeSet<&String> = parts.iter().flat_map(|p| &p.names).collect();
     let known: BTreeSet<&String> = described.iter().collect();

@@ -1,7 +1,8 @@
-//! Images with known factors, and images from files.
+//! Datasets: synthetic images with known factors of variation, and images read from files.
 //!
-//! Every drawn data set here is seeded and addressed by index: sample `i` of a split depends on the settings, the
-//! seed, the split and `i` alone, not on the batch that it is asked in nor on the number of threads.
+//! Every synthetic dataset here is seeded and addressed by index: sample `i` of a split depends
+//! only on the settings, the seed, the split and `i`. It does not depend on the batch that
+//! contains it or on the number of threads.
 
 mod ahead;
 mod batch;

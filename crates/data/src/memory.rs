@@ -1,8 +1,9 @@
-//! A limit on the memory of all images that are decoded at the same time.
+//! Limits the total memory of all images that are decoded at the same time.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
-/// Bytes that all images being decoded may use together; one image alone may use all of it.
+/// Maximum number of bytes that all images being decoded may use together. A single image may use
+/// all of it.
 pub(super) const LIMIT: u64 = 1 << 30;
 
 /// Bytes in use.
@@ -11,12 +12,13 @@ static RETURNED: Condvar = Condvar::new();
 
 /// A share of [`LIMIT`], returned when dropped.
 ///
-/// A thread that holds a share must not wait for other threads: they may be waiting for this share.
+/// A thread that holds a share must not wait for other threads, because they may be waiting for
+/// this share.
 #[derive(Debug)]
 pub(super) struct Share(u64);
 
 impl Share {
-    /// Waits until `bytes` of the limit are free; `None` if that is more than the limit.
+    /// Waits until `bytes` of the limit are free; `None` if `bytes` exceeds the limit.
     pub(super) fn take(bytes: u64) -> Option<Self> {
         if bytes > LIMIT {
             return None;
@@ -53,7 +55,7 @@ mod tests {
             for thread in 0..8u64 {
                 scope.spawn(move || {
                     for i in 0..200 {
-                        // From a tenth to all of the limit.
+                        // Between a tenth of the limit and the whole limit.
                         let bytes = LIMIT / 10 * (1 + (thread * 7 + i) % 10);
                         let share = Share::take(bytes).expect("within the limit");
                         let sum = SUM.fetch_add(bytes, Ordering::SeqCst) + bytes;

@@ -1,17 +1,19 @@
-//! A small painter for drawn worlds: closed shapes filled with smooth edges, pens, light and grain.
+//! A small 2D renderer for the synthetic datasets: filled shapes with antialiased edges, pens,
+//! shading and noise.
 //!
-//! Places are (x, y) in image sides, right and down, (0, 0) to (1, 1); colours are red, green, blue in [0, 1].
-//! Only additions, multiplications, divisions, square roots and roundings of f32 are used, all of which IEEE 754
-//! defines to the last bit: the same picture on every machine.
+//! Positions are (x, y) in units of the image side, right and down, from (0, 0) to (1, 1).
+//! Colours are red, green, blue in [0, 1]. Only additions, multiplications, divisions, square
+//! roots and roundings of f32 are used. IEEE 754 defines all of them to the last bit, so the
+//! image is the same on every machine.
 
 use ab_glyph_rasterizer::{Point, Rasterizer};
 
-/// A place in the image.
+/// A position in the image.
 pub(super) type At = [f32; 2];
 /// Red, green, blue.
 pub(super) type Colour = [f32; 3];
 
-/// A picture being painted, and what it takes to paint shapes.
+/// An image that is being painted, with the rasteriser for shapes.
 pub(super) struct Painter {
     size: usize,
     pixels: Vec<Colour>,
@@ -19,7 +21,7 @@ pub(super) struct Painter {
 }
 
 impl Painter {
-    /// A black picture of `size`×`size` pixels.
+    /// Creates a black image of `size`×`size` pixels.
     pub fn new(size: usize) -> Self {
         Self {
             size,
@@ -28,12 +30,12 @@ impl Painter {
         }
     }
 
-    /// The side of a pixel, in image sides.
+    /// Returns the side of a pixel in image sides.
     pub fn pixel(&self) -> f32 {
         1.0 / self.size as f32
     }
 
-    /// Gives every pixel a colour.
+    /// Sets every pixel to a colour that depends on its position.
     pub fn ground(&mut self, colour: impl Fn(At) -> Colour) {
         let pixel = self.pixel();
         for (i, value) in self.pixels.iter_mut().enumerate() {
@@ -42,11 +44,12 @@ impl Painter {
         }
     }
 
-    /// Fills a closed polygon (the last point is joined to the first) with a colour and an opacity for each place.
-    /// Shapes may leave the image; what crosses itself counts once.
+    /// Fills a closed polygon (the last point is joined to the first). `paint` returns the colour
+    /// and opacity at each position. Shapes may extend beyond the image. Areas where the outline
+    /// overlaps itself are painted once.
     pub fn fill(&mut self, outline: &[At], paint: impl Fn(At) -> (Colour, f32)) {
         let size = self.size as f32;
-        // Far outside, a shape's form no longer shows.
+        // Coordinates far outside the image are clamped; this does not change the visible part.
         let place = |p: At| {
             [
                 (p[0] * size).clamp(-2.0 * size, 3.0 * size),
@@ -100,9 +103,10 @@ impl Painter {
         });
     }
 
-    /// Draws along a line of points with a round pen whose half width goes from `start` to `end`.
+    /// Draws a polyline with a round pen whose half width changes from `start` to `end`.
     pub fn pen(&mut self, line: &[At], start: f32, end: f32, colour: Colour, opacity: f32) {
-        // One coverage for the whole line, so that its joints do not show where it is not opaque.
+        // The coverage is computed once for the whole polyline, so that joints are not visible if
+        // the line is not opaque.
         let (size, pixel) = (self.size, self.pixel());
         let pieces = line.len().saturating_sub(1).max(1) as f32;
         let reach = start.max(end) + 1.5 * pixel;
@@ -128,7 +132,7 @@ impl Painter {
                     let half = start + (end - start) * (i as f32 + t) / pieces;
                     inside = inside.max(half - dot(off, off).sqrt());
                 }
-                // A pen thinner than a pixel is fainter, not thinner.
+                // A pen thinner than a pixel becomes fainter, not thinner.
                 let covered = (inside / pixel + 0.5).clamp(0.0, 1.0);
                 if covered > 0.0 {
                     let value = &mut self.pixels[row * size + column];
@@ -138,7 +142,8 @@ impl Painter {
         }
     }
 
-    /// Changes the colour of every pixel by what it was and where it is: haze, light, grain.
+    /// Changes the colour of every pixel as a function of its position and its current colour,
+    /// for haze, light or grain.
     pub fn finish(&mut self, change: impl Fn(At, Colour) -> Colour) {
         let pixel = self.pixel();
         for (i, value) in self.pixels.iter_mut().enumerate() {
@@ -148,7 +153,7 @@ impl Painter {
         }
     }
 
-    /// Writes the picture as three planes in [−1, 1].
+    /// Writes the image as three planes in [−1, 1].
     pub fn planes(&self, out: &mut [f32]) {
         let area = self.size * self.size;
         for (c, plane) in out.chunks_mut(area).enumerate() {
@@ -159,17 +164,18 @@ impl Painter {
     }
 }
 
-/// `a` where `share` is 0, `b` where it is 1.
+/// Interpolates linearly between two colours: `a` for `share` = 0, `b` for 1.
 pub(super) fn mix(a: Colour, b: Colour, share: f32) -> Colour {
     [0, 1, 2].map(|k| a[k] + (b[k] - a[k]) * share)
 }
 
-/// A colour times a number: darker below 1, lighter above.
+/// Multiplies a colour by a factor: below 1 darker, above 1 lighter.
 pub(super) fn shade(colour: Colour, factor: f32) -> Colour {
     colour.map(|c| (c * factor).clamp(0.0, 1.0))
 }
 
-/// The colour of a hue in turns (0 red, 1/3 green, 2/3 blue), a saturation and a value in [0, 1].
+/// Converts HSV to RGB: the hue in turns (0 red, 1/3 green, 2/3 blue), saturation and value in
+/// [0, 1].
 pub(super) fn hsv(hue: f32, saturation: f32, value: f32) -> Colour {
     [5.0, 3.0, 1.0].map(|n: f32| {
         let k = n + 6.0 * (hue - hue.floor());
@@ -191,15 +197,17 @@ pub(super) fn dot(a: At, b: At) -> f32 {
     a[0] * b[0] + a[1] * b[1]
 }
 
-/// 0 below `low`, 1 above `high`, smooth between.
+/// Smoothstep: 0 below `low`, 1 above `high`, smooth in between.
 pub(super) fn smooth(low: f32, high: f32, x: f32) -> f32 {
     let t = ((x - low) / (high - low)).clamp(0.0, 1.0);
     t * t * (3.0 - 2.0 * t)
 }
 
-/// Sine and cosine of an angle in turns, to about 1e-6: machines' own differ in the last bit.
+/// Returns sine and cosine of an angle in turns, accurate to about 1e-6. The functions of the
+/// standard library differ between machines in the last bit.
 pub(super) fn sin_cos(turns: f32) -> (f32, f32) {
-    // A quarter turn at a time, by the series around 0 up to an eighth of a turn.
+    // Reduce the angle to at most an eighth of a turn from the nearest quarter turn, then use the
+    // series around 0.
     let quarters = (4.0 * turns).round();
     let a = (turns - 0.25 * quarters) * std::f32::consts::TAU;
     let a2 = a * a;
@@ -213,7 +221,7 @@ pub(super) fn sin_cos(turns: f32) -> (f32, f32) {
     }
 }
 
-/// An ellipse as a polygon, turned clockwise by `turns`.
+/// Returns an ellipse as a polygon, rotated clockwise by `turns`.
 pub(super) fn ellipse(centre: At, radii: At, turns: f32) -> Vec<At> {
     const CORNERS: usize = 48;
     let (sin, cos) = sin_cos(turns);
@@ -225,12 +233,13 @@ pub(super) fn ellipse(centre: At, radii: At, turns: f32) -> Vec<At> {
     (0..CORNERS).map(corner).collect()
 }
 
-/// A smooth closed outline through the points (Catmull-Rom), with a corner at each point that is given twice.
+/// Returns a smooth closed outline through the points (Catmull-Rom), with a corner at each point
+/// that occurs twice.
 pub(super) fn closed(points: &[At]) -> Vec<At> {
     curve(points, true)
 }
 
-/// A smooth line through the points, with a corner at each point that is given twice.
+/// Returns a smooth open curve through the points, with a corner at each point that occurs twice.
 pub(super) fn open(points: &[At]) -> Vec<At> {
     curve(points, false)
 }
@@ -248,7 +257,8 @@ fn curve(points: &[At], closed: bool) -> Vec<At> {
         if p1 == p2 {
             continue;
         }
-        // At a corner and at an end the curve comes from nowhere: straight on.
+        // At a corner or an end there is no neighbouring point; it is extrapolated in a straight
+        // line.
         let mut p0 = if closed || i > 0 {
             points[(i + n - 1) % n]
         } else {
@@ -281,7 +291,7 @@ fn curve(points: &[At], closed: bool) -> Vec<At> {
     out
 }
 
-/// A change of place: turned, sized, mirrored, moved.
+/// A coordinate transform: rotation, scaling, reflection and translation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Frame {
     rows: [At; 2],
@@ -289,7 +299,7 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// Sizes by `scale`, turns clockwise by `turns`, then moves the origin to `to`.
+    /// Scales by `scale`, rotates clockwise by `turns`, then moves the origin to `to`.
     pub fn new(to: At, scale: At, turns: f32) -> Self {
         let (sin, cos) = sin_cos(turns);
         Self {
@@ -301,12 +311,12 @@ impl Frame {
         }
     }
 
-    /// From the figure's own places to the image's.
+    /// Maps a position from the figure's coordinates to the image's.
     pub fn out(&self, p: At) -> At {
         plus(self.origin, [dot(self.rows[0], p), dot(self.rows[1], p)])
     }
 
-    /// From the image's places to the figure's own.
+    /// Maps a position from the image's coordinates to the figure's.
     pub fn back(&self, p: At) -> At {
         let [[a, b], [c, d]] = self.rows;
         let p = minus(p, self.origin);
@@ -317,14 +327,15 @@ impl Frame {
         ]
     }
 
-    /// An outline of the figure in the image.
+    /// Maps an outline from the figure's coordinates to the image's.
     pub fn all(&self, outline: &[At]) -> Vec<At> {
         outline.iter().map(|&p| self.out(p)).collect()
     }
 }
 
-/// How bright a ball looks at a place, `light` being the unit vector towards the light (right, down, towards the viewer);
-/// 0 in the shade to 1 in full light. Outside, as at the edge.
+/// Returns the brightness of an ellipsoid at a position, from 0 in shadow to 1 in full light.
+/// `light` is the unit vector towards the light (right, down, towards the viewer). Outside the
+/// ellipsoid the value is that at its edge.
 pub(super) fn ball(at: At, centre: At, radii: At, light: [f32; 3]) -> f32 {
     let p = minus(at, centre);
     let mut n = [p[0] / radii[0], p[1] / radii[1], 0.0];
@@ -338,7 +349,7 @@ pub(super) fn ball(at: At, centre: At, radii: At, light: [f32; 3]) -> f32 {
     (n[0] * light[0] + n[1] * light[1] + n[2] * light[2]).max(0.0)
 }
 
-/// Smooth random heights in [0, 1] over the plane, with one hill per unit or so.
+/// Smooth random values in [0, 1] over the plane (value noise), with about one hill per unit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Noise(pub u32);
 
@@ -352,7 +363,7 @@ impl Noise {
         (h >> 8) as f32 / 16_777_216.0
     }
 
-    /// The height at a place.
+    /// Returns the value at a position.
     pub fn at(self, p: At) -> f32 {
         let (x, y) = (p[0].floor(), p[1].floor());
         let (i, j) = (x as i32, y as i32);
@@ -365,14 +376,15 @@ impl Noise {
         a + (b - a) * t
     }
 
-    /// Three octaves together, in [0, 1].
+    /// Returns the sum of three octaves, scaled to [0, 1].
     pub fn rough(self, p: At) -> f32 {
         let octave = |n: u32, f: f32| Self(self.0.wrapping_add(n)).at([p[0] * f, p[1] * f]);
         (4.0 * octave(0, 1.0) + 2.0 * octave(1, 2.0) + octave(2, 4.0)) / 7.0
     }
 
-    /// The nearest of one point per cell, set at random: its distance, the distance of the second nearest, and a
-    /// random number of the cell's. For spots, scales, cracks.
+    /// Cellular noise with one random point per cell: returns the distance to the nearest point,
+    /// the distance to the second nearest, and a random number of the nearest point's cell. Used
+    /// for spots, scales and cracks.
     pub fn cells(self, p: At) -> (f32, f32, f32) {
         let (i, j) = (p[0].floor() as i32, p[1].floor() as i32);
         let (mut first, mut second, mut which) = (f32::MAX, f32::MAX, 0.0);

@@ -1,3 +1,6 @@
+//! Photographs from folders or parquet files as a dataset for training, with splits and
+//! augmentation.
+
 use super::world::{Attribute, World, check_size, unknown_concept};
 use super::{Batch, Factors, Images, Split};
 use crate::{Error, Result};
@@ -9,14 +12,18 @@ use std::sync::Arc;
 /// The largest number of classes; ImageNet-21k has 21,841.
 const MOST_CLASSES: u32 = 100_000;
 
-/// The images of a folder or of parquet files as a [`World`]: everything that is trained on drawn worlds can be trained on these. What is known
-/// about them is their class. Images without labels ([`Images::labels`] is `None`) have no classes:
-/// E and D can be trained on them, and they can be shown to a network, but not what needs a class,
-/// such as training a classifier or [`World::pairs`].
+/// The images of a folder or of parquet files as a [`World`], so that everything that is trained
+/// on synthetic datasets can be trained on photographs.
 ///
-/// Four of five images are for training, of the rest half each for validation and test, drawn by the seed. Images for training are mirrored and
-/// shifted by up to a sixteenth of their side at random, and come again and again; those of the other splits are shown as they are, in turn. All are
-/// held in memory, a byte for each number.
+/// The only known factor is the class. Images without labels ([`Images::labels`] is `None`) have
+/// no classes. An encoder E and a decoder D can be trained on them, and a network can be
+/// evaluated on them, but nothing that needs a class is possible, such as training a classifier
+/// or [`World::pairs`].
+///
+/// The images are split at random by the seed: 4/5 for training, 1/10 for validation, 1/10 for
+/// test. Training images are mirrored and shifted at random by at most 1/16 of their side, and
+/// repeat without end. Images of the other splits are not changed and repeat in a fixed order.
+/// All images are kept in memory, one byte per value.
 ///
 /// ```no_run
 /// use invariances_data::*;
@@ -33,7 +40,7 @@ pub struct Photographs {
     classes: Vec<String>,
     pixels: Arc<Vec<u8>>,
     labels: Arc<Vec<u32>>,
-    /// The numbers of the images of each split: train, validation, test.
+    /// Image indices of each split: train, validation, test.
     splits: Arc<[Vec<usize>; 3]>,
 }
 
@@ -41,9 +48,9 @@ impl Photographs {
     /// Decodes all images to `size` × `size` pixels.
     ///
     /// # Errors
-    /// [`Error::Invalid`] unless the size is 16 to 128, for fewer than ten images, labels of
-    /// 100,000 or more, or more than memory holds;
-    /// [`Error::Content`] where one cannot be read.
+    /// [`Error::Invalid`] unless the size is from 16 to 128; for fewer than ten images; for
+    /// labels of 100,000 or more; or if memory is insufficient. [`Error::Content`] if an image
+    /// cannot be read.
     pub fn new(images: &Images, size: usize, seed: u64) -> Result<Self> {
         check_size("photographs", size, 16)?;
         let count = images.len();
@@ -53,7 +60,7 @@ impl Photographs {
             )));
         }
         let known = images.labels();
-        // Classes without a name are counted up to the largest label.
+        // Classes without a name are named by their number, up to the largest label.
         let most = known.iter().flatten().max().copied().unwrap_or(0);
         if most >= MOST_CLASSES {
             return Err(Error::invalid(format!(
@@ -99,13 +106,13 @@ impl Photographs {
         })
     }
 
-    /// How many images a split has; [`World::batch`] goes on with the first after the last.
+    /// Returns the number of images in a split. [`World::batch`] starts again after the last one.
     pub fn len(&self, split: Split) -> usize {
         self.of(split).len()
     }
 
-    /// How many images of each class there are, in all splits together; empty for images without
-    /// labels.
+    /// Returns the number of images of each class in all splits together; empty for images
+    /// without labels.
     pub fn counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.classes.len()];
         for label in self.labels.iter() {
@@ -116,7 +123,7 @@ impl Photographs {
         counts
     }
 
-    /// Whether a split has no image; never so for those made by [`Photographs::new`].
+    /// Whether a split has no images; always false for datasets made by [`Photographs::new`].
     pub fn is_empty(&self, split: Split) -> bool {
         self.of(split).is_empty()
     }
@@ -130,7 +137,8 @@ impl Photographs {
         }
     }
 
-    /// These images, each with the generator of its change, where it is changed.
+    /// Returns these images as a batch. Each has the random generator of its augmentation, or
+    /// `None` for no augmentation.
     fn show(&self, chosen: &[(usize, Option<Rng>)]) -> Result<Batch> {
         let (side, numbers) = (self.size as isize, 3 * self.size * self.size);
         let most = (side / 16).max(1);
@@ -149,7 +157,7 @@ impl Photographs {
                 }
                 for (i, value) in out.iter_mut().enumerate() {
                     let (plane, place) = (i as isize / (side * side), i as isize % (side * side));
-                    // What is shifted in repeats the edge.
+                    // Pixels that are shifted in repeat the edge.
                     let y = (place / side + shift.0).clamp(0, side - 1);
                     let x = (place % side + shift.1).clamp(0, side - 1);
                     let x = if mirror { side - 1 - x } else { x };
@@ -211,7 +219,7 @@ impl World for Photographs {
         let images = self.of(split);
         let chosen = indices.iter().map(|&index| {
             let (turn, place) = (index / images.len() as u64, index % images.len() as u64);
-            // Each turn through the training images is in an order of its own.
+            // Each pass through the training images has its own order.
             let place = match split {
                 Split::Train => self.shuffled(turn, place as usize),
                 _ => place as usize,
@@ -264,12 +272,13 @@ impl World for Photographs {
 }
 
 impl Photographs {
-    /// The place of the `place`-th training image in a turn through all: a bijection that costs nothing to compute.
+    /// Returns the index of the training image at position `place` of pass `turn`: a permutation
+    /// that needs no memory.
     fn shuffled(&self, turn: u64, place: usize) -> usize {
         let n = self.of(Split::Train).len();
         let mut rng = Rng::at(self.seed, "photographs/turn", turn);
         let offset = rng.below(n);
-        // A stride without a common divisor visits every place once.
+        // A stride that is coprime to `n` visits every position once.
         let mut stride = 1 + rng.below(n.max(2) - 1);
         while gcd(stride, n) != 1 {
             stride = 1 + stride % n;
@@ -336,7 +345,8 @@ mod tests {
         let of = |split, i| -> Result<Vec<f32>> { values(world.take(split, &[i])?) };
         assert_eq!(of(Split::Test, 1)?, of(Split::Test, 1 + n)?);
         assert_eq!(of(Split::Train, 5)?, of(Split::Train, 5)?);
-        // The same image in two turns: same colour in the middle, another place of the white corner for some.
+        // Augmentation: among 200 training samples, the white corner appears in more than three
+        // variants.
         let one = world.take(Split::Train, &(0..200).collect::<Vec<u64>>())?;
         let mut corners = std::collections::BTreeSet::new();
         for i in 0..200 {

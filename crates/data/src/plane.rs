@@ -1,10 +1,13 @@
+//! Labelled 2D points from known densities, to test conditional flows.
+
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use invariances_ops::Rng;
 use std::f64::consts::{PI, TAU};
 
-/// Points in the plane with a label, drawn from a density that is known exactly: what a conditional flow learns of
-/// them can be compared with the truth, in nats and as a picture.
+/// A distribution of labelled points in the plane whose density is known exactly. What a
+/// conditional flow learns from these points can be compared with the true density, in nats and
+/// as an image.
 ///
 /// ```
 /// use invariances_data::Plane;
@@ -30,14 +33,16 @@ enum Shape {
     Ring,
 }
 
-/// Gaussians of the ring, every other one of the same label.
+/// Number of Gaussians of the ring; they alternate between the two labels.
 const MODES: usize = 8;
 const RADIUS: f64 = 2.0;
-/// Points at which a moon's arc is summed: far closer to each other than the noise is wide.
+/// Number of points with which a moon's arc is approximated. Their distance is much smaller than
+/// the noise.
 const ARC: usize = 400;
 
 impl Plane {
-    /// Two half-circles that reach into each other, with noise of 0.1; the label says which.
+    /// Two interlocking half-circles with noise of standard deviation 0.1. The label is the
+    /// half-circle.
     pub fn moons() -> Self {
         Self {
             shape: Shape::Moons,
@@ -45,8 +50,8 @@ impl Plane {
         }
     }
 
-    /// Eight Gaussians of standard deviation 0.2 on a circle of radius 2; the label says whether it is one of the
-    /// four with even or with odd numbers, so that each label has four separate modes.
+    /// Eight Gaussians of standard deviation 0.2 on a circle of radius 2. The label says whether
+    /// the Gaussian has an even or an odd index, so that each label has four separate modes.
     pub fn ring() -> Self {
         Self {
             shape: Shape::Ring,
@@ -54,12 +59,13 @@ impl Plane {
         }
     }
 
-    /// How many labels there are.
+    /// Returns the number of labels.
     pub fn labels(&self) -> usize {
         2
     }
 
-    /// Centres whose Gaussians make up, with equal weights, the density of a label.
+    /// Returns the centres of the Gaussians whose equally weighted mixture is the density of a
+    /// label.
     fn centres(&self, label: usize) -> Vec<[f64; 2]> {
         match self.shape {
             Shape::Moons => (0..ARC)
@@ -82,7 +88,8 @@ impl Plane {
         [RADIUS * angle.cos(), RADIUS * angle.sin()]
     }
 
-    /// `n` points (n, 2) and their labels as 0 and 1 (n, labels), f32 on the CPU.
+    /// Samples `n` points of shape (n, 2) and their one-hot labels of shape (n, labels), f32 on
+    /// the CPU.
     pub fn draw(&self, n: usize, rng: &mut Rng) -> Result<(Tensor, Tensor)> {
         let labels: Vec<u32> = (0..n).map(|_| rng.below(self.labels()) as u32).collect();
         let mut points = Vec::with_capacity(2 * n);
@@ -98,10 +105,10 @@ impl Plane {
         Ok((points, self.one_hot(&labels)?))
     }
 
-    /// Labels as 0 and 1, (n, labels).
+    /// Returns one-hot labels of shape (n, labels).
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a label that there is not.
+    /// [`Error::Invalid`] for a label that does not exist.
     pub fn one_hot(&self, labels: &[u32]) -> Result<Tensor> {
         let width = self.labels();
         let mut values = vec![0f32; labels.len() * width];
@@ -117,10 +124,11 @@ impl Plane {
         )?)
     }
 
-    /// log p(point | label) in nats, f64, (n,).
+    /// Returns log p(point | label) in nats, f64, of shape (n,).
     ///
     /// # Errors
-    /// [`Error::Invalid`] unless the points are (n, 2) and the labels, as [`Plane::draw`] gives them, (n, labels).
+    /// [`Error::Invalid`] unless the points are (n, 2) and the labels are one-hot (n, labels), as
+    /// returned by [`Plane::draw`].
     pub fn log_density(&self, points: &Tensor, labels: &Tensor) -> Result<Tensor> {
         let n = points.dims().first().copied().unwrap_or(0);
         if points.dims() != [n, 2] || labels.dims() != [n, self.labels()] {
@@ -138,7 +146,8 @@ impl Plane {
         let values = points.iter().zip(labels).map(|(p, label)| {
             let centres = &centres[label as usize];
             let near = |c: &[f64; 2]| -((p[0] - c[0]).powi(2) + (p[1] - c[1]).powi(2)) / wide;
-            // The logarithm of a sum, whose largest term is taken out: far away all of them are 0.
+            // Log-sum-exp: the largest term is factored out, because far from the centres all
+            // terms underflow to 0.
             let most = centres.iter().map(near).fold(f64::NEG_INFINITY, f64::max);
             let sum: f64 = centres.iter().map(|c| (near(c) - most).exp()).sum();
             most + (sum / centres.len() as f64 / (PI * wide)).ln()
@@ -147,7 +156,7 @@ impl Plane {
         Ok(Tensor::from_vec(values, n, &Device::Cpu)?)
     }
 
-    /// Half the side of the square around 0 that pictures show.
+    /// Returns half the side of the square around 0 that images of the density show.
     pub fn extent(&self) -> f64 {
         match self.shape {
             Shape::Moons => 2.0,
@@ -155,7 +164,7 @@ impl Plane {
         }
     }
 
-    /// The middles of a picture's pixels, (side², 2), row by row from above.
+    /// Returns the centres of an image's pixels, shape (side², 2), row by row from the top.
     pub fn pixels(&self, side: usize) -> Result<Tensor> {
         let step = 2.0 * self.extent() / side.max(1) as f64;
         let at = |i: usize| (i as f64 + 0.5) * step - self.extent();
@@ -165,10 +174,11 @@ impl Plane {
         Ok(Tensor::from_vec(points, (side * side, 2), &Device::Cpu)?)
     }
 
-    /// The density of points (n, 2) as a picture (side, side): how many lie in each pixel, per area.
+    /// Returns a histogram density of points (n, 2) as an image (side, side): the fraction of
+    /// points in each pixel, divided by the pixel's area.
     ///
     /// # Errors
-    /// [`Error::Invalid`] unless the points are (n, 2).
+    /// [`Error::Invalid`] unless the points are (n, 2) with n and `side` above 0.
     pub fn histogram(&self, points: &Tensor, side: usize) -> Result<Tensor> {
         let n = points.dims().first().copied().unwrap_or(0);
         if points.dims() != [n, 2] || n * side == 0 {
@@ -195,7 +205,7 @@ impl Plane {
 mod tests {
     use super::*;
 
-    /// The stated density is that of the points drawn, and integrates to 1.
+    /// The stated density matches that of the sampled points and integrates to 1.
     #[test]
     fn densities_are_those_of_the_points() -> Result<()> {
         for plane in [Plane::moons(), Plane::ring()] {
@@ -215,7 +225,7 @@ mod tests {
                 let of = Tensor::new(of, &Device::Cpu)?;
                 let drawn = plane.histogram(&points.index_select(&of, 0)?, side)?;
                 let drawn = drawn.to_dtype(DType::F64)?.flatten_all()?;
-                // Half the L1 distance: what of the mass is elsewhere, some of it by chance.
+                // Half the L1 distance (total variation); part of it is sampling noise.
                 let off = ((drawn - density)?.abs()?.sum_all()? * (area / 2.0))?;
                 let off: f64 = off.to_scalar()?;
                 assert!(off < 0.1, "{plane:?}: {off}");

@@ -1,26 +1,28 @@
+//! Finds and leaves out images that cannot be decoded.
+
 use super::Images;
 use crate::{Error, Result};
 use std::fmt;
 
-/// The images that [`Images::readable`] left out, and why.
+/// The images that [`Images::readable`] left out, with the reasons.
 ///
-/// Displays as a line with their number and a line for each of the first twenty.
+/// `Display` prints one line with their number, then one line for each of the first twenty.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Unreadable {
-    /// Their numbers in the images that were checked.
+    /// Their row numbers in the images that were checked.
     pub rows: Vec<usize>,
-    /// What is wrong with each; a message has the path of the file.
+    /// The error of each image; its message contains the path of the file.
     pub errors: Vec<Error>,
 }
 
 impl Unreadable {
-    /// The number of images that were left out.
+    /// Returns the number of images that were left out.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Whether all images can be decoded.
+    /// Whether no image was left out.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
@@ -43,12 +45,12 @@ impl fmt::Display for Unreadable {
 }
 
 impl Images {
-    /// Decodes every image once and returns those for which this succeeds, in the same order, with
-    /// a list of the others.
+    /// Decodes every image once and returns those that can be decoded, in the same order,
+    /// together with a list of the others.
     ///
-    /// Without it the first file that is damaged, cut short or gone is an error when its batch is
-    /// asked for, perhaps hours into a training. It takes the time of one pass over the images and
-    /// keeps none of them.
+    /// Without this check, the first file that is damaged, truncated or missing causes an error
+    /// when its batch is read, perhaps hours into a training run. The check takes the time of one
+    /// pass over the images and keeps none of them in memory.
     ///
     /// ```
     /// use invariances_data::*;
@@ -65,7 +67,7 @@ impl Images {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Content`] and [`Error::Io`] for a parquet file of which a page cannot be read; a
+    /// [`Error::Content`] or [`Error::Io`] for a parquet file with a page that cannot be read. A
     /// file of a folder that cannot be read is left out.
     pub fn readable(&self) -> Result<(Self, Unreadable)> {
         let (mut good, mut left_out) = (Vec::new(), Unreadable::default());

@@ -1,4 +1,5 @@
-//! Parquet files with a column of image files, as one list of images.
+//! Treats parquet files with a column of image files as one list of images, with a cache of
+//! pages.
 
 use super::columns::{Chosen, ImageColumns};
 use super::labels::{Labels, Merged};
@@ -11,18 +12,18 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Pages that were read last are kept up to this many bytes, the last one in any case.
+/// Size limit of the page cache in bytes. The last page is always kept.
 pub(super) const KEPT: usize = 64 << 20;
 
-/// Some parquet files.
+/// A list of parquet files.
 #[derive(Debug)]
 pub(super) struct Shards {
     files: Vec<Shard>,
-    /// The first row of each file, and the number of rows.
+    /// The first row of each file, then the number of rows.
     starts: Vec<usize>,
-    /// The columns that were chosen.
+    /// The selected columns.
     columns: Chosen,
-    /// Whether the classes are the distinct texts of the label column.
+    /// Whether the classes are the distinct values of a text column.
     text: bool,
     cache: Mutex<Cache>,
 }
@@ -34,7 +35,7 @@ struct Shard {
     leaf: usize,
 }
 
-/// Where a page is: the number of its file, then its row group and page.
+/// Identifies a page: the index of its file, its row group and its page.
 pub(super) type Key = (usize, usize, usize);
 
 #[derive(Debug, Default)]
@@ -44,15 +45,15 @@ struct Cache {
     words: Option<((usize, usize), Arc<Values>)>,
 }
 
-/// What is known about the images beside their bytes.
+/// What is known about the images, other than their bytes.
 #[derive(Debug)]
 pub(super) struct Known {
     pub labels: Option<Vec<u32>>,
     pub classes: Vec<String>,
-    /// The rows that have a label, where others are to be left out.
+    /// The rows that have a label, if rows without one are left out.
     pub rows: Option<Vec<u32>>,
     pub splits: Vec<String>,
-    /// By image: the number of its split; empty where there are none.
+    /// Per image: the number of its split. Empty if there are no splits.
     pub split: Vec<u32>,
     pub path: Option<Series>,
     pub attributes: Vec<Series>,
@@ -77,8 +78,8 @@ impl Shards {
         for path in paths {
             let path = path.as_ref();
             let parquet = Parquet::open(path)?;
-            // The first file decides for all, so that a column does not change its meaning on the
-            // way.
+            // The first file determines the columns for all files, so that a column does not
+            // change its meaning.
             let chosen = match &chosen {
                 Some(chosen) => chosen,
                 None => chosen.insert(Chosen::choose(&parquet, columns)?),
@@ -115,7 +116,7 @@ impl Shards {
             note,
         } = merged;
         let (mut splits, mut split): (Vec<String>, Vec<u32>) = Default::default();
-        // Known for all files or for none.
+        // The splits are known for all files or for none.
         if let Some(names) = split_names.into_iter().collect::<Option<Vec<String>>>() {
             for (name, rows) in names.iter().zip(starts.windows(2)) {
                 let number = splits.iter().position(|n| n == name);
@@ -148,7 +149,7 @@ impl Shards {
         Ok((shards, known))
     }
 
-    /// The files, their number of rows and the columns that were chosen, in a line.
+    /// Describes the files, their number of rows and the selected columns in one line.
     fn describe(&self, labels: Option<&str>) -> String {
         let first = self
             .files
@@ -168,8 +169,7 @@ impl Shards {
         self.text
     }
 
-    /// The columns that were chosen, where they are not those of most data sets, `image` and
-    /// `label`.
+    /// Returns the selected columns if they are not the usual ones, `image` and `label`.
     pub(super) fn unusual_columns(&self) -> Option<(&str, &str)> {
         let image = self.columns.image.as_str();
         let label = self.columns.label.as_deref().unwrap_or_default();
@@ -184,7 +184,7 @@ impl Shards {
         self.files.iter().map(|f| f.parquet.path()).collect()
     }
 
-    /// The file that holds a row, and the row's number there.
+    /// Returns the file that holds a row, and the row's index in that file.
     pub(super) fn file_of(&self, row: usize) -> (&Path, usize) {
         let (file, row) = self.locate(row);
         (self.files[file].parquet.path(), row)
@@ -196,7 +196,7 @@ impl Shards {
         (file, row - self.starts[file])
     }
 
-    /// The page that holds a row, and the row's number there.
+    /// Returns the page that holds a row, and the row's index in that page.
     pub(super) fn place(&self, row: usize) -> Result<(Key, usize)> {
         let (file, row) = self.locate(row);
         let shard = &self.files[file];
@@ -204,7 +204,7 @@ impl Shards {
         Ok(((file, place.group, place.page), place.row))
     }
 
-    /// A page, from memory where it was read before.
+    /// Returns a page, from the cache if possible.
     pub(super) fn page(&self, key: Key) -> Result<Arc<Page>> {
         let lock = || self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         {
@@ -247,7 +247,7 @@ impl Shards {
     }
 }
 
-/// The columns beside images and labels.
+/// The columns other than images and labels.
 #[derive(Debug)]
 struct Tables {
     path: Option<Series>,
@@ -274,7 +274,7 @@ impl Tables {
     }
 }
 
-/// The column of images, and everything but them.
+/// Reads everything from a file except the images, and finds the image column.
 fn read(parquet: &Parquet, chosen: &Chosen) -> Result<(usize, Tables, Option<Labels>)> {
     let leaf = chosen.image_leaf(parquet)?;
     let label_leaf = chosen.label_leaf(parquet)?;
@@ -301,7 +301,8 @@ fn read(parquet: &Parquet, chosen: &Chosen) -> Result<(usize, Tables, Option<Lab
     Ok((leaf, tables, labels))
 }
 
-/// `train` of `train-00000-of-00002.parquet`, as the hub names its files.
+/// Returns the split from a file name of the Hugging Face Hub: `train` for
+/// `train-00000-of-00002.parquet`.
 fn split_of(path: &Path) -> Option<String> {
     let stem = path.file_stem()?.to_str()?;
     let (stem, of) = stem.rsplit_once("-of-")?;

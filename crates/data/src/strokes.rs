@@ -1,41 +1,43 @@
-//! Drawing a digit by a pen whose hand varies: style, slant, rotation, thickness, proportions, wobble.
+//! Renders a digit with a pen, with variation of style, slant, rotation, thickness, proportions
+//! and small distortions.
 //!
-//! Only additions, multiplications, divisions and square roots of f32 are used, all of which IEEE 754
-//! defines to the last bit: the same digit on every machine.
+//! Only additions, multiplications, divisions and square roots of f32 are used. IEEE 754 defines
+//! all of them to the last bit, so the digit is the same on every machine.
 
 use super::glyphs::STYLES;
 use invariances_ops::Rng;
 
-/// The continuous factors of one drawn digit.
+/// The continuous factors of one rendered digit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Hand {
-    /// Which way of writing the digit, as a number in [0, 1) that is divided among the ways.
+    /// Selects the handwriting style: a number in [0, 1), divided among the styles of the digit.
     pub style: f32,
-    /// Shear: how far right the top leans per unit of height.
+    /// Shear: horizontal shift of the top to the right per unit of height.
     pub slant: f32,
-    /// Clockwise, in radians.
+    /// Rotation, clockwise, in radians.
     pub rotation: f32,
     /// Full width of the pen, in image sides.
     pub thickness: f32,
-    /// The longer side of the digit's box, pen included, in image sides.
+    /// Longer side of the digit's bounding box, including the pen's width, in image sides.
     pub scale: f32,
-    /// Width over height, relative to the usual one.
+    /// Ratio of width to height, relative to that of the style.
     pub aspect: f32,
-    /// Where the ink's centre lies relative to the image's, in image sides, right and down.
+    /// Offset of the strokes' centre from the image's centre, in image sides, right and down.
+    /// `path` reduces it if the digit would leave the image.
     pub shift: [f32; 2],
-    /// How strongly the sheet is warped, in digit heights.
+    /// Strength of the elastic warp, in digit heights.
     pub elastic: f32,
 }
 
-/// Roughly standard normal, never beyond ±3.5: the sum of four uniform numbers. (The usual
-/// ways to a normal number use logarithms, which differ between machines in the last bit.)
+/// Samples an approximately standard normal number within ±3.5: the sum of four uniform numbers.
+/// The usual methods use logarithms, which differ between machines in the last bit.
 fn bell(rng: &mut Rng) -> f32 {
     let sum = rng.f32() + rng.f32() + rng.f32() + rng.f32();
     (sum - 2.0) * 1.732_050_8
 }
 
 impl Hand {
-    /// A hand at random.
+    /// Samples random factors.
     pub fn draw(rng: &mut Rng) -> Self {
         Self {
             style: rng.f32(),
@@ -49,7 +51,7 @@ impl Hand {
         }
     }
 
-    /// The number of the way of writing `digit`.
+    /// Returns the index of the style of `digit`.
     pub fn style_of(&self, digit: usize) -> usize {
         let styles = STYLES[digit];
         let total: f32 = styles.iter().map(|s| f32::from(s.weight)).sum();
@@ -70,15 +72,16 @@ struct Dot {
     x: f32,
     y: f32,
     r: f32,
-    /// Whether the path goes on from the dot before this one.
+    /// Whether the path continues from the previous dot.
     joined: bool,
 }
 
-/// Pieces per pair of control points: short enough for smooth curves at 128 pixels.
+/// Number of segments between two control points: enough for smooth curves at 128 pixels.
 const PIECES: usize = 8;
 
-/// Draws `digit` into `ink`: `size`×`size` numbers, 0 paper to 1 ink, smooth at the edges.
-/// What the hand leaves open (wobble of the points, pressure, the sheet's warp) comes from `rng`.
+/// Renders `digit` into `ink`: `size`×`size` values, from 0 (background) to 1 (foreground), with
+/// smooth edges. Variation that `hand` does not contain (jitter of the points, pressure, the
+/// warp) is sampled from `rng`.
 pub(super) fn draw(digit: usize, hand: &Hand, rng: &mut Rng, size: usize, ink: &mut [f32]) {
     let path = path(digit, hand, rng, size as f32);
     ink.fill(-1e9);
@@ -87,14 +90,15 @@ pub(super) fn draw(digit: usize, hand: &Hand, rng: &mut Rng, size: usize, ink: &
             stroke_piece(pair[0], pair[1], size, ink);
         }
     }
-    // From the distance inside the pen's edge to coverage, over about one pixel.
+    // Convert the distance inside the pen's edge into coverage, over about one pixel.
     for value in ink.iter_mut() {
         let t = (*value * 0.8 + 0.5).clamp(0.0, 1.0);
         *value = t * t * (3.0 - 2.0 * t);
     }
 }
 
-/// Raises `ink` to the distance of each pixel inside the edge of one piece of the path.
+/// Raises each value of `ink` to at least the pixel's distance inside the edge of one segment of
+/// the path.
 fn stroke_piece(a: Dot, b: Dot, size: usize, ink: &mut [f32]) {
     let reach = a.r.max(b.r) + 1.0;
     let span = |p: f32, q: f32| {
@@ -120,7 +124,7 @@ fn stroke_piece(a: Dot, b: Dot, size: usize, ink: &mut [f32]) {
     }
 }
 
-/// The pen's path in pixels.
+/// Returns the pen's path in pixels.
 fn path(digit: usize, hand: &Hand, rng: &mut Rng, size: f32) -> Vec<Dot> {
     let style = &STYLES[digit][hand.style_of(digit)];
     let mut dots: Vec<Dot> = Vec::with_capacity(160);
@@ -146,7 +150,7 @@ fn path(digit: usize, hand: &Hand, rng: &mut Rng, size: f32) -> Vec<Dot> {
         spline(&points, &mut dots);
     }
 
-    // The sheet is warped, then leans, is stretched and turned.
+    // Warp the path, then stretch, shear and rotate it.
     let warp = Warp::draw(hand.elastic, rng);
     let (sin, cos) = sin_cos(hand.rotation);
     for dot in &mut dots {
@@ -157,7 +161,7 @@ fn path(digit: usize, hand: &Hand, rng: &mut Rng, size: f32) -> Vec<Dot> {
         dot.y = sin * x + cos * y;
     }
 
-    // The digit's box gets its size, the middle of the ink its place.
+    // Scale the digit's bounding box, then move the centre of the strokes to its position.
     let radius = 0.5 * hand.thickness * size;
     let mut low = [f32::MAX; 2];
     let mut high = [f32::MIN; 2];
@@ -181,7 +185,8 @@ fn path(digit: usize, hand: &Hand, rng: &mut Rng, size: f32) -> Vec<Dot> {
     let mut origin = [0.0f32; 2];
     for k in 0..2 {
         let wanted = (0.5 + hand.shift[k]) * size - zoom * middle[k] / length;
-        // Never beyond the image: one pixel of paper remains on every side.
+        // The digit stays inside the image: at least one pixel of background remains on every
+        // side.
         let margin = radius + 1.0;
         let least = margin - zoom * low[k];
         let most = size - margin - zoom * high[k];
@@ -191,7 +196,7 @@ fn path(digit: usize, hand: &Hand, rng: &mut Rng, size: f32) -> Vec<Dot> {
             0.5 * (least + most)
         };
     }
-    // The pen presses a little harder at one end.
+    // The pen is pressed slightly harder at one end.
     let pressure = 0.1 * bell(rng);
     let count = dots.len().max(2) as f32 - 1.0;
     for (i, dot) in dots.iter_mut().enumerate() {
@@ -202,14 +207,14 @@ fn path(digit: usize, hand: &Hand, rng: &mut Rng, size: f32) -> Vec<Dot> {
     dots
 }
 
-/// A Catmull-Rom curve through the points, broken at corners (points given twice).
+/// Adds a Catmull-Rom curve through the points, interrupted at corners (points that occur twice).
 fn spline(points: &[[f32; 2]], dots: &mut Vec<Dot>) {
     let mut joined = false;
     for run in points.chunk_by(|a, b| a != b) {
         let n = run.len();
         for i in 0..n.saturating_sub(1) {
             let (p1, p2) = (run[i], run[i + 1]);
-            // Beyond the ends the curve goes on as it came.
+            // The points beyond the ends are extrapolated in a straight line.
             let p0 = if i > 0 {
                 run[i - 1]
             } else {
@@ -241,7 +246,7 @@ fn spline(points: &[[f32; 2]], dots: &mut Vec<Dot>) {
     }
 }
 
-/// Sine and cosine of a small angle by their series, normalised.
+/// Returns sine and cosine of a small angle from their series, normalised.
 fn sin_cos(angle: f32) -> (f32, f32) {
     let a2 = angle * angle;
     let sin = angle * (1.0 - a2 / 6.0 * (1.0 - a2 / 20.0 * (1.0 - a2 / 42.0)));
@@ -250,7 +255,7 @@ fn sin_cos(angle: f32) -> (f32, f32) {
     (sin / norm, cos / norm)
 }
 
-/// A smooth displacement of the sheet: cubic B-splines over a coarse grid of random shifts.
+/// A smooth displacement field: cubic B-splines over a coarse grid of random shifts.
 struct Warp([[[f32; 2]; 5]; 5]);
 
 impl Warp {
@@ -262,7 +267,7 @@ impl Warp {
         Self(grid)
     }
 
-    /// The shift at a point of the sheet, whose digit lies in ±0.5.
+    /// Returns the shift at a position of a digit that lies in ±0.5.
     fn at(&self, x: f32, y: f32) -> (f32, f32) {
         let place = |p: f32| {
             let p = ((p + 0.65) / 1.3 * 2.0).clamp(0.0, 1.999);

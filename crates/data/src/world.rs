@@ -1,13 +1,17 @@
+//! The trait of datasets with known factors of variation, and their attributes.
+
 use super::{Batch, Factors, Split};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use std::sync::Arc;
 
-/// Images without end whose factors are known, so that "this network is invariant to colour" is a number.
+/// A dataset with known factors of variation, on which a statement such as "this network is
+/// invariant to colour" can be measured.
 ///
-/// Sample `i` of a split depends on the settings, the seed, the split and `i` alone, not on the batch that it is asked in nor on
-/// the number of threads.
+/// Samples have an index without upper limit. Sample `i` of a split depends only on the settings,
+/// the seed, the split and `i`. It does not depend on the batch that contains it or on the number
+/// of threads.
 ///
 /// ```
 /// use invariances_data::*;
@@ -20,32 +24,36 @@ use std::sync::Arc;
 /// # Ok::<(), invariances_data::Error>(())
 /// ```
 pub trait World: Send + Sync {
-    /// Height and width of the images.
+    /// Returns the height and width of the images.
     fn size(&self) -> usize;
 
-    /// What decides the data, for keys of what is trained on it.
+    /// Returns an identifier of the data, which is part of the keys of networks trained on it.
     fn id(&self) -> String;
 
-    /// What the labels mean, by number; empty where they are numbers of people or of rows.
+    /// Returns the class names, indexed by label; empty if the labels are numbers of persons or
+    /// rows.
     fn classes(&self) -> Vec<String>;
 
-    /// What a picture can be asked about, with its possible answers.
+    /// Returns the categorical attributes of an image, with their possible values.
     fn attributes(&self) -> Vec<Attribute>;
 
-    /// What a pair of images can have in common ([`World::pairs`]).
+    /// Returns the names of the concepts (factors) that a pair of images can share
+    /// ([`World::pairs`]).
     fn concepts(&self) -> Vec<String>;
 
-    /// The samples of a split with these indices, in this order.
+    /// Returns the samples of a split with these indices, in this order.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for no sample, more than memory holds, or an empty split.
+    /// [`Error::Invalid`] for no samples, if memory is insufficient, or for an empty split.
     fn take(&self, split: Split, indices: &[u64]) -> Result<Batch>;
 
-    /// `count` pairs of images, row by row alike in one of [`World::concepts`] and otherwise independent, for networks that learn
-    /// what a concept is by what such pairs share. They are other images than those of [`World::batch`].
+    /// Returns `count` pairs of images. The two images of a row share one of the
+    /// [`World::concepts`] and are otherwise independent. Such pairs train networks to find what
+    /// a concept is. In synthetic datasets the pairs are other images than those of
+    /// [`World::batch`].
     ///
     /// # Errors
-    /// As [`World::take`]; also for an unknown concept, with those that are known.
+    /// Those of [`World::take`]; also for an unknown concept, with a list of the known ones.
     fn pairs(
         &self,
         split: Split,
@@ -54,10 +62,10 @@ pub trait World: Send + Sync {
         concept: &str,
     ) -> Result<(Batch, Batch)>;
 
-    /// The samples `start` … `start + count − 1` of a split.
+    /// Returns the samples `start` … `start + count − 1` of a split.
     ///
     /// # Errors
-    /// As [`World::take`].
+    /// Those of [`World::take`].
     fn batch(&self, split: Split, start: u64, count: usize) -> Result<Batch> {
         self.take(split, &indices(start, count)?)
     }
@@ -99,7 +107,7 @@ impl<W: World + ?Sized> World for Arc<W> {
     }
 }
 
-/// A question about a picture whose answer is one of a few: a factor, cut into classes.
+/// A categorical attribute of an image: a factor, divided into a few classes by thresholds.
 ///
 /// ```
 /// use invariances_data::*;
@@ -112,11 +120,11 @@ impl<W: World + ?Sized> World for Arc<W> {
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attribute {
-    /// The factor's column.
+    /// The name of the factor's column.
     pub name: String,
-    /// The possible answers.
+    /// The names of the classes.
     pub answers: Vec<String>,
-    /// Where one answer ends and the next begins: one number less than there are answers.
+    /// The thresholds between consecutive classes: one fewer than there are classes.
     pub cuts: Vec<f32>,
 }
 
@@ -129,16 +137,16 @@ impl Attribute {
         }
     }
 
-    /// A factor that is the number of a class: its answers are the classes' names.
+    /// Creates the attribute of a factor that is a class number; `answers` are the class names.
     pub fn class(name: &str, answers: &[&str]) -> Self {
         let cuts: Vec<f32> = (1..answers.len()).map(|n| n as f32 - 0.5).collect();
         Self::new(name, answers, &cuts)
     }
 
-    /// The number of the right answer for each image.
+    /// Returns the class of each image.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the factors lack this one.
+    /// [`Error::Invalid`] if the factors do not contain this one.
     pub fn of(&self, factors: &Factors) -> Result<Vec<u32>> {
         let class = |v: f32| self.cuts.iter().filter(|cut| v >= **cut).count() as u32;
         Ok(factors.column(&self.name)?.into_iter().map(class).collect())
@@ -154,7 +162,7 @@ pub(super) fn unknown_concept(concept: &str, world: &dyn World) -> Error {
 }
 
 pub(super) fn indices(start: u64, count: usize) -> Result<Vec<u64>> {
-    // Far beyond memory for images; keeps the list of indices itself within reason.
+    // More images than fit in memory; limits the length of the list of indices.
     const MOST: usize = 1 << 28;
     match start.checked_add(count as u64) {
         Some(end) if count <= MOST => Ok((start..end).collect()),
@@ -173,8 +181,9 @@ pub(super) fn check_size(what: &str, size: usize, least: usize) -> Result<()> {
     )))
 }
 
-/// Draws `count` images on all threads: `draw` gets an image's number, three planes of `size`² to fill with
-/// numbers in [−1, 1] and what `scratch` made for its thread, and returns what is known about it.
+/// Renders `count` images on all threads. `draw` receives the image's number, three planes of
+/// `size`² values in [−1, 1] to fill, and the scratch value that `scratch` created for its
+/// thread. It returns what is known about the image.
 pub(super) fn render<S: Send, W>(
     size: usize,
     count: usize,

@@ -1,10 +1,11 @@
-//! What charts share: the plot's place, axes with round numbers, title and legend.
+//! The parts that charts share: plot area, axes with round numbers, title and legend.
 
 use super::canvas::{Anchor, Canvas};
 use super::font::{self, Face};
 use super::style::{Colour, LABEL, LEADING, MARGIN, SMALL, TITLE};
 
-/// One axis: its range, whether it is logarithmic, its label and where numbers stand.
+/// One axis: its range, whether it is logarithmic, its label, and the positions and texts of its
+/// numbers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Axis {
     pub low: f64,
@@ -12,13 +13,13 @@ pub(super) struct Axis {
     pub log: bool,
     pub label: Option<String>,
     pub ticks: Vec<(f64, String)>,
-    /// How many lines of text stand at the axis beside its numbers' one.
+    /// Lines of text at the axis, in addition to the one line of its numbers.
     pub more_lines: usize,
 }
 
 impl Axis {
-    /// An axis for these values (those that are finite, and positive where it is logarithmic), or for
-    /// the range that the caller fixed.
+    /// Creates an axis for these values, or for the range that the caller fixed. Values that are
+    /// not finite are left out, and on a logarithmic axis also those that are not positive.
     pub fn over(
         values: impl Iterator<Item = f64>,
         fixed: Option<(f64, f64)>,
@@ -50,7 +51,8 @@ impl Axis {
             }
             if fixed.is_none() {
                 let more = (high - low) * pad;
-                // A quantity that is never negative keeps its zero.
+                // A quantity that is never negative keeps 0 as the lower limit: the padding does
+                // not go below it.
                 let floor = low >= 0.0 && low - more < 0.0;
                 (low, high) = (if floor { 0.0 } else { low - more }, high + more);
             }
@@ -69,7 +71,7 @@ impl Axis {
         }
     }
 
-    /// Where a value lies, from 0 to 1.
+    /// Returns the position of a value on the axis: 0 is the low end, 1 the high end.
     pub fn share(&self, v: f64) -> f64 {
         if self.log {
             (v.max(f64::MIN_POSITIVE) / self.low).ln() / (self.high / self.low).ln()
@@ -79,7 +81,7 @@ impl Axis {
     }
 }
 
-/// How a legend shows a series.
+/// The symbol of a series in a legend.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Key {
     Line,
@@ -87,7 +89,7 @@ pub(super) enum Key {
     Square,
 }
 
-/// A chart's canvas with everything but its data.
+/// A chart's canvas with everything except its data.
 pub(super) struct Axes {
     pub canvas: Canvas,
     pub plot: [f64; 4],
@@ -214,7 +216,8 @@ impl Axes {
         }
     }
 
-    /// Marks where the x axis has its numbers, and draws its line; after the data, so that it lies on top.
+    /// Draws the line of the x axis and, if `marks` is set, a mark at each of its numbers. Call
+    /// it after the data are drawn, so that the line is on top.
     pub fn close(&mut self, marks: bool) {
         let [left, top, width, height] = self.plot;
         let bottom = (top + height).round() + 0.5;
@@ -229,10 +232,10 @@ impl Axes {
         }
     }
 
-    /// A point of the data, on the canvas.
+    /// Converts a point of the data to a point on the canvas.
     pub fn at(&self, x: f64, y: f64) -> [f64; 2] {
         let [left, top, width, height] = self.plot;
-        // Far outside is far enough.
+        // Points far outside the plot need no exact position.
         let share = |s: f64| s.clamp(-2.0, 3.0);
         [
             left + share(self.x.share(x)) * width,
@@ -240,14 +243,14 @@ impl Axes {
         ]
     }
 
-    /// Restricts what follows to the plot, or no longer.
+    /// Restricts the shapes that follow to the plot area, or ends the restriction.
     pub fn inside(&mut self, on: bool) {
         let [l, t, w, h] = self.plot;
         self.canvas
             .clip(on.then_some([l - 1.0, t - 1.0, w + 2.0, h + 2.0]));
     }
 
-    /// A dashed line across the plot at a value; the legend names it.
+    /// Draws a dashed line across the plot at a value. Its label is in the legend.
     pub fn reference(&mut self, value: f64, colour: Colour) {
         let [left, top, width, height] = self.plot;
         let y = self.at(self.x.low, value)[1].round() + 0.5;
@@ -258,7 +261,7 @@ impl Axes {
     }
 }
 
-/// The legend's entries of reference lines.
+/// Returns the legend's entries for reference lines.
 pub(super) fn references(references: &[(f64, String)]) -> Vec<(String, Colour, Key)> {
     let entry = |(i, (_, label)): (usize, &(f64, String))| {
         (label.clone(), reference_colour(i), Key::Dashed)
@@ -273,7 +276,7 @@ pub(super) fn reference_colour(index: usize) -> Colour {
     }
 }
 
-/// About five round numbers in a range.
+/// Returns about five round numbers in a range.
 pub(super) fn ticks(low: f64, high: f64) -> Vec<(f64, String)> {
     let rough = (high - low) / 5.0;
     if !(rough > 0.0 && rough.is_finite()) {
@@ -323,7 +326,7 @@ fn log_ticks(low: f64, high: f64) -> Vec<(f64, String)> {
     found
 }
 
-/// A value that is a multiple of `step`, in as few characters as say so.
+/// Formats a value that is a multiple of `step`, with as few decimals as possible.
 pub(super) fn number(value: f64, step: f64) -> String {
     let (shown, step, unit) = match value.abs().max(step) {
         v if v >= 1e15 || (v > 0.0 && v < 1e-4) => return format!("{value:.1e}"),

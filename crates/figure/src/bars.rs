@@ -1,3 +1,5 @@
+//! Bar charts: groups of bars with intervals.
+
 use super::axes::{self, Axes, Axis, Key};
 use super::canvas::Anchor;
 use super::chart::{check_range, check_size};
@@ -7,7 +9,7 @@ use super::{Figure, texts};
 use crate::Estimate;
 use crate::{Error, Result};
 
-/// Bars in groups with their intervals: shares and agreements.
+/// A chart of grouped bars with intervals, for example shares or agreement rates.
 ///
 /// ```
 /// use invariances_figure::{Bars, Estimate};
@@ -32,7 +34,7 @@ pub struct Bars {
 }
 
 impl Bars {
-    /// A chart with a place on the x axis for each group.
+    /// Creates a chart with one position on the x axis per group.
     pub fn new<I: IntoIterator<Item: ToString>>(title: &str, groups: I) -> Self {
         Self {
             title: title.into(),
@@ -45,31 +47,35 @@ impl Bars {
         }
     }
 
-    /// A bar in every group. A value that is not a number leaves its place empty.
+    /// Adds a series: one bar in every group. A value that is not finite leaves its place empty.
     pub fn series(mut self, label: &str, values: &[Estimate]) -> Self {
         self.series.push((label.into(), values.to_vec()));
         self
     }
 
-    /// A dashed line across the chart, e.g. chance.
+    /// Adds a dashed line across the chart, for example at chance level.
     pub fn reference(mut self, y: f64, label: &str) -> Self {
         self.references.push((y, label.into()));
         self
     }
 
-    /// What is measured.
+    /// Sets the label of the y axis: the quantity that is measured.
     pub fn y_label(mut self, label: &str) -> Self {
         self.y_label = Some(label.into());
         self
     }
 
-    /// What part of y is shown; from 0 to a little more than the longest bar unless said.
+    /// Sets the range of y. Default: from 0, or the lowest value if that is negative, to slightly
+    /// above the largest value.
+    ///
+    /// In both cases the upper end is raised by 9 % of the range, to leave room for the numbers
+    /// above the bars.
     pub fn y_range(mut self, low: f64, high: f64) -> Self {
         self.y_range = Some((low, high));
         self
     }
 
-    /// Width and height in logical pixels, 420 × 280 unless said.
+    /// Sets width and height in logical pixels. Default: 420 × 280.
     pub fn size(mut self, width: u32, height: u32) -> Self {
         self.size = (width.into(), height.into());
         self
@@ -78,7 +84,8 @@ impl Bars {
     /// Draws the bars.
     ///
     /// # Errors
-    /// [`Error::Invalid`] without groups or series, or where a series has not one value for each group.
+    /// [`Error::Invalid`] without groups or series, if a series does not have one value per
+    /// group, for a size below 160 × 120, or for an empty range.
     pub fn figure(&self) -> Result<Figure> {
         if self.groups.is_empty() || self.series.is_empty() {
             return Err(Error::invalid(format!(

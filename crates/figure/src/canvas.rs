@@ -1,4 +1,4 @@
-//! One drawing: a list of shapes that becomes PNG pixels or SVG elements.
+//! A drawing as a list of shapes, which is written as PNG, SVG or PDF.
 
 use super::font::{self, Face, Line, Piece, Typeface};
 use super::style::Colour;
@@ -20,7 +20,7 @@ impl fmt::Debug for Pixels {
     }
 }
 
-/// Where a text's `x` lies in it.
+/// The part of a text that is at its `x`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Anchor {
     Start,
@@ -28,7 +28,7 @@ pub(crate) enum Anchor {
     End,
 }
 
-/// What is drawn; lengths in logical pixels (1/96 inch), y downwards.
+/// A shape. Lengths are logical pixels (1/96 inch), and y points downwards.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Shape {
     Fill {
@@ -50,7 +50,7 @@ pub(crate) enum Shape {
     Text {
         at: [f64; 2],
         text: String,
-        /// The text as glyphs, so that every format and every later call draws the same.
+        /// The text as glyphs, so that every format and every later call draws the same glyphs.
         line: Line,
         size: f64,
         colour: Colour,
@@ -63,14 +63,14 @@ pub(crate) enum Shape {
     },
 }
 
-/// A shape, drawn only inside `clip` (left, top, width, height) where that is given.
+/// A shape that is drawn only inside `clip` (left, top, width, height), if that is set.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Item {
     pub shape: Shape,
     pub clip: Option<[f64; 4]>,
 }
 
-/// The list of shapes, on white.
+/// A list of shapes on a white background.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Canvas {
     pub width: f64,
@@ -88,7 +88,7 @@ impl Canvas {
         }
     }
 
-    /// What follows is drawn only inside this area, until `None`.
+    /// Restricts the shapes that follow to this area. `None` ends the restriction.
     pub fn clip(&mut self, area: Option<[f64; 4]>) {
         self.clip = area;
     }
@@ -184,7 +184,7 @@ impl Canvas {
         }
     }
 
-    /// A line of text from bottom to top, centred on `y`; its baseline is at `x`.
+    /// A line of text that reads from bottom to top, centred on `y`. Its baseline is at `x`.
     pub fn text_upwards(&mut self, [x, y]: [f64; 2], size: f64, colour: Colour, text: &str) {
         let face = Face::Regular;
         let at = [x, y + font::width(face, size, text) / 2.0];
@@ -211,7 +211,7 @@ impl Canvas {
         });
     }
 
-    /// Every line of text, and as it was given.
+    /// Returns every line of text with the string that it was made from.
     pub fn texts(&self) -> impl Iterator<Item = (&Line, &str)> {
         self.items.iter().filter_map(|item| match &item.shape {
             Shape::Text { line, text, .. } => Some((line, text.as_str())),
@@ -219,13 +219,13 @@ impl Canvas {
         })
     }
 
-    /// The characters that no font has.
+    /// Returns the characters that no font has.
     pub fn missing_characters(&self) -> BTreeSet<char> {
         let missing = self.texts().flat_map(|(line, _)| &line.missing);
         missing.copied().collect()
     }
 
-    /// The families of the fonts that are not shipped.
+    /// Returns the families of the fonts in use that are not shipped.
     pub fn other_fonts(&self) -> Vec<&'static str> {
         let pieces = self.texts().flat_map(|(line, _)| &line.pieces);
         let families = pieces.filter_map(|piece| match piece {
@@ -239,7 +239,7 @@ impl Canvas {
         families.into_iter().collect()
     }
 
-    /// Draws another canvas with its corner at (`dx`, `dy`).
+    /// Draws another canvas with its upper left corner at (`dx`, `dy`).
     pub fn place(&mut self, other: &Canvas, dx: f64, dy: f64) {
         let moved = |a: [f64; 4]| [a[0] + dx, a[1] + dy, a[2], a[3]];
         for item in &other.items {

@@ -1,3 +1,5 @@
+//! Line charts with bands of uncertainty.
+
 use super::axes::{self, Axes, Axis, Key};
 use super::style::Colour;
 use super::{Figure, numbers};
@@ -5,7 +7,7 @@ use crate::Estimate;
 use crate::{Error, Result};
 use polars::prelude::{DataFrame, DataType};
 
-/// Lines over a common axis, each with a band of uncertainty if it has one.
+/// A chart of lines over a common x axis. Each line may have a band of uncertainty.
 ///
 /// ```
 /// use invariances_figure::Chart;
@@ -44,7 +46,7 @@ struct Line {
 }
 
 impl Chart {
-    /// A chart without lines yet; an empty title takes no place.
+    /// Creates a chart without lines. An empty title takes up no space.
     pub fn new(title: &str) -> Self {
         Self {
             title: title.into(),
@@ -63,7 +65,7 @@ impl Chart {
         }
     }
 
-    /// A line through points. Values that are not numbers leave a gap.
+    /// Adds a line through points. Values that are not finite leave a gap.
     pub fn line<X: Into<f64> + Copy, Y: Into<f64> + Copy>(
         self,
         label: &str,
@@ -73,7 +75,7 @@ impl Chart {
         self.add(label, numbers(x), numbers(y), None)
     }
 
-    /// A line with a band from `low` to `high` around it.
+    /// Adds a line with a band from `low` to `high`.
     pub fn band<X: Into<f64> + Copy, Y: Into<f64> + Copy>(
         self,
         label: &str,
@@ -90,14 +92,15 @@ impl Chart {
         )
     }
 
-    /// A line through the means of estimates, with a band of their intervals.
+    /// Adds a line through the means of estimates, with a band of their intervals.
     pub fn estimates<X: Into<f64> + Copy>(self, label: &str, x: &[X], y: &[Estimate]) -> Self {
         let part = |of: fn(&Estimate) -> f64| -> Vec<f64> { y.iter().map(of).collect() };
         let (mean, low, high) = (part(|e| e.mean), part(|e| e.low), part(|e| e.high));
         self.add(label, numbers(x), mean, Some((low, high)))
     }
 
-    /// A line from two columns of a frame, e.g. a trainer's log; rows without a value are left out.
+    /// Adds a line from two columns of a data frame, for example a trainer's log. Rows without a
+    /// value are left out.
     pub fn columns(mut self, label: &str, frame: &DataFrame, x: &str, y: &str) -> Self {
         let read = |name: &str| -> Result<Vec<Option<f64>>> {
             let column = frame.column(name).map_err(|_| {
@@ -127,61 +130,63 @@ impl Chart {
         }
     }
 
-    /// Draws every line as the mean over `window` points around each, with the points faintly behind it.
+    /// Draws every line as a moving mean: each point is averaged with the `window / 2` points
+    /// (rounded down) on either side. The original line is drawn faintly behind it. Default: 1,
+    /// no smoothing.
     pub fn smooth(mut self, window: usize) -> Self {
         self.smooth = window;
         self
     }
 
-    /// Draws every line's points as dots too.
+    /// Draws the points of every line as dots, in addition to the line.
     pub fn dots(mut self) -> Self {
         self.dots = true;
         self
     }
 
-    /// A dashed line across the chart, e.g. chance.
+    /// Adds a dashed line across the chart, for example at chance level.
     pub fn reference(mut self, y: f64, label: &str) -> Self {
         self.references.push((y, label.into()));
         self
     }
 
-    /// What x is.
+    /// Sets the label of the x axis.
     pub fn x_label(mut self, label: &str) -> Self {
         self.x_label = Some(label.into());
         self
     }
 
-    /// What y is.
+    /// Sets the label of the y axis.
     pub fn y_label(mut self, label: &str) -> Self {
         self.y_label = Some(label.into());
         self
     }
 
-    /// What part of x is shown.
+    /// Sets the range of x that is shown.
     pub fn x_range(mut self, low: f64, high: f64) -> Self {
         self.x_range = Some((low, high));
         self
     }
 
-    /// What part of y is shown.
+    /// Sets the range of y that is shown.
     pub fn y_range(mut self, low: f64, high: f64) -> Self {
         self.y_range = Some((low, high));
         self
     }
 
-    /// A logarithmic x axis; points that are not positive are left out.
+    /// Makes the x axis logarithmic. Points that are not positive are left out.
     pub fn log_x(mut self) -> Self {
         self.log_x = true;
         self
     }
 
-    /// A logarithmic y axis; points that are not positive are left out.
+    /// Makes the y axis logarithmic. Points that are not positive are left out.
     pub fn log_y(mut self) -> Self {
         self.log_y = true;
         self
     }
 
-    /// Width and height in logical pixels, 420 × 280 unless said.
+    /// Sets width and height in logical pixels. Default: 420 × 280.
     pub fn size(mut self, width: u32, height: u32) -> Self {
         self.size = (width.into(), height.into());
         self
@@ -190,8 +195,8 @@ impl Chart {
     /// Draws the chart.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a chart without lines, lines whose x and y differ in number, a column that
-    /// is not there or an empty range.
+    /// [`Error::Invalid`] for a chart without lines, a line whose x, y and band differ in length,
+    /// a missing column, an invalid range, or a size below 160 × 120.
     pub fn figure(&self) -> Result<Figure> {
         if let Some(problem) = &self.problem {
             return Err(Error::invalid(problem.clone()));
@@ -220,7 +225,8 @@ impl Chart {
             let band = l.band.iter().flat_map(|(a, b)| a.iter().chain(b).copied());
             l.y.iter().copied().chain(band)
         });
-        // A single point far out would flatten all others: the means say what range matters.
+        // A single outlier would flatten all lines, so with smoothing the range follows the
+        // means.
         let means: Vec<Vec<f64>> = self
             .lines
             .iter()
@@ -282,7 +288,7 @@ impl Chart {
         Ok(Figure::new(axes.canvas, &self.title)?.with_numbers(self.rows()))
     }
 
-    /// Every point as it was given, without smoothing.
+    /// Returns every point as it was given, without smoothing.
     fn rows(&self) -> Vec<Vec<String>> {
         let or = |label: &Option<String>, other: &str| label.clone().unwrap_or(other.into());
         let header = [
@@ -338,7 +344,7 @@ impl Chart {
     }
 }
 
-/// The stretches of points that can be drawn.
+/// Returns the ranges of consecutive points that can be drawn.
 fn runs(x: &[f64], y: &[f64], chart: &Chart) -> Vec<std::ops::Range<usize>> {
     let good = |i: usize| {
         let ok = |v: f64, log: bool| v.is_finite() && (!log || v > 0.0);
@@ -360,7 +366,7 @@ fn runs(x: &[f64], y: &[f64], chart: &Chart) -> Vec<std::ops::Range<usize>> {
     found
 }
 
-/// The mean over the `window` values around each one, of those that are numbers.
+/// Returns the mean of the finite values among each value and `window / 2` values on either side.
 fn moving_mean(values: &[f64], window: usize) -> Vec<f64> {
     (0..values.len())
         .map(|i| {

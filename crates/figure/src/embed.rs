@@ -1,5 +1,5 @@
-//! Fonts in a PDF: what a page shows of them, the widths of the glyphs, and the characters that these
-//! stand for.
+//! Embeds fonts in a PDF: the glyphs that a page uses, their widths, and the characters that they
+//! represent.
 
 use super::font::{EM, Face, Typeface};
 use super::pdf::packed;
@@ -9,8 +9,8 @@ use pdf_writer::{Filter, Finish, Name, Pdf, Rect, Ref, Str};
 use std::collections::BTreeMap;
 use subsetter::GlyphRemapper;
 
-/// The glyphs of a font that a page uses, by their new numbers, and the characters that they stand
-/// for.
+/// The glyphs of a font that a page uses, with their new numbers, and the characters that they
+/// represent.
 pub(super) struct Embedded {
     pub glyphs: GlyphRemapper,
     pub characters: BTreeMap<u16, char>,
@@ -25,7 +25,7 @@ impl Default for Embedded {
     }
 }
 
-/// The name of a font in the page's resources.
+/// Returns the name of a font in the page's resources.
 pub(super) fn name(font: Typeface) -> String {
     match font {
         Typeface::Shipped(Face::Regular) => "R".into(),
@@ -36,15 +36,15 @@ pub(super) fn name(font: Typeface) -> String {
     }
 }
 
-/// The part of a font that a page shows.
+/// The part of a font that a page uses.
 pub(super) enum Subset {
-    /// The table of compact outlines (CFF).
+    /// Only the table of compact outlines (CFF).
     Compact(Vec<u8>),
-    /// A whole file with TrueType outlines.
+    /// A complete font file with TrueType outlines.
     TrueType(Vec<u8>),
 }
 
-/// Reduces a font to its glyphs that a page shows, or says why that cannot be.
+/// Reduces a font to the glyphs that a page uses. The error is the font and the reason.
 pub(super) fn subset(
     font: Typeface,
     embedded: &Embedded,
@@ -63,7 +63,8 @@ pub(super) fn subset(
     }
 }
 
-/// How a font looks, in a thousandth of an em, for readers that replace it.
+/// Style of a font, for PDF readers that substitute it. Lengths are in thousandths of an em, the
+/// angle is in degrees.
 struct Look {
     name: String,
     bold: bool,
@@ -98,8 +99,8 @@ fn look(font: Typeface) -> Look {
     }
 }
 
-/// Embeds the part of a font that a page shows, with the widths of its glyphs and the characters
-/// that they stand for.
+/// Embeds the part of a font that a page uses, with the widths of its glyphs and the characters
+/// that they represent.
 pub(super) fn embed(
     pdf: &mut Pdf,
     typeface: Typeface,
@@ -109,7 +110,7 @@ pub(super) fn embed(
 ) -> Result<()> {
     let [font, descendant, descriptor, characters, file] = *ids;
     let (Subset::Compact(data) | Subset::TrueType(data)) = subset;
-    // Six letters tell a subset from the whole font, and subsets from each other.
+    // Six letters mark the font as a subset and distinguish subsets of the same font.
     let hash = blake3::hash(data);
     let tag: String = hash.as_bytes()[..6]
         .iter()
@@ -177,7 +178,7 @@ pub(super) fn embed(
     Ok(())
 }
 
-/// A table of an OpenType file.
+/// Returns a table of an OpenType file.
 fn table<'a>(file: &'a [u8], tag: &[u8; 4]) -> Option<&'a [u8]> {
     let number = |at: usize, bytes: usize| -> Option<usize> {
         let part = file.get(at..at + bytes)?;

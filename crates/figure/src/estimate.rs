@@ -2,18 +2,21 @@
 
 use std::fmt;
 
-/// A mean and the 95 % interval in which it would lie for other images of the same kind.
+/// A mean and its 95 % interval, the range in which the mean is expected for other images of the
+/// same kind.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
     pub mean: f64,
+    /// Lower end of the interval.
     pub low: f64,
+    /// Upper end of the interval.
     pub high: f64,
-    /// How many values it rests on.
+    /// Number of values from which the mean was computed.
     pub n: usize,
 }
 
 impl Estimate {
-    /// A number without an interval.
+    /// Creates an estimate without an interval: `low` and `high` are the value, `n` is 1.
     pub fn exact(value: f64) -> Self {
         Self {
             mean: value,

@@ -1,3 +1,5 @@
+//! An interactive view of many images: one HTML element with a slider per axis.
+
 use super::canvas::Pixels;
 use super::grid::pixels;
 use super::{Figure, ImageGrid, LONGEST, escape, html, png, texts};
@@ -10,18 +12,26 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The side that an image is enlarged to at most, in logical pixels.
+/// Largest side to which an image is enlarged, in logical pixels.
 const SIDE: usize = 288;
-/// The bytes of PNG up to which a page has all images pixel by pixel; more of them are JPEG, or a notebook would not be small enough to be kept.
+/// Largest PNG with all images that a page contains, in bytes. Above this size the images are
+/// stored as JPEG: otherwise the notebook would be too large to store.
 const EXACT: usize = 128 << 10;
-/// Of 100: a notebook is to stay small, and the images that a paper takes are those of the figure.
+/// JPEG quality, at most 100. It keeps the notebook small; images for a paper come from
+/// [`Explorer::figure`].
 const QUALITY: u8 = 85;
-/// What the page does: draws the image that the sliders name, and moves the first and the last of them with the pointer.
+/// The page's script. It draws the image that the sliders select; the pointer moves the first and
+/// the last slider.
 const SCRIPT: &str = include_str!("explorer.js");
 
-/// Images that a reader moves through: a slider for each axis (a layer, a sample, a factor), and the pointer over the image moves the first axis upwards and
-/// downwards and the last to the left and right. One HTML element without a server or another file, in JupyterLab, in an executed notebook and in a
-/// page. Where scripts are not run, the image it begins at is shown. Many images are in the page as JPEG; [`Explorer::figure`] has them pixel by pixel.
+/// Images that a reader explores with one slider per axis (a layer, a sample, a factor of
+/// variation).
+///
+/// The pointer over the image moves the sliders too: its vertical position sets the first axis,
+/// its horizontal position the last one. The explorer is one HTML element that needs no server
+/// and no other file. It works in JupyterLab, in an executed notebook and in a web page. Where
+/// scripts do not run, the initial image is shown. A page with many images stores them as JPEG;
+/// [`Explorer::figure`] uses the exact pixels.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -36,17 +46,19 @@ pub struct Explorer {
     images: Vec<Arc<Pixels>>,
     tensor: Tensor,
     axes: Vec<(String, Vec<String>)>,
-    /// Axes and the places that they begin at, where it is not the first.
+    /// Axes and their initial places, where these are not the first.
     begin: Vec<(String, String)>,
     title: String,
     notes: BTreeMap<String, String>,
 }
 
 impl Explorer {
-    /// All images (n, 3 or 1, height, width) in [−1, 1]: n is the product of the axes' lengths, and the axis that is named last changes first.
+    /// Creates an explorer of images (n, 3 or 1, height, width) in [−1, 1].
+    ///
+    /// n is the product of the axes' lengths. The axis that is added last changes fastest.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for another shape, or values that are not numbers.
+    /// [`Error::Invalid`] for another shape or NaN values.
     pub fn new(images: &Tensor) -> Result<Self> {
         Ok(Self {
             images: pixels(images)?,
@@ -58,32 +70,34 @@ impl Explorer {
         })
     }
 
-    /// An axis and the names of its places.
+    /// Adds an axis with its name and the labels of its places (the positions of its slider).
     pub fn axis<I: IntoIterator<Item: ToString>>(mut self, name: &str, places: I) -> Self {
         self.axes.push((name.into(), texts(places)));
         self
     }
 
-    /// Where an axis begins, of its places: what a reader sees first, and what [`Explorer::figure`] shows of the axes that a grid has no room for.
+    /// Sets the initial place of an axis. A reader sees it first, and [`Explorer::figure`] shows
+    /// it for the axes that do not fit into a grid.
     pub fn begin(mut self, axis: &str, place: impl ToString) -> Self {
         self.begin.push((axis.into(), place.to_string()));
         self
     }
 
-    /// What is shown.
+    /// Sets the title.
     pub fn title(mut self, title: &str) -> Self {
         self.title = title.into();
         self
     }
 
-    /// The same with an entry of its configuration added, which its files carry.
+    /// Returns the explorer with an entry added to its configuration, which its files contain.
     pub fn note(&self, key: &str, value: impl ToString) -> Self {
         let mut explorer = self.clone();
         explorer.notes.insert(key.into(), value.to_string());
         explorer
     }
 
-    /// The number of the place that each axis begins at, where the axes name all images.
+    /// Returns the index of each axis' initial place. The number of images must be the product of
+    /// the axes' lengths.
     fn start(&self) -> Result<Vec<usize>> {
         let lengths: Vec<usize> = self.axes.iter().map(|(_, places)| places.len()).collect();
         let wanted = lengths.iter().try_fold(1usize, |n, l| n.checked_mul(*l));
@@ -115,13 +129,13 @@ impl Explorer {
         Ok(start)
     }
 
-    /// The number of the image at these places.
+    /// Returns the index of the image at these places.
     fn index(&self, places: &[usize]) -> usize {
         let axes = self.axes.iter().zip(places);
         axes.fold(0, |index, ((_, all), place)| index * all.len() + place)
     }
 
-    /// All images in one picture, so many in a row.
+    /// Combines all images into one picture. Also returns the number of images per row.
     fn atlas(&self) -> Result<(Pixels, usize)> {
         let (w, h) = (self.images[0].width, self.images[0].height);
         let count = self.images.len();
@@ -144,10 +158,12 @@ impl Explorer {
         Ok((Pixels { width, height, rgb }, columns))
     }
 
-    /// The element for a page.
+    /// Returns the HTML element.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the axes do not name all images, or these are more than a page should hold.
+    /// [`Error::Invalid`] if the number of images is not the product of the axes' lengths, if the
+    /// axis or the place given to [`Explorer::begin`] does not exist, or if a side of the picture
+    /// with all images is longer than 16,384 pixels.
     pub fn html(&self) -> Result<String> {
         let start = self.start()?;
         let data = |kind: &str, bytes: &[u8]| {
@@ -173,7 +189,8 @@ impl Explorer {
             "notes": self.notes,
         });
         let key = blake3::hash(format!("{about}{atlas}").as_bytes()).to_hex()[..12].to_string();
-        // In a script no `<` of a text may stand: `</` ends it, `<!--` changes how it is read.
+        // A script must not contain `<` in a text: `</` ends the script, `<!--` changes how it is
+        // parsed.
         let about = about.to_string().replace('<', "\\u003c");
         let script = SCRIPT
             .replace("$KEY", &key)
@@ -189,10 +206,10 @@ impl Explorer {
         ))
     }
 
-    /// A page of its own.
+    /// Returns a complete HTML page.
     ///
     /// # Errors
-    /// As [`Explorer::html`].
+    /// Same as [`Explorer::html`].
     pub fn page(&self) -> Result<String> {
         Ok(format!(
             "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{}</title></head>\n<body style=\"margin:12px\">{}</body></html>\n",
@@ -201,10 +218,12 @@ impl Explorer {
         ))
     }
 
-    /// What a paper can show of it: the last axis across, the one before it downwards, all others where they begin.
+    /// Returns a still figure for a paper: the last axis across, the one before it downwards, all
+    /// other axes at their initial places.
     ///
     /// # Errors
-    /// As [`Explorer::html`] and [`ImageGrid::figure`].
+    /// Same as [`Explorer::html`] (except for the size of the picture with all images) and
+    /// [`ImageGrid::figure`].
     pub fn figure(&self) -> Result<Figure> {
         let mut start = self.start()?;
         let across = self.axes.last().map_or(1, |(_, p)| p.len());
@@ -225,10 +244,11 @@ impl Explorer {
         Ok(figure)
     }
 
-    /// Writes the page; the file is whole or not there.
+    /// Writes the HTML page. The file is written atomically: it is never left incomplete.
     ///
     /// # Errors
-    /// As [`Explorer::html`]; [`Error::Invalid`] for another ending than `.html`, [`Error::Io`] where the file cannot be written.
+    /// Same as [`Explorer::html`]; [`Error::Invalid`] for an extension other than `.html`,
+    /// [`Error::Io`] if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let ending = path.extension().and_then(|e| e.to_str());
@@ -241,9 +261,9 @@ impl Explorer {
         write_atomic(path, self.page()?.as_bytes())
     }
 
-    /// Shows it in a notebook. The kernel calls it for a cell's last expression.
+    /// Shows the explorer in a notebook. The kernel calls it for a cell's last expression.
     pub fn evcxr_display(&self) {
-        // The kernel reads lines: an element is one of them.
+        // The kernel reads lines, so the element must be a single line.
         html::show(self.html().map(|h| h.replace('\n', " ")));
     }
 }

@@ -1,5 +1,5 @@
-//! Fonts for the characters that the shipped ones lack: those that the user named, then those of
-//! the system. Nothing is searched or loaded until a figure has such a character.
+//! Fonts for characters that the shipped fonts lack: first those that the user named, then those
+//! of the system. Fonts are searched and loaded only when a figure contains such a character.
 
 use super::font::{EM, Face};
 use super::fontfile::{self, Known};
@@ -10,16 +10,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Adds a font, or the fonts of a folder, from which figures take the characters that the shipped
-/// fonts (Inter and Noto Sans Math: Latin, Greek, Cyrillic, mathematical signs) lack.
+/// Adds a font file, or all fonts of a folder, for characters that the shipped fonts lack.
 ///
-/// Such a character comes from the first font that has it, with outlines: fonts added here, in
-/// order; fonts named by the environment variable `INVARIANCES_FONTS` (files or folders, separated
-/// as in `PATH`); the fonts installed on the system or in the active conda environment. Name a
-/// font to get the same figure on every machine. Files are TrueType or OpenType (.ttf, .otf, .ttc,
-/// .otc).
-/// Figures drawn before the call stay as they are. Bitmap and colour glyphs cannot be drawn, and
-/// Arabic, Hebrew and Indic text is set letter by letter, from left to right.
+/// The shipped fonts are Inter and Noto Sans Math: Latin, Greek, Cyrillic, mathematical signs.
+/// Any other character comes from the first font that has it as an outline, in this order: fonts
+/// added by this function, in the order of the calls; fonts named by the environment variable
+/// `INVARIANCES_FONTS` (files or folders, separated as in `PATH`); fonts installed on the system
+/// or in the active conda environment. Add a font to get the same figure on every machine.
+///
+/// Files are TrueType or OpenType (.ttf, .otf, .ttc, .otc). Figures drawn before the call do not
+/// change. Bitmap and colour glyphs cannot be drawn. Arabic, Hebrew and Indic text is set letter
+/// by letter, from left to right.
 ///
 /// ```
 /// use invariances_figure::{Chart, add_font};
@@ -32,13 +33,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 ///
 /// # Errors
 /// [`Error::Io`] for a path that does not exist; [`Error::Content`] for a file that is not a font
-/// with outlines, or a folder without one.
+/// with outlines, or a folder without such a font.
 pub fn add_font(path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
     std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
     let known = named(path).map_err(|what| Error::content(path, what))?;
     let mut fonts = lock();
-    // What the environment names comes after what the program names.
+    // Fonts named by the environment variable come after those added by the program.
     let place = fonts.added;
     fonts.named.insert(place, known);
     fonts.added += 1;
@@ -46,18 +47,19 @@ pub fn add_font(path: impl AsRef<Path>) -> Result<()> {
     Ok(())
 }
 
-/// A font that is not shipped. The process keeps it until it ends.
+/// A font that is not shipped. It stays in memory until the process ends.
 pub(crate) struct Other {
     font: FontVec,
-    /// Its number in a collection.
+    /// Index of the font in a collection.
     pub index: u32,
     /// The family's name.
     pub family: String,
-    /// Tells fonts apart, the same in every process: file and SVG names are made of it.
+    /// Identifies the font and is the same in every process. Names in PDF and SVG files contain
+    /// it.
     pub key: String,
     pub bold: bool,
     pub italic: bool,
-    /// Whether the outlines are those in the file, not those of another weight of a variable font.
+    /// Whether the outlines are those of the file. False for another weight of a variable font.
     pub as_in_file: bool,
 }
 
@@ -71,12 +73,13 @@ impl Other {
         EM / f64::from(self.font.units_per_em().unwrap_or(1000.0).max(1.0))
     }
 
-    /// How far the next glyph is from this one, in units of [`EM`].
+    /// Returns the distance from a glyph to the next one, in units of [`EM`].
     pub fn advance(&self, id: u16) -> f64 {
         f64::from(self.font.h_advance_unscaled(GlyphId(id))) * self.scale()
     }
 
-    /// Ascent and descent in units of [`EM`], and the angle of its upright strokes in degrees.
+    /// Returns ascent and descent in units of [`EM`], and the angle of upright strokes in
+    /// degrees.
     pub fn metrics(&self) -> [f64; 3] {
         let scaled = |v: f32| f64::from(v) * self.scale();
         [
@@ -86,7 +89,7 @@ impl Other {
         ]
     }
 
-    /// A glyph's edges in units of [`EM`].
+    /// Returns the outline of a glyph as curves, in units of [`EM`].
     pub fn outline(&self, id: u16) -> Vec<OutlineCurve> {
         let k = self.scale() as f32;
         let put = |p: Point| ab_glyph::point(p.x * k, p.y * k);
@@ -100,7 +103,8 @@ impl Other {
         scaled.collect()
     }
 
-    /// The glyph of a character, if it can be drawn: it has an outline and is not in colour.
+    /// Returns the glyph of a character if it can be drawn: it has an outline and is not in
+    /// colour.
     fn glyph(&self, c: char) -> Option<u16> {
         let id = self.font.glyph_id(c);
         let face = ttf_parser::Face::parse(self.file(), self.index).ok()?;
@@ -139,23 +143,24 @@ impl Ord for Other {
 
 /// A glyph and its font.
 pub(crate) type Glyph = (&'static Other, u16);
-/// A font in a file: its path, its number in a collection, and the weight asked for.
+/// A font in a file: its path, its index in a collection, and the requested weight.
 type Place = (Arc<Path>, u32, u16);
 
-/// All fonts that are known so far.
+/// All fonts that are known so far, and the glyphs found in them.
 struct Fonts {
-    /// A list per file or folder that the user named: first the program's, then the environment's.
+    /// One list per file or folder that the user named: first those of the program, then those of
+    /// the environment variable.
     named: Vec<Vec<Known>>,
-    /// How many of these lists the program added.
+    /// Number of lists that the program added.
     added: usize,
     environment_read: bool,
     system: Option<Vec<Known>>,
     /// `None` for a font that cannot be used.
     loaded: BTreeMap<Place, Option<&'static Other>>,
     found: BTreeMap<(Face, char), Option<Glyph>>,
-    /// A family that has a character, but not as an outline.
+    /// For a character, a family that has it, but not as an outline.
     pictures: BTreeMap<char, String>,
-    /// Characters of which the user was told that no font has them.
+    /// Characters that were already reported to the user as missing.
     told: BTreeSet<char>,
 }
 
@@ -171,11 +176,11 @@ static FONTS: Mutex<Fonts> = Mutex::new(Fonts {
 });
 
 fn lock() -> MutexGuard<'static, Fonts> {
-    // Every change leaves it usable, so a panic elsewhere does no harm.
+    // Every change leaves the value usable, so a panic in another thread does no harm.
     FONTS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The glyph of a character in the first font that has it as an outline.
+/// Returns the glyph of a character in the first font that has it as an outline.
 pub(crate) fn find(face: Face, c: char) -> Option<Glyph> {
     let mut fonts = lock();
     if let Some(found) = fonts.found.get(&(face, c)) {
@@ -186,8 +191,8 @@ pub(crate) fn find(face: Face, c: char) -> Option<Glyph> {
     found
 }
 
-/// The characters that the user was not told of yet, and for each one a family that has it, if only
-/// as a picture.
+/// Returns the characters that were not reported to the user yet, each with a family that has it
+/// only as a picture, if there is one.
 pub(crate) fn untold(missing: &BTreeSet<char>) -> Vec<(char, Option<String>)> {
     let mut fonts = lock();
     let new = missing.iter().filter(|c| fonts.told.insert(**c));
@@ -199,7 +204,7 @@ pub(crate) fn untold(missing: &BTreeSet<char>) -> Vec<(char, Option<String>)> {
 impl Fonts {
     fn search(&mut self, face: Face, c: char) -> Option<Glyph> {
         self.read_environment();
-        // Taken out, so that loading can borrow the rest.
+        // The list is taken out so that loading a font can borrow `self`.
         let named = std::mem::take(&mut self.named);
         let found = named.iter().find_map(|list| self.best(list, face, c));
         self.named = named;
@@ -228,7 +233,7 @@ impl Fonts {
         }
     }
 
-    /// The glyph in the font that comes nearest to the face.
+    /// Returns the glyph in the font that matches the face best.
     fn best(&mut self, list: &[Known], face: Face, c: char) -> Option<Glyph> {
         let mut having: Vec<&Known> = list.iter().filter(|known| known.has(c)).collect();
         having.sort_by_cached_key(|known| rank(known, face));
@@ -252,12 +257,13 @@ impl Fonts {
     fn load(&mut self, known: &Known, face: Face) -> Option<&'static Other> {
         let place = (known.path.clone(), known.index, weight(face));
         let loaded = self.loaded.entry(place);
-        // Figures refer to a font for as long as they exist, so it stays until the process ends.
+        // Figures refer to a font for as long as they exist, so it stays in memory until the
+        // process ends.
         *loaded.or_insert_with(|| load(known, face).map(|other| &*Box::leak(Box::new(other))))
     }
 }
 
-/// The fonts of a file or folder that the user named.
+/// Returns the fonts of a file or folder that the user named.
 fn named(path: &Path) -> std::result::Result<Vec<Known>, String> {
     let folder = path.is_dir();
     let known = match folder {
@@ -274,9 +280,10 @@ fn named(path: &Path) -> std::result::Result<Vec<Known>, String> {
     })
 }
 
-/// The fonts in these folders, and how many files cannot be read, with the first of them.
+/// Returns the fonts in these folders, and the number of unreadable files with the error of the
+/// first one.
 fn all(folders: &[PathBuf]) -> (Vec<Known>, Option<(usize, String)>) {
-    /// Character maps take up no more memory, in bytes.
+    /// Reading stops when the character maps take up more memory than this, in bytes.
     const MEMORY: usize = 256 << 20;
     let (mut known, mut memory) = (Vec::new(), 0);
     let mut unreadable: Option<(usize, String)> = None;
@@ -301,7 +308,7 @@ fn all(folders: &[PathBuf]) -> (Vec<Known>, Option<(usize, String)>) {
     (known, unreadable)
 }
 
-/// The fonts that are installed.
+/// Returns the installed fonts.
 fn of_system() -> Vec<Known> {
     let variable = |name: &str| {
         let value = std::env::var_os(name).filter(|v| !v.is_empty());
@@ -316,7 +323,7 @@ fn of_system() -> Vec<Known> {
         folders.extend(home.map(|h| h.join("Library/Fonts")));
         let system = ["/Library/Fonts", "/System/Library/Fonts"];
         folders.extend(system.map(PathBuf::from));
-        // Fonts that the system fetches when needed, such as PingFang.
+        // Fonts that the system downloads when needed, such as PingFang.
         for version in 6..=8 {
             let folder = "/System/Library/AssetsV2/com_apple_MobileAsset_Font";
             folders.push(format!("{folder}{version}").into());
@@ -338,7 +345,7 @@ fn of_system() -> Vec<Known> {
     known
 }
 
-/// The weight that a face wants of other fonts.
+/// Returns the weight that other fonts should have for a face.
 fn weight(face: Face) -> u16 {
     match face {
         Face::Bold => 600,
@@ -346,10 +353,11 @@ fn weight(face: Face) -> u16 {
     }
 }
 
-/// Orders fonts, the best first, the same on every machine that has them: sans-serif families that
-/// look like Inter, then by how near they come to the face.
+/// Returns a sort key for fonts, the best font first. The order is the same on every machine that
+/// has the same fonts: first sans-serif families that look like Inter, then by similarity to the
+/// face.
 fn rank(known: &Known, face: Face) -> impl Ord + use<> {
-    /// Families that are free or come with a system, the most suitable first.
+    /// Families that are free or part of a system, the most suitable first.
     const PREFERRED: [&str; 15] = [
         "inter",
         "noto sans",
@@ -373,7 +381,7 @@ fn rank(known: &Known, face: Face) -> impl Ord + use<> {
     let preferred = preferred.max_by_key(|p| p.1.len()).map(|p| p.0);
     let has = |words: &[&str]| words.iter().any(|w| family.contains(w));
     let group = match preferred {
-        // They show the same placeholder for every character.
+        // These fonts show the same placeholder for every character.
         _ if has(&["lastresort", "last resort", "adobe blank"]) => 99,
         _ if has(&["mono", "serif", "unifont", "song", "ming"]) => 50,
         Some(place) => place,
@@ -392,7 +400,8 @@ fn rank(known: &Known, face: Face) -> impl Ord + use<> {
     )
 }
 
-/// Reads a font, in the weight that the face wants if the font is variable.
+/// Loads a font. A variable font is set to the weight that the face needs, or the nearest weight
+/// it has.
 fn load(known: &Known, face: Face) -> Option<Other> {
     let skip = |what: String| {
         eprintln!(

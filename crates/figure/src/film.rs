@@ -1,10 +1,13 @@
+//! Films: figures shown one after the other, as an animated PNG.
+
 use super::{Figure, SCALE, png, raster};
 use crate::{Error, Result};
 use base64::Engine as _;
 use invariances_core::files::write_atomic;
 use std::path::Path;
 
-/// Figures one after the other, as an animated PNG: what every browser and Jupyter show, and programs that do not know of it show the first figure.
+/// Figures shown one after the other, as an animated PNG. Every browser and Jupyter play it;
+/// programs that do not support animated PNG show the first figure.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -26,10 +29,11 @@ pub struct Film {
 }
 
 impl Film {
-    /// A film of figures of one size, eight a second, again and again.
+    /// Creates a film of figures of equal size. It shows eight figures per second and repeats
+    /// forever.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for no figure, or figures of several sizes.
+    /// [`Error::Invalid`] without figures, or if the figures differ in size.
     pub fn new(frames: &[Figure]) -> Result<Self> {
         let Some(first) = frames.first() else {
             return Err(Error::invalid("a film needs at least one figure, found 0"));
@@ -48,24 +52,25 @@ impl Film {
         })
     }
 
-    /// So many figures a second.
+    /// Sets the number of figures per second. Default: 8.
     pub fn rate(mut self, per_second: f64) -> Self {
         self.rate = per_second;
         self
     }
 
-    /// So many pixels for each logical pixel, where two make too large a file.
+    /// Sets the number of pixels per logical pixel. Default: 2. A smaller number makes the file
+    /// smaller.
     pub fn scale(mut self, scale: f64) -> Self {
         self.scale = scale;
         self
     }
 
-    /// How long it takes.
+    /// Returns the duration in seconds of one pass through the film.
     pub fn seconds(&self) -> f64 {
         self.frames.len() as f64 / self.rate
     }
 
-    /// The same film with an entry of its configuration added, which its file carries.
+    /// Returns the film with an entry added to its configuration, which its file contains.
     pub fn note(&self, key: &str, value: impl ToString) -> Self {
         let mut film = self.clone();
         if let Some(first) = film.frames.first_mut() {
@@ -74,10 +79,11 @@ impl Film {
         film
     }
 
-    /// The bytes of the animated PNG; the configuration is that of the first figure.
+    /// Returns the bytes of the animated PNG. It contains the configuration of the first figure.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a rate that is not between one in a minute and a hundred in a second, or as [`Figure::png`].
+    /// [`Error::Invalid`] for a rate outside one figure per minute to 100 per second, or for the
+    /// reasons given at [`Figure::png`].
     pub fn png(&self) -> Result<Vec<u8>> {
         if !(1.0 / 60.0..=100.0).contains(&self.rate) {
             return Err(Error::invalid(format!(
@@ -102,10 +108,11 @@ impl Film {
         png::animate(&frames, milliseconds, &texts)
     }
 
-    /// Writes the film as PNG; the file is whole or not there.
+    /// Writes the film as PNG. The file is written atomically: it is never left incomplete.
     ///
     /// # Errors
-    /// As [`Film::png`]; [`Error::Invalid`] for another ending than `.png`, [`Error::Io`] where the file cannot be written.
+    /// Same as [`Film::png`]; [`Error::Invalid`] for an extension other than `.png`,
+    /// [`Error::Io`] if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let ending = path.extension().and_then(|e| e.to_str());
@@ -118,10 +125,10 @@ impl Film {
         write_atomic(path, &self.png()?)
     }
 
-    /// The film as an HTML element that needs no other file.
+    /// Returns the film as an HTML element that needs no other file.
     ///
     /// # Errors
-    /// As [`Film::png`].
+    /// Same as [`Film::png`].
     pub fn html(&self) -> Result<String> {
         let data = base64::engine::general_purpose::STANDARD.encode(self.png()?);
         let (width, _) = self.frames[0].size();

@@ -1,5 +1,5 @@
-//! Text as glyphs: measures and outlines. The shipped fonts give the same on every machine;
-//! characters that they lack come from [`fallback`].
+//! Converts text to glyphs: widths and outlines. The shipped fonts give the same result on every
+//! machine; characters that they lack come from [`fallback`].
 
 use super::fallback::{self, Other};
 use ab_glyph::{Font, FontRef, GlyphId, OutlineCurve, Point};
@@ -19,7 +19,7 @@ pub(crate) enum Face {
     Signs,
 }
 
-/// The files, in the order of [`Face`].
+/// The font files, in the order of [`Face`].
 const FILES: [&[u8]; 4] = [
     include_bytes!("../fonts/Inter-Regular.otf"),
     include_bytes!("../fonts/Inter-SemiBold.otf"),
@@ -39,12 +39,12 @@ impl Face {
         &fonts[self as usize]
     }
 
-    /// The OpenType file.
+    /// Returns the bytes of the OpenType file.
     pub fn file(self) -> &'static [u8] {
         FILES[self as usize]
     }
 
-    /// The name that the font has of itself.
+    /// Returns the font's PostScript name.
     pub fn postscript(self) -> &'static str {
         match self {
             Self::Regular => "Inter-Regular",
@@ -55,7 +55,7 @@ impl Face {
     }
 }
 
-/// Where a glyph comes from.
+/// The font of a glyph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Typeface {
     Shipped(Face),
@@ -63,7 +63,7 @@ pub(crate) enum Typeface {
 }
 
 impl Typeface {
-    /// How far the next glyph is from this one.
+    /// Returns the distance from a glyph to the next one.
     pub fn advance(self, id: u16) -> f64 {
         match self {
             Self::Shipped(face) => f64::from(face.font().h_advance_unscaled(GlyphId(id))),
@@ -71,7 +71,7 @@ impl Typeface {
         }
     }
 
-    /// A glyph's edges: curves whose ends meet, contour by contour.
+    /// Returns the outline of a glyph: curves whose ends meet, contour by contour.
     pub fn outline(self, id: u16) -> Vec<OutlineCurve> {
         match self {
             Self::Shipped(face) => {
@@ -82,7 +82,8 @@ impl Typeface {
         }
     }
 
-    /// Left, right, bottom and top of a glyph's ink.
+    /// Returns the extent of a glyph, from the end points of its curves: left, right, bottom and
+    /// top.
     fn bounds(self, id: u16) -> Option<[f64; 4]> {
         let mut b: Option<[f64; 4]> = None;
         let mut add = |p: Point| {
@@ -104,16 +105,17 @@ impl Typeface {
     }
 }
 
-/// A part of a line of text: a glyph, or a bar, of which accents and boxes are made.
+/// A part of a line of text: a glyph, or a bar. Macrons and the boxes of missing characters are
+/// made of bars.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Piece {
-    /// A glyph whose origin lies at (`x`, `y`).
+    /// A glyph whose origin is at (`x`, `y`).
     Glyph {
         font: Typeface,
         id: u16,
         x: f64,
         y: f64,
-        /// What it stands for.
+        /// The character that the glyph represents.
         character: char,
     },
     /// Left, bottom, width, height.
@@ -125,15 +127,16 @@ pub(crate) enum Piece {
 pub(crate) struct Line {
     pub pieces: Vec<Piece>,
     pub width: f64,
-    /// Characters that no font has; boxes stand for them.
+    /// Characters that no font has. Boxes are drawn instead of them.
     pub missing: Vec<char>,
 }
 
 /// Sets a line of text.
 ///
-/// Text is normalised first (NFC), so that it does not matter how an accented letter was typed.
-/// The shipped fonts have no positioning tables: accents that are not part of a glyph are placed
-/// here, a macron (z̄) as a bar above the letter, others centred above, below or on it.
+/// The text is normalised first (NFC), so that it does not matter how an accented letter was
+/// typed. The shipped fonts have no positioning tables. Accents that are not part of a glyph are
+/// therefore placed here: a macron (z̄) as a bar above the letter, others centred above, below or
+/// on the letter.
 pub(crate) fn shape(face: Face, text: &str) -> Line {
     let mut setter = Setter {
         face,
@@ -149,7 +152,8 @@ pub(crate) fn shape(face: Face, text: &str) -> Line {
 struct Setter {
     face: Face,
     line: Line,
-    /// Left, right, bottom and top of the last letter's ink, with the accents that it has so far.
+    /// Extent of the last letter, including the accents that it has so far: left, right, bottom
+    /// and top.
     letter: Option<[f64; 4]>,
 }
 
@@ -170,7 +174,8 @@ impl Setter {
             }
             '\u{303}' => self.accent(c, shipped(self.face, '\u{2dc}')),
             '\u{302}' => self.accent(c, shipped(self.face, '\u{2c6}')),
-            // Above, below, and through a letter; other marks are where their font puts them.
+            // Marks above, below and through a letter are placed here; other marks stay where
+            // their font puts them.
             _ if matches!(canonical_combining_class(c), 1 | 202 | 214..=240) => {
                 self.accent(c, glyph(self.face, c));
             }
@@ -179,7 +184,8 @@ impl Setter {
         }
     }
 
-    /// What the next accent belongs to: the last letter, or room for one.
+    /// Returns the extent of the letter for the next accent: the last letter, or an empty space
+    /// if there is no letter.
     fn accented(&self) -> [f64; 4] {
         let at = self.line.width;
         self.letter.unwrap_or([at, at + 0.5 * EM, 0.0, 0.546 * EM])
@@ -214,7 +220,8 @@ impl Setter {
         if let (Some(width), Some((font, id))) = (blank(c), shipped(self.face, ' ')) {
             return self.put(font, id, c, width * EM);
         }
-        // A letter and accents of the shipped fonts come before a whole glyph of another font.
+        // A letter and accents of the shipped fonts are preferred to a complete glyph of another
+        // font.
         let mut parts = Vec::new();
         unicode_normalization::char::decompose_canonical(c, |part| parts.push(part));
         if let Some(letters) = ligature(c) {
@@ -246,7 +253,7 @@ impl Setter {
         self.line.width += advance;
     }
 
-    /// A box for a character that no font has.
+    /// Draws a box for a character that no font has.
     fn missing(&mut self, c: char) {
         let [advance, side, height, stroke] = [0.62, 0.06, 0.727, 0.06].map(|v| v * EM);
         let (left, wide) = (self.line.width + side, advance - 2.0 * side);
@@ -263,13 +270,14 @@ impl Setter {
     }
 }
 
-/// The glyph of a character in the shipped fonts: in the face itself where that has it.
+/// Returns the glyph of a character in the shipped fonts, from the face itself if it has the
+/// character.
 fn shipped(face: Face, c: char) -> Option<(Typeface, u16)> {
     let of = |face: Face, c: char| match face.font().glyph_id(c).0 {
         0 => None,
         id => Some((Typeface::Shipped(face), id)),
     };
-    // Signs that Inter lacks and that look the same as another of its own.
+    // Signs that Inter lacks, and signs of Inter that look the same.
     let same = match c {
         '\u{a0}' | '\t' | '\n' | '\r' => ' ',
         '∘' => '◦',
@@ -282,13 +290,15 @@ fn shipped(face: Face, c: char) -> Option<(Typeface, u16)> {
     inter.or_else(|| of(Face::Signs, c))
 }
 
-/// The glyph of a character in the shipped fonts, else in the first other font that has it.
+/// Returns the glyph of a character in the shipped fonts, otherwise in the first other font that
+/// has it.
 fn glyph(face: Face, c: char) -> Option<(Typeface, u16)> {
     let other = || fallback::find(face, c).map(|(font, id)| (Typeface::Other(font), id));
     shipped(face, c).or_else(other)
 }
 
-/// Whether a character only tells how others are set: joiners, directions, variants of emoji.
+/// Returns whether a character only controls how others are set: joiners, directions, variants of
+/// emoji.
 fn is_invisible(c: char) -> bool {
     matches!(c,
         '\u{34f}' | '\u{61c}' | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}'
@@ -296,7 +306,7 @@ fn is_invisible(c: char) -> bool {
         | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// The width in ems of a character that is empty space.
+/// Returns the width in ems of a character that is empty space.
 fn blank(c: char) -> Option<f64> {
     Some(match c {
         '\u{2001}' | '\u{2003}' | '\u{3000}' | '\u{3164}' => 1.0,
@@ -311,20 +321,20 @@ fn blank(c: char) -> Option<f64> {
     })
 }
 
-/// The letters of a typographic ligature, such as text copied from a PDF has.
+/// Returns the letters of a typographic ligature, which text copied from a PDF may contain.
 fn ligature(c: char) -> Option<&'static str> {
     const LETTERS: [&str; 7] = ["ff", "fi", "fl", "ffi", "ffl", "st", "st"];
     let place = u32::from(c).checked_sub(0xfb00)?;
     LETTERS.get(place as usize).copied()
 }
 
-/// The width of a line of text at a size.
+/// Returns the width of a line of text at a size.
 pub(crate) fn width(face: Face, size: f64, text: &str) -> f64 {
     shape(face, text).width * size / EM
 }
 
-/// Breaks text into lines of at most `limit`; a single word may be longer. Chinese, Japanese and
-/// Korean text is also broken between characters.
+/// Breaks text into lines of at most `limit`. A line with a single word may be longer. Chinese,
+/// Japanese and Korean text is also broken between characters.
 pub(crate) fn wrap(face: Face, size: f64, text: &str, limit: f64) -> Vec<String> {
     let mut lines = Vec::new();
     for paragraph in text.split('\n') {
@@ -345,13 +355,14 @@ pub(crate) fn wrap(face: Face, size: f64, text: &str, limit: f64) -> Vec<String>
     lines
 }
 
-/// The parts of a word between which a line may end.
+/// Splits a word into the parts between which a line may end.
 fn unbreakable(word: &str) -> Vec<&str> {
     let wide = |c: char| {
         matches!(c, '\u{2e80}'..='\u{9fff}' | '\u{ac00}'..='\u{d7a3}' | '\u{f900}'..='\u{faff}'
             | '\u{ff00}'..='\u{ffef}' | '\u{20000}'..='\u{3ffff}')
     };
-    // No line begins with the first, or ends with the second.
+    // A line never begins with a character of `stays` (except opening brackets) and never ends
+    // with one of `opens`.
     let stays =
         |c: char| !c.is_alphanumeric() || "ぁぃぅぇぉっゃゅょァィゥェォッャュョー々".contains(c);
     let opens = |c: char| "([{（「『【〈《［｛“‘".contains(c);
@@ -371,7 +382,7 @@ fn unbreakable(word: &str) -> Vec<&str> {
     parts
 }
 
-/// Makes `("sans-serif", size)` work in plotters too, which has no fonts of its own here.
+/// Makes `("sans-serif", size)` also work in plotters, which has no fonts of its own here.
 pub(crate) fn register_with_plotters() {
     use plotters::style::{FontStyle, register_font};
     static ONCE: std::sync::Once = std::sync::Once::new();
@@ -379,7 +390,7 @@ pub(crate) fn register_with_plotters() {
         let styles = [FontStyle::Normal, FontStyle::Bold, FontStyle::Italic];
         for family in ["sans-serif", "Inter"] {
             for (style, bytes) in styles.into_iter().zip(FILES) {
-                // It refuses only bytes that are not a font; these are.
+                // The function refuses only bytes that are not a font; these are fonts.
                 let _ = register_font(family, style, bytes);
             }
         }

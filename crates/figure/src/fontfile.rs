@@ -1,8 +1,8 @@
-//! Font files on disk: finds them in folders and reads what is needed to choose one, without
-//! loading it.
+//! Font files on disk: finds them in folders and reads only what is needed to choose a font,
+//! without loading it.
 //!
-//! The files are not trusted: sizes are checked before memory is allocated, and whatever cannot be
-//! parsed is an error with a reason.
+//! The files are not trusted: sizes are checked before memory is allocated, and a file that
+//! cannot be parsed gives an error with a reason.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -11,49 +11,51 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use ttf_parser::{cmap, name_id, os2};
 
-/// A larger font file is not read. The largest in common use (all of Noto Sans CJK) has 110 MB.
+/// Largest font file that is read, in bytes. The largest in common use (all of Noto Sans CJK) has
+/// 110 MB.
 const LARGEST_FILE: u64 = 256 << 20;
-/// A larger character map or table of names is not read. The map of Noto Sans CJK has 0.3 MB.
+/// Largest character map or table of names that is read, in bytes. The map of Noto Sans CJK has
+/// 0.3 MB.
 const LARGEST_TABLE: u32 = 2 << 20;
-/// More fonts in one collection are not read.
+/// Largest number of fonts in one collection.
 const MOST_FACES: u32 = 64;
-/// More files under one folder are not read.
+/// Largest number of files read under one folder.
 const MOST_FILES: usize = 20_000;
-/// Folders that lie deeper are not searched.
+/// Largest depth of folders that are searched.
 const DEEPEST: usize = 8;
 
-/// Where a table begins in its file, and how long it is.
+/// Offset of a table in its file, and its length.
 type Place = (u32, u32);
 
-/// One font of a file: its characters and how it looks.
+/// A font in a file: its characters and its style.
 #[derive(Debug)]
 pub(super) struct Known {
     pub path: Arc<Path>,
-    /// The number of the font in a collection (.ttc, .otc), 0 in other files.
+    /// The index of the font in a collection (.ttc, .otc); 0 in other files.
     pub index: u32,
     pub family: String,
     pub weight: u16,
     pub italic: bool,
-    /// The width class of CSS: 5 is normal, less is condensed.
+    /// The width class of CSS: 5 is normal, smaller values are condensed.
     pub width: u16,
-    /// Whether there are outlines, not only pictures of the glyphs.
+    /// Whether the glyphs have outlines, and not only pictures.
     pub outlines: bool,
-    /// The table `cmap`. The fonts of a collection often share one.
+    /// The table `cmap`. The fonts of a collection often share one table.
     characters: Arc<[u8]>,
 }
 
 impl Known {
-    /// The memory that its characters take up, in bytes.
+    /// Returns the memory that the character map takes up, in bytes.
     pub fn size(&self) -> usize {
         self.characters.len()
     }
 
-    /// Whether the font maps a character to a glyph.
+    /// Returns whether the font maps a character to a glyph.
     pub fn has(&self, c: char) -> bool {
         let table = cmap::Table::parse(&self.characters);
         table.is_some_and(|t| {
             t.subtables.into_iter().any(|s| {
-                // One glyph for many characters is what fonts of placeholders have.
+                // Placeholder fonts map many characters to one glyph.
                 let placeholder = matches!(s.format, cmap::Format::ManyToOneRangeMappings(_));
                 s.is_unicode() && !placeholder && s.glyph_index(u32::from(c)).is_some()
             })
@@ -61,7 +63,8 @@ impl Known {
     }
 }
 
-/// The font files in a folder and the folders in it, sorted; none if there is no such folder.
+/// Returns the font files in a folder and its subfolders, sorted. Empty if the folder does not
+/// exist.
 pub(super) fn in_folder(folder: &Path) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     walk(folder, 0, &mut BTreeSet::new(), &mut found);
@@ -69,7 +72,7 @@ pub(super) fn in_folder(folder: &Path) -> BTreeSet<PathBuf> {
 }
 
 fn walk(folder: &Path, depth: usize, seen: &mut BTreeSet<PathBuf>, found: &mut BTreeSet<PathBuf>) {
-    // Links between folders are followed, each folder once.
+    // Links between folders are followed, but each folder is searched only once.
     let new = folder.canonicalize().is_ok_and(|real| seen.insert(real));
     let (true, Ok(entries)) = (new && depth <= DEEPEST, std::fs::read_dir(folder)) else {
         return;
@@ -90,10 +93,11 @@ fn walk(folder: &Path, depth: usize, seen: &mut BTreeSet<PathBuf>, found: &mut B
     }
 }
 
-/// The fonts of a file.
+/// Returns the fonts of a file.
 ///
 /// # Errors
-/// The reason why the file cannot be used, as the end of a sentence that begins with its path.
+/// The reason why the file cannot be used. It completes a sentence that begins with the file's
+/// path.
 pub(super) fn fonts(path: &Path) -> Result<Vec<Known>, String> {
     let mut file = open(path)?;
     let shared: Arc<Path> = path.into();
@@ -135,7 +139,7 @@ pub(super) fn fonts(path: &Path) -> Result<Vec<Known>, String> {
     Ok(found)
 }
 
-/// All bytes of a font file.
+/// Reads all bytes of a font file.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     let mut file = open(path)?;
     let mut all = Vec::new();
@@ -145,7 +149,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 fn open(path: &Path) -> Result<File, String> {
-    // Before it is opened: a pipe would wait for a writer.
+    // Checked before the file is opened: opening a pipe would wait for a writer.
     let about = std::fs::metadata(path).map_err(|e| e.to_string())?;
     if !about.is_file() {
         return Err("not a file".into());
@@ -160,8 +164,8 @@ fn open(path: &Path) -> Result<File, String> {
     File::open(path).map_err(|e| e.to_string())
 }
 
-/// One font, whose table directory is at `start`, and where its character map is.
-/// `shared` is the character map of the font before it, and where that one is.
+/// Reads the font whose table directory is at `start`. Also returns the place of its character
+/// map. `shared` is the character map of the previous font, with its place.
 fn font(
     file: &mut File,
     start: u32,
@@ -208,7 +212,7 @@ fn font(
     Ok((known, map))
 }
 
-/// The family's name, preferably the English one.
+/// Returns the family's name, in English if possible.
 fn family(names: &[u8]) -> String {
     let mut best: Option<(bool, bool, String)> = None;
     for name in ttf_parser::name::Table::parse(names)

@@ -1,3 +1,5 @@
+//! Grids of images with labels, groups of columns and coloured frames.
+
 use super::canvas::{Anchor, Canvas, Pixels};
 use super::font::{self, Face};
 use super::style::{Colour, LABEL, LEADING, MARGIN, SMALL, TITLE};
@@ -6,17 +8,17 @@ use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
 
-/// The width that images are enlarged to fill.
+/// Width that the enlarged images fill, in logical pixels.
 const WIDTH: f64 = 760.0;
-/// The side that one image is enlarged to at most.
+/// Largest side to which one image is enlarged, in logical pixels.
 const SIDE: f64 = 96.0;
-/// Between groups of columns.
+/// Gap between groups of columns.
 const GROUP: f64 = 14.0;
 
-/// Rows of images, every pixel a square.
+/// A grid of images. Every pixel is drawn as a square.
 ///
-/// Columns can be grouped (input | reconstruction | samples), rows and columns or groups labelled,
-/// and images marked by a coloured frame.
+/// Columns can be grouped (input | reconstruction | samples). Rows, and either columns or groups,
+/// can have labels. Images can be marked by a coloured frame.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -44,12 +46,12 @@ pub struct ImageGrid {
 }
 
 impl ImageGrid {
-    /// A grid of images (rows·columns, 3 or 1, height, width) with values in [-1, 1], row by row. Values
-    /// outside are clamped.
+    /// Creates a grid of images (rows·columns, 3 or 1, height, width) in [-1, 1], row by row.
+    /// Values outside this range are clamped.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for another shape, a number of images that does not fill the rows, or values
-    /// that are not numbers.
+    /// [`Error::Invalid`] for another shape, a number of images that is not a multiple of
+    /// `columns`, or NaN values.
     pub fn new(images: &Tensor, columns: usize) -> Result<Self> {
         let images = pixels(images)?;
         if columns == 0 || images.is_empty() || images.len() % columns != 0 {
@@ -71,26 +73,30 @@ impl ImageGrid {
         })
     }
 
-    /// A grid whose rows are these batches, each (columns, 3 or 1, height, width).
+    /// Creates a grid from one batch per row, each (columns, 3 or 1, height, width).
     ///
     /// # Errors
-    /// As [`ImageGrid::new`]; [`Error::Invalid`] where the batches differ in shape.
+    /// Same as [`ImageGrid::new`]; [`Error::Invalid`] if the batches differ in shape.
     pub fn of_rows(rows: &[Tensor]) -> Result<Self> {
         let columns = alike(rows)?;
         Self::new(&Tensor::cat(rows, 0)?, columns)
     }
 
-    /// A grid whose columns are these batches, each (rows, 3 or 1, height, width): what belongs to one image stands side by side.
+    /// Creates a grid from one batch per column, each (rows, 3 or 1, height, width). Images with
+    /// the same index in their batches form a row.
     ///
     /// # Errors
-    /// As [`ImageGrid::of_rows`].
+    /// Same as [`ImageGrid::of_rows`].
     pub fn of_columns(columns: &[Tensor]) -> Result<Self> {
         alike(columns)?;
         Self::new(&Tensor::stack(columns, 1)?.flatten(0, 1)?, columns.len())
     }
 
-    /// A cross grid: an image before each row, one above each column, and in each cell what both give together; `cells` row by row
-    /// (rows · columns, …). The groups are the rows' images and all the rest.
+    /// Creates a cross grid: one image to the left of each row, one above each column, and in
+    /// each cell the result of combining both.
+    ///
+    /// `cells` is (rows · columns, 3 or 1, height, width), row by row. The first column is one
+    /// group, all other columns are the second.
     ///
     /// ```
     /// use candle_core::{DType, Device, Tensor};
@@ -101,7 +107,8 @@ impl ImageGrid {
     /// ```
     ///
     /// # Errors
-    /// As [`ImageGrid::new`]; [`Error::Invalid`] where there are not rows · columns cells.
+    /// Same as [`ImageGrid::new`]; [`Error::Invalid`] if `cells` does not have rows · columns
+    /// images of the rows' shape.
     pub fn cross(rows: &Tensor, columns: &Tensor, cells: &Tensor) -> Result<Self> {
         let (down, channels, h, w) = rows.dims4()?;
         let across = columns.dims4()?.0;
@@ -112,7 +119,7 @@ impl ImageGrid {
                 cells.dims()
             )));
         }
-        // White, as the page is.
+        // White, the background colour of the page.
         let corner = Tensor::ones((1, channels, h, w), rows.dtype(), rows.device())?;
         let mut tiles = vec![corner, columns.clone()];
         for row in 0..down {
@@ -122,40 +129,45 @@ impl ImageGrid {
         Ok(Self::new(&Tensor::cat(&tiles, 0)?, across + 1)?.groups([1, across]))
     }
 
-    /// Columns that belong together: their numbers, from left to right, with a gap between the groups.
+    /// Groups columns. `sizes` are the numbers of columns per group, from left to right; a gap
+    /// separates the groups.
     pub fn groups(mut self, sizes: impl IntoIterator<Item = usize>) -> Self {
         self.groups = sizes.into_iter().collect();
         self
     }
 
-    /// A label above every column, or above every group of columns.
+    /// Sets a label above every column, or above every group of columns.
     pub fn column_labels<I: IntoIterator<Item: ToString>>(mut self, labels: I) -> Self {
         self.column_labels = texts(labels);
         self
     }
 
-    /// A label to the left of every row.
+    /// Sets a label to the left of every row.
     pub fn row_labels<I: IntoIterator<Item: ToString>>(mut self, labels: I) -> Self {
         self.row_labels = texts(labels);
         self
     }
 
-    /// A title above the grid.
+    /// Sets a title above the grid.
     pub fn title(mut self, title: &str) -> Self {
         self.title = Some(title.into());
         self
     }
 
-    /// A text below the grid.
+    /// Sets a text below the grid.
     pub fn caption(mut self, caption: &str) -> Self {
         self.caption = Some(caption.into());
         self
     }
 
-    /// A frame around these images (their numbers, row by row from 0), explained below the grid, e.g.
-    /// where a judge sees another class. Can be called again for other images; colours follow the palette.
+    /// Draws a frame around these images (their indices, row by row from 0) and explains it below
+    /// the grid.
+    ///
+    /// Use it, for example, for images that an independent classifier assigns to another class.
+    /// The method can be called again for other images: each call uses another colour of the
+    /// palette.
     pub fn mark(mut self, images: impl IntoIterator<Item = usize>, meaning: &str) -> Self {
-        // The palette's first two are swapped: what is marked first is, as a rule, what went wrong.
+        // The first two colours of the palette are swapped: the first mark usually shows errors.
         let colour = Colour::palette(match self.marks.len() {
             0 => 1,
             1 => 0,
@@ -166,7 +178,8 @@ impl ImageGrid {
         self
     }
 
-    /// The side of the square that one pixel becomes, in logical pixels (chosen from the size otherwise).
+    /// Sets the side of the square that one pixel becomes, in logical pixels. Default: chosen
+    /// from the grid's size.
     pub fn magnify(mut self, factor: usize) -> Self {
         self.magnify = Some(factor);
         self
@@ -175,7 +188,8 @@ impl ImageGrid {
     /// Draws the grid.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where groups, labels or marks do not fit the grid.
+    /// [`Error::Invalid`] if the groups, labels or marks do not fit the grid, or for a
+    /// magnification of 0.
     pub fn figure(&self) -> Result<Figure> {
         self.check()?;
         let rows = self.images.len() / self.columns;
@@ -184,7 +198,7 @@ impl ImageGrid {
         let gap = if self.marks.is_empty() { 2.0 } else { 6.0 };
         let columns = self.columns as f64;
 
-        // In half pixels, which are whole ones in a notebook's figure.
+        // Rounded down to half logical pixels, which are whole pixels in a notebook's figure.
         let room = WIDTH - (groups - 1.0) * GROUP - (columns - groups) * gap;
         let fits = (room / columns / w).min(SIDE / w.max(h));
         let factor = match self.magnify {
@@ -203,7 +217,7 @@ impl ImageGrid {
                 0.0
             };
 
-        // The left side of every column and of every group.
+        // The left edge of every column, and both edges of every group.
         let mut x = left;
         let mut column_x = Vec::with_capacity(self.columns);
         let mut spans = Vec::with_capacity(self.groups.len());
@@ -225,7 +239,7 @@ impl ImageGrid {
         let label_spans = if by_group { &spans } else { &by_column };
         let slack = if by_group { GROUP } else { gap } - 3.0;
 
-        // A label that is wider than its column takes two lines, or a smaller size.
+        // A label that is wider than its column is broken into lines or set in a smaller size.
         let mut headings: Vec<(Vec<String>, f64)> = self
             .column_labels
             .iter()
@@ -234,7 +248,7 @@ impl ImageGrid {
             .collect();
         let smallest = headings.iter().map(|(_, size)| *size).fold(LABEL, f64::min);
         if smallest >= 0.8 * LABEL {
-            // A little smaller all of them: one alone would look like a mistake.
+            // All labels get the smaller size: a single smaller label would look like a mistake.
             headings.iter_mut().for_each(|(_, size)| *size = smallest);
         }
         let heading_lines = headings.iter().map(|(l, _)| l.len()).max().unwrap_or(0);
@@ -395,7 +409,7 @@ impl ImageGrid {
     }
 }
 
-/// A column's label: whole, in two lines, or smaller.
+/// Fits a column's label into its width: on one line, in several lines, or in a smaller size.
 pub(super) fn heading(label: &str, room: f64) -> (Vec<String>, f64) {
     if font::width(Face::Regular, LABEL, label) <= room {
         return (vec![label.into()], LABEL);
@@ -408,7 +422,7 @@ pub(super) fn heading(label: &str, room: f64) -> (Vec<String>, f64) {
     (lines, (LABEL * (room / widest).min(1.0)).max(6.0))
 }
 
-/// How many images each of the batches has.
+/// Returns the number of images per batch, after a check that all batches have the same shape.
 fn alike(batches: &[Tensor]) -> Result<usize> {
     let shapes: Vec<&[usize]> = batches.iter().map(Tensor::dims).collect();
     match shapes.first() {
@@ -419,7 +433,7 @@ fn alike(batches: &[Tensor]) -> Result<usize> {
     }
 }
 
-/// The 8-bit pixels of images (n, 3 or 1, height, width) in [-1, 1].
+/// Converts images (n, 3 or 1, height, width) in [-1, 1] to 8-bit pixels.
 pub(crate) fn pixels(images: &Tensor) -> Result<Vec<Arc<Pixels>>> {
     let (n, channels, height, width) = match *images.dims() {
         [n, c @ (1 | 3), h, w] if h > 0 && w > 0 => (n, c, h, w),

@@ -1,8 +1,11 @@
+//! Colours for numbers: from white through blue to nearly black.
+
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 
-/// Where the colours of [`heat`] change: white, the palette's sky and blue, ink. Their lightness falls all the way, so
-/// that they are told apart in grey and by the colour-blind too.
+/// The colours between which [`heat`] interpolates: white, three blues from light to dark, nearly
+/// black. The lightness always decreases, so that the colours can be distinguished in greyscale
+/// and by colour-blind people.
 const STOPS: [[f32; 3]; 5] = [
     [255.0, 255.0, 255.0],
     [166.0, 215.0, 240.0],
@@ -11,8 +14,11 @@ const STOPS: [[f32; 3]; 5] = [
     [20.0, 24.0, 48.0],
 ];
 
-/// Numbers as colours: values (n, height, width) from 0 (white) to `most` (nearly black) as images
-/// (n, 3, height, width) for an [`ImageGrid`](super::ImageGrid). Beyond either end the colour stays.
+/// Converts numbers (n, height, width) to colours: images (n, 3, height, width) in [-1, 1] for an
+/// [`ImageGrid`](super::ImageGrid).
+///
+/// The scale goes from 0 (white) to `most` (nearly black). Values outside it get the colour of
+/// the nearer end.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -23,7 +29,7 @@ const STOPS: [[f32; 3]; 5] = [
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] for another shape, values that are not numbers, or a `most` that is not above 0.
+/// [`Error::Invalid`] for another shape, NaN values, or a `most` that is not positive and finite.
 pub fn heat(values: &Tensor, most: f64) -> Result<Tensor> {
     let Ok((n, height, width)) = values.dims3() else {
         return Err(Error::invalid(format!(
@@ -52,7 +58,8 @@ pub fn heat(values: &Tensor, most: f64) -> Result<Tensor> {
     )?)
 }
 
-/// The colour of a share in [0, 1], red, green, blue up to 255.
+/// Returns the colour of a share in [0, 1]: red, green and blue from 0 to 255. Shares outside are
+/// clamped.
 pub(super) fn tint(share: f32) -> [f32; 3] {
     let at = share.clamp(0.0, 1.0) * (STOPS.len() - 1) as f32;
     let below = (at as usize).min(STOPS.len() - 2);

@@ -1,3 +1,5 @@
+//! Heat maps: tables whose cells are coloured by their numbers.
+
 use super::canvas::{Anchor, Canvas};
 use super::font::{self, Face};
 use super::grid::heading;
@@ -7,11 +9,14 @@ use super::{Figure, texts};
 use crate::Estimate;
 use crate::{Error, Result};
 
-/// Between two cells.
+/// Gap between two cells.
 const GAP: f64 = 2.0;
 
-/// A table of numbers as colours, each with its number: what a change of one thing does to another. Darker is more; the colours are those of
-/// [`heat`](super::heat()).
+/// A table of numbers in coloured cells, for example how a change of one factor affects each
+/// factor.
+///
+/// Darker means larger; the colours are those of [`heat`](super::heat()). A cell that is wide
+/// enough also shows its number.
 ///
 /// ```
 /// use invariances_figure::HeatMap;
@@ -37,7 +42,7 @@ pub struct HeatMap {
 }
 
 impl HeatMap {
-    /// A table with these rows and columns.
+    /// Creates a table with these row and column labels.
     pub fn new<R, C>(title: &str, rows: R, columns: C) -> Self
     where
         R: IntoIterator<Item: ToString>,
@@ -55,31 +60,31 @@ impl HeatMap {
         }
     }
 
-    /// The numbers, row by row. One that is not a number leaves its place empty.
+    /// Sets the numbers, row by row. A value that is not finite leaves its cell empty.
     pub fn values(mut self, values: &[Vec<Estimate>]) -> Self {
         self.values = values.to_vec();
         self
     }
 
-    /// Which number is white and which is nearly black, 0 and 1 unless said.
+    /// Sets the number that is white and the number that is nearly black. Default: 0 and 1.
     pub fn range(mut self, low: f64, high: f64) -> Self {
         self.range = (low, high);
         self
     }
 
-    /// What the rows are.
+    /// Sets the title of the rows: what they are.
     pub fn row_title(mut self, title: &str) -> Self {
         self.row_title = title.into();
         self
     }
 
-    /// What the columns are.
+    /// Sets the title of the columns: what they are.
     pub fn column_title(mut self, title: &str) -> Self {
         self.column_title = title.into();
         self
     }
 
-    /// Width and height of a cell in logical pixels, 52 × 26 unless said.
+    /// Sets width and height of a cell in logical pixels. Default: 52 × 26.
     pub fn cell(mut self, width: u32, height: u32) -> Self {
         self.cell = (width.into(), height.into());
         self
@@ -113,7 +118,8 @@ impl HeatMap {
     /// Draws the table.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the numbers are not as many as rows and columns say, or for a range that is none.
+    /// [`Error::Invalid`] without rows or columns, if the numbers do not match the rows and
+    /// columns, for an empty range, or for a cell's side outside 8 to 400.
     pub fn figure(&self) -> Result<Figure> {
         self.check()?;
         let (w, h) = self.cell;
@@ -123,7 +129,7 @@ impl HeatMap {
         let left = MARGIN + beside + names + 8.0;
         let mut headings: Vec<(Vec<String>, f64)> =
             (self.columns.iter()).map(|c| heading(c, w - 2.0)).collect();
-        // One size for all: the smallest that any needs.
+        // All headings have one size: the smallest that any of them needs.
         let smallest = headings.iter().map(|h| h.1).fold(SMALL, f64::min);
         headings.iter_mut().for_each(|h| h.1 = smallest);
         let lines = headings.iter().map(|h| h.0.len()).max().unwrap_or(1) as f64;

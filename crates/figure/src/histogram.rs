@@ -1,10 +1,13 @@
+//! Histograms of samples, with the standard normal density for comparison.
+
 use super::axes::{Axes, Axis, Key};
 use super::chart::{check_range, check_size};
 use super::style::Colour;
 use super::{Figure, numbers};
 use crate::{Error, Result};
 
-/// Densities of samples, against the standard normal density if asked: is v ~ N(0, 1)?
+/// A chart of the densities of samples. The standard normal density can be added, to see whether
+/// v ~ N(0, 1).
 ///
 /// ```
 /// use invariances_figure::Histogram;
@@ -26,7 +29,7 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// A chart without samples yet.
+    /// Creates a histogram without samples.
     pub fn new(title: &str) -> Self {
         Self {
             title: title.into(),
@@ -39,37 +42,39 @@ impl Histogram {
         }
     }
 
-    /// Samples; those that are not finite count nowhere.
+    /// Adds samples. Values that are not finite are left out.
     pub fn values<T: Into<f64> + Copy>(mut self, label: &str, values: &[T]) -> Self {
         self.samples.push((label.into(), numbers(values)));
         self
     }
 
-    /// The density of N(0, 1) beside them, and the range from −4 to 4 unless another is set.
+    /// Adds the density of N(0, 1), and sets the range from −4 to 4 if [`Histogram::range`] sets
+    /// no other.
     pub fn normal(mut self) -> Self {
         self.normal = true;
         self
     }
 
-    /// The number of bins, 40 unless said.
+    /// Sets the number of bins. Default: 40.
     pub fn bins(mut self, bins: usize) -> Self {
         self.bins = bins;
         self
     }
 
-    /// What range the bins divide. Samples outside count in the density's total, in no bin.
+    /// Sets the range that the bins divide. Samples outside the range belong to no bin, but they
+    /// count in the total by which the densities are divided.
     pub fn range(mut self, low: f64, high: f64) -> Self {
         self.range = Some((low, high));
         self
     }
 
-    /// What the samples are.
+    /// Sets the label of the x axis: what the samples are.
     pub fn x_label(mut self, label: &str) -> Self {
         self.x_label = Some(label.into());
         self
     }
 
-    /// Width and height in logical pixels, 420 × 280 unless said.
+    /// Sets width and height in logical pixels. Default: 420 × 280.
     pub fn size(mut self, width: u32, height: u32) -> Self {
         self.size = (width.into(), height.into());
         self
@@ -78,7 +83,8 @@ impl Histogram {
     /// Draws the histogram.
     ///
     /// # Errors
-    /// [`Error::Invalid`] without a finite sample, or for no bins or an empty range.
+    /// [`Error::Invalid`] without a finite sample, for 0 or more than 10,000 bins, for an empty
+    /// range, or for a size below 160 × 120.
     pub fn figure(&self) -> Result<Figure> {
         check_size(self.size)?;
         check_range("the histogram", self.range, false)?;

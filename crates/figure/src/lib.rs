@@ -1,7 +1,10 @@
-//! Figures: image grids, charts, the paper's overview; PNG, SVG, PDF and a notebook's page from one drawing.
+//! Figures for notebooks and papers: image grids, charts, heat maps, tables, the overview of the
+//! method.
 //!
-//! Every figure is a [`Figure`], which shows itself as a cell's last expression, is saved as PNG, SVG or PDF at a paper's [`Width`] (and the numbers
-//! behind it as CSV), and carries the configuration that made it in the file. Lengths are logical pixels (1/96 inch).
+//! Every drawing is a [`Figure`]. A notebook shows it when it is the last expression of a cell.
+//! [`Figure::save`] writes it as PNG, SVG or PDF at a paper's [`Width`], or the numbers behind it
+//! as CSV. All formats are made from the same drawing, and PNG, SVG and PDF files contain the
+//! configuration that made the figure. Lengths are logical pixels (1/96 inch).
 
 mod axes;
 mod bars;
@@ -60,11 +63,12 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-/// The crate's version, kept with everything that is drawn.
+/// The crate's version, stored in every figure.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The pixels per logical pixel of a notebook's figures.
+/// Pixels per logical pixel in a notebook's figures.
 const SCALE: f64 = 2.0;
-/// No side of a picture is longer, in pixels: beyond it lie mistakes, and memory.
+/// Largest side of a picture in pixels. A larger size is most likely a mistake and needs too much
+/// memory.
 const LONGEST: f64 = 16_384.0;
 
 /// A finished drawing. Cheap to clone.
@@ -83,11 +87,11 @@ pub struct Figure {
     notes: BTreeMap<String, String>,
     width: Option<Width>,
     dpi: f64,
-    /// The numbers behind the drawing, a header and rows; empty for images.
+    /// The numbers behind the drawing: a header, then rows. Empty for images.
     numbers: Arc<Vec<Vec<String>>>,
 }
 
-/// Without its pixels: where a cell shows a figure as text, it should stay short.
+/// Prints the title and the size, not the pixels: a figure that a cell shows as text stays short.
 impl fmt::Debug for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (width, height) = self.size();
@@ -95,9 +99,9 @@ impl fmt::Debug for Figure {
     }
 }
 
-/// The dots per inch of a PNG on paper, unless others are asked for.
+/// Default resolution of a PNG at a width on paper, in dots per inch.
 const DPI: f64 = 300.0;
-/// No page is wider, in points: PDF ends there.
+/// Largest page width in points, a limit of the PDF format.
 const WIDEST: f64 = 14_400.0;
 
 impl Figure {
@@ -127,14 +131,16 @@ impl Figure {
         })
     }
 
-    /// The same figure, with the numbers that it shows.
+    /// Returns the figure together with the numbers that it shows.
     fn with_numbers(mut self, numbers: Vec<Vec<String>>) -> Self {
         self.numbers = Arc::new(numbers);
         self
     }
 
-    /// The same figure at a width on paper, for the files that [`Figure::save`] writes: everything in it, its text too, is scaled to that, so look at
-    /// [`Figure::smallest_text`]. How a notebook shows it stays.
+    /// Returns the figure with a width on paper, used for the files that [`Figure::save`] writes.
+    ///
+    /// The whole figure is scaled to this width, including its text: check
+    /// [`Figure::smallest_text`]. The display in a notebook does not change.
     ///
     /// ```
     /// use invariances_figure::{Chart, Width};
@@ -151,7 +157,8 @@ impl Figure {
         }
     }
 
-    /// The same figure with other dots per inch where it is saved as PNG at a width on paper; 300 otherwise.
+    /// Returns the figure with another resolution, in dots per inch. It is used when the figure
+    /// is saved as PNG at a width on paper. Default: 300.
     pub fn dpi(&self, dpi: f64) -> Self {
         Self {
             dpi,
@@ -159,7 +166,8 @@ impl Figure {
         }
     }
 
-    /// The width on paper in points (1/72 inch): that of [`Figure::width`], else that of the figure's logical pixels.
+    /// Returns the width on paper in points (1/72 inch): the width set by [`Figure::width`],
+    /// otherwise the figure's width in logical pixels (1/96 inch) converted to points.
     fn points(&self) -> Result<f64> {
         let points = match self.width {
             Some(width) => width.points(),
@@ -173,7 +181,9 @@ impl Figure {
         Ok(points)
     }
 
-    /// The size in points of the smallest text at the figure's width on paper; nothing where it has no text. Conferences ask for 6 to 8 and more.
+    /// Returns the size in points of the smallest text at the figure's width on paper. Returns
+    /// `None` if the figure has no text or the width is invalid. Conferences require 6 to 8
+    /// points or more.
     pub fn smallest_text(&self) -> Option<f64> {
         let scale = self.points().ok()? / self.canvas.width;
         let sizes = self.canvas.items.iter().filter_map(|i| match &i.shape {
@@ -183,20 +193,25 @@ impl Figure {
         sizes.min_by(f64::total_cmp)
     }
 
-    /// The bytes of a PDF file of one page, at the figure's width on paper: vectors, the glyphs that it shows embedded, images pixel by pixel. The
-    /// configuration is the entry `invariances` of the document's information, as JSON.
+    /// Returns the bytes of a PDF file with one page, at the figure's width on paper.
+    ///
+    /// Shapes are vectors, the glyphs used by the figure are embedded, and images are stored
+    /// pixel by pixel. The configuration is stored as JSON in the entry `invariances` of the
+    /// document's information.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a width that is no paper's.
+    /// [`Error::Invalid`] for a width on paper outside 1 to 14,400 points.
     pub fn pdf(&self) -> Result<Vec<u8>> {
         let points = self.points()?;
         pdf::draw(&self.canvas, points, &self.title, &self.configuration())
     }
 
-    /// The numbers behind the figure as the text of a CSV file, a header first.
+    /// Returns the numbers behind the figure as the text of a CSV file. The first row is the
+    /// header.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a figure of images, or one that was drawn otherwise.
+    /// [`Error::Invalid`] for a figure without numbers: an image grid, an overview, or a drawing
+    /// of [`Figure::plot`].
     pub fn csv(&self) -> Result<String> {
         if self.numbers.is_empty() {
             return Err(Error::invalid(format!(
@@ -207,23 +222,23 @@ impl Figure {
         Ok(table::csv(&self.numbers))
     }
 
-    /// Whether [`Figure::csv`] has something to tell.
+    /// Returns whether the figure has numbers for [`Figure::csv`].
     pub fn has_numbers(&self) -> bool {
         !self.numbers.is_empty()
     }
 
-    /// Width and height in logical pixels.
+    /// Returns width and height in logical pixels.
     pub fn size(&self) -> (u32, u32) {
         (self.canvas.width as u32, self.canvas.height as u32)
     }
 
-    /// What the figure is called.
+    /// Returns the figure's title.
     pub fn title(&self) -> &str {
         &self.title
     }
 
-    /// The characters of the figure's text that no font has, in order: boxes stand for them in every
-    /// format. See [`add_font`].
+    /// Returns the characters of the figure's text that no font has, in order of their code
+    /// points. Every format shows a box instead of such a character. See [`add_font`].
     ///
     /// ```
     /// use invariances_figure::Chart;
@@ -236,24 +251,28 @@ impl Figure {
         self.canvas.missing_characters().into_iter().collect()
     }
 
-    /// The same figure with an entry of its configuration added, which every file of it carries.
+    /// Returns the figure with an entry added to its configuration, which every PNG, SVG and PDF
+    /// file of the figure contains.
     pub fn note(&self, key: &str, value: impl ToString) -> Self {
         let mut figure = self.clone();
         figure.notes.insert(key.into(), value.to_string());
         figure
     }
 
-    /// The configuration: what was added by [`Figure::note`], the crate's version, and as `fonts` the
-    /// families of the characters that the shipped font lacks.
+    /// Returns the configuration: the entries added by [`Figure::note`], the crate's version, and
+    /// as `fonts` the families used for characters that the shipped fonts lack.
     pub fn notes(&self) -> &BTreeMap<String, String> {
         &self.notes
     }
 
-    /// The bytes of a PNG file with `scale` pixels per logical pixel (2 is what a notebook shows;
-    /// 300 dots per inch are 3.125). The configuration is the iTXt chunk `invariances`, as JSON.
+    /// Returns the bytes of a PNG file with `scale` pixels per logical pixel.
+    ///
+    /// A notebook shows 2 pixels per logical pixel; 300 dots per inch are 3.125. The
+    /// configuration is stored as JSON in the iTXt chunk `invariances`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a scale that gives no pixels or too many.
+    /// [`Error::Invalid`] for a scale below 0.1, or one that gives more than 16,384 pixels a
+    /// side.
     pub fn png(&self, scale: f64) -> Result<Vec<u8>> {
         Self {
             width: None,
@@ -262,7 +281,8 @@ impl Figure {
         .png_at(scale)
     }
 
-    /// As [`Figure::png`], and the dots per inch that the file names are those at the width on paper.
+    /// Same as [`Figure::png`], but the resolution stored in the file is that at the width on
+    /// paper.
     fn png_at(&self, scale: f64) -> Result<Vec<u8>> {
         self.check_scale(scale)?;
         let pixels = raster::draw(&self.canvas, scale);
@@ -291,20 +311,26 @@ impl Figure {
         Ok(())
     }
 
-    /// The text of an SVG file. The configuration is the `metadata` element, as JSON.
+    /// Returns the text of an SVG file. The configuration is stored as JSON in the `metadata`
+    /// element.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a width that is no paper's.
+    /// [`Error::Invalid`] for a width on paper outside 1 to 14,400 points.
     pub fn svg(&self) -> Result<String> {
         let points = self.width.map(|_| self.points()).transpose()?;
         svg::draw(&self.canvas, points, &self.title, &self.configuration())
     }
 
-    /// Writes the figure by the path's ending, as PNG, SVG or PDF, or the numbers behind it as CSV; the file is whole or not there. A PNG has two pixels per
-    /// logical pixel, or [`Figure::dpi`] at the [`Figure::width`] on paper.
+    /// Writes the figure to a file. The path's extension selects the format: `.png`, `.svg`,
+    /// `.pdf`, or `.csv` for the numbers behind the figure.
+    ///
+    /// The file is written atomically: it is never left incomplete. A PNG has two pixels per
+    /// logical pixel, or the resolution of [`Figure::dpi`] if [`Figure::width`] is set.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for another ending, or as [`Figure::png`], [`Figure::pdf`] and [`Figure::csv`]; [`Error::Io`] where the file cannot be written.
+    /// [`Error::Invalid`] for another extension, or for the reasons given at [`Figure::png`],
+    /// [`Figure::svg`], [`Figure::pdf`] and [`Figure::csv`]; [`Error::Io`] if the file cannot be
+    /// written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let ending = path
@@ -329,10 +355,10 @@ impl Figure {
         }
     }
 
-    /// The figure as an HTML element that needs no other file.
+    /// Returns the figure as an HTML element that needs no other file.
     ///
     /// # Errors
-    /// As [`Figure::png`].
+    /// Same as [`Figure::png`].
     pub fn html(&self) -> Result<String> {
         let data = base64::engine::general_purpose::STANDARD.encode(self.png(SCALE)?);
         Ok(format!(
@@ -352,12 +378,12 @@ impl Figure {
     }
 }
 
-/// Numbers a chart can draw.
+/// Converts values to the numbers that a chart draws.
 fn numbers<T: Into<f64> + Copy>(values: &[T]) -> Vec<f64> {
     values.iter().map(|v| (*v).into()).collect()
 }
 
-/// Things that can be written, as text.
+/// Converts items to strings.
 fn texts<I: IntoIterator>(items: I) -> Vec<String>
 where
     I::Item: ToString,

@@ -1,12 +1,12 @@
-//! Tells the user which characters of a figure cannot be drawn as they should be.
+//! Warns about characters that a figure cannot draw correctly.
 
 use super::canvas::Canvas;
 use super::fallback;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-/// Tells the user which characters of a canvas no font has, once per character, and which scripts
-/// are not set as they are read, once per script.
+/// Warns about characters of a canvas that no font has, once per character, and about scripts
+/// that are not set as they are read, once per script.
 pub(crate) fn report(canvas: &Canvas) {
     static SCRIPTS: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
     let missing = fallback::untold(&canvas.missing_characters());
@@ -26,7 +26,8 @@ pub(crate) fn report(canvas: &Canvas) {
     }
 }
 
-/// The script of a character whose letters join, move or run from right to left.
+/// Returns the script of a character if letters of that script join, move, or run from right to
+/// left.
 fn unshaped(c: char) -> Option<&'static str> {
     Some(match u32::from(c) {
         0x590..=0x5ff | 0xfb1d..=0xfb4f => "Hebrew",
@@ -46,7 +47,8 @@ fn unshaped(c: char) -> Option<&'static str> {
     })
 }
 
-/// Says which characters no font has; with the family that has one as a picture.
+/// Formats the warning about characters that no font has. It also names a family that has the
+/// character only as a picture, if there is one.
 fn warning(missing: &[(char, Option<String>)]) -> String {
     const MOST: usize = 20;
     let mut list: Vec<String> = missing
@@ -82,7 +84,7 @@ fn warning(missing: &[(char, Option<String>)]) -> String {
     text
 }
 
-/// A character and its number.
+/// Formats a character and its code point.
 fn describe(c: char) -> String {
     let number = format!("U+{:04X}", u32::from(c));
     match c {
@@ -92,7 +94,7 @@ fn describe(c: char) -> String {
     }
 }
 
-/// A free font that probably has a character.
+/// Returns a free font that probably has the character.
 fn suggestion(c: char) -> &'static str {
     match u32::from(c) {
         0x1100..=0x11ff | 0x2e80..=0xa4cf | 0xac00..=0xd7ff | 0xf900..=0xfaff => "Noto Sans CJK",

@@ -1,3 +1,5 @@
+//! The overview figure of the method, with or without images.
+
 use super::canvas::{Anchor, Canvas, Pixels};
 use super::font::Face::{self, Bold, Italic, Regular};
 use super::style::Colour;
@@ -6,9 +8,12 @@ use crate::Result;
 use candle_core::Tensor;
 use std::sync::Arc;
 
-/// The method at a glance (figure 1 of arXiv 2008.01777): an image's code `z̄ = E(x)` is taken apart into
-/// what the layer keeps, `z = Φ(x)`, and what it ignores, `v = t(z̄ | z)`; with z fixed and v drawn
-/// anew, `D(t⁻¹(v | z))` shows the images that the layer cannot tell from x.
+/// The method in one figure (figure 1 of arXiv 2008.01777).
+///
+/// The encoder turns an image x into a code `z̄ = E(x)`. The conditional invertible network t
+/// takes the code apart: `z = Φ(x)` is what the layer keeps, `v = t(z̄ | z)` is what it discards.
+/// With z fixed and v drawn anew, the decoder D shows images `D(t⁻¹(v | z))` that the layer
+/// cannot distinguish from x.
 ///
 /// ```
 /// use invariances_figure::Overview;
@@ -22,28 +27,30 @@ pub struct Overview {
     samples: Vec<Arc<Pixels>>,
 }
 
-// Light backgrounds with dark borders: encoder and decoder, the invertible network, the network under study.
+// Light backgrounds with dark borders: encoder and decoder, the invertible network, the network
+// under study.
 const CODE: (Colour, Colour) = (Colour::rgb(0xdc, 0xec, 0xf7), Colour::BLUE);
 const FLOW: (Colour, Colour) = (Colour::rgb(0xfb, 0xe6, 0xd8), Colour::VERMILLION);
 const STUDY: (Colour, Colour) = (Colour::rgb(0xda, 0xf0, 0xe8), Colour::rgb(0x00, 0x7d, 0x5b));
 
 const WIDTH: f64 = 900.0;
 const HEIGHT: f64 = 322.0;
-/// The line along which code flows, and that of the network under study.
+/// The y coordinates of the row with the code, and of the row with the network under study.
 const UPPER: f64 = 134.0;
 const LOWER: f64 = 254.0;
 
 impl Overview {
-    /// The drawing without images: x and its likes are squares.
+    /// Creates the drawing without images: empty squares are drawn for x and its samples.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The drawing with an input (1, 3 or 1, height, width) and up to six samples of its likes
-    /// (n, 3 or 1, height, width), values in [-1, 1].
+    /// Creates the drawing with an input (1, 3 or 1, height, width) and samples (n, 3 or 1,
+    /// height, width), values in [-1, 1]. The samples are images that the layer cannot
+    /// distinguish from the input; at most six are shown.
     ///
     /// # Errors
-    /// [`Error::Invalid`](crate::Error::Invalid) for another shape or values that are not numbers.
+    /// [`Error::Invalid`](crate::Error::Invalid) for another shape or NaN values.
     pub fn with_images(input: &Tensor, samples: &Tensor) -> Result<Self> {
         Ok(Self {
             input: grid::pixels(input)?.into_iter().next(),
@@ -51,10 +58,10 @@ impl Overview {
         })
     }
 
-    /// Draws it, 900 logical pixels wide.
+    /// Draws the overview, 900 logical pixels wide.
     ///
     /// # Errors
-    /// None that an overview can cause; it is a figure's.
+    /// None: an overview always fits. The `Result` is the same as for other figures.
     pub fn figure(&self) -> Result<Figure> {
         let mut c = Canvas::new(WIDTH, HEIGHT);
         let tint = Colour::rgb(0xf6, 0xf7, 0xf9);
@@ -170,7 +177,7 @@ impl Overview {
         arrow(&mut c, &[[784.0, UPPER], [805.0, UPPER]]);
         self.likes(&mut c, [844.0, UPPER]);
 
-        // The network under study: x → Φ → z → Ψ → class; z conditions t both ways.
+        // The network under study: x → Φ → z → Ψ → class. z conditions t in both directions.
         let frame = [112.0, LOWER - 38.0, 322.0, 84.0];
         c.rounded(
             frame,
@@ -342,7 +349,7 @@ fn symbol(c: &mut Canvas, at: [f64; 2], runs: &[(Face, &str)]) {
     c.runs(at, Anchor::Middle, 14.0, Colour::INK, runs);
 }
 
-/// A line through points, with a head at its end.
+/// Draws a line through points, with an arrowhead at its end.
 fn arrow(c: &mut Canvas, points: &[[f64; 2]]) {
     let [.., p, q] = points else { return };
     let (dx, dy) = (q[0] - p[0], q[1] - p[1]);
@@ -365,7 +372,7 @@ fn arrow(c: &mut Canvas, points: &[[f64; 2]]) {
     );
 }
 
-/// A network that narrows or widens.
+/// Draws a network that narrows or widens.
 #[allow(clippy::too_many_arguments)]
 fn trapezoid(
     c: &mut Canvas,
@@ -397,7 +404,7 @@ fn trapezoid(
     );
 }
 
-/// The invertible network.
+/// Draws the invertible network.
 fn block(c: &mut Canvas, left: f64, width: f64, name: &[(Face, &str)]) {
     let area = [left, UPPER - 28.0, width, 56.0];
     c.rounded(area, 8.0, Some(FLOW.0), Some((FLOW.1, 1.4)));
@@ -411,7 +418,7 @@ fn block(c: &mut Canvas, left: f64, width: f64, name: &[(Face, &str)]) {
     );
 }
 
-/// A vector, as a column of cells of different strength.
+/// Draws a vector as a column of cells with different opacities.
 fn code(c: &mut Canvas, x: f64, middle: f64, cells: usize, colour: Colour, pattern: usize) {
     const STRENGTH: [f32; 11] = [0.75, 0.3, 0.55, 0.15, 0.9, 0.4, 0.65, 0.2, 0.85, 0.35, 0.5];
     let (side, top) = (10.0, middle - cells as f64 * 5.0);
@@ -424,7 +431,7 @@ fn code(c: &mut Canvas, x: f64, middle: f64, cells: usize, colour: Colour, patte
     }
 }
 
-/// The standard normal density.
+/// Draws the standard normal density.
 fn bell(c: &mut Canvas, x: f64, middle: f64) {
     let curve: Vec<[f64; 2]> = (0..=40)
         .map(|i| {
@@ -439,7 +446,7 @@ fn bell(c: &mut Canvas, x: f64, middle: f64) {
 }
 
 fn picture(c: &mut Canvas, [x, y]: [f64; 2], side: f64, pixels: &Arc<Pixels>) {
-    // Whole pixels where the image is small enough, else as large as the place.
+    // Integer enlargement if the image is smaller than its place, otherwise scaled to fit.
     let longest = pixels.width.max(pixels.height) as f64;
     let factor = side / longest;
     let factor = if factor >= 1.0 {

@@ -1,13 +1,15 @@
+//! Several figures combined into one.
+
 use super::Figure;
 use super::canvas::{Anchor, Canvas};
 use super::font::Face;
 use super::style::{Colour, MARGIN};
 use crate::{Error, Result};
 
-/// The size of the title above all.
+/// The size of the title above all figures.
 const LARGE: f64 = 16.0;
 
-/// Several figures in one, since a cell shows one.
+/// Several figures combined into one, because a cell shows only one figure.
 ///
 /// ```
 /// use invariances_figure::{Chart, Panel};
@@ -24,7 +26,7 @@ pub struct Panel {
 }
 
 impl Panel {
-    /// Side by side, their tops in one line.
+    /// Arranges figures side by side, aligned at the top.
     pub fn row<'a>(figures: impl IntoIterator<Item = &'a Figure>) -> Self {
         Self {
             figures: figures.into_iter().cloned().collect(),
@@ -33,7 +35,7 @@ impl Panel {
         }
     }
 
-    /// One below the other, their left sides in one line.
+    /// Arranges figures one below the other, aligned at the left.
     pub fn column<'a>(figures: impl IntoIterator<Item = &'a Figure>) -> Self {
         Self {
             stacked: true,
@@ -41,16 +43,17 @@ impl Panel {
         }
     }
 
-    /// A title above all.
+    /// Sets a title above all figures.
     pub fn title(mut self, title: &str) -> Self {
         self.title = Some(title.into());
         self
     }
 
-    /// Draws them. Configurations are joined; where two figures disagree the first one's stays.
+    /// Draws the panel. The configurations are merged; if two figures have different values for a
+    /// key, the first value is kept.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for no figures, or for more than a picture can hold.
+    /// [`Error::Invalid`] without figures, or if a side of the panel has more than 16,384 pixels.
     pub fn figure(&self) -> Result<Figure> {
         if self.figures.is_empty() {
             return Err(Error::invalid(
@@ -96,7 +99,7 @@ impl Panel {
                 .entry(key.clone())
                 .or_insert_with(|| value.clone());
         }
-        // The tables of all, one below the other, each under its title.
+        // The tables of all figures, one below the other, each under its title.
         let mut numbers = Vec::new();
         for part in self.figures.iter().filter(|f| f.has_numbers()) {
             numbers.push(vec![format!("# {}", part.title)]);

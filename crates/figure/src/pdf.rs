@@ -1,6 +1,9 @@
-//! A canvas as PDF: one page of the figure's size, shapes as vectors, images pixel by pixel, text as text in the embedded faces. What is embedded of a
-//! face are the glyphs that the figure uses, as a CID font (never Type 3), so that conferences take the file and a reader can search it. Fonts that are not
-//! shipped and cannot be embedded (variable ones, most of them) are drawn as shapes.
+//! Writes a canvas as PDF: one page of the figure's size, shapes as vectors, images pixel by
+//! pixel, text as text in the embedded fonts.
+//!
+//! Of each font only the glyphs that the figure uses are embedded, as a CID font (never Type 3),
+//! so that conferences accept the file and a reader can search it. Fonts that are not shipped and
+//! cannot be embedded (most of them variable fonts) are drawn as shapes.
 
 use super::canvas::{Canvas, Pixels, Shape};
 use super::embed::{Embedded, Subset, embed, name, subset};
@@ -15,12 +18,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 use std::sync::Arc;
 
-/// Points (1/72 inch) in a logical pixel (1/96 inch).
+/// Points (1/72 inch) per logical pixel (1/96 inch).
 const POINTS: f64 = 0.75;
-/// By which a cubic curve comes nearest to a quarter of a circle.
+/// Distance of the control points, in radii, at which a cubic curve best approximates a quarter
+/// of a circle.
 const QUARTER: f64 = 0.552_284_75;
 
-/// What a page uses, by the order in which it is first used.
+/// The resources that a page uses. Images and opacities are in the order of their first use.
 #[derive(Default)]
 struct Used {
     fonts: BTreeMap<Typeface, Embedded>,
@@ -31,7 +35,8 @@ struct Used {
     opacities: Vec<[u32; 2]>,
 }
 
-/// Writes a canvas, `width` points wide; `configuration` is JSON, kept with the document's information.
+/// Writes a canvas with a width of `width` points. `configuration` is JSON for the document's
+/// information.
 pub(crate) fn draw(
     canvas: &Canvas,
     width: f64,
@@ -49,7 +54,8 @@ pub(crate) fn draw(
             .map(|(font, embedded)| subset(*font, embedded));
         match subsets.collect::<std::result::Result<Vec<Subset>, _>>() {
             Ok(subsets) => break (packed(&content)?, subsets),
-            // A font of the user's or the system's: the page is written again without it.
+            // A font named by the user or found on the system: write the page again, with this
+            // font drawn as shapes.
             Err((font @ Typeface::Other(_), _)) => {
                 used = Used {
                     drawn: used.drawn.into_iter().chain([font]).collect(),
@@ -129,10 +135,10 @@ pub(crate) fn draw(
 }
 
 impl Used {
-    /// The operators that draw a canvas.
+    /// Returns the operators that draw a canvas.
     fn page(&mut self, canvas: &Canvas, [scale, height]: [f64; 2]) -> Vec<u8> {
         let mut content = Content::new();
-        // y goes downwards in a canvas.
+        // y points downwards in a canvas and upwards in a PDF.
         content.transform([scale, 0.0, 0.0, -scale, 0.0, height].map(|v| v as f32));
         for item in &canvas.items {
             content.save_state();
@@ -238,7 +244,7 @@ impl Used {
     ) {
         self.opacity(content, colour.alpha, 1.0);
         fill_colour(content, colour);
-        // From units of the em, y upwards, to the canvas.
+        // Converts from units of the em, y upwards, to the canvas.
         let k = size / EM;
         let place = |x: f64, y: f64| match upwards {
             false => [at[0] + k * x, at[1] - k * y],
@@ -266,7 +272,7 @@ impl Used {
                     let embedded = self.fonts.entry(font).or_default();
                     let new = embedded.glyphs.remap(id);
                     embedded.characters.entry(new).or_insert(character);
-                    // Glyphs that follow each other at their own widths are one string.
+                    // Consecutive glyphs at their own advance widths form one string.
                     if runs
                         .last()
                         .is_none_or(|r| r.font != font || r.end != [x, y])
@@ -317,7 +323,7 @@ impl Used {
     }
 }
 
-/// Glyphs of one font that follow each other.
+/// Consecutive glyphs of one font.
 struct Run {
     font: Typeface,
     from: [f64; 2],
@@ -326,7 +332,7 @@ struct Run {
     glyphs: Vec<u8>,
 }
 
-/// Adds a glyph's edges to the path; whether there are any.
+/// Adds the outline of a glyph to the path. Returns whether it has any curves.
 fn outline(
     content: &mut Content,
     curves: &[OutlineCurve],
@@ -349,7 +355,7 @@ fn outline(
                 end
             }
             OutlineCurve::Quad(a, b, end) => {
-                // The cubic curve that is the same as a quadratic one.
+                // The cubic curve that equals this quadratic curve.
                 let near = |p: ab_glyph::Point| {
                     let mix = |p: f32, b: f32| p + (b - p) * 2.0 / 3.0;
                     ab_glyph::point(mix(p.x, b.x), mix(p.y, b.y))
@@ -369,7 +375,7 @@ fn outline(
     last.is_some()
 }
 
-/// Whether there is anything to draw.
+/// Adds a line through points to the path. Returns whether there is anything to draw.
 fn path(content: &mut Content, points: &[[f64; 2]]) -> bool {
     for (i, [x, y]) in points.iter().enumerate() {
         let (x, y) = (*x as f32, *y as f32);
@@ -429,7 +435,7 @@ pub(super) fn packed(bytes: &[u8]) -> Result<Vec<u8>> {
     written.map_err(|e| Error::io("a PDF in memory", e))
 }
 
-/// The width in points of a canvas at its own size.
+/// Returns the width in points of a canvas at its own size.
 pub(crate) fn natural_width(canvas: &Canvas) -> f64 {
     canvas.width * POINTS
 }

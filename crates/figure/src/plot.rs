@@ -1,4 +1,5 @@
-//! plotters on a canvas: a chart of one's own, shown and saved as every other figure.
+//! A plotters backend that draws on a canvas: a chart made with plotters is shown and saved like
+//! every other figure.
 
 use super::canvas::Canvas;
 use super::font::{self, Face};
@@ -17,8 +18,8 @@ use std::convert::Infallible;
 type Drawn = std::result::Result<(), DrawingErrorKind<Infallible>>;
 
 impl Figure {
-    /// A figure drawn by plotters, `width` × `height` logical pixels. Text is set in the embedded font, as
-    /// `"sans-serif"`.
+    /// Draws a figure of `width` × `height` logical pixels with plotters. Text in the font
+    /// `"sans-serif"` is set in the embedded font.
     ///
     /// ```
     /// use invariances_figure::Figure;
@@ -35,7 +36,8 @@ impl Figure {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Drawing`] with what plotters, or the function, says.
+    /// [`Error::Drawing`] with the error of plotters or of `draw`; [`Error::Invalid`] for a side
+    /// outside 1 to 8,192 logical pixels.
     pub fn plot<F>(title: &str, width: u32, height: u32, draw: F) -> Result<Self>
     where
         F: FnOnce(
@@ -60,7 +62,7 @@ impl Figure {
     }
 }
 
-/// What plotters draws on in [`Figure::plot`].
+/// The plotters backend of [`Figure::plot`].
 pub struct Plot<'a> {
     canvas: &'a mut Canvas,
 }
@@ -70,7 +72,8 @@ fn colour(c: BackendColor) -> Colour {
     Colour::rgb(red, green, blue).with_alpha(c.alpha as f32)
 }
 
-/// plotters counts pixels; lines run through their middle.
+/// Returns the centre of a pixel. The coordinates of plotters are pixel indices, and lines run
+/// through the pixels' centres.
 fn middle((x, y): BackendCoord) -> [f64; 2] {
     [f64::from(x) + 0.5, f64::from(y) + 0.5]
 }
@@ -171,7 +174,8 @@ impl DrawingBackend for Plot<'_> {
             FontStyle::Italic | FontStyle::Oblique => Face::Italic,
             FontStyle::Normal => Face::Regular,
         };
-        // plotters' size is the height from the lowest descender to the highest ascender.
+        // The text size of plotters is the height from the lowest descender to the highest
+        // ascender.
         let size = style.size() / 1.21;
         let anchor = style.anchor();
         let width = font::width(face, size, text);
@@ -188,7 +192,7 @@ impl DrawingBackend for Plot<'_> {
         let (dx, dy, upwards) = match style.transform() {
             FontTransform::None | FontTransform::Rotate180 => (left, baseline, false),
             FontTransform::Rotate270 => (baseline, -left, true),
-            // Downwards would be read upwards too; it takes the same place.
+            // Text that should read downwards is drawn upwards in the same place.
             FontTransform::Rotate90 => (0.72 * size - baseline, left + width, true),
         };
         let at = [f64::from(x) + dx, f64::from(y) + dy];

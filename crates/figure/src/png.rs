@@ -1,9 +1,9 @@
-//! PNG files with text in them, and JPEG for what a page holds many of.
+//! Writes PNG files with text entries, animated PNG files, and JPEG for pages with many images.
 
 use super::canvas::Pixels;
 use crate::{Error, Result};
 
-/// Encodes pixels as JPEG, `quality` up to 100.
+/// Encodes pixels as JPEG. `quality` is at most 100.
 pub(crate) fn jpeg(pixels: &Pixels, quality: u8) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let (width, height) = (pixels.width as u32, pixels.height as u32);
@@ -13,7 +13,8 @@ pub(crate) fn jpeg(pixels: &Pixels, quality: u8) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Encodes pixels; `drawn` says that they show no image, `density` is in pixels per inch, `texts` are keywords (ASCII) and what they say.
+/// Encodes pixels as PNG. `drawn` is true if the figure contains no image, `density` is in pixels
+/// per inch, and `texts` are pairs of a keyword (ASCII) and a text.
 pub(crate) fn encode(
     pixels: &Pixels,
     drawn: bool,
@@ -27,7 +28,8 @@ pub(crate) fn encode(
     encoder.set_depth(png::BitDepth::Eight);
     encoder.set_compression(png::Compression::Balanced);
     if drawn {
-        // Lines and text repeat themselves: differences to what lies beside them would hide that.
+        // Lines and text contain many repeated bytes. Filters store differences between
+        // neighbouring pixels and would hide the repetition from the compressor.
         encoder.set_filter(png::Filter::NoFilter);
     }
     if let Some(density) = density {
@@ -48,7 +50,8 @@ pub(crate) fn encode(
     Ok(bytes)
 }
 
-/// Encodes pictures of one size, each shown for so many milliseconds, again and again.
+/// Encodes frames of equal size as an animated PNG that repeats forever. Each frame is shown for
+/// `milliseconds`.
 pub(crate) fn animate(
     frames: &[Pixels],
     milliseconds: u16,

@@ -1,11 +1,12 @@
-//! A canvas as pixels. Plain arithmetic in a fixed order: the same bytes on every machine.
+//! Draws a canvas as pixels, with plain arithmetic in a fixed order: the result has the same
+//! bytes on every machine.
 
 use super::canvas::{Canvas, Pixels, Shape};
 use super::font::{EM, Piece};
 use super::style::Colour;
 use ab_glyph::OutlineCurve;
 
-/// Draws a canvas with `scale` pixels per logical pixel, on white.
+/// Draws a canvas on white, with `scale` pixels per logical pixel.
 pub(crate) fn draw(canvas: &Canvas, scale: f64) -> Pixels {
     let width = (canvas.width * scale).round() as usize;
     let height = (canvas.height * scale).round() as usize;
@@ -46,9 +47,9 @@ struct Page {
     width: usize,
     height: usize,
     rgb: Vec<u8>,
-    /// How much of each pixel of the current shape's box is covered.
+    /// The covered share of each pixel in the bounding box of the current shape.
     mask: Vec<f32>,
-    /// Signed area, summed from left to right to give a polygon's coverage.
+    /// Signed area per pixel. Its sum from left to right is the coverage of a polygon.
     area: Vec<f32>,
     /// Left, top, right, bottom.
     clip: [usize; 4],
@@ -142,7 +143,7 @@ impl Page {
         }
     }
 
-    /// Copies an image, every pixel of the page from the nearest of the image's.
+    /// Copies an image by nearest-neighbour sampling.
     fn image(&mut self, [x, y, w, h]: [f64; 4], image: &Pixels) {
         let [left, top, right, bottom] = self.clip;
         let first = |v: f64, least: usize| ((v - 0.5).ceil().max(0.0) as usize).max(least);
@@ -157,7 +158,8 @@ impl Page {
         }
     }
 
-    /// Fills the union of polygons, each given by its edges (holes run the other way round).
+    /// Fills the union of polygons. Each is given by its edges; holes have the opposite
+    /// orientation.
     fn fill(&mut self, polygons: &[Vec<[Point; 2]>], colour: Colour) {
         let Some(all) = extent(polygons.iter().flatten()) else {
             return;
@@ -195,8 +197,8 @@ impl Page {
         debug_assert!(x1 <= self.width && y1 <= self.height);
     }
 
-    /// Raises the mask to the share of each pixel that the polygon covers. Every edge adds its signed
-    /// area to the pixels it passes; summed from the left, that is the coverage.
+    /// Raises each pixel of the mask to the share of it that the polygon covers. Every edge adds
+    /// its signed area to the pixels it crosses; the sum from the left is the coverage.
     fn cover(&mut self, polygon: &[[Point; 2]], [x0, y0, w, h]: [usize; 4]) {
         let Some(b) = extent(polygon) else { return };
         let rows = |v: f64| (v - y0 as f64).clamp(0.0, h as f64);
@@ -222,7 +224,7 @@ impl Page {
                 sum += self.area[y * stride + x];
                 let covered = sum.abs().min(1.0);
                 let mask = &mut self.mask[(top + y) * w + left + x];
-                // Rounding leaves a trace of area where there is none.
+                // Rounding errors leave a small area in pixels that are not covered.
                 if covered > 0.002 && covered > *mask {
                     *mask = covered;
                 }
@@ -231,7 +233,7 @@ impl Page {
     }
 }
 
-/// Adds an edge's signed area, row by row.
+/// Adds the signed area of an edge, row by row.
 fn edge(area: &mut [f32], stride: usize, width: usize, height: usize, p: Point, q: Point) {
     let (direction, [ax, ay], [bx, by]) = if p[1] < q[1] {
         (1.0, p, q)
@@ -250,7 +252,8 @@ fn edge(area: &mut [f32], stride: usize, width: usize, height: usize, p: Point, 
             continue;
         }
         let dy = (to - from) * direction;
-        // Ink left of the box counts in its first column, ink right of it nowhere.
+        // Area to the left of the box is added to its first column; area to the right of it is
+        // ignored.
         let limit = |x: f64| x.clamp(0.0, width as f64);
         let (xa, xb) = (
             limit(ax + (from - ay) * slope),
@@ -270,7 +273,8 @@ fn edge(area: &mut [f32], stride: usize, width: usize, height: usize, p: Point, 
         let end = xb.ceil() as usize;
         for (x, area) in row.iter_mut().enumerate().take(end).skip(start) {
             let (l, r) = (xa.max(x as f64), xb.min(x as f64 + 1.0));
-            // Within this column the edge sweeps (r − l) of its run; what it has swept before fills all of it.
+            // Inside this column the edge covers a width of (r − l). The area swept in the
+            // columns before it fills the whole column.
             let swept = (r - l) * per;
             let middle = (l + r) / 2.0 - x as f64;
             let here = (l - xa) * per + swept * (1.0 - middle);
@@ -281,7 +285,7 @@ fn edge(area: &mut [f32], stride: usize, width: usize, height: usize, p: Point, 
     }
 }
 
-/// Left, top, right, bottom of edges.
+/// Returns the bounding box of edges: left, top, right, bottom.
 fn extent<'a>(edges: impl IntoIterator<Item = &'a [Point; 2]>) -> Option<[f64; 4]> {
     edges
         .into_iter()
@@ -292,13 +296,13 @@ fn extent<'a>(edges: impl IntoIterator<Item = &'a [Point; 2]>) -> Option<[f64; 4
         })
 }
 
-/// The closed polygon's edges.
+/// Returns the edges of the closed polygon.
 fn ring(points: Vec<Point>) -> Vec<[Point; 2]> {
     let n = points.len();
     (0..n).map(|i| [points[i], points[(i + 1) % n]]).collect()
 }
 
-/// A rectangle, its corners rounded.
+/// Returns the outline of a rectangle with rounded corners.
 fn rounded([x, y, w, h]: [f64; 4], radius: f64) -> Vec<Point> {
     let r = radius.min(w / 2.0).min(h / 2.0);
     if r <= 0.0 {
@@ -321,7 +325,8 @@ fn rounded([x, y, w, h]: [f64; 4], radius: f64) -> Vec<Point> {
     points
 }
 
-/// A pen's trace along points: a quad for every piece, a disc at every joint.
+/// Returns the polygons that make up a line of the given half width: a rectangle for every
+/// segment and, if `round` is set, a disc at every joint.
 fn pen(points: &[Point], half: f64, round: bool) -> Vec<Vec<[Point; 2]>> {
     let mut pieces = Vec::new();
     for pair in points.windows(2) {
@@ -382,7 +387,7 @@ fn dashes(points: &[Point], on: f64, off: f64) -> Vec<Vec<Point>> {
     parts
 }
 
-/// Curves as short straight edges.
+/// Converts curves to short straight edges.
 fn flatten(curves: &[OutlineCurve], put: impl Fn(ab_glyph::Point) -> Point) -> Vec<[Point; 2]> {
     const STEPS: usize = 6;
     let mut edges = Vec::with_capacity(curves.len() * 4);
@@ -399,7 +404,7 @@ fn flatten(curves: &[OutlineCurve], put: impl Fn(ab_glyph::Point) -> Point) -> V
         let mut last = control[0];
         for i in 1..=STEPS {
             let t = i as f64 / STEPS as f64;
-            // de Casteljau's scheme: interpolate neighbours until one point is left.
+            // De Casteljau's algorithm: interpolate neighbours until one point is left.
             let mut level = control.clone();
             while level.len() > 1 {
                 level = level

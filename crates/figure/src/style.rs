@@ -1,6 +1,6 @@
-//! One look for every figure.
+//! Colours, text sizes and margins that all figures share.
 
-/// A colour: red, green, blue, and how opaque it is from 0 to 1.
+/// A colour: red, green and blue, and the opacity from 0 to 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Colour {
     pub red: u8,
@@ -10,7 +10,7 @@ pub struct Colour {
 }
 
 impl Colour {
-    /// An opaque colour.
+    /// Creates an opaque colour.
     pub const fn rgb(red: u8, green: u8, blue: u8) -> Self {
         Self {
             red,
@@ -20,13 +20,14 @@ impl Colour {
         }
     }
 
-    /// The same colour, more or less opaque.
+    /// Returns the colour with another opacity.
     pub const fn with_alpha(self, alpha: f32) -> Self {
         Self { alpha, ..self }
     }
 
-    /// The palette of Okabe and Ito, which people with colour-blindness tell apart too, in the order
-    /// in which a chart uses it; it begins again after seven.
+    /// Returns a colour of the palette, in the order in which a chart uses them: six colours of
+    /// Okabe and Ito's palette, which people with colour-blindness can also distinguish, then a
+    /// dark grey. The colours repeat after seven.
     pub fn palette(index: usize) -> Self {
         const COLOURS: [Colour; 7] = [
             Colour::BLUE,
@@ -46,11 +47,11 @@ impl Colour {
     pub const PURPLE: Self = Self::rgb(0xcc, 0x79, 0xa7);
     pub const ORANGE: Self = Self::rgb(0xe6, 0x9f, 0x00);
     pub const SKY: Self = Self::rgb(0x56, 0xb4, 0xe9);
-    /// Text.
+    /// The colour of text.
     pub const INK: Self = Self::rgb(0x1f, 0x23, 0x28);
-    /// Text of second rank: labels, captions.
+    /// The colour of secondary text: labels, captions.
     pub const GREY: Self = Self::rgb(0x59, 0x60, 0x68);
-    /// Lines of a chart's grid.
+    /// The colour of a chart's grid lines.
     pub const GRID: Self = Self::rgb(0xe4, 0xe7, 0xea);
     pub const WHITE: Self = Self::rgb(0xff, 0xff, 0xff);
 }
@@ -63,5 +64,5 @@ pub(crate) const TITLE: f64 = 14.0;
 pub(crate) const LABEL: f64 = 11.5;
 /// The size of captions and of the numbers at an axis.
 pub(crate) const SMALL: f64 = 10.5;
-/// From line to line, as a multiple of the size.
+/// Distance from one line of text to the next, as a multiple of the text size.
 pub(crate) const LEADING: f64 = 1.35;

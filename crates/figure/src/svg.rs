@@ -1,5 +1,5 @@
-//! A canvas as SVG. Text becomes outlines, each glyph kept once: the file looks the same in a browser,
-//! an editor and a paper, whatever fonts are there.
+//! Writes a canvas as SVG. Text becomes outlines, and each glyph is stored once: the file looks
+//! the same in a browser, an editor and a paper, whatever fonts are installed.
 
 use super::canvas::{Canvas, Shape};
 use super::font::{EM, Face, Piece, Typeface};
@@ -11,8 +11,8 @@ use base64::Engine as _;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// Writes a canvas; `configuration` is JSON for the metadata element.
-/// `points` is the width on paper, where there is one.
+/// Writes a canvas. `configuration` is JSON for the metadata element, `points` is the width on
+/// paper, if one is set.
 pub(crate) fn draw(
     canvas: &Canvas,
     points: Option<f64>,
@@ -184,7 +184,7 @@ fn shape(
             let bytes = png::encode(pixels, false, None, &[])?;
             let data = base64::engine::general_purpose::STANDARD.encode(bytes);
             let [x, y, w, h] = area.map(number);
-            // Browsers differ in the name of "show every pixel as a square".
+            // Browsers use different names for "show every pixel as a square".
             let _ = write!(
                 out,
                 "<image x=\"{x}\" y=\"{y}\" width=\"{w}\" height=\"{h}\" preserveAspectRatio=\"none\" \
@@ -195,7 +195,8 @@ fn shape(
     Ok(())
 }
 
-/// The name of a glyph. Two figures in one page may have the same, for the same glyph only.
+/// Returns the id of a glyph. Figures in the same page may use the same id, but only for the same
+/// glyph.
 fn name(font: Typeface, id: u16) -> String {
     match font {
         Typeface::Shipped(Face::Regular) => format!("r{id}"),
@@ -206,7 +207,7 @@ fn name(font: Typeface, id: u16) -> String {
     }
 }
 
-/// A glyph's outline in units of [`EM`].
+/// Returns a glyph's outline as SVG path data, in units of [`EM`].
 fn path(curves: &[OutlineCurve]) -> String {
     let mut out = String::new();
     let mut last = None;
@@ -263,7 +264,7 @@ fn list(points: &[[f64; 2]]) -> String {
     pairs.join(" ")
 }
 
-/// A number with at most two decimals.
+/// Formats a number with at most two decimals.
 fn number(v: f64) -> String {
     let text = format!("{v:.2}");
     let text = text.trim_end_matches('0').trim_end_matches('.');
@@ -274,7 +275,8 @@ fn number(v: f64) -> String {
     }
 }
 
-/// Text for XML and HTML, in an element or in a quoted attribute. Characters that XML cannot hold become spaces.
+/// Escapes text for XML and HTML, in an element or in a quoted attribute. Characters that XML
+/// does not allow become spaces.
 pub fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,3 +1,5 @@
+//! Small tables, shown in notebooks and written as HTML, CSV or LaTeX.
+
 use super::html;
 use super::svg::escape;
 use super::texts;
@@ -7,7 +9,7 @@ use polars::prelude::{AnyValue, DataFrame};
 use std::fmt;
 use std::path::Path;
 
-/// A small table: as HTML in a notebook, as aligned text elsewhere.
+/// A small table. A notebook shows it as HTML; elsewhere it is printed as aligned text.
 ///
 /// ```
 /// use invariances_figure::Table;
@@ -23,7 +25,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table of these columns, without rows yet.
+    /// Creates a table with these columns and no rows.
     pub fn new<I: IntoIterator<Item: ToString>>(header: I) -> Self {
         Self {
             header: texts(header),
@@ -31,10 +33,11 @@ impl Table {
         }
     }
 
-    /// A frame's first 20 rows, fractions rounded to three digits after the point.
+    /// Creates a table from the first 20 rows of a data frame. Floating-point numbers are rounded
+    /// to three decimals.
     ///
     /// # Errors
-    /// [`Error::Frame`] where the frame cannot be read.
+    /// [`Error::Frame`] if the frame cannot be read.
     pub fn from_frame(frame: &DataFrame) -> Result<Self> {
         const MOST: usize = 20;
         let shown = frame.height().min(MOST);
@@ -57,7 +60,7 @@ impl Table {
         Ok(table)
     }
 
-    /// Adds a row. Cells that are missing stay empty, those beyond the header are left out.
+    /// Adds a row. Missing cells stay empty; cells beyond the header are left out.
     pub fn row<I: IntoIterator<Item: ToString>>(mut self, cells: I) -> Self {
         let mut cells = texts(cells);
         cells.resize(self.header.len(), String::new());
@@ -65,13 +68,13 @@ impl Table {
         self
     }
 
-    /// A text below the table.
+    /// Sets a text below the table.
     pub fn caption(mut self, caption: &str) -> Self {
         self.caption = Some(caption.into());
         self
     }
 
-    /// The table as HTML.
+    /// Returns the table as HTML.
     pub fn html(&self) -> String {
         let cells = |cells: &[String], tag: &str| -> String {
             let cells = cells
@@ -93,7 +96,7 @@ impl Table {
         html
     }
 
-    /// The table as the text of a CSV file, its header first.
+    /// Returns the table as the text of a CSV file. The first row is the header.
     ///
     /// ```
     /// use invariances_figure::Table;
@@ -105,7 +108,8 @@ impl Table {
         csv(&lines.collect::<Vec<_>>())
     }
 
-    /// The table for a paper: LaTeX's `tabular` with the rules of `booktabs`, columns of numbers to the right, the caption as a comment.
+    /// Returns the table for a paper: LaTeX's `tabular` with the rules of `booktabs`. Columns of
+    /// numbers are aligned to the right, and the caption is a comment.
     ///
     /// ```
     /// use invariances_figure::Table;
@@ -146,10 +150,11 @@ impl Table {
         out
     }
 
-    /// Writes the table by the path's ending, as `.tex`, `.csv` or `.html`; the file is whole or not there.
+    /// Writes the table to a file. The path's extension selects the format: `.tex`, `.csv` or
+    /// `.html`. The file is written atomically: it is never left incomplete.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for another ending, [`Error::Io`] where the file cannot be written.
+    /// [`Error::Invalid`] for another extension, [`Error::Io`] if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let ending = path.extension().and_then(|e| e.to_str());
@@ -200,7 +205,8 @@ impl fmt::Display for Table {
     }
 }
 
-/// Three digits after the point; more where they would all be 0.
+/// Formats a number with three decimals. Numbers for which three decimals would all be 0, and
+/// numbers of at least 1e9 in absolute value, are in scientific notation.
 fn fraction(v: f64) -> String {
     if v != 0.0 && v.is_finite() && !(5e-4..1e9).contains(&v.abs()) {
         format!("{v:.2e}")
@@ -209,7 +215,7 @@ fn fraction(v: f64) -> String {
     }
 }
 
-/// Rows as CSV (RFC 4180, lines end with a line feed).
+/// Formats rows as CSV (RFC 4180, but lines end with a line feed).
 pub(super) fn csv(rows: &[Vec<String>]) -> String {
     let cell = |text: &String| match text.contains([',', '"', '\n', '\r']) {
         true => format!("\"{}\"", text.replace('"', "\"\"")),
@@ -219,7 +225,8 @@ pub(super) fn csv(rows: &[Vec<String>]) -> String {
     rows.iter().map(line).collect()
 }
 
-/// Text for LaTeX: what it reads as a command, as signs; the signs of this crate's tables that its fonts lack, as mathematics.
+/// Escapes text for LaTeX. Characters with a special meaning in LaTeX become plain signs; signs
+/// that its fonts lack and that this crate's tables use become mathematics.
 fn tex(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars() {
@@ -243,7 +250,7 @@ fn tex(text: &str) -> String {
             'Ψ' => out.push_str("$\\Psi$"),
             '‖' => out.push_str("$\\|$"),
             '²' => out.push_str("$^2$"),
-            // A bar above the letter before it.
+            // A bar above the preceding letter.
             '\u{304}' => {
                 if let Some(letter) = out.pop() {
                     out.push_str(&format!("$\\bar{{{letter}}}$"));

@@ -1,22 +1,24 @@
-/// How wide a figure is on paper.
+//! Widths of figures on paper.
+
+/// The width of a figure on paper.
 ///
 /// ```
 /// use invariances_figure::Width;
 /// assert_eq!(Width::Single.points(), 234.0);
-/// assert_eq!(Width::Points(347.1).points(), 347.1); // the text of Springer's LNCS, 122 mm
+/// assert_eq!(Width::Points(347.1).points(), 347.1); // the text width of Springer's LNCS, 122 mm
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Width {
-    /// A column of two: 3.25 inches, that of CVPR and ICCV.
+    /// One column of a two-column paper: 3.25 inches, as at CVPR and ICCV.
     Single,
     /// Both columns: 6.875 inches.
     Double,
-    /// So many points (1/72 inch).
+    /// A width in points (1/72 inch).
     Points(f64),
 }
 
 impl Width {
-    /// In points (1/72 inch).
+    /// Returns the width in points (1/72 inch).
     pub fn points(self) -> f64 {
         match self {
             Self::Single => 3.25 * 72.0,

@@ -1,5 +1,5 @@
-//! A checkpoint's tensors: their names, shapes and element types, and their values when they are
-//! asked for.
+//! [`Checkpoint`]: the names, shapes and element types of a checkpoint's tensors, and their
+//! values, which are read on demand.
 
 use super::pickle::{self, Kind};
 use super::prefix::{self, Expected};
@@ -16,26 +16,26 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-/// How a checkpoint is written.
+/// File format of a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// A header in JSON, then the numbers.
+    /// A JSON header, then the values.
     Safetensors,
-    /// A zip archive with a pickle and an entry per storage: torch 1.6 and later.
+    /// A zip archive with a pickle and one entry per storage: torch 1.6 and later.
     TorchZip,
-    /// Pickles, then the numbers: torch before 1.6.
+    /// Pickles, then the values: torch before 1.6.
     TorchLegacy,
 }
 
-/// What a checkpoint says of a tensor.
+/// Description of a tensor in a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Its name, without the prefix that was removed from all names ([`Checkpoint::prefix`]).
     pub name: String,
     /// Its dimensions.
     pub shape: Vec<usize>,
-    /// Its number type once it is loaded: bool is U8, i8 is I16 and u16 is U32, as candle has none
-    /// of these.
+    /// Its element type after loading. candle has no bool, i8 and u16: these become U8, I16 and
+    /// U32.
     pub dtype: DType,
 }
 
@@ -50,32 +50,31 @@ enum Content {
     Torch(Box<Torch>, Format),
 }
 
-/// A checkpoint's state dict: its names, shapes and element types, and its tensors when they are
-/// asked for.
+/// The state dict of a checkpoint: names, shapes and element types, and tensors that are read on
+/// demand.
 ///
-/// **Which state dict.** If the file holds more than a state dict, the one under `state_dict`,
-/// `model_state_dict` or `model` is read, in this order; otherwise the only dict of tensors in the
-/// file, with a printed notice. [`Checkpoint::part`] and [`Checkpoint::open_part`] choose another
-/// one.
+/// **Which state dict.** If the file contains more than a state dict, the one under `state_dict`,
+/// `model_state_dict` or `model` is read, in this order of preference. If there is none, the only
+/// dict of tensors at the top level of the file is read, with a printed notice. Use
+/// [`Checkpoint::part`] or [`Checkpoint::open_part`] to choose another one.
 ///
-/// **Which names.** A prefix of wrappers that all names share (`module.` of `DataParallel`,
-/// `_orig_mod.` of `torch.compile`, `model.` of Lightning and others, in any order and repeated) is
-/// removed with a printed notice; [`Checkpoint::prefix`] returns it. [`Checkpoint::load_into`]
-/// knows the network's names and decides by these: it loads the file's names as they are, or
-/// without any prefix that all of them share, if the result is exactly the network's names and
-/// shapes.
+/// **Which names.** A prefix from wrappers that all names share (`module.` of `DataParallel`,
+/// `_orig_mod.` of `torch.compile`, `model.` of Lightning and others, in any order and repeated)
+/// is removed with a printed notice; [`Checkpoint::prefix`] returns it. [`Checkpoint::load_into`]
+/// compares with the network's names instead: it loads the file's names unchanged, or without a
+/// prefix that all of them share, if the result is exactly the network's names and shapes.
 ///
 /// **Which values.** Values in a state dict that are not tensors are left out. A *tensor* that
 /// cannot be read (sparse, quantized, complex, of an unknown class or on the meta device) is an
-/// error with its name.
+/// error that gives its name.
 ///
-/// The file stays open, and only the tensors that are asked for are read. Cloning shares it.
+/// The file stays open, and only the requested tensors are read. Clones share the open file.
 #[derive(Clone)]
 pub struct Checkpoint {
     source: Arc<Source>,
     content: Arc<Content>,
     state: Arc<State>,
-    /// How many bytes of every name are not shown.
+    /// Length in bytes of the prefix that is removed from every name.
     cut: usize,
 }
 
@@ -92,26 +91,26 @@ impl std::fmt::Debug for Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads what a file says of its tensors, but not the tensors.
+    /// Opens a checkpoint and reads the descriptions of its tensors, but not their values.
     ///
     /// # Errors
-    /// [`Error::Io`] where the file cannot be read. [`Error::Content`] where it is no checkpoint,
-    /// is cut short or damaged, has a tensor that cannot be read, or has no state dict; the keys
-    /// that it has are then listed. Also for a call of the operating system, which may be an
+    /// [`Error::Io`] if the file cannot be read. [`Error::Content`] if it is not a checkpoint, is
+    /// cut short or damaged, contains a tensor that cannot be read, contains no state dict (the
+    /// error then lists its keys), or calls a function of the operating system, which may be an
     /// attack.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::read(Source::open(path.as_ref())?, None)
     }
 
-    /// As [`Checkpoint::open`], for the state dict under `part`; see [`Checkpoint::part`].
+    /// As [`Checkpoint::open`], for the state dict under the key `part`; see [`Checkpoint::part`].
     ///
     /// # Errors
-    /// As [`Checkpoint::open`], and [`Error::Content`] where there is no state dict under this key.
+    /// As [`Checkpoint::open`], and [`Error::Content`] if there is no state dict under this key.
     pub fn open_part(path: impl AsRef<Path>, part: &str) -> Result<Self> {
         Self::read(Source::open(path.as_ref())?, Some(part))
     }
 
-    /// As [`Checkpoint::open`], from memory; errors call it `name`.
+    /// As [`Checkpoint::open`], from bytes in memory. Error messages use `name` as the file's name.
     ///
     /// # Errors
     /// As [`Checkpoint::open`].
@@ -158,7 +157,7 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
-    /// Prints that the first `cut` bytes of every name are left out.
+    /// Prints that the first `cut` bytes of every name are removed.
     fn say_prefix(&self, cut: usize) {
         if let (1.., Some(first)) = (cut, self.state.tensors.first()) {
             say(&format!(
@@ -170,12 +169,12 @@ impl Checkpoint {
         }
     }
 
-    /// The state dict under another key of the same file: `"ema"`, or `"networks/generator"` for
-    /// one that is nested. In a list, an element's number is its key.
+    /// Selects the state dict under another key of the same file: `"ema"`, or
+    /// `"networks/generator"` for a nested one. In a list, the key is the index of an element.
     ///
     /// # Errors
-    /// [`Error::Content`] where there is no state dict under this key; the keys that exist are
-    /// listed.
+    /// [`Error::Content`] if there is no state dict under this key (the error lists the keys that
+    /// exist), and for a safetensors file, which has only one state dict.
     pub fn part(&self, key: &str) -> Result<Self> {
         let Content::Torch(torch, _) = self.content.as_ref() else {
             return Err(no_parts(&self.source));
@@ -184,8 +183,9 @@ impl Checkpoint {
         Self::with(self.source.clone(), self.content.clone(), state)
     }
 
-    /// The tensors whose names begin with `prefix`, by the rest of their names: `below("model.")`
-    /// of a Lightning checkpoint, which has the weights of the loss beside those of the network.
+    /// Selects the tensors whose names begin with `prefix`, and removes it from their names. For
+    /// example, `below("model.")` selects the network of a Lightning checkpoint that also
+    /// contains the weights of the loss.
     ///
     /// ```
     /// use invariances_hub::Checkpoint;
@@ -203,7 +203,7 @@ impl Checkpoint {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Invalid`] where no name begins with `prefix`, with names that the file has.
+    /// [`Error::Invalid`] if no name begins with `prefix`; the error lists names in the file.
     pub fn below(&self, prefix: &str) -> Result<Self> {
         let rest = |tensor: &Located| {
             let name = tensor.name[self.cut..].strip_prefix(prefix)?;
@@ -235,24 +235,24 @@ impl Checkpoint {
         })
     }
 
-    /// The prefix of wrappers that was removed from all names; empty where they do not share one.
+    /// Returns the prefix from wrappers that was removed from all names; empty if there is none.
     pub fn prefix(&self) -> &str {
         let first = self.state.tensors.first();
         first.map_or("", |tensor| &tensor.name[..self.cut])
     }
 
-    /// The names as they are shown.
+    /// Returns the names without the removed prefix.
     fn names(&self) -> Vec<&str> {
         let each = self.state.tensors.iter();
         each.map(|t| &t.name[self.cut..]).collect()
     }
 
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         self.source.path()
     }
 
-    /// How it is written.
+    /// Returns the file format.
     pub fn format(&self) -> Format {
         match self.content.as_ref() {
             Content::Safetensors => Format::Safetensors,
@@ -260,7 +260,7 @@ impl Checkpoint {
         }
     }
 
-    /// Names, shapes and element types of the tensors, sorted by name.
+    /// Returns the names, shapes and element types of the tensors, sorted by name.
     pub fn entries(&self) -> Vec<Entry> {
         let entries = self.state.tensors.iter().map(|t| Entry {
             name: t.name[self.cut..].into(),
@@ -270,11 +270,10 @@ impl Checkpoint {
         entries.collect()
     }
 
-    /// Reads one tensor, on the CPU, by its name with or without [`Checkpoint::prefix`].
+    /// Reads one tensor, on the CPU. Its name may include [`Checkpoint::prefix`] or not.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a name that it does not have, [`Error::Io`] where the file cannot be
-    /// read.
+    /// [`Error::Invalid`] for an unknown name, [`Error::Io`] if the file cannot be read.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
         let tensors = &self.state.tensors;
         let find = |cut| tensors.binary_search_by(|t| t.name[cut..].cmp(name)).ok();
@@ -295,34 +294,35 @@ impl Checkpoint {
         }
     }
 
-    /// What stands under a name instead of a tensor, with the first `cut` bytes of the name or
-    /// without.
+    /// Returns the class of the unread object that is stored under `name` instead of a tensor.
+    /// The name may include the first `cut` bytes or not.
     fn unread(&self, name: &str, cut: usize) -> Option<&str> {
         let mut unread = self.state.unread.iter();
         let found = unread.find(|(n, _)| n == name || n.get(cut..) == Some(name));
         found.map(|(_, what)| what.as_str())
     }
 
-    /// Reads all tensors, on the CPU, in the element types of the file.
+    /// Reads all tensors, on the CPU, in the element types of [`Checkpoint::entries`].
     ///
     /// # Errors
-    /// [`Error::Io`] where the file cannot be read.
+    /// [`Error::Io`] if the file cannot be read.
     pub fn tensors(&self) -> Result<HashMap<String, Tensor>> {
         let each = self.state.tensors.iter();
         each.map(|t| Ok((t.name[self.cut..].into(), self.load(t)?)))
             .collect()
     }
 
-    /// Loads every value into `params`, by name, converted to their element type and device.
-    /// All or nothing: names and shapes are compared before anything is read.
+    /// Loads every value into `params`, by name, converted to the element type and device of
+    /// `params`. Either all values are loaded or none: names and shapes are compared before any
+    /// tensor is read.
     ///
-    /// The names are those of the file, or those without a prefix that all of them share, whichever
-    /// are exactly the network's. Counters of batches (`num_batches_tracked`) are ignored.
+    /// The file's names are used unchanged or without a prefix that all of them share, whichever
+    /// gives exactly the network's names. Counters of batches (`num_batches_tracked`) are ignored.
     ///
     /// # Errors
-    /// [`Error::Content`] with every missing, unexpected and misshapen name, and with the prefix
-    /// below which the file has the network's names, if there is one. [`Error::Io`] where the file
-    /// cannot be read.
+    /// [`Error::Content`] if names or shapes differ. The error lists every missing and unexpected
+    /// name and every wrong shape, and the prefix below which the file has the network's names,
+    /// if there is one. [`Error::Io`] if the file cannot be read.
     pub fn load_into(&self, params: &Params) -> Result<()> {
         let expected = params.shapes();
         let cuts = self.cuts();
@@ -341,9 +341,10 @@ impl Checkpoint {
         params.set_all(&values)
     }
 
-    /// Loads values into `params` under other names, all or nothing. `rename` gets a name and a shape of
-    /// the file and gives the network's, or `None` for a tensor that the network does not have; the
-    /// number of elements must stay the same. `what` the file is expected to be stands in the error.
+    /// Loads values into `params` under other names; either all are loaded or none. `rename`
+    /// receives a name and a shape of the file and returns the network's name and shape, or
+    /// `None` for a tensor that the network does not have. The number of elements must stay the
+    /// same. `what` describes the expected file in the error message.
     ///
     /// # Errors
     /// As [`Checkpoint::load_into`].
@@ -365,7 +366,7 @@ impl Checkpoint {
                 .iter()
                 .map(|(name, _, shape)| (name.as_str(), &shape[..]));
             if let Err(error) = params.check_shapes(&shapes.collect()) {
-                // The first one is that of the names which the checkpoint shows.
+                // Keep the first error: it is about the names that `entries` returns.
                 fault.get_or_insert(error);
                 continue;
             }
@@ -381,7 +382,7 @@ impl Checkpoint {
         Err(self.source.wrong(format!("expected {what}{fault}")))
     }
 
-    /// The lengths of the prefixes that all names share, that of the removed one first.
+    /// Returns the lengths of the prefixes that all names share. The removed prefix comes first.
     fn cuts(&self) -> Vec<usize> {
         let mut cuts = prefix::shared(&self.state.tensors);
         cuts.retain(|cut| *cut != self.cut);
@@ -389,7 +390,7 @@ impl Checkpoint {
         cuts
     }
 
-    /// Prints which names were taken where it was not said when the file was opened.
+    /// Prints which names are used, if this differs from the notice printed at opening.
     fn say_decision(&self, cut: usize) {
         if cut != self.cut && cut > 0 {
             self.say_prefix(cut);
@@ -405,7 +406,8 @@ impl Checkpoint {
     fn of_another_network(&self, params: &Params, expected: &Expected, cuts: &[usize]) -> Error {
         let tensors = &self.state.tensors;
         let agree = |cut: usize| prefix::agreement(tensors, cut, expected).0;
-        // The first of the best, which is the one that is shown.
+        // Among the prefixes with the most matches, the first one. `max_by_key` returns the last
+        // maximum, hence `rev`.
         let cut = cuts.iter().copied().rev().max_by_key(|cut| agree(*cut));
         let cut = cut.unwrap_or(self.cut);
         let named = tensors.iter().map(|t| (&t.name[cut..], &t.shape[..]));
@@ -454,7 +456,7 @@ impl Checkpoint {
     }
 }
 
-/// The numbers of a strided tensor in the order of its indices. All of them lie in `bytes`.
+/// Copies the elements of a strided tensor into contiguous order. All of them must be in `bytes`.
 fn gather(bytes: &[u8], shape: &[usize], stride: &[u64], size: usize) -> Vec<u8> {
     let count: usize = shape.iter().product();
     let mut gathered = Vec::with_capacity(count * size);
@@ -462,7 +464,7 @@ fn gather(bytes: &[u8], shape: &[usize], stride: &[u64], size: usize) -> Vec<u8>
     let mut at = 0;
     for _ in 0..count {
         gathered.extend_from_slice(&bytes[at..at + size]);
-        // The next index, the last dimension first.
+        // Advance to the next index; the last dimension changes fastest.
         for (d, i) in index.iter_mut().enumerate().rev() {
             let step = stride[d] as usize * size;
             *i += 1;
@@ -477,7 +479,7 @@ fn gather(bytes: &[u8], shape: &[usize], stride: &[u64], size: usize) -> Vec<u8>
     gathered
 }
 
-/// Whether a pickle begins so whose first object is torch's number.
+/// Whether these first bytes are those of a pickle whose first object is torch's magic number.
 fn torch_begins(head: &[u8]) -> bool {
     let first = &head[..head.len().min(32)];
     first.first() == Some(&0x80)
@@ -486,7 +488,7 @@ fn torch_begins(head: &[u8]) -> bool {
             .any(|w| w == pickle::MAGIC)
 }
 
-/// What a file that is no checkpoint seems to be.
+/// Makes the error for a file that is not a checkpoint; it describes the probable type of the file.
 fn unknown(source: &Source, head: &[u8]) -> Error {
     let text = String::from_utf8_lossy(head).to_lowercase();
     let text = text.trim_start();

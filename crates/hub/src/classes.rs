@@ -1,19 +1,20 @@
-//! The names of a model's classes.
+//! Class names of a model on the hub, read from its `config.json`.
 
 use crate::{Error, Hub, Result};
 use invariances_core::names::shown;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
-/// The largest `config.json` that is read, in bytes.
+/// Largest `config.json` that is read, in bytes.
 const LABELS: u64 = 16 << 20;
 
 impl Hub {
-    /// The names of a model's classes, as the `id2label` of its `config.json` has them; `google/vit-base-patch16-224` has those of
-    /// ImageNet.
+    /// Returns the class names of a model, by class index, from `id2label` in its `config.json`.
+    /// For example, `google/vit-base-patch16-224` has the class names of ImageNet.
     ///
     /// # Errors
-    /// [`Error::Download`] where the file cannot be had, [`Error::Content`] where it names no classes.
+    /// [`Error::Download`] if the file cannot be fetched, [`Error::Content`] if it contains no
+    /// class names.
     pub fn class_names(&self, model: &str) -> Result<Vec<String>> {
         let path = self.model(model)?.file("config.json")?;
         let wrong = |what: String| Error::content(&path, what);

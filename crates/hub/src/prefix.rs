@@ -1,23 +1,23 @@
-//! Prefixes that wrappers leave before the names of a state dict, and which one a network's names
-//! lack.
+//! Prefixes such as `module.` that wrappers add to the names of a state dict: finds those that
+//! all names share, and gives advice if a file's names and a network's names differ by a prefix.
 
 use super::state::Located;
 use invariances_core::names::{is_bookkeeping, shown};
 use std::collections::{BTreeMap, HashMap};
 
-/// What `DataParallel` and `DistributedDataParallel`, `torch.compile`, and Lightning and others put
-/// before every name.
+/// Prefixes that wrappers add to every name: `module.` by `DataParallel` and
+/// `DistributedDataParallel`, `_orig_mod.` by `torch.compile`, `model.` by Lightning and others.
 const WRAPPERS: [&str; 3] = ["module.", "_orig_mod.", "model."];
 /// At most this many prefixes of a name are tried.
 const TRIED: usize = 16;
-/// Longer names are not compared by their parts.
+/// No prefix is tried on names longer than this, in bytes.
 const COMPARED: usize = 1000;
 
-/// The names and shapes that a network has.
+/// Names and shapes of a network's parameters.
 pub(super) type Expected = BTreeMap<String, Vec<usize>>;
 
-/// The length of the longest prefix of wrappers that all names share, in whatever order and number.
-/// What remains of a name is never empty.
+/// Returns the length in bytes of the longest prefix that all names share and that consists of
+/// wrapper prefixes, in any order and repeated. The rest of a name is never empty.
 pub(super) fn of_wrappers(tensors: &[Located]) -> usize {
     let mut cut = 0;
     let shared = |cut: usize, wrapper: &str| {
@@ -33,23 +33,25 @@ pub(super) fn of_wrappers(tensors: &[Located]) -> usize {
     cut
 }
 
-/// The lengths of the prefixes that all names share and that end in a dot, the empty one first.
-/// The names are sorted.
+/// Returns the lengths in bytes of the prefixes that all names share and that end in a dot,
+/// starting with 0 for the empty prefix. The names must be sorted.
 pub(super) fn shared(tensors: &[Located]) -> Vec<usize> {
     let mut cuts = vec![0];
     if let (Some(first), Some(last)) = (tensors.first(), tensors.last()) {
         let (first, last) = (first.name.as_bytes(), last.name.as_bytes());
         let alike = std::iter::zip(first, last).take_while(|(a, b)| a == b);
         let dots = alike.enumerate().filter(|(_, (a, _))| **a == b'.');
-        // The first of the sorted names is the shortest of those that end with the prefix.
+        // A name that consists of the prefix alone is sorted first, so no name becomes empty if
+        // the first one does not.
         let ends = dots.map(|(i, _)| i + 1).filter(|end| *end < first.len());
         cuts.extend(ends.take(TRIED));
     }
     cuts
 }
 
-/// How many names agree with the network's in name and shape once `cut` bytes are removed, and
-/// whether these are all that the network has and all that the file has.
+/// Counts the tensors that match the network in name and shape after `cut` bytes are removed from
+/// each name. Also returns whether the match is complete: all of the network's names and all of
+/// the file's names match (except counters of batches in the file).
 pub(super) fn agreement(tensors: &[Located], cut: usize, expected: &Expected) -> (usize, bool) {
     let (mut agree, mut others) = (0, 0);
     for tensor in tensors {
@@ -63,8 +65,9 @@ pub(super) fn agreement(tensors: &[Located], cut: usize, expected: &Expected) ->
     (agree, agree == expected.len() && others == 0)
 }
 
-/// The prefixes below which most of the network's names are, in name and shape, and how many these
-/// are. `cut` bytes of every name are not looked at.
+/// Finds the prefixes below which the file has the largest number of the network's names, with
+/// equal shapes. Returns this number and the prefixes. The first `cut` bytes of every name are
+/// ignored.
 pub(super) fn nearest(
     tensors: &[Located],
     cut: usize,
@@ -93,7 +96,8 @@ pub(super) fn nearest(
     (most, prefixes)
 }
 
-/// The prefix that all of the network's names share and without which they are those of the file.
+/// Finds the prefix that all of the network's names share and that the file's names lack: without
+/// it, the network's names and shapes are those of the file.
 pub(super) fn missing<'a>(
     tensors: &[Located],
     cut: usize,
@@ -110,7 +114,8 @@ pub(super) fn missing<'a>(
     })
 }
 
-/// What to do where a file has the network's names below a prefix, alone or among others.
+/// Advice for an error message, if the file's names and the network's names differ by a prefix;
+/// otherwise empty. The file may also have other names.
 pub(super) fn advice(tensors: &[Located], cut: usize, expected: &Expected) -> String {
     let direct = agreement(tensors, cut, expected).0;
     let (most, prefixes) = nearest(tensors, cut, expected);
@@ -175,7 +180,7 @@ mod tests {
             (&["module._orig_mod.model.a"], "module._orig_mod.model."),
             (&["model.model.a", "model.model.b"], "model.model."),
             (&["model.a", "loss.a"], ""),
-            // Not a whole part of the name, and nothing would remain.
+            // No prefix: `modules.` is another word; removing `module.` would leave an empty name.
             (&["modules.a"], ""),
             (&["module.", "module.a"], ""),
             (&["encoder.a"], ""),

@@ -1,4 +1,5 @@
-//! The header of a safetensors file: names, number types, shapes and places, in JSON.
+//! Reads the JSON header of a safetensors file: names, element types, shapes and byte offsets of
+//! its tensors.
 
 use super::pickle::Kind;
 use super::source::Source;
@@ -8,7 +9,7 @@ use invariances_core::names::shown;
 use serde::Deserialize;
 use serde::de::{Error as _, MapAccess, Visitor};
 
-/// The longest header that is read, in bytes.
+/// Longest header that is read, in bytes.
 const LONGEST: u64 = 64 << 20;
 
 #[derive(Deserialize)]
@@ -18,7 +19,7 @@ struct Described {
     data_offsets: (u64, u64),
 }
 
-/// The header's entries in their order: a map that a name may not occur in twice.
+/// The header's entries in file order. A name that occurs twice is an error.
 struct Header(Vec<(String, Described)>);
 
 impl<'de> Deserialize<'de> for Header {
@@ -54,7 +55,7 @@ impl<'de> Deserialize<'de> for Header {
     }
 }
 
-/// Whether a file that begins so is one.
+/// Whether a file with these first bytes is a safetensors file.
 pub(super) fn recognise(source: &Source, head: &[u8]) -> bool {
     header_size(head).is_some_and(|n| n <= source.len()) && head.get(8) == Some(&b'{')
 }
@@ -64,7 +65,7 @@ fn header_size(head: &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.try_into().ok()?))
 }
 
-/// The tensors of a file.
+/// Reads the description of every tensor in the file.
 pub(super) fn read(source: &Source, head: &[u8]) -> Result<Vec<Located>> {
     let wrong = |what: String| source.wrong(format!("a damaged safetensors file: {what}"));
     let size = header_size(head).unwrap_or(0);
@@ -106,7 +107,8 @@ pub(super) fn read(source: &Source, head: &[u8]) -> Result<Vec<Located>> {
             .map(|d| usize::try_from(*d).ok())
             .collect();
         let taken = shape.as_ref().and_then(|shape| {
-            // As for an empty tensor of torch: the product without the zeros must be a number, too.
+            // As for an empty torch tensor: the product of the nonzero dimensions must not
+            // overflow either.
             let full = shape
                 .iter()
                 .try_fold(1usize, |n, d| n.checked_mul((*d).max(1)))?;

@@ -1,3 +1,6 @@
+//! The bytes of a checkpoint, from a file or from memory. They are read in pieces, and every read
+//! is checked against the length.
+
 use crate::{Error, Result};
 use invariances_core::names::shown;
 use std::io::{Cursor, Read, Seek, SeekFrom};
@@ -8,7 +11,8 @@ trait Bytes: Read + Seek + Send {}
 
 impl<T: Read + Seek + Send> Bytes for T {}
 
-/// A file that is read in pieces. Every length is compared with the file's before memory is set aside for it.
+/// A file that is read in pieces. Every requested length is compared with the file's length
+/// before memory is allocated.
 pub(super) struct Source {
     path: PathBuf,
     len: u64,
@@ -18,7 +22,7 @@ pub(super) struct Source {
 impl Source {
     pub fn open(path: &Path) -> Result<Self> {
         let io = |e| Error::io(path, e);
-        // Looked at before it is opened: opening a pipe would wait for someone to write to it.
+        // Checked before the file is opened: opening a pipe would block until a writer opens it.
         if !std::fs::metadata(path).map_err(io)?.is_file() {
             return Err(Error::content(
                 path,
@@ -54,14 +58,15 @@ impl Source {
         Error::content(&self.path, what)
     }
 
-    /// `count` bytes from byte `at`; `what` they are, for the error where the file ends before.
+    /// Reads `count` bytes from byte `at`. `what` describes them in the error for a file that is
+    /// too short.
     pub fn read(&self, at: u64, count: u64, what: &str) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         self.append(&mut bytes, at, count, what)?;
         Ok(bytes)
     }
 
-    /// As [`Source::read`], behind what `buffer` holds already.
+    /// As [`Source::read`], but appends the bytes to `buffer`.
     pub fn append(&self, buffer: &mut Vec<u8>, at: u64, count: u64, what: &str) -> Result<()> {
         self.check(at, count, what)?;
         let from = buffer.len();
@@ -74,7 +79,7 @@ impl Source {
                 ))
             })?;
         buffer.resize(count, 0);
-        // What is behind the lock is a position, which is set before every use.
+        // A poisoned lock is safe to use: the read position is set before every read.
         let mut bytes = self.bytes.lock().unwrap_or_else(PoisonError::into_inner);
         bytes
             .seek(SeekFrom::Start(at))
@@ -84,7 +89,7 @@ impl Source {
             })
     }
 
-    /// An error where the file ends before byte `at + count`.
+    /// Returns an error if the file ends before byte `at + count`.
     pub fn check(&self, at: u64, count: u64, what: &str) -> Result<()> {
         match at.checked_add(count) {
             Some(end) if end <= self.len => Ok(()),
@@ -92,7 +97,7 @@ impl Source {
         }
     }
 
-    /// The error for a file that ends too soon.
+    /// Makes the error for a file that is cut short.
     pub fn cut(&self, what: &str, end: Option<u64>) -> Error {
         let end = end.map_or("beyond any file".into(), |e| format!("at byte {e}"));
         self.wrong(format!(
@@ -102,7 +107,7 @@ impl Source {
     }
 }
 
-/// Names as an error lists them: the first few.
+/// Formats names for an error message: the first 12, then the number of the others.
 pub(super) fn listed<T: AsRef<str>>(names: &[T]) -> String {
     let mut list: Vec<String> = names.iter().take(12).map(|n| shown(n.as_ref())).collect();
     if names.len() > list.len() {

@@ -1,4 +1,5 @@
-//! The state dict in a file of torch: which of the file's dicts it is, and where its tensors are.
+//! Finds the state dict among the dicts of a torch file, and the positions of its tensors in the
+//! file.
 
 use super::pickle::{Kind, Objects, Value};
 use super::source::{Source, listed};
@@ -8,14 +9,15 @@ use invariances_core::names::shown;
 use invariances_core::say;
 use std::collections::HashSet;
 
-/// The keys under which training scripts keep the state dict beside other things, the first one
-/// first.
+/// Keys under which training scripts store the state dict next to other values, in order of
+/// preference.
 const USUAL: [&str; 3] = ["state_dict", "model_state_dict", "model"];
-/// Largest size of all tensors together, as a multiple of the file's size: tensors can share numbers.
+/// Largest total size of all tensors, as a multiple of the file's size. It may exceed 1 because
+/// tensors can share values.
 const SHARED: u64 = 4;
-/// Bytes that are allowed beyond that, for small files.
+/// Additional bytes allowed beyond that multiple, for small files.
 const FREE: u64 = 16 << 20;
-/// How many values that are not read are remembered by name, for errors.
+/// At most this many unread values are kept by name, for error messages.
 const UNREAD: usize = 1000;
 
 /// A tensor in the file.
@@ -23,14 +25,14 @@ const UNREAD: usize = 1000;
 pub(super) struct Located {
     pub name: String,
     pub kind: Kind,
-    /// The byte at which its first element begins.
+    /// The byte of the file at which its first element begins.
     pub at: u64,
     pub shape: Vec<usize>,
-    /// Nothing where its elements lie in the order of its indices.
+    /// Strides in elements; `None` if the tensor is contiguous.
     pub stride: Option<Vec<u64>>,
-    /// Number of elements from its first to its last.
+    /// Number of stored elements from its first to its last, both included.
     pub span: u64,
-    /// Whether its values are the negatives of the stored ones.
+    /// Whether its values are the negatives of the stored values.
     pub negative: bool,
 }
 
@@ -38,16 +40,17 @@ pub(super) struct Located {
 #[derive(Default)]
 pub(super) struct State {
     pub tensors: Vec<Located>,
-    /// Names under which something else than a tensor stands, and what it is.
+    /// Names whose value is not a tensor, and the class of this value.
     pub unread: Vec<(String, String)>,
 }
 
-/// Refuses tensors that together are far larger than the file: few numbers shown again and again.
+/// Returns an error if the tensors together are much larger than the file, because they repeat
+/// the same few stored values.
 pub(super) fn check_size(source: &Source, tensors: &[Located]) -> Result<()> {
     let limit = source.len().saturating_mul(SHARED).saturating_add(FREE);
     let mut total = 0u64;
     for tensor in tensors {
-        // Their product was checked when the description was read.
+        // The product cannot overflow: this was checked when the description was read.
         let count: u64 = tensor.shape.iter().map(|d| *d as u64).product();
         let bytes = count.max(tensor.span).saturating_mul(tensor.kind.size());
         total = total.saturating_add(bytes);
@@ -63,8 +66,8 @@ pub(super) fn check_size(source: &Source, tensors: &[Located]) -> Result<()> {
     Ok(())
 }
 
-/// How many values of a dict are tensors under a name, and how many are something else. Tensors
-/// that cannot be read count as tensors: their names are wanted for the error.
+/// Counts the values of a dict that are tensors with a text key, and the other values. Tensors
+/// that cannot be read count as tensors, because the error must report their names.
 fn tensors_in(objects: &Objects, value: Value) -> (usize, usize) {
     let pairs = objects.dict(value).unwrap_or(&[]);
     let named = pairs.iter().filter(|(k, v)| {
@@ -75,7 +78,7 @@ fn tensors_in(objects: &Objects, value: Value) -> (usize, usize) {
     (tensors, pairs.len() - tensors)
 }
 
-/// What is under the keys of a dict or the numbers of a list, in words.
+/// Describes the values of a dict or a list, for error messages.
 fn described(objects: &Objects, value: Value) -> String {
     let about = |v: Value| match v {
         Value::Dict(_) => match tensors_in(objects, v) {
@@ -107,7 +110,7 @@ fn described(objects: &Objects, value: Value) -> String {
     }
 }
 
-/// What is under `key` in a dict or a list.
+/// Returns the value under `key` in a dict, or the element with this index in a list.
 fn child(objects: &Objects, value: Value, key: &str) -> Option<Value> {
     if let Some(found) = objects.get(value, key) {
         return Some(found);
@@ -125,7 +128,7 @@ fn child(objects: &Objects, value: Value, key: &str) -> Option<Value> {
     }
 }
 
-/// The error for a whole object of a class instead of a state dict.
+/// Makes the error for a file that contains a whole object of a class instead of a state dict.
 fn whole_object(source: &Source, objects: &Objects, value: Value, place: &str) -> Error {
     source.wrong(format!(
         "expected a state dict, found an object of {} {place}. A checkpoint is read as data only, \
@@ -135,11 +138,11 @@ fn whole_object(source: &Source, objects: &Objects, value: Value, place: &str) -
     ))
 }
 
-/// The state dict of a file, where no part was asked for.
+/// Chooses the state dict of a file if the caller selected no part.
 fn choose(source: &Source, torch: &Torch) -> Result<Value> {
     let (objects, root) = (&torch.objects, torch.root);
     let (own, others) = tensors_in(objects, root);
-    // A state dict that has `model` for a name is one all the same.
+    // A dict of tensors only is the state dict, even if one of its tensors is called `model`.
     if own > 0 && others == 0 {
         return Ok(root);
     }
@@ -160,7 +163,7 @@ fn choose(source: &Source, torch: &Torch) -> Result<Value> {
     if whole(root) {
         return Err(whole_object(source, objects, root, "instead"));
     }
-    // Otherwise the only dict of tensors, whatever its key; the same one under two keys is one.
+    // Otherwise: the only dict of tensors, under any key. The same dict under two keys counts once.
     let mut seen = HashSet::new();
     let mut nested = Vec::new();
     for (key, value) in objects.dict(root).unwrap_or_default() {
@@ -190,7 +193,7 @@ fn choose(source: &Source, torch: &Torch) -> Result<Value> {
     }
 }
 
-/// What is under `part`.
+/// Returns the state dict under `part`: a key, or several keys separated by `/`.
 fn choose_part(source: &Source, torch: &Torch, part: &str) -> Result<Value> {
     let objects = &torch.objects;
     let (mut value, mut rest) = (torch.root, part);
@@ -227,7 +230,7 @@ fn choose_part(source: &Source, torch: &Torch, part: &str) -> Result<Value> {
     Ok(value)
 }
 
-/// The tensors of the state dict of a file, or of `part`, by name.
+/// Locates the tensors of a file's state dict, or of the state dict under `part`, by name.
 pub(super) fn locate(source: &Source, torch: &Torch, part: Option<&str>) -> Result<State> {
     let objects = &torch.objects;
     let dict = match part {
@@ -243,7 +246,7 @@ pub(super) fn locate(source: &Source, torch: &Torch, part: Option<&str>) -> Resu
         };
         match *value {
             Value::Tensor(tensor) => named.push((name, tensor)),
-            // A module's extra state is an object of its own, and no tensor of the network.
+            // A module's extra state is a separate object, not a tensor of the network.
             Value::Opaque(_) if name.ends_with("_extra_state") => {}
             Value::Opaque(_) if objects.holds_tensor(*value, &mut searched) => {
                 return Err(source.wrong(format!(
@@ -271,11 +274,11 @@ pub(super) fn locate(source: &Source, torch: &Torch, part: Option<&str>) -> Resu
         let strided = &objects.tensors[tensor as usize];
         let empty = strided.shape.contains(&0);
         let at = torch.place(source, strided.storage, name)?;
-        // That of a dimension of 1 is never walked, and may be any number.
+        // The stride of a dimension of size 1 is never used and may have any value.
         let stride: Vec<u64> = std::iter::zip(&strided.shape, &strided.stride)
             .map(|(d, s)| if *d == 1 { 0 } else { *s })
             .collect();
-        // As large as the storage at most, which was checked when the pickle was read.
+        // At most the size of the storage; this was checked when the pickle was read.
         let span = if empty {
             0
         } else {
@@ -295,8 +298,7 @@ pub(super) fn locate(source: &Source, torch: &Torch, part: Option<&str>) -> Resu
     Ok(state)
 }
 
-/// Whether the numbers lie in the order of the indices; the stride of a dimension of 1 says
-/// nothing.
+/// Whether a tensor is contiguous (row-major). The stride of a dimension of size 1 is ignored.
 fn is_contiguous(shape: &[usize], stride: &[u64]) -> bool {
     let mut expected = 1;
     for (d, s) in shape.iter().zip(stride).rev() {

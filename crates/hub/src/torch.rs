@@ -1,4 +1,5 @@
-//! The files of torch: a pickle that describes, and numbers that lie beside it.
+//! Files that `torch.save` writes: a pickle that describes the objects, and the tensors' values
+//! outside the pickle. This module reads both formats, zip and legacy.
 
 use super::pickle::{self, Objects, Value};
 use super::source::Source;
@@ -6,10 +7,10 @@ use super::zip::Archive;
 use crate::{Error, Result};
 use invariances_core::names::shown;
 
-/// The version of the format before torch 1.6.
+/// Version number in files of the format before torch 1.6.
 const PROTOCOL: i64 = 1001;
 
-/// A file's objects, and where its storages are.
+/// The objects of a file, and the positions of its storages.
 pub(super) struct Torch {
     pub objects: Objects,
     pub root: Value,
@@ -17,14 +18,14 @@ pub(super) struct Torch {
 }
 
 enum Places {
-    /// By storage.
+    /// The first byte of each storage, by the storage's index.
     Legacy(Vec<Option<u64>>),
-    /// By name, in the folder of the archive.
+    /// The archive, and the folder in it that contains the storages as entries.
     Zip(Archive, String),
 }
 
 impl Torch {
-    /// Reads the description in a file of torch 1.6 or later.
+    /// Reads the objects in a file of torch 1.6 or later.
     pub fn zip(source: &Source) -> Result<Self> {
         let archive = Archive::open(source)?;
         if archive
@@ -55,7 +56,7 @@ impl Torch {
         })
     }
 
-    /// Reads the description in a file of torch before 1.6, and where its numbers are.
+    /// Reads the objects in a file of torch before 1.6, and the positions of its storages.
     pub fn legacy(source: &Source) -> Result<Self> {
         let len = source.len();
         let (_, magic, at) = pickle::read(source, 0, len)?;
@@ -82,7 +83,8 @@ impl Torch {
         })
     }
 
-    /// Where the numbers of a storage begin in the file; `tensor` is whose they are.
+    /// Returns the byte at which the values of a storage begin. `tensor` is the name of a tensor
+    /// that uses them, for errors.
     pub fn place(&self, source: &Source, storage: u32, tensor: &str) -> Result<u64> {
         let described = &self.objects.storages[storage as usize];
         let missing = || {
@@ -118,7 +120,8 @@ fn big(source: &Source, order: &str) -> Error {
     ))
 }
 
-/// Where the numbers of each storage begin: behind the pickles lie, in the order of `list`, a count and the numbers.
+/// Finds the byte at which the values of each storage begin. After the pickles, the file
+/// contains, for each key in `list` in this order, the number of elements (8 bytes) and the values.
 fn places(
     source: &Source,
     objects: &Objects,
@@ -150,7 +153,8 @@ fn places(
                 described.count
             )));
         }
-        // Held against the file's length when the pickle was read, so neither product nor sum overflows.
+        // The count was compared with the file's length when the pickle was read, so neither the
+        // product nor the sum overflows.
         let size = count * described.class.size();
         source.check(at + 8, size, &what)?;
         *place = Some(at + 8);

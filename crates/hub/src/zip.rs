@@ -1,28 +1,29 @@
-//! Where the entries of a zip archive are.
+//! Finds the entries of a zip archive.
 //!
-//! torch writes one plain form: entries stored as they are, the directory behind them, nothing in front and
-//! nothing behind. Only that form is read, so that every number in the archive's own tables can be held
-//! against the file's length before it is used, and no two readers see different entries.
+//! torch writes one simple form: entries without compression, then the directory, with nothing
+//! before or after. Only this form is read (a comment at the end of the file is also accepted).
+//! Every number in the archive's tables can therefore be compared with the file's length before
+//! it is used, and no other reader can find different entries.
 
 use super::source::{Source, listed};
 use crate::Result;
 use invariances_core::names::shown;
 use std::collections::HashMap;
 
-/// The longest directory that is read, in bytes: about half a million entries.
+/// Longest directory that is read, in bytes: about half a million entries.
 const LONGEST: u64 = 64 << 20;
 
-/// The signatures of the archive's tables.
+/// Signatures of the archive's tables.
 const END: u32 = 0x0605_4b50;
 const END64: u32 = 0x0606_4b50;
 const LOCATOR: u32 = 0x0706_4b50;
 const HEADER: u32 = 0x0201_4b50;
 const LOCAL: u32 = 0x0403_4b50;
 
-/// An archive's entries by name.
+/// The entries of an archive, by name.
 pub(super) struct Archive {
     entries: HashMap<String, Entry>,
-    /// Where the directory begins, and what is stored ends.
+    /// The byte at which the directory begins. All stored entries must end before it.
     directory: u64,
 }
 
@@ -30,7 +31,7 @@ pub(super) struct Archive {
 struct Entry {
     header: u64,
     size: u64,
-    /// As it is, neither compressed nor encrypted.
+    /// Whether it is neither compressed nor encrypted.
     plain: bool,
 }
 
@@ -49,7 +50,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(b.try_into().ok()?))
 }
 
-/// Number of entries, size and place of the directory.
+/// Number of entries, and size and first byte of the directory.
 struct End {
     count: u64,
     size: u64,
@@ -60,7 +61,7 @@ impl Archive {
     pub fn open(source: &Source) -> Result<Self> {
         let end = find_end(source)?;
         let damaged = || source.wrong("a damaged zip archive: its directory cannot be read");
-        // 46 bytes are the least that an entry takes there.
+        // An entry of the directory has at least 46 bytes.
         if end.size > LONGEST || end.count > end.size / 46 {
             return Err(source.wrong(format!(
                 "a damaged zip archive: it promises {} entries in a directory of {} bytes",
@@ -86,14 +87,15 @@ impl Archive {
         })
     }
 
-    /// The names, sorted.
+    /// Returns the names of the entries, sorted.
     pub fn names(&self) -> Vec<&str> {
         let mut names: Vec<_> = self.entries.keys().map(String::as_str).collect();
         names.sort_unstable();
         names
     }
 
-    /// Where an entry's bytes begin in the file, and how many they are; nothing where there is no such entry.
+    /// Returns the first byte of an entry's content in the file and its size in bytes, or `None`
+    /// if there is no such entry.
     pub fn find(&self, source: &Source, name: &str) -> Result<Option<(u64, u64)>> {
         let Some(entry) = self.entries.get(name) else {
             return Ok(None);
@@ -119,7 +121,7 @@ impl Archive {
         }
     }
 
-    /// The name of the one entry that is called `last`, in whatever folder, and that folder with its slash.
+    /// Returns the full name (with its folder) of the only entry called `last`, in any folder.
     pub fn only<'a>(&'a self, source: &Source, last: &str) -> Result<&'a str> {
         let names = self.names();
         let found: Vec<&str> = names
@@ -141,7 +143,7 @@ impl Archive {
     }
 }
 
-/// The end of the archive, which the file must end with.
+/// Finds the record at the end of the archive, which must also be the end of the file.
 fn find_end(source: &Source) -> Result<End> {
     let none = || {
         source.wrong(format!(
@@ -149,7 +151,7 @@ fn find_end(source: &Source) -> Result<End> {
             source.len()
         ))
     };
-    // A comment of at most 65,535 bytes may stand behind.
+    // A comment of at most 65,535 bytes may follow the record.
     let tail = source.len().min(22 + 65_535);
     let from = source.len() - tail;
     let bytes = source.read(from, tail, "the zip archive's end")?;
@@ -168,7 +170,8 @@ fn find_end(source: &Source) -> Result<End> {
     };
     let mut end = fields().ok_or_else(none)?;
     let mut limit = from + at as u64;
-    // The wider record of the same, which torch always writes, and its locator in front of the end.
+    // The same record with 64-bit numbers, which torch always writes. Its locator precedes the
+    // end record.
     let locator = at.checked_sub(20);
     if let Some(locator) = locator.filter(|l| u32_at(&bytes, *l) == Some(LOCATOR)) {
         let place = u64_at(&bytes, locator + 8).ok_or_else(none)?;
@@ -194,7 +197,8 @@ fn find_end(source: &Source) -> Result<End> {
     Ok(end)
 }
 
-/// The entry at `at` of the directory: its name, itself, and where the next begins.
+/// Reads the entry at byte `at` of the directory. Returns its name, the entry, and the byte at
+/// which the next one begins.
 fn entry(bytes: &[u8], at: usize) -> Option<(String, Entry, usize)> {
     if u32_at(bytes, at)? != HEADER {
         return None;
@@ -211,7 +215,7 @@ fn entry(bytes: &[u8], at: usize) -> Option<(String, Entry, usize)> {
     let extra_end = name_end + extra;
     let name = String::from_utf8_lossy(bytes.get(at + 46..name_end)?).into_owned();
     let extra = bytes.get(name_end..extra_end)?;
-    // Numbers that do not fit are in the extra field 1, in this order.
+    // Numbers that do not fit into 32 bits are in extra field 1, in this order.
     let mut wide = wide_fields(extra);
     let mut number = |short: u32| match short {
         u32::MAX => wide.next(),
@@ -226,7 +230,7 @@ fn entry(bytes: &[u8], at: usize) -> Option<(String, Entry, usize)> {
     Some((name, entry, extra_end + comment))
 }
 
-/// The 64-bit numbers of an entry's extra field 1.
+/// Returns the 64-bit numbers in extra field 1 of an entry.
 fn wide_fields(mut extra: &[u8]) -> impl Iterator<Item = u64> {
     let mut field: &[u8] = &[];
     while let (Some(id), Some(size)) = (u16_at(extra, 0), u16_at(extra, 2)) {

@@ -1,8 +1,10 @@
-//! Convolution and transposed convolution as matrix products over patches, forward and backward.
+//! Convolution and transposed convolution as matrix products over patches, forward and backward;
+//! also the layers [`Conv2d`] and [`Linear`].
 //!
-//! candle's convolution has the right values, but its gradients are a direct transposed convolution and a
-//! convolution with an image-sized kernel, which no CPU does well. Here both directions are matrix products
-//! over the same patch matrix ("im2col" and its adjoint), with bias and leaky ReLU in the same pass.
+//! candle's convolution has correct values, but it computes its gradients as a direct transposed
+//! convolution and as a convolution with an image-sized kernel, both of which are slow on a CPU.
+//! Here both directions are matrix products with the same patch matrix ("im2col" and its
+//! adjoint), with bias and leaky ReLU in the same pass.
 
 use super::Scope;
 use super::dense::{map2, numbers};
@@ -13,23 +15,24 @@ use rayon::prelude::*;
 use std::cell::RefCell;
 use std::ops::Range;
 
-/// What follows a convolution in the same pass.
+/// The activation that is applied after a layer, in the same pass.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum Activation {
-    /// Nothing.
+    /// No activation.
     None,
-    /// max(x, slope·x), slope in (0, 1]; 0 is the ordinary ReLU.
+    /// Leaky ReLU: max(x, slope·x) with a slope in [0, 1]. Slope 0 is the ordinary ReLU.
     Leaky(f64),
 }
 
-/// Stride, padding and activation.
+/// Stride, padding and activation of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct ConvConfig {
-    /// Step between patches in pixels, in both directions, at least 1.
+    /// Step between patches in pixels, in both directions; at least 1.
     pub stride: usize,
-    /// Zeros around the image in pixels: (above and below, left and right); for a transposed convolution what is cut off, as in PyTorch.
+    /// Zero padding in pixels: (above and below, left and right). For a transposed convolution it
+    /// is what is cut off the result, as in PyTorch.
     pub padding: (usize, usize),
-    /// What follows.
+    /// The activation after the convolution.
     pub activation: Activation,
 }
 
@@ -43,7 +46,7 @@ impl Default for ConvConfig {
     }
 }
 
-/// The patches of an image: `positions` of them, each `channels·window` numbers.
+/// The patches of an image: one per output position, each of `channels·window` elements.
 #[derive(Clone, Copy, Debug)]
 struct Patches {
     channels: usize,
@@ -56,7 +59,7 @@ struct Patches {
     out_width: usize,
 }
 
-/// Numbers that the matrix product knows.
+/// The element types that the matrix product supports.
 pub(super) trait Number:
     WithDType + Default + Copy + std::ops::AddAssign + std::ops::Mul<Output = Self> + PartialOrd
 {
@@ -71,7 +74,8 @@ macro_rules! number {
         thread_local! { static $pool: RefCell<Vec<Vec<$t>>> = const { RefCell::new(Vec::new()) }; }
         impl Number for $t {
             const ONE: Self = 1.0;
-            // Patch matrices are as large as a layer: reuse them, page faults cost more than the copy.
+            // Patch matrices are as large as a layer. They are reused, because page faults cost
+            // more than the copy.
             fn take_scratch(length: usize) -> Vec<Self> {
                 let mut buffer = $pool.with(|p| p.borrow_mut().pop()).unwrap_or_default();
                 if buffer.len() < length {
@@ -96,7 +100,7 @@ impl Patches {
         self.out_height * self.out_width
     }
 
-    /// Pixels of a window.
+    /// Number of pixels in a window.
     fn window(&self) -> usize {
         self.kernel.0 * self.kernel.1
     }
@@ -105,7 +109,7 @@ impl Patches {
         self.channels * self.window()
     }
 
-    /// Pixels of a channel.
+    /// Number of pixels in a channel.
     fn area(&self) -> usize {
         self.height * self.width
     }
@@ -114,12 +118,13 @@ impl Patches {
         self.channels * self.area()
     }
 
-    /// A patch matrix equal to the image itself: no copy needed.
+    /// Whether the patch matrix equals the image itself, so that no copy is needed.
     fn is_image(&self) -> bool {
         self.kernel == (1, 1) && self.stride == 1 && self.padding == (0, 0)
     }
 
-    /// The output lines or columns whose patch pixel `k` lies inside a line of `size` pixels.
+    /// Returns the range of output rows (or columns) for which pixel `k` of the patch lies inside
+    /// an image side of `size` pixels.
     fn inside(&self, k: usize, size: usize, padding: usize, outputs: usize) -> (usize, usize) {
         let first = padding.saturating_sub(k).div_ceil(self.stride);
         let last = (size + padding)
@@ -129,7 +134,8 @@ impl Patches {
         (first.min(last), last)
     }
 
-    /// Where the pixels of a window come from, for some channels and lines: calls `f` for each row of the patch matrix.
+    /// Calls `f` for each row of the patch matrix of some channels and output rows, with the
+    /// range of the row that comes from the image and the position of its first pixel.
     #[inline(always)]
     fn each_row(
         &self,
@@ -146,7 +152,8 @@ impl Patches {
                 let y1 = y1.clamp(y0, lines.end);
                 for kx in 0..kw {
                     let (x0, x1) = self.inside(kx, self.width, self.padding.1, self.out_width);
-                    // Nothing of the image is in it, or where the first of its pixels is.
+                    // The index of the first image pixel in this row of the patch matrix, or 0 if
+                    // it has none.
                     let start = if y0 == y1 || x0 == x1 {
                         0
                     } else {
@@ -168,7 +175,8 @@ impl Patches {
         }
     }
 
-    /// The patch matrix of some channels and lines of an image, rows `pitch` apart from `offset` on.
+    /// Writes the patch matrix of some channels and output rows of an image to `out`, starting at
+    /// `offset`; its rows are `pitch` elements apart.
     fn gather<T: Number>(
         &self,
         image: &[T],
@@ -195,7 +203,8 @@ impl Patches {
                 return;
             }
             if self.stride == 1 && width == self.width {
-                // The lines follow each other on both sides: one copy, then the ends that came from other lines.
+                // The output rows are contiguous in source and target: one copy, then zeros at
+                // the ends that were copied from neighbouring rows.
                 let length = (y1 - y0 - 1) * width + x1 - x0;
                 out[y0 * width + x0..][..length].copy_from_slice(&image[start..][..length]);
                 if x0 > 0 || x1 < width {
@@ -222,7 +231,8 @@ impl Patches {
         });
     }
 
-    /// The adjoint of [`Patches::gather`]: adds a patch matrix back onto those channels of an image, which `image` begins with.
+    /// The adjoint of [`Patches::gather`]: adds a patch matrix to the given number of channels,
+    /// with which `image` begins.
     fn scatter<T: Number>(
         &self,
         patches: &[T],
@@ -260,14 +270,15 @@ impl Patches {
         });
     }
 
-    /// The positions cut into pieces whose patch matrices stay in a core's cache: lines of one image, or several
-    /// images at once where they are small. The cut depends on the shapes alone, so that sums have the same order for any
-    /// number of threads.
+    /// Splits the output positions into tiles whose patch matrices fit in a core's cache: rows of
+    /// one image, or several small images at once. The split depends only on the shapes, so the
+    /// order of sums is the same for any number of threads.
     fn tiles(&self, batch: usize) -> Vec<Tile> {
         self.tiles_of(batch, self.length(), 4)
     }
 
-    /// The same for patch matrices of `length` rows, in at least `least` pieces where there are as many images.
+    /// As [`Patches::tiles`], for patch matrices of `length` rows; aims for at least `least`
+    /// tiles if the batch has that many images.
     fn tiles_of(&self, batch: usize, length: usize, least: usize) -> Vec<Tile> {
         let wanted = (CACHED / length.max(1)).clamp(64, 1024);
         let n = self.positions();
@@ -285,7 +296,7 @@ impl Patches {
             return (0..batch).flat_map(each).collect();
         }
         let together = (wanted / n.max(1)).min(batch.div_ceil(least)).max(1);
-        // Even ones.
+        // Makes the tiles equally large.
         let together = batch.div_ceil(batch.div_ceil(together));
         let group = |first| Tile {
             first,
@@ -296,8 +307,8 @@ impl Patches {
     }
 }
 
-/// A row of the patch matrix: its lines y0..y1 and columns x0..x1 are pixels of the image, `start` being the first of
-/// them; the rest is zero.
+/// One row of the patch matrix: its output rows y0..y1 and columns x0..x1 come from the image,
+/// starting at pixel `start`; the rest is zero.
 struct Run {
     y0: usize,
     y1: usize,
@@ -306,7 +317,8 @@ struct Run {
     start: usize,
 }
 
-/// Positions that one product takes at a time: lines of one image, or all of several.
+/// The output positions that one matrix product processes: rows of one image, or all positions of
+/// several images.
 #[derive(Clone, Debug)]
 struct Tile {
     first: usize,
@@ -314,37 +326,40 @@ struct Tile {
     lines: Range<usize>,
 }
 
-/// A patch matrix of so many numbers stays in a core's second cache.
+/// Number of elements of a patch matrix that fits in a core's L2 cache.
 const CACHED: usize = 1 << 17;
 
-/// At least into so many pieces work is cut, if it can be: enough for the threads of a usual machine, and fixed, so
-/// that their number changes no sum.
+/// Minimum number of pieces that work is split into, where possible. It is enough for the threads
+/// of a usual machine. It is fixed, so that sums do not depend on the number of threads.
 const PIECES: usize = 16;
 
-/// `count` things in runs, such that `others` times as many runs are at least [`PIECES`]; none shorter than `least`.
+/// Splits `count` items into equal runs of at least `least` items, so that `others` times the
+/// number of runs is about [`PIECES`] or more, if possible.
 fn runs(count: usize, others: usize, least: usize) -> Vec<Range<usize>> {
     let wanted = PIECES.div_ceil(others.max(1));
     let length = count.div_ceil(wanted).max(least).max(1);
-    // Even ones: the last would have the others wait.
+    // Equal lengths: otherwise the other threads would wait for the longest run.
     let length = count.div_ceil(count.div_ceil(length).max(1)).max(1);
     let starts = (0..count).step_by(length);
     starts.map(|s| s..(s + length).min(count)).collect()
 }
 
-/// Memory into which threads write different parts.
+/// Memory in which each thread writes a different part.
 struct Shared<T>(*mut T);
 
-// SAFETY: who writes through it says why no two threads write, or read, the same part.
+// SAFETY: every `unsafe` block that uses the pointer states why no two threads access the same
+// part at the same time, and `T: Send` allows other threads to write the elements.
 unsafe impl<T: Send> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
     fn at(&self, offset: usize) -> *mut T {
-        // Within the memory, or a slice or product that starts there fails its own check.
+        // `wrapping_add` is safe for any offset; each use of the pointer states why it is in
+        // bounds.
         self.0.wrapping_add(offset)
     }
 }
 
-/// A matrix in memory: where it starts, and the steps between rows and columns.
+/// A matrix view: the elements, and the steps between rows and between columns.
 #[derive(Clone, Copy)]
 pub(super) struct Matrix<'a, T> {
     pub(super) values: &'a [T],
@@ -352,7 +367,8 @@ pub(super) struct Matrix<'a, T> {
     pub(super) column: usize,
 }
 
-/// out (m × n, rows `pitch` apart) = keep·out + a (m × k) · b (k × n), on this thread.
+/// Computes out (m × n, rows `pitch` apart) = keep·out + a (m × k) · b (k × n) on this thread.
+/// With k = 0, `out` is left unchanged.
 pub(super) fn product<T: Number>(
     sizes: (usize, usize, usize),
     a: Matrix<T>,
@@ -366,17 +382,20 @@ pub(super) fn product<T: Number>(
         return;
     }
     assert!((m - 1) * pitch + n <= out.len());
-    // SAFETY: the assertion is the bound of every element of `out`.
+    // SAFETY: the assertion bounds every element of `out` that is accessed, and all elements of a
+    // slice are initialised.
     unsafe { product_at(sizes, a, b, out.as_mut_ptr(), pitch, keep) };
 }
 
-/// Rows of a result that one thread computes at a time. It is fixed, so that no number of threads changes a sum.
+/// Number of rows of a result that one thread computes at a time. It is fixed, so that sums do
+/// not depend on the number of threads.
 const SHARE: usize = 256;
 
-/// From this many multiplications on, more threads pay for a product.
+/// From this number of multiplications on, a product is faster on several threads.
 const LARGE: usize = 1 << 22;
 
-/// As [`product`] where the rows of `out` follow each other, on all threads where it is large enough.
+/// As [`product`] with contiguous rows of `out`; runs on all threads if the product is large
+/// enough.
 pub(super) fn product_shared<T: Number>(
     (m, n, k): (usize, usize, usize),
     a: Matrix<T>,
@@ -397,7 +416,8 @@ pub(super) fn product_shared<T: Number>(
     });
 }
 
-/// a (m × k) · b (k × n), row by row, on this thread; its memory is written once.
+/// Returns a (m × k) · b (k × n) as contiguous rows, computed on this thread. The memory is
+/// written once, without zeros before.
 pub(super) fn product_new<T: Number>(
     sizes: (usize, usize, usize),
     a: Matrix<T>,
@@ -409,7 +429,8 @@ pub(super) fn product_new<T: Number>(
     }
     let mut out: Vec<T> = Vec::with_capacity(m * n);
     if m * n > 0 {
-        // SAFETY: there is room for the m·n elements, and the product, which does not read them, writes each.
+        // SAFETY: the capacity is at least m·n. Without `keep` the product does not read the
+        // elements, and as k > 0 it writes every one, so all m·n are initialised.
         unsafe {
             product_at(sizes, a, b, out.as_mut_ptr(), n, false);
             out.set_len(m * n);
@@ -418,8 +439,11 @@ pub(super) fn product_new<T: Number>(
     out
 }
 
+/// As [`product`], to a pointer.
+///
 /// # Safety
-/// `out` must have room for m rows of n elements, `pitch` apart; with `keep` they must have been written.
+/// `out` must be valid for writes of m rows of n elements, `pitch` apart, that no other thread
+/// accesses. With `keep` these elements must be initialised.
 unsafe fn product_at<T: Number>(
     (m, n, k): (usize, usize, usize),
     a: Matrix<T>,
@@ -433,8 +457,8 @@ unsafe fn product_at<T: Number>(
     }
     assert!((m - 1) * a.row + (k - 1) * a.column < a.values.len());
     assert!((k - 1) * b.row + (n - 1) * b.column < b.values.len());
-    // SAFETY: the assertions above are the bounds of every element that is read, the caller's promise those
-    // of what is written.
+    // SAFETY: the assertions above bound every element that is read from `a` and `b`; the caller
+    // guarantees that the elements of `out` are valid.
     unsafe {
         gemm::gemm(
             m,
@@ -460,7 +484,8 @@ unsafe fn product_at<T: Number>(
     }
 }
 
-/// Copies `images` blocks of (channels, positions) into one matrix (channels, images·positions).
+/// Copies `images` blocks of shape (channels, positions) into one matrix
+/// (channels, images·positions).
 fn side_by_side<T: Number>(
     blocks: &[T],
     out: &mut [T],
@@ -476,8 +501,10 @@ fn side_by_side<T: Number>(
     }
 }
 
-/// What both operations share: `channels` channels at the patches' positions, `patches` of the image side.
-/// A convolution reads the image side and writes the position side; a transposed one the reverse.
+/// The common geometry of both operations: `channels` channels at the output positions of
+/// `patches` (the position side), and the image that the patches are taken from (the image side).
+/// A convolution reads the image side and writes the position side; a transposed convolution does
+/// the reverse.
 #[derive(Clone, Debug)]
 struct Geometry {
     batch: usize,
@@ -485,7 +512,7 @@ struct Geometry {
     patches: Patches,
 }
 
-/// What is done to a result while it is in the cache.
+/// Bias and activation, which are applied to a result while it is in the cache.
 #[derive(Clone, Copy)]
 struct Finish<'a, T> {
     bias: &'a [T],
@@ -500,7 +527,8 @@ impl<T: Number> Finish<'_, T> {
             Activation::None => values.iter_mut().for_each(|v| *v += bias),
             Activation::Leaky(slope) => {
                 let slope = T::from_f64(slope);
-                // The factor is chosen, then multiplied: that is what the compiler vectorises.
+                // Selecting the factor first and then multiplying is the form that the compiler
+                // vectorises.
                 for v in values {
                     let mut x = *v;
                     x += bias;
@@ -511,7 +539,8 @@ impl<T: Number> Finish<'_, T> {
     }
 }
 
-/// The columns of a tile, as the right side of a product, and the scratch that holds them.
+/// A matrix of a tile, as the right side of a product: either a part of `image`, or a copy in
+/// scratch memory.
 struct Columns<'a, T: Number> {
     scratch: Option<Vec<T>>,
     image: &'a [T],
@@ -531,7 +560,8 @@ impl<T: Number> Columns<'_, T> {
 }
 
 impl Geometry {
-    /// The patch matrix (channels·window, columns of the tile) of some channels of the image side.
+    /// Returns the patch matrix (channels·window, columns of the tile) of some channels of the
+    /// image side.
     fn columns<'a, T: Number>(
         &self,
         image: &'a [T],
@@ -567,7 +597,7 @@ impl Geometry {
         }
     }
 
-    /// The position side of a tile as a matrix (channels, columns of the tile).
+    /// Returns the position side of a tile as a matrix (channels, columns of the tile).
     fn rows<'a, T: Number>(&self, positions: &'a [T], tile: &Tile) -> Columns<'a, T> {
         let n = self.patches.positions();
         let at = tile.first * self.channels * n;
@@ -588,7 +618,8 @@ impl Geometry {
         }
     }
 
-    /// positions side = weight (channels × length) · patches(image side), then `finish`.
+    /// Computes position side = weight (channels × length) · patches(image side), then applies
+    /// `finish`.
     fn project<T: Number>(&self, image: &[T], weight: &[T], finish: Option<Finish<T>>) -> Vec<T> {
         let (p, n) = (&self.patches, self.patches.positions());
         let length = p.length();
@@ -622,8 +653,10 @@ impl Geometry {
                 shared.at(((tile.first + image) * self.channels + channel) * n + line)
             };
             if tile.images == 1 {
-                // SAFETY: `out` has room for the tile's columns of the share's channels of this image, n apart, and no
-                // other piece of work has the same tile and share. The product writes each of them, then they are read.
+                // SAFETY: `out` has capacity for this tile's columns in the channels of this
+                // share, whose rows are n apart. No other task has the same tile and share, so no
+                // other thread accesses them. The product writes every element (length > 0)
+                // before `finish` reads it.
                 unsafe {
                     product_at(sizes, left, right, place(0, share.start), n, false);
                     if let Some(finish) = finish {
@@ -641,7 +674,8 @@ impl Geometry {
                         finish.apply(c, row);
                     }
                     for (image, plane) in row.chunks(width).enumerate() {
-                        // SAFETY: as above; the tile has whole images, so that a plane is n numbers.
+                        // SAFETY: as above. A tile of several images contains whole images, so a
+                        // plane has n elements; `wide` is separate memory.
                         unsafe {
                             std::ptr::copy_nonoverlapping(plane.as_ptr(), place(image, c), width);
                         }
@@ -651,12 +685,14 @@ impl Geometry {
             }
             columns.free();
         });
-        // SAFETY: the tiles together are all columns of all images, the shares all channels: every number was written.
+        // SAFETY: the tiles together cover all positions of all images, and the shares all
+        // channels, so every element was written.
         unsafe { out.set_len(total) };
         out
     }
 
-    /// image side = the adjoint of [`Geometry::project`] in the image, then `finish`.
+    /// Computes the image side as the adjoint of [`Geometry::project`] with respect to the image,
+    /// then applies `finish`.
     fn spread<T: Number>(
         &self,
         positions: &[T],
@@ -666,7 +702,8 @@ impl Geometry {
         let p = &self.patches;
         let (kh, kw) = p.kernel;
         if p.stride == 1 && p.padding.0 < kh && p.padding.1 < kw && p.length() > 0 {
-            // Without strides the adjoint is a convolution by the weight turned around, which needs no adding up.
+            // With stride 1 the adjoint is a convolution with the weight rotated by 180°, and no
+            // partial results have to be added.
             let mut turned = vec![T::default(); weight.len()];
             let window = p.window();
             for (co, from) in weight.chunks(p.length()).enumerate() {
@@ -695,7 +732,7 @@ impl Geometry {
         }
         let (length, window) = (p.length(), p.window());
         let mut out = vec![T::default(); self.batch * p.image()];
-        // Tiles of the same images add to the same pixels: they stay on one thread.
+        // Tiles of the same images add to the same pixels, so one thread processes them.
         let tiles = p.tiles(self.batch);
         let groups: Vec<&[Tile]> = tiles.chunk_by(|a, b| a.first == b.first).collect();
         let shares = runs(p.channels, groups.len(), 64usize.div_ceil(window.max(1)));
@@ -707,8 +744,9 @@ impl Geometry {
             let area = share.len() * p.area();
             let place = |image: usize| {
                 let at = (first + image) * p.image() + share.start * p.area();
-                // SAFETY: within `out`, which is set; no other piece of work has these channels of these images, and
-                // the slices are used one after the other.
+                // SAFETY: the range is inside `out`, which is initialised. No other task has
+                // these channels of these images, and the slices of this task are used one after
+                // the other.
                 unsafe { std::slice::from_raw_parts_mut(shared.at(at), area) }
             };
             for tile in group {
@@ -746,7 +784,8 @@ impl Geometry {
         out
     }
 
-    /// The gradient of the weight (channels × length): Σ over images of positions · patchesᵀ.
+    /// Computes the gradient of the weight (channels × length):
+    /// Σ over images of positions · patchesᵀ.
     fn correlate<T: Number>(&self, image: &[T], positions: &[T]) -> Vec<T> {
         let p = &self.patches;
         let (length, window) = (p.length(), p.window());
@@ -755,11 +794,13 @@ impl Geometry {
             return Vec::new();
         }
         let blocks = runs(p.channels, 1, 128usize.div_ceil(window));
-        // Each product has the patches of one block alone, so that many images fit: a product over few of them would read and
-        // write the whole gradient again for each.
+        // Each product uses the patches of one block of channels only, so that a tile can contain
+        // many images. With few images per tile, each product would read and write the whole
+        // gradient again.
         let longest = blocks.first().map_or(0, |b| b.len() * window);
         let tiles = p.tiles_of(self.batch, longest, PIECES.div_ceil(blocks.len()));
-        // Partial sums, where there are too few blocks; their number is fixed, so that the order of the sum is.
+        // With too few blocks, partial sums are computed in parallel. Their number depends only
+        // on the shapes, so the order of the sum is fixed.
         let lanes = PIECES.div_ceil(blocks.len()).min(tiles.len()).max(1);
         let lanes: Vec<&[Tile]> = tiles.chunks(tiles.len().div_ceil(lanes)).collect();
         let mut partial = vec![T::default(); lanes.len() * size];
@@ -782,7 +823,8 @@ impl Geometry {
                 };
                 let pitch = tile.images * tile.lines.len() * p.out_width;
                 let sizes = (self.channels, block.len() * window, pitch);
-                // SAFETY: within `partial`, which is set; no other piece of work has this lane and these columns.
+                // SAFETY: the range is inside `partial`, which is initialised. No other task has
+                // this lane and these columns.
                 unsafe {
                     let out = shared.at(lane * size + block.start * window);
                     product_at(sizes, left, right, out, length, nth > 0);
@@ -802,7 +844,8 @@ impl Geometry {
     }
 }
 
-/// The gradient before the activation, from the sign of the result, which it keeps; nothing where there is none.
+/// Computes the gradient before the activation from the sign of the result, which is also the
+/// sign of the argument. `None` if there is no activation.
 fn unfinished<T: Number>(result: &[T], gradient: &[T], activation: Activation) -> Option<Vec<T>> {
     let Activation::Leaky(slope) = activation else {
         return None;
@@ -813,12 +856,13 @@ fn unfinished<T: Number>(result: &[T], gradient: &[T], activation: Activation) -
     }))
 }
 
-/// The gradient of the bias: the sum of each channel over images and positions.
+/// Computes the gradient of the bias: the sum of each channel over images and positions.
 fn bias_gradient<T: Number>(gradient: &[T], channels: usize, positions: usize) -> Vec<T> {
     let of = |channel: usize| {
         let mut total = T::default();
         for plane in gradient.chunks(positions).skip(channel).step_by(channels) {
-            // Eight sums side by side: vectorised, and more exact than one long sum.
+            // Eight parallel partial sums: they vectorise and are more accurate than one long
+            // sum.
             let mut sums = [T::default(); 8];
             let mut blocks = plane.chunks_exact(8);
             for block in &mut blocks {
@@ -841,7 +885,8 @@ struct Convolution {
 }
 
 impl Convolution {
-    /// Shapes of image (b, c, h, w), weight, bias to geometry; the message names what does not fit.
+    /// Converts the shapes of image (b, c, h, w), weight and bias to a geometry; the error
+    /// message states what does not match.
     fn geometry(&self, x: &[usize], w: &[usize], b: &[usize]) -> Result<Geometry> {
         let name = if self.transposed {
             "transposed convolution"
@@ -951,7 +996,7 @@ impl Convolution {
         }
     }
 
-    /// Gradients of image, weight and bias, those that `wanted` asks for.
+    /// Computes the gradients of image, weight and bias that `wanted` selects.
     fn backward<T: Number>(
         &self,
         g: &Geometry,
@@ -990,7 +1035,8 @@ impl Convolution {
         grad: &Tensor,
     ) -> Result<[Option<Tensor>; 3]> {
         let g = self.geometry(x.dims(), w.dims(), b.dims())?;
-        // Frozen weights, constant biases and the data at a network's entrance cost nothing.
+        // No gradients are computed for frozen weights, constant biases and the input data of a
+        // network.
         let wanted = [x, w, b].map(|t| t.track_op());
         let (x, w, res, grad) = (
             x.contiguous()?,
@@ -1094,7 +1140,8 @@ fn apply(op: Convolution, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<
         padding,
         activation,
     } = op.config;
-    // candle's take one padding: what differs by direction is padded before, or cut off after.
+    // candle supports one padding for both directions. The difference is padded before a
+    // convolution, or cut off after a transposed one.
     let both = padding.0.min(padding.1);
     let rest = (padding.0 - both, padding.1 - both);
     let y = if op.transposed {
@@ -1113,11 +1160,12 @@ fn apply(op: Convolution, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<
     })
 }
 
-/// Convolution of images (batch, in, h, w) with a weight (out, in, kh, kw) and a bias (out,), as PyTorch's
-/// `conv2d` (cross-correlation), followed by the activation of `config`. f32 or f64.
+/// Applies a convolution to images (batch, in, h, w) with a weight (out, in, kh, kw) and a bias
+/// (out,), as PyTorch's `conv2d` (cross-correlation), then the activation of `config`. f32 or
+/// f64.
 ///
 /// # Errors
-/// [`Error::Invalid`] where the shapes do not fit.
+/// [`Error::Invalid`] if the shapes do not match.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -1141,11 +1189,12 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: &Tensor, config: ConvConfig) ->
     )
 }
 
-/// Transposed convolution of images (batch, in, h, w) with a weight (in, out, kh, kw) and a bias (out,), as
-/// PyTorch's `conv_transpose2d`: (h−1)·stride − 2·padding + kh pixels high. f32 or f64.
+/// Applies a transposed convolution to images (batch, in, h, w) with a weight (in, out, kh, kw)
+/// and a bias (out,), as PyTorch's `conv_transpose2d`, then the activation of `config`. The
+/// result is (h−1)·stride − 2·padding + kh pixels high. f32 or f64.
 ///
 /// # Errors
-/// [`Error::Invalid`] where the shapes do not fit.
+/// [`Error::Invalid`] if the shapes do not match.
 pub fn conv_transpose2d(
     x: &Tensor,
     weight: &Tensor,
@@ -1163,7 +1212,7 @@ pub fn conv_transpose2d(
     )
 }
 
-/// A convolution or transposed convolution with its parameters `weight` and `bias`.
+/// A convolution or transposed convolution layer with the parameters `weight` and `bias`.
 #[derive(Clone, Debug)]
 pub struct Conv2d {
     weight: Var,
@@ -1173,7 +1222,8 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
-    /// A convolution of a square kernel, its weight started by `init` and its bias by zero.
+    /// Creates a convolution with a square kernel. The weight starts with values from `init`, the
+    /// bias with zeros.
     pub fn new(
         inputs: usize,
         outputs: usize,
@@ -1190,7 +1240,9 @@ impl Conv2d {
         })
     }
 
-    /// A transposed convolution, as [`Conv2d::new`].
+    /// Creates a transposed convolution with a square kernel. The weight starts with normal
+    /// values of standard deviation √(2/fan_in), fan_in = inputs·(kernel/stride)², the bias with
+    /// zeros.
     pub fn transposed(
         inputs: usize,
         outputs: usize,
@@ -1198,7 +1250,7 @@ impl Conv2d {
         config: ConvConfig,
         at: &Scope,
     ) -> Result<Self> {
-        // Each output pixel sums over inputs·(kernel/stride)² numbers.
+        // Each output pixel is a sum of inputs·(kernel/stride)² products.
         let fan_in =
             (inputs * kernel * kernel) as f64 / (config.stride * config.stride).max(1) as f64;
         Ok(Self {
@@ -1213,12 +1265,12 @@ impl Conv2d {
         })
     }
 
-    /// The weight, as the graph knows it.
+    /// Returns the weight as a tensor of the graph.
     pub fn weight(&self) -> Tensor {
         self.weight.as_tensor().clone()
     }
 
-    /// (batch, in, h, w) to (batch, out, h', w').
+    /// Applies the layer: (batch, in, h, w) to (batch, out, h', w').
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let op = Convolution {
             config: self.config,
@@ -1228,7 +1280,7 @@ impl Conv2d {
     }
 }
 
-/// A linear layer with its parameters `weight` (out, in) and `bias` (out,).
+/// A linear layer with the parameters `weight` (out, in) and `bias` (out,).
 #[derive(Clone, Debug)]
 pub struct Linear {
     weight: Var,
@@ -1236,7 +1288,7 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// A linear layer, its weight started by `init` and its bias by zero.
+    /// Creates a linear layer. The weight starts with values from `init`, the bias with zeros.
     pub fn new(inputs: usize, outputs: usize, init: Init, at: &Scope) -> Result<Self> {
         Ok(Self {
             weight: at.get((outputs, inputs), "weight", init)?,
@@ -1244,7 +1296,7 @@ impl Linear {
         })
     }
 
-    /// (batch, in) to (batch, out).
+    /// Applies the layer: (batch, in) to (batch, out).
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         Ok(x.matmul(&self.weight.t()?)?.broadcast_add(&self.bias)?)
     }

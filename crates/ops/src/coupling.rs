@@ -1,11 +1,14 @@
-//! The affine coupling of a flow as one operation: four nets, two half-steps, one pass over blocks of rows.
+//! The affine coupling layer of a flow as one operation: four networks, two half-steps, computed
+//! on blocks of rows.
 //!
-//! Composed of candle's operations, a coupling is some sixty small steps, each of which starts threads and
-//! passes over memory for itself, and candle's matrix products for the gradient of a weight copy what they
-//! transpose. Here a block of rows goes through the whole coupling while it is in a core's cache, and the
-//! blocks, and the nets s and t of a half-step, run side by side. Within a block numbers lie feature by feature,
-//! the rows of the batch side by side: so a product with a weight is quick for few rows, too, where it only
-//! waits for the weight to come from memory. Sums never depend on the number of threads.
+//! As a composition of candle's operations, a coupling layer takes about sixty small operations.
+//! Each of them starts threads and passes over memory separately, and candle's matrix products
+//! for the gradient of a weight copy their transposed arguments. Here a block of rows passes
+//! through the whole coupling while it is in a core's cache. The blocks, and the networks s and t
+//! of a half-step, run in parallel. Within a block the layout is feature-major: the values of one
+//! feature for all rows are contiguous. A product with a weight is then fast for few rows as
+//! well; it only waits for the weight to be read from memory. Sums never depend on the number of
+//! threads.
 
 use super::conv::{Matrix, product, product_new, product_shared};
 use super::dense::{Real, numbers};
@@ -17,45 +20,48 @@ use rayon::prelude::*;
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The slope of the leaky ReLU between the dense layers of the nets.
+/// The slope of the leaky ReLU between the dense layers of the networks.
 pub const SLOPE: f64 = 0.01;
 
-/// At most so many rows of the batch go through a coupling together: a layer's numbers fit a core's cache,
-/// and the matrix products are near their full speed.
+/// Maximum number of rows in a block. The activations of a layer then fit in a core's cache, and
+/// the matrix products are close to their full speed.
 const ROWS: usize = 128;
 
-/// The dense layers of a net: weight (outputs, inputs) and bias (outputs,).
+/// The dense layers of a network: weight (outputs, inputs) and bias (outputs,).
 pub type Layers = Vec<(Tensor, Tensor)>;
 
-/// The layers of the nets s and t of both half-steps: s₀, t₀, s₁, t₁.
+/// The layers of the networks s and t of both half-steps: s₀, t₀, s₁, t₁.
 pub type Nets = [Layers; 4];
 
-/// All parameters of the nets, in the order in which their gradients are given.
+/// Returns all parameters of the networks, in the order of their gradients.
 pub fn parameters(nets: &Nets) -> Vec<Tensor> {
     let layers = nets.iter().flatten();
     layers.flat_map(|(w, b)| [w.clone(), b.clone()]).collect()
 }
 
-/// The sizes of a coupling.
+/// The sizes of a coupling layer.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// Numbers in the code, and in its first half.
+    /// Number of elements of the code.
     pub code: usize,
+    /// Number of elements of the first half of the code.
     pub first: usize,
-    /// Numbers in the condition.
+    /// Number of elements of the condition.
     pub condition: usize,
-    /// The largest log-scale of a half-step: s is clamp·tanh(net/clamp).
+    /// Bound of the log-scale of a half-step: s is clamp·tanh(net/clamp).
     pub clamp: f64,
 }
 
 impl Plan {
-    /// Where the half that half-step `i` reads, and the one that it changes, lie in (a, b).
+    /// Returns the ranges in (a, b) of the half that half-step `i` reads, and of the half that it
+    /// changes.
     fn halves(&self, i: usize) -> [std::ops::Range<usize>; 2] {
         let (a, b) = (0..self.first, self.first..self.code);
         if i == 0 { [a, b] } else { [b, a] }
     }
 
-    /// The sizes of the blocks that a batch is cut into. They depend on the batch alone.
+    /// Returns the row ranges of the blocks that a batch is split into. They depend only on the
+    /// batch size.
     fn blocks(batch: usize) -> Vec<std::ops::Range<usize>> {
         let count = batch.div_ceil(ROWS).max(1);
         (0..count)
@@ -64,17 +70,18 @@ impl Plan {
     }
 }
 
-/// A net's layers as numbers.
+/// The layers of a network as slices: (weight, bias).
 type Net<'a, T> = Vec<(&'a [T], &'a [T])>;
 
-/// Rows of a batch, feature by feature: feature f of row r is at f·rows + r.
+/// Rows of a batch in feature-major order: feature f of row r is at f·rows + r.
 struct Block<T> {
     values: Vec<T>,
     rows: usize,
 }
 
 impl<T: Real> Block<T> {
-    /// From rows of `width` numbers; the features begin with number `from` and go round.
+    /// Creates a block from rows of `width` elements. The features start at index `from` and wrap
+    /// around.
     fn gather(source: &[T], width: usize, from: usize) -> Self {
         let rows = source.len().checked_div(width).unwrap_or(0);
         let mut values = Vec::with_capacity(source.len());
@@ -84,7 +91,8 @@ impl<T: Real> Block<T> {
         Self { values, rows }
     }
 
-    /// Back to rows, `pitch` apart in `target`: the reverse of [`Block::gather`].
+    /// Writes the block back as rows, which are `pitch` apart in `target`: the reverse of
+    /// [`Block::gather`].
     fn scatter(&self, target: &mut [T], width: usize, from: usize, pitch: usize) {
         let order = (from..width).chain(0..from);
         for (f, line) in order.zip(self.values.chunks_exact(self.rows)) {
@@ -102,30 +110,32 @@ impl<T: Real> Block<T> {
     }
 }
 
-/// What the nets of a half-step see besides its half.
+/// The condition as the networks of a half-step receive it, in addition to the half.
 enum Seen<'a, T> {
     /// The condition of each row.
     Each(&'a [T]),
-    /// What the first layers of s and of t make of the condition, bias included: it is the same for many rows.
+    /// The contribution of the condition, including the bias, to the results of the first layers
+    /// of s and of t. It is computed once for all rows that have the same condition.
     Shared([&'a [T]; 2]),
 }
 
-/// What the backward pass needs of one half-step for a block of rows.
+/// The values of one half-step on a block of rows that the backward pass needs.
 struct Step<T> {
-    /// What the nets saw: half and condition.
+    /// The input of the networks: half and condition.
     seen: Vec<T>,
     /// The results of the hidden layers of s and of t.
     hidden: [Vec<Vec<T>>; 2],
     s: Vec<T>,
-    /// ∂(changed half)/∂(half), and ∂(changed half)/∂s.
+    /// `scale` is ∂(changed half)/∂(the same half before the step),
+    /// `moved` is ∂(changed half)/∂s.
     scale: Vec<T>,
     moved: Vec<T>,
 }
 
-/// The gradients of the results of the layers of s and of t, before the nonlinearity.
+/// The gradients of the results of the layers of s and of t, before the activation.
 type Before<T> = [Vec<Vec<T>>; 2];
 
-/// Rows of `width` numbers as a matrix.
+/// Returns a matrix view of rows of `width` elements.
 fn row_major<T>(values: &[T], width: usize) -> Matrix<'_, T> {
     Matrix {
         values,
@@ -134,7 +144,7 @@ fn row_major<T>(values: &[T], width: usize) -> Matrix<'_, T> {
     }
 }
 
-/// The same, its rows taken for columns.
+/// Returns the transposed view of rows of `width` elements.
 fn transposed<T>(values: &[T], width: usize) -> Matrix<'_, T> {
     Matrix {
         values,
@@ -143,7 +153,7 @@ fn transposed<T>(values: &[T], width: usize) -> Matrix<'_, T> {
     }
 }
 
-/// Each bias, once for every row.
+/// Returns each bias repeated for every row, (outputs, rows).
 fn biases<T: Copy>(bias: &[T], rows: usize) -> Vec<T> {
     let mut out = Vec::with_capacity(bias.len() * rows);
     bias.iter().for_each(|&b| out.resize(out.len() + rows, b));
@@ -157,8 +167,9 @@ fn leaky<T: Real>(values: &mut [T]) {
     }
 }
 
-/// The results of the hidden layers, and of the last one. `start` is the first layer's result before its
-/// share of `seen` was added: the biases, or more.
+/// Returns the results of the hidden layers and of the last layer. `start` is the result of the
+/// first layer before the contribution of `seen` is added: the biases, or the biases and the
+/// contribution of the condition.
 fn net_forward<T: Real>(
     net: &Net<T>,
     seen: &[T],
@@ -190,7 +201,8 @@ fn net_forward<T: Real>(
     (results, last)
 }
 
-/// From the gradient of a net's result: those of every layer before its nonlinearity, and of what it saw.
+/// Computes, from the gradient of a network's result, the gradients of every layer before its
+/// activation, and that of the network's input.
 fn net_backward<T: Real>(
     net: &Net<T>,
     hidden: &[Vec<T>],
@@ -222,18 +234,18 @@ fn net_backward<T: Real>(
     (before, seen)
 }
 
-/// Which way a half-step goes, and what its [`Step`] is for.
+/// The direction of a half-step, and the pass that its [`Step`] belongs to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
-    /// Forward, with the step of forward.
+    /// Forward, with the `Step` of the forward pass.
     Forward,
-    /// Back, with the step of going back.
+    /// Inverse, with the `Step` of the inverse pass.
     Inverse,
-    /// Back, with the step that going forward had: the nets saw the same numbers.
+    /// Inverse, with the `Step` that the forward pass had: the networks have the same input.
     Undo,
 }
 
-/// One half-step on a block of rows (a, b); adds s to the log-determinants.
+/// Applies one half-step to a block of rows (a, b) and adds s to the log-determinants.
 fn half_step<T: Real>(
     plan: &Plan,
     i: usize,
@@ -301,7 +313,8 @@ fn half_step<T: Real>(
     }
 }
 
-/// The gradient of a block of rows (a, b) and of their condition, from after half-step `i` to before it.
+/// Propagates the gradients of a block of rows (a, b) and of their condition back through
+/// half-step `i`.
 #[allow(clippy::too_many_arguments)]
 fn half_step_backward<T: Real>(
     plan: &Plan,
@@ -340,10 +353,11 @@ fn half_step_backward<T: Real>(
     [before_s, before_t]
 }
 
-/// One block of rows as the backward pass needs it: both half-steps, s₀ t₀ first.
+/// The values that the backward pass needs, per block of rows: both half-steps, that of s₀ and t₀
+/// first.
 type Tape<T> = Vec<[Step<T>; 2]>;
 
-/// Calls `f` with the numbers of all layers.
+/// Calls `f` with the elements of all layers.
 fn with_nets<T: Real, R>(
     nets: &Nets,
     f: impl FnOnce(&[Net<T>; 4]) -> candle_core::Result<R>,
@@ -364,7 +378,7 @@ fn with_nets<T: Real, R>(
     f(&nets)
 }
 
-/// Calls `f` with the numbers of a contiguous tensor on the CPU.
+/// Calls `f` with the elements of a contiguous tensor on the CPU.
 fn with_numbers<T: Real, R>(
     x: &Tensor,
     f: impl FnOnce(&[T]) -> candle_core::Result<R>,
@@ -376,7 +390,8 @@ fn with_numbers<T: Real, R>(
     }
 }
 
-/// The gradient of a weight and of its bias from those of all blocks, a product over the whole batch.
+/// Computes the gradients of a weight and of its bias from the inputs and gradients of all
+/// blocks: one product over the whole batch, added block by block.
 fn layer_gradient<'a, T: Real + 'a>(
     (outputs, inputs): (usize, usize),
     blocks: impl Iterator<Item = (&'a [T], &'a [T])>,
@@ -399,7 +414,8 @@ fn layer_gradient<'a, T: Real + 'a>(
     [to_weight, to_bias]
 }
 
-/// The gradients of all layers, in the order of [`parameters`]; the layers side by side.
+/// Computes the gradients of all layers, in the order of [`parameters`]; the layers run in
+/// parallel.
 fn layer_gradients<T: Real>(
     nets: &Nets,
     tape: &[[Step<T>; 2]],
@@ -425,13 +441,15 @@ fn layer_gradients<T: Real>(
     let places = nets.iter().enumerate();
     let places = places.flat_map(|(n, layers)| (0..layers.len()).map(move |l| (n, l)));
     let places: Vec<_> = places.collect();
-    // One by one to whoever is free: the layers differ in size.
+    // One layer per task, because the layers differ in size.
     let all = places.par_iter().with_max_len(1).map(one);
     let all: Vec<_> = all.collect::<candle_core::Result<_>>()?;
     Ok(all.into_iter().flatten().collect())
 }
 
-/// The rows of a gradient (v and, where it has one, the log-determinant last in each row) as a block of (a, b).
+/// Splits the rows of a gradient (that of v, then that of the log-determinant as the last element
+/// of each row) into a block of (a, b), the gradients of the log-determinants, and the number of
+/// rows.
 fn gradient_block<T: Real>(rows: &[T], code: usize, from: usize) -> (Block<T>, Vec<T>, usize) {
     let width = code + 1;
     let count = rows.len() / width;
@@ -450,12 +468,12 @@ fn gradient_block<T: Real>(rows: &[T], code: usize, from: usize) -> (Block<T>, V
 struct Coupling {
     plan: Plan,
     inverse: bool,
-    /// How many rows share a row of the condition.
+    /// Number of rows that share one row of the condition.
     share: usize,
     nets: Nets,
-    /// Filled by the forward pass where a gradient may be asked for.
+    /// Filled by the forward pass if a gradient may be needed.
     tape: Option<Mutex<Option<Box<dyn Any + Send>>>>,
-    /// Where a parameter is trained.
+    /// Present if a parameter is trained.
     slot: Option<Arc<Slot>>,
 }
 
@@ -468,12 +486,12 @@ impl Coupling {
     ) -> candle_core::Result<(Vec<T>, Shape)> {
         let plan = &self.plan;
         let code = plan.code;
-        // v has the changed halves in the other order: b first.
+        // v has the changed halves in the opposite order: b first.
         let (from, to) = match self.inverse {
             false => (0, code - plan.first),
             true => (code - plan.first, 0),
         };
-        // Forward, a row of the result is v and its log-determinant.
+        // In the forward direction, a row of the result is v and its log-determinant.
         let width = if self.inverse { code } else { code + 1 };
         let run = |rows: std::ops::Range<usize>, nets: &[Net<T>; 4], shared: &[Vec<T>]| {
             let mut work = Block::gather(&x[rows.start * code..rows.end * code], code, from);
@@ -539,7 +557,8 @@ impl Coupling {
         Ok((out, (batch, width).into()))
     }
 
-    /// What the first layer of each net makes of every condition, bias included: (outputs, conditions).
+    /// Returns the contribution of every condition, including the bias, to the result of the
+    /// first layer of each network: (outputs, conditions).
     fn shared<T: Real>(&self, nets: &[Net<T>; 4], condition: &[T]) -> Vec<Vec<T>> {
         let width = self.plan.condition;
         let count = condition.len() / width.max(1);
@@ -564,7 +583,7 @@ impl Coupling {
         nets.collect()
     }
 
-    /// Of what [`Coupling::shared`] gave, the columns of these rows.
+    /// Selects from a result of [`Coupling::shared`] the columns of these rows.
     fn spread<T: Real>(
         &self,
         shared: &[T],
@@ -579,7 +598,8 @@ impl Coupling {
         out
     }
 
-    /// The gradients of x and of the condition; those of the layers are left in the slot.
+    /// Returns the gradients of x and of the condition, and stores those of the layers in the
+    /// slot.
     fn backward<T: Real>(&self, gradient: &Tensor) -> candle_core::Result<[Tensor; 2]> {
         let plan = &self.plan;
         let (code, condition) = (plan.code, plan.condition);
@@ -646,7 +666,8 @@ impl Coupling {
     }
 }
 
-/// Blocks of gradients back as rows: of x, whose features begin with number `from`, and of the condition.
+/// Converts blocks of gradients back to rows: those of x, whose features start at index `from`,
+/// and those of the condition. The third items of the blocks are returned unchanged.
 fn gathered<T: Real, B>(
     plan: &Plan,
     blocks: Vec<(Block<T>, Vec<T>, B)>,
@@ -715,24 +736,35 @@ impl CustomOp3 for Coupling {
         Ok((
             x.track_op().then_some(to_x),
             condition.track_op().then_some(to_condition),
-            // Only so that candle goes on to the parameters behind the stand.
+            // This gradient is needed only so that candle visits the parameters behind the
+            // placeholder.
             stand.track_op().then(|| stand.zeros_like()).transpose()?,
         ))
     }
 }
 
-/// Which way through a coupling.
+/// The direction of a coupling layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Direction {
+    /// From x to v, with the log-determinant.
     Forward,
+    /// From v to x.
     Inverse,
 }
 
-/// The double affine coupling on the CPU (f32 or f64) in one operation with a gradient.
+/// Applies the double affine coupling layer on the CPU (f32 or f64) as one operation with a
+/// gradient.
 ///
-/// `x` is (batch, code), `condition` (batch / `share`, any), both checked by the caller; `nets` have widths that
-/// fit. Forward gives (batch, code + 1): v and, last in each row, the log-determinant; inverse (batch, code).
-/// Each row of the condition belongs to `share` rows of x side by side; more than one only without a gradient.
+/// `x` has shape (batch, code) and `condition` (batch / `share`, condition); the caller checks
+/// both, and the widths of `nets` must match. Forward returns (batch, code + 1): v, and the
+/// log-determinant as the last element of each row. Inverse returns (batch, code).
+///
+/// Each row of the condition belongs to `share` consecutive rows of x. Without a gradient its
+/// part of the first layers is computed once; with a gradient the condition is repeated for each
+/// row.
+///
+/// # Errors
+/// [`Error::Invalid`] if the dtypes of x, condition and weights differ.
 pub fn coupling(
     x: &Tensor,
     condition: &Tensor,
@@ -779,20 +811,24 @@ pub fn coupling(
     Ok(x.apply_op3(&condition, &stand, op)?)
 }
 
-/// What a coupling was given, from what it gave, and the gradients of it: see [`reverse`].
+/// The reconstructed input of a coupling layer and the gradients; see [`reverse`].
 pub struct Reversed {
-    /// (batch, code).
+    /// The input, (batch, code).
     pub x: Tensor,
+    /// The gradient of the input, (batch, code).
     pub to_x: Tensor,
-    /// (batch, condition).
+    /// The gradient of the condition, (batch, condition).
     pub to_condition: Tensor,
-    /// In the order of [`parameters`].
+    /// The gradients of the parameters, in the order of [`parameters`].
     pub to_parameters: Vec<Tensor>,
 }
 
-/// Goes back through a coupling from its result `v` (batch, code), with the gradients of v and of the
-/// log-determinant together (batch, code + 1). The nets run once more, which gives both x and what the gradients
-/// need: nothing of the forward pass was kept. Outside of any graph.
+/// Reconstructs the input of a coupling layer from its result `v` (batch, code) and computes the
+/// gradients.
+///
+/// `gradient` contains the gradients of v and of the log-determinant, (batch, code + 1). The
+/// networks run once more; this gives both x and the values that the gradients need, so nothing
+/// of the forward pass has to be stored. The results are not part of a graph.
 pub fn reverse(
     v: &Tensor,
     condition: &Tensor,

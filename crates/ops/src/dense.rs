@@ -1,4 +1,5 @@
-//! Nonlinearities in one pass over memory, and the dense layer that ends with one.
+//! Dense layers, leaky ReLU and sums with activation, each in one pass over memory, with
+//! gradients; and helpers that the other kernels share.
 
 use super::Activation;
 use super::conv::{Matrix, Number, product, product_new};
@@ -12,10 +13,10 @@ use gemm::Parallelism;
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
-/// From this many numbers on, threads pay for themselves in an element-wise pass.
+/// From this number of elements on, an element-wise pass is faster on several threads.
 const PARALLEL: usize = 1 << 17;
 
-/// The number types that the kernels here know.
+/// The element types that the kernels support.
 pub(super) trait Real: Number {
     fn tanh(self) -> Self;
     fn exp(self) -> Self;
@@ -39,12 +40,14 @@ impl Real for f64 {
     }
 }
 
-/// Whether the CPU kernels here serve this tensor; elsewhere candle's own operations are composed.
+/// Returns whether the CPU kernels of this crate support this tensor (f32 or f64 on the CPU). For
+/// other tensors candle's operations are composed.
 pub fn has_kernel(x: &Tensor) -> bool {
     x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64)
 }
 
-/// A contiguous tensor's numbers. The callers make their arguments contiguous first.
+/// Returns the elements of a contiguous tensor. The callers make their arguments contiguous
+/// first.
 pub(super) fn numbers<'a, T: WithDType>(
     storage: &'a CpuStorage,
     layout: &Layout,
@@ -55,7 +58,8 @@ pub(super) fn numbers<'a, T: WithDType>(
     }
 }
 
-/// Each row `times` times, side by side.
+/// Repeats each row of x (rows, width) `times` times. The copies of a row are adjacent; the
+/// result has shape (rows·times, width).
 pub fn repeated(x: &Tensor, times: usize) -> Result<Tensor> {
     if times == 1 {
         return Ok(x.clone());
@@ -65,8 +69,10 @@ pub fn repeated(x: &Tensor, times: usize) -> Result<Tensor> {
     Ok(each.contiguous()?.reshape((rows * times, width))?)
 }
 
-/// Numbers that are written once, in pieces on all threads where they are many. `write` has a piece and where it starts, and must
-/// write each of its numbers; what is left is garbage, and so is never read.
+/// Creates a vector whose elements are written once, in pieces on all threads if there are many.
+///
+/// `write` receives the start of a piece and the piece, and must write every element of it: an
+/// element that it does not write stays uninitialised and must never be read.
 pub(super) fn written<T: Copy + Send>(
     length: usize,
     piece: usize,
@@ -80,12 +86,13 @@ pub(super) fn written<T: Copy + Send>(
         let pieces = room.par_chunks_mut(piece.max(1)).enumerate();
         pieces.for_each(|(i, room)| write(i * piece.max(1), room));
     }
-    // SAFETY: there is room for them, and each was written, as the callers here promise.
+    // SAFETY: the capacity is at least `length`, and the pieces cover all elements. Every element
+    // was written, because each caller passes a `write` that fills its whole piece.
     unsafe { values.set_len(length) };
     values
 }
 
-/// Of so many numbers is a piece of an element-wise pass.
+/// Number of elements per task in a parallel element-wise pass.
 const PIECE: usize = 1 << 14;
 
 fn map<T: Real>(x: &[T], f: impl Fn(T) -> T + Sync) -> Vec<T> {
@@ -130,13 +137,13 @@ impl CustomOp1 for LeakyRelu {
     }
 
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
-        // The sign of the argument is all that the slope depends on.
+        // The slope depends only on the sign of the argument.
         let op = Slope(Activation::Leaky(self.0));
         Ok(Some(x.apply_op2_no_bwd(&grad.contiguous()?, &op)?))
     }
 }
 
-/// grad · activation′, the derivative taken from the activation's *result*.
+/// grad · activation′, where the derivative is computed from the activation's *result*.
 struct Slope(Activation);
 
 impl Slope {
@@ -145,7 +152,8 @@ impl Slope {
             Activation::None => grad.to_vec(),
             Activation::Leaky(slope) => {
                 let slope = T::from_f64(slope);
-                // The factor is chosen, then multiplied, and the slope is the closure's own: that is what the compiler vectorises.
+                // The factor is selected first, then multiplied, and the closure owns the slope:
+                // this is the form that the compiler vectorises.
                 map2(y, grad, move |y, g| {
                     g * if y > T::zero() { T::one() } else { slope }
                 })
@@ -175,7 +183,7 @@ impl CustomOp2 for Slope {
     }
 }
 
-/// Sum over the first dimension of (rows, width), row by row.
+/// The sum over the first dimension of (rows, width), added row by row.
 struct ColumnSum;
 
 impl ColumnSum {
@@ -220,8 +228,9 @@ impl Dense {
             n => Parallelism::Rayon(n),
         };
         let (rows, columns) = (outputs as isize, inputs as isize);
-        // Safety: y is (batch, outputs), x (batch, inputs), weight (outputs, inputs), each dense in
-        // memory (checked by `numbers` and `dense`), and the strides say so, the weight transposed.
+        // SAFETY: y is (batch, outputs), x (batch, inputs) and weight (outputs, inputs), each
+        // contiguous (checked by `numbers` and `dense`). The strides describe these shapes, the
+        // weight transposed, so every access is in bounds.
         unsafe {
             gemm::gemm(
                 batch,
@@ -264,21 +273,22 @@ impl Dense {
     }
 }
 
-/// Up to so many rows a product with a weight is quicker with its rows side by side.
+/// Up to this number of rows, transposing the input first makes the product with a weight faster.
 const FEW: usize = 128;
 
-/// And up to so many the gradient of its input takes no longer than reading it.
+/// Up to this number of rows, computing the gradient of the input takes no longer than reading
+/// the weight.
 const HANDFUL: usize = 8;
 
-/// Outputs, or inputs, that one thread takes at a time for few rows. It is fixed, so that no number of threads
-/// changes a sum.
+/// Number of outputs (or inputs) that one thread computes at a time for few rows. It is fixed, so
+/// that sums do not depend on the number of threads.
 const SHARE: usize = 128;
 
-/// (rows, width) as (width, rows).
+/// Transposes (rows, width) to (width, rows).
 fn turned<T: Copy + Default>(x: &[T], width: usize) -> Vec<T> {
     let rows = x.len().checked_div(width).unwrap_or(0);
     let mut out = vec![T::default(); x.len()];
-    // In tiles: both sides then stay in a core's cache.
+    // In tiles, so that source and target both stay in a core's cache.
     for from in (0..width).step_by(32) {
         for (r, row) in x.chunks_exact(width.max(1)).enumerate() {
             for (f, &value) in row.iter().enumerate().skip(from).take(32) {
@@ -290,7 +300,7 @@ fn turned<T: Copy + Default>(x: &[T], width: usize) -> Vec<T> {
 }
 
 impl Dense {
-    /// The layer for few rows: weight · xᵀ, shares of the outputs side by side.
+    /// The layer for few rows: weight · xᵀ, with shares of the outputs in parallel.
     fn few<T: Real>(&self, x: &[T], weight: &[T], bias: &[T], inputs: usize) -> Vec<T> {
         let rows = x.len() / inputs.max(1);
         if rows == 0 {
@@ -357,7 +367,8 @@ impl ToInput {
         turned(&out, rows)
     }
 
-    /// For so few rows that all there is to do is to read the weight: along its rows, shares of the inputs side by side.
+    /// For so few rows that reading the weight takes all the time: reads it along its rows, with
+    /// shares of the inputs in parallel.
     fn handful<T: Real>(gradient: &[T], weight: &[T], outputs: usize) -> Vec<T> {
         let rows = gradient.len() / outputs.max(1);
         let inputs = weight.len() / outputs.max(1);
@@ -418,7 +429,7 @@ impl CustomOp2 for ToInput {
     }
 }
 
-/// gradientᵀ · x, both of few rows: (outputs, inputs).
+/// gradientᵀ · x for few rows of both: (outputs, inputs).
 struct ToWeight;
 
 impl ToWeight {
@@ -523,13 +534,13 @@ impl CustomOp3 for Dense {
         };
         let few = x.dim(0)? <= FEW;
         let flat = w.flatten_from(1)?.detach();
-        // The data at a network's entrance need no gradient.
+        // The input data of a network need no gradient.
         let to_x = match x.track_op() {
             false => None,
             true if few => Some(grad.apply_op2_no_bwd(&flat, &ToInput)?),
             true => Some(grad.matmul(&flat)?),
         };
-        // Nor do frozen weights.
+        // Frozen weights need no gradient either.
         let to_w = match w.track_op() {
             false => None,
             true => {
@@ -549,7 +560,7 @@ impl CustomOp3 for Dense {
     }
 }
 
-/// A sum and the activation of it.
+/// The sum of two tensors, then the activation.
 struct Sum(Activation);
 
 impl Sum {
@@ -603,10 +614,11 @@ impl CustomOp2 for Sum {
     }
 }
 
-/// activation(a + b) for two tensors of one shape, in one pass forward and one backward: how a residual block ends.
+/// Computes activation(a + b) for two tensors of the same shape, as at the end of a residual
+/// block. One pass over memory forward and one backward.
 ///
 /// # Errors
-/// [`Error::Invalid`] where the shapes differ, or for a negative slope.
+/// [`Error::Invalid`] if the shapes differ, or if the slope is negative or not finite.
 pub fn add(a: &Tensor, b: &Tensor, activation: Activation) -> Result<Tensor> {
     if a.dims() != b.dims() {
         return Err(Error::invalid(format!(
@@ -630,10 +642,12 @@ pub fn add(a: &Tensor, b: &Tensor, activation: Activation) -> Result<Tensor> {
     }
 }
 
-/// x where x > 0, else slope·x, for a tensor of any shape; one pass forward and one backward.
+/// Applies leaky ReLU to a tensor of any shape: x where x > 0, otherwise slope·x. One pass over
+/// memory forward and one backward.
 ///
 /// # Errors
-/// [`Error::Invalid`] for a negative slope, from whose result the sign of x could not be told.
+/// [`Error::Invalid`] if the slope is negative or not finite. With a negative slope the sign of x
+/// could not be recovered from the result.
 pub fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
     check_slope(slope)?;
     if has_kernel(x) {
@@ -651,12 +665,14 @@ fn check_slope(slope: f64) -> Result<()> {
     )))
 }
 
-/// A dense layer with its nonlinearity: activation(x·weightᵀ + bias).
+/// Applies a dense layer with its activation: activation(x·weightᵀ + bias).
 ///
-/// `x` is (batch, inputs), `weight` (outputs, inputs) as PyTorch keeps it (also with further dimensions, as
-/// (outputs, channels, height, width), all of which are inputs then), `bias` (outputs,); the result is
-/// (batch, outputs). On the CPU the bias and the activation share one pass over the
-/// product, and the gradient one more; on other devices candle's operations are composed.
+/// `x` has shape (batch, inputs), `weight` (outputs, inputs) as in PyTorch, and `bias`
+/// (outputs,); the result has shape (batch, outputs). `weight` may have more dimensions, such as
+/// (outputs, channels, height, width); all dimensions after the first are then inputs.
+///
+/// On the CPU, bias and activation share one pass over the product, and their gradient takes one
+/// more. On other devices candle's operations are composed.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -670,7 +686,7 @@ fn check_slope(slope: f64) -> Result<()> {
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] where the shapes do not fit each other.
+/// [`Error::Invalid`] if the shapes do not match, or if the slope is negative or not finite.
 pub fn dense(x: &Tensor, weight: &Tensor, bias: &Tensor, activation: Activation) -> Result<Tensor> {
     let fits = match (x.dims(), weight.dims(), bias.dims()) {
         ([_, inputs], [outputs, columns @ ..], [biases]) => {

@@ -1,9 +1,10 @@
 //! Gradients of operations with many parameters.
 //!
-//! candle's operations have three arguments at most, and its backward pass adds every gradient to zeros made
-//! for it: four passes over memory for each parameter and step. Here an operation stands in the graph for all
-//! its parameters ([`stand`]), and whoever runs the backward pass may take their gradients as they come
-//! ([`backward`], or the optimiser, which updates by them at once).
+//! candle's custom operations have at most three arguments, and its backward pass adds every
+//! gradient to newly allocated zeros: four passes over memory per parameter and step. Here one
+//! operation represents all its parameters in the graph through a placeholder ([`stand`]). The
+//! code that runs the backward pass can receive their gradients as they are computed:
+//! [`backward`] collects them, and an optimiser can apply each one immediately.
 
 use crate::{Error, Result};
 use candle_core::backend::BackendStorage;
@@ -17,12 +18,14 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::ThreadId;
 
-/// Who takes the gradients of parameters during a backward pass.
+/// Receives the gradients of parameters during a backward pass.
 pub trait Sink {
-    /// A share of this parameter's gradient.
+    /// Receives one contribution to the gradient of a parameter. A parameter that several
+    /// operations use has several contributions.
     fn take(&mut self, parameter: &Tensor, gradient: Tensor) -> Result<()>;
 
-    /// An operation that no other shares these parameters with has given all its shares.
+    /// Called after an operation has delivered all its contributions, if no other operation uses
+    /// these parameters: their gradients are then complete. Does nothing by default.
     fn finish(&mut self, _parameters: &[Tensor]) -> Result<()> {
         Ok(())
     }
@@ -30,22 +33,23 @@ pub trait Sink {
 
 thread_local! {
     static SINK: RefCell<Option<Rc<RefCell<dyn Sink>>>> = const { RefCell::new(None) };
-    /// What an operation's backward pass failed with, which candle would make a text of.
+    /// The original error of an operation's backward pass; candle would keep only its text.
     static FAILURE: RefCell<Option<Error>> = const { RefCell::new(None) };
 }
 
-/// An error of ours on its way through candle's backward pass; [`failure`] has it back.
+/// Converts an error of this project into a candle error, so that it can pass through candle's
+/// backward pass; [`failure`] recovers the original.
 pub fn through_candle(error: Error) -> candle_core::Error {
     let text = error.to_string();
     FAILURE.with(|f| *f.borrow_mut() = Some(error));
     candle_core::Error::Msg(text)
 }
 
-/// The error that a backward pass failed with, as it was before [`through_candle`].
+/// Returns the error that a backward pass failed with, as it was before [`through_candle`].
 pub fn failure(error: candle_core::Error) -> Error {
     let text = error.to_string();
     let ours = FAILURE.with(|f| f.borrow_mut().take());
-    // An error that candle's own `backward` returned to the caller may still be there.
+    // An error that candle's own `backward` returned to the caller may still be stored here.
     let ours = ours.filter(|ours| text.contains(&ours.to_string()));
     ours.unwrap_or(Error::Tensor(error))
 }
@@ -54,9 +58,10 @@ fn active() -> Option<Rc<RefCell<dyn Sink>>> {
     SINK.with(|s| s.borrow().clone())
 }
 
-/// Runs `f` while `sink` takes the gradients that this thread's backward pass gives, and gives it back.
+/// Runs `f` while `sink` receives the gradients of this thread's backward pass, then returns the
+/// sink and the result of `f`.
 pub fn with_sink<S: Sink + 'static, R>(sink: S, f: impl FnOnce() -> R) -> (S, R) {
-    /// Puts the sink before this one back, also where `f` panics.
+    /// Restores the previous sink, also if `f` panics.
     struct Restore(Option<Rc<RefCell<dyn Sink>>>);
     impl Drop for Restore {
         fn drop(&mut self) {
@@ -70,12 +75,14 @@ pub fn with_sink<S: Sink + 'static, R>(sink: S, f: impl FnOnce() -> R) -> (S, R)
     drop(restore);
     match Rc::try_unwrap(sink) {
         Ok(sink) => (sink.into_inner(), result),
-        // `active` is the only other holder, and only within a call on this thread.
+        // `active` creates the only other references, and they live only during a call on this
+        // thread.
         Err(_) => unreachable!("a sink outlived its backward pass"),
     }
 }
 
-/// Gives a parameter's gradient to the sink; without one it comes back, for candle to sum.
+/// Passes a parameter's gradient to the active sink. Without a sink, or if `parameter` is not a
+/// variable, returns the gradient, which candle then adds up.
 pub fn hand_over(parameter: &Tensor, gradient: Tensor) -> candle_core::Result<Option<Tensor>> {
     match active() {
         Some(sink) if parameter.is_variable() => {
@@ -86,8 +93,11 @@ pub fn hand_over(parameter: &Tensor, gradient: Tensor) -> candle_core::Result<Op
     }
 }
 
-/// Gives the gradients of an operation's parameters to the sink, and says that they are whole where `alone`, no
-/// other operation having a share in them; without a sink they come back, for a [`Slot`].
+/// Passes the gradients of an operation's parameters to the active sink. Without a sink, returns
+/// them for a [`Slot`].
+///
+/// `alone` states that no other operation contributes to these gradients; the sink is then told
+/// that they are complete ([`Sink::finish`]).
 pub fn give(
     parameters: &[Tensor],
     gradients: Vec<Tensor>,
@@ -108,7 +118,7 @@ pub fn give(
     Ok(None)
 }
 
-/// Adds up what it is given.
+/// A sink that adds up all contributions per parameter.
 #[derive(Default)]
 struct Collect(HashMap<TensorId, (Tensor, Tensor)>);
 
@@ -123,8 +133,8 @@ impl Sink for Collect {
     }
 }
 
-/// The gradients of `loss`, as `loss.backward()` gives them, with fewer passes over memory for the parameters
-/// of this crate's own operations.
+/// Computes the gradients of `loss`, as `loss.backward()` does, with fewer passes over memory for
+/// the parameters of this crate's operations.
 ///
 /// ```
 /// use candle_core::{Device, Tensor, Var};
@@ -138,7 +148,7 @@ impl Sink for Collect {
 /// ```
 ///
 /// # Errors
-/// [`Error::Tensor`] where an operation has no gradient.
+/// [`Error::Tensor`] if an operation has no gradient.
 pub fn backward(loss: &Tensor) -> Result<GradStore> {
     let (collected, store) = with_sink(Collect::default(), || loss.backward());
     let mut store = store.map_err(failure)?;
@@ -152,18 +162,19 @@ pub fn backward(loss: &Tensor) -> Result<GradStore> {
     Ok(store)
 }
 
-/// Where the backward pass of an operation leaves its parameters' gradients.
+/// The place where the backward pass of an operation stores the gradients of its parameters.
 #[derive(Default)]
 pub struct Slot(Mutex<Vec<(ThreadId, Vec<Tensor>)>>);
 
 impl Slot {
-    /// Leaves the gradients of `parameters`, in the order that [`stand`] had them in.
+    /// Stores the gradients of `parameters`, in the order that was passed to [`stand`]. If a sink
+    /// is active, it receives the gradients instead.
     pub fn leave(&self, parameters: &[Tensor], gradients: Vec<Tensor>) -> Result<()> {
         let Some(gradients) = give(parameters, gradients, false)? else {
             return Ok(());
         };
         let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Each thread's backward pass takes what it left itself.
+        // Each thread has its own entry, which its own backward pass reads.
         let thread = std::thread::current().id();
         left.retain(|(t, _)| *t != thread);
         left.push((thread, gradients));
@@ -175,7 +186,8 @@ impl Slot {
         let thread = std::thread::current().id();
         let place = left.iter().position(|(t, _)| *t == thread)?;
         let gradient = left[place].1.get(index)?.clone();
-        // The stands are visited from the last to the first.
+        // candle visits the placeholders from the last to the first, so all gradients have been
+        // taken after index 0.
         if index == 0 {
             left.swap_remove(place);
         }
@@ -183,7 +195,8 @@ impl Slot {
     }
 }
 
-/// A 0 in the graph that stands for one parameter and for the stands before it.
+/// A scalar 0 in the graph. It connects one parameter, and the placeholders before it, to the
+/// operation.
 struct Stand {
     slot: Arc<Slot>,
     index: usize,
@@ -242,8 +255,11 @@ impl CustomOp2 for Stand {
     }
 }
 
-/// A 0 that depends on all `parameters`, and the slot where the operation that takes it as an argument leaves
-/// their gradients. It has the number type and device of `like`.
+/// Creates a placeholder, a scalar 0 that depends on all `parameters` in the graph, and its slot.
+/// Returns both.
+///
+/// The operation takes the placeholder as an argument and stores the parameters' gradients in the
+/// slot. The placeholder has the dtype and device of `like`.
 pub fn stand(parameters: &[Tensor], like: &Tensor) -> Result<(Tensor, Arc<Slot>)> {
     let slot = Arc::<Slot>::default();
     let mut stand = Tensor::zeros((), like.dtype(), like.device())?;

@@ -1,4 +1,6 @@
-//! What candle lacks or does slowly: operations with gradients, a seeded generator, parameters by name.
+//! Operations that candle lacks or runs slowly, with their gradients: convolution, dense layers,
+//! normalization, pooling, resizing, splines and coupling layers. Also a seeded random number
+//! generator ([`Rng`]) and parameters by name ([`Params`]).
 
 mod conv;
 pub mod coupling;
@@ -24,8 +26,8 @@ pub use rng::Rng;
 
 pub use invariances_core::{Error, Result};
 
-/// The machine epsilon of a dtype: the distance from 1 to the next number. That of f32 for dtypes
-/// that are not floating point.
+/// Returns the machine epsilon of a dtype: the distance from 1 to the next larger number. For
+/// dtypes that are not floating point it is that of f32.
 pub fn epsilon(dtype: candle_core::DType) -> f64 {
     use candle_core::DType;
     match dtype {

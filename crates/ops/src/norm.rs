@@ -1,7 +1,8 @@
-//! Normalisation and softmax with gradients.
+//! Batch norm, layer norm and softmax with gradients.
 //!
-//! The quick paths of candle-nn's `layer_norm` and `softmax_last_dim` have no backward pass: the gradient of a
-//! transformer's input vanishes. candle-nn's batch norm in training makes a dozen temporaries.
+//! The fast paths of candle-nn's `layer_norm` and `softmax_last_dim` have no backward pass: the
+//! gradient of a transformer's input is lost. candle-nn's batch norm in training mode creates a
+//! dozen temporary tensors.
 
 use super::Activation;
 use super::conv::Number;
@@ -13,7 +14,7 @@ use candle_core::{
 };
 use rayon::prelude::*;
 
-/// The numbers of a contiguous tensor on the CPU.
+/// Calls `f` with the elements of a contiguous tensor on the CPU.
 fn with_numbers<T: Number, R>(x: &Tensor, f: impl FnOnce(&[T]) -> R) -> candle_core::Result<R> {
     let (storage, layout) = x.storage_and_layout();
     match &*storage {
@@ -22,12 +23,14 @@ fn with_numbers<T: Number, R>(x: &Tensor, f: impl FnOnce(&[T]) -> R) -> candle_c
     }
 }
 
-/// Mean and biased variance of each channel of images (batch, channels, …), in f64.
+/// Returns the mean and the biased variance of each channel of images (batch, channels, …), in
+/// f64.
 fn statistics<T: Number>(x: &[T], channels: usize, plane: usize) -> Vec<(f64, f64)> {
     let count = (x.len() / channels) as f64;
     let of = |c: usize| {
         let planes = x.chunks(plane).skip(c).step_by(channels);
-        // Around the first value: squares of a channel far from zero would lose its variance.
+        // Sums are taken relative to the first value: otherwise the variance of a channel with a
+        // large mean would be lost by rounding.
         let origin = x[c * plane].to_f64();
         let (mut sum, mut squares) = (0.0, 0.0);
         for plane in planes {
@@ -56,8 +59,8 @@ fn statistics<T: Number>(x: &[T], channels: usize, plane: usize) -> Vec<(f64, f6
     (0..channels).into_par_iter().map(of).collect()
 }
 
-/// (x − mean)·rstd·weight + bias per channel, then the activation. Where `of_batch`, mean and deviation are those of
-/// x itself, and the gradient goes through them.
+/// Batch norm: (x − mean)·rstd·weight + bias per channel, then the activation. With `of_batch`,
+/// mean and rstd are the statistics of x itself, and the gradient includes their dependence on x.
 struct ChannelNorm {
     mean: Vec<f64>,
     rstd: Vec<f64>,
@@ -82,7 +85,8 @@ impl ChannelNorm {
                 let c = (at / plane + i) % channels;
                 let scale = weight[c].to_f64() * self.rstd[c];
                 let shift = T::from_f64(bias[c].to_f64() - scale * self.mean[c]);
-                // Copies of its own: through a reference the compiler would not vectorise the choice below.
+                // Local copies: the compiler does not vectorise the selection below through a
+                // reference.
                 let (scale, slope) = (T::from_f64(scale), slope);
                 for (o, &x) in out.iter_mut().zip(x) {
                     let mut y = scale * x;
@@ -93,7 +97,7 @@ impl ChannelNorm {
         })
     }
 
-    /// Gradients of x, weight and bias; the last two only where `affine` asks for them.
+    /// Returns the gradients of x, and of weight and bias if `affine` is set.
     fn backward<T: Number>(
         &self,
         x: &[T],
@@ -107,13 +111,14 @@ impl ChannelNorm {
         let before = map2(result, gradient, move |r, g| {
             g * if r > T::default() { T::ONE } else { slope }
         });
-        // Of each channel Σ g and Σ g·(x − mean)·rstd.
+        // For each channel: Σ g and Σ g·(x − mean)·rstd.
         let sums: Vec<(f64, f64)> = if affine || self.of_batch {
             let of = |c: usize| {
                 let (mut g_sum, mut gx_sum) = (0.0, 0.0);
                 let mean = self.mean[c];
                 for at in (c * plane..x.len()).step_by(channels * plane) {
-                    // Eight sums side by side: vectorised, and more exact than one long sum.
+                    // Eight parallel partial sums: they vectorise and are more accurate than one
+                    // long sum.
                     let (mut s, mut q) = ([0.0; 8], [0.0; 8]);
                     let pairs = x[at..at + plane]
                         .chunks(8)
@@ -167,7 +172,8 @@ impl ChannelNorm {
     }
 }
 
-/// A tensor's numbers are cut into runs of so many: one channel of one image.
+/// Returns the number of elements in one channel of one image. The kernels process a tensor in
+/// runs of this length.
 fn plane(dims: &[usize]) -> usize {
     dims[2..].iter().product::<usize>().max(1)
 }
@@ -213,7 +219,7 @@ impl CustomOp3 for ChannelNorm {
         ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
             let grad = grad.contiguous()?;
             let n = plane(x.dims());
-            // Frozen parameters cost nothing.
+            // Gradients of frozen parameters are not computed.
             let affine = w.track_op() || b.track_op();
             let found = with_numbers::<T, _>(x, |xs| {
                 with_numbers::<T, _>(w, |ws| {
@@ -258,7 +264,7 @@ fn check_channels(x: &Tensor, each: &[(&str, &Tensor)]) -> Result<()> {
     )))
 }
 
-/// One number per channel, to be broadcast over x (batch, channels, …).
+/// Reshapes one value per channel so that it broadcasts over x (batch, channels, …).
 fn per_channel(t: &Tensor, x: &Tensor) -> Result<Tensor> {
     let mut dims = vec![1; x.rank()];
     dims[1] = t.elem_count();
@@ -272,11 +278,16 @@ fn activated(y: Tensor, activation: Activation) -> Result<Tensor> {
     }
 }
 
-/// Batch norm in evaluation mode (arXiv 1502.03167): (x − mean)/√(variance + eps)·weight + bias for each channel of
-/// x (batch, channels, …), then the activation. Mean and variance are constants.
+/// Applies batch norm in evaluation mode (arXiv 1502.03167), then the activation.
+///
+/// The result is activation((x − mean)/√(variance + eps)·weight + bias) for each channel of x
+/// (batch, channels, …).
+///
+/// `mean`, `variance`, `weight` and `bias` have shape (channels,). Mean and variance are
+/// constants: they receive no gradient.
 ///
 /// # Errors
-/// [`Error::Invalid`] where the shapes do not fit each other.
+/// [`Error::Invalid`] if the shapes do not match.
 pub fn batch_norm(
     x: &Tensor,
     [mean, variance]: [&Tensor; 2],
@@ -316,22 +327,25 @@ pub fn batch_norm(
         .apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?)
 }
 
-/// What [`batch_norm_training`] gives.
+/// The result of [`batch_norm_training`].
 #[derive(Clone, Debug)]
 pub struct BatchNormed {
-    /// The result, of x's shape.
+    /// The normalised tensor, with the shape of x.
     pub y: Tensor,
-    /// The mean of each channel, (channels,), without a graph.
+    /// The mean of each channel, (channels,), detached from the graph.
     pub mean: Tensor,
-    /// The biased variance of each channel, (channels,), without a graph.
+    /// The biased variance of each channel, (channels,), detached from the graph.
     pub variance: Tensor,
 }
 
-/// Batch norm in training mode (arXiv 1502.03167): as [`batch_norm`], with the mean and variance of the batch itself,
-/// through which the gradient goes. They come back, for a running mean.
+/// Applies batch norm in training mode (arXiv 1502.03167): as [`batch_norm`], but with the mean
+/// and variance of the batch itself; the gradient includes their dependence on x.
+///
+/// Mean and variance are returned as well, for a running mean.
 ///
 /// # Errors
-/// [`Error::Invalid`] where the shapes do not fit each other, or a channel has a single number, which has no variance.
+/// [`Error::Invalid`] if the shapes do not match, or if a channel has a single element, which has
+/// no variance.
 pub fn batch_norm_training(
     x: &Tensor,
     weight: &Tensor,
@@ -385,7 +399,7 @@ pub fn batch_norm_training(
     })
 }
 
-/// Softmax over rows of `width` numbers.
+/// Softmax over rows of `width` elements.
 struct Softmax {
     width: usize,
 }
@@ -427,7 +441,7 @@ impl CustomOp1 for Softmax {
     }
 }
 
-/// Softmax over the last dimension, with its gradient.
+/// Applies softmax over the last dimension, with its gradient.
 ///
 /// # Errors
 /// [`Error::Tensor`] for a tensor without dimensions.
@@ -439,11 +453,12 @@ pub fn softmax(x: &Tensor) -> Result<Tensor> {
     Ok(candle_nn::ops::softmax(x, D::Minus1)?)
 }
 
-/// Layer norm (arXiv 1607.06450) over the last dimension of x, with its gradient: (x − mean)/√(variance + eps)·weight +
-/// bias, weight and bias as long as that dimension.
+/// Applies layer norm (arXiv 1607.06450) over the last dimension of x, with its gradient:
+/// (x − mean)/√(variance + eps)·weight + bias. `weight` and `bias` have the length of that
+/// dimension.
 ///
 /// # Errors
-/// [`Error::Invalid`] where the shapes do not fit each other.
+/// [`Error::Invalid`] if the shapes do not match.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     let width = x.dims().last().copied().unwrap_or(0);
     if width == 0 || weight.dims() != [width] || bias.dims() != [width] {

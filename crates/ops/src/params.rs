@@ -1,3 +1,6 @@
+//! The parameters of a network by name, with seeded initial values: [`Params`], [`Scope`] (a
+//! place in the tree of names) and [`Init`] (the distribution of the initial values).
+
 use super::Rng;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Shape, Tensor, Var};
@@ -6,31 +9,34 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// How many faults an error lists.
+/// Maximum number of faults that an error lists.
 const LISTED: usize = 20;
-/// With how many names of its shape a missing one is compared.
+/// Maximum number of names, with the same shape, that a missing name is compared with.
 const COMPARED: usize = 500;
 
-/// How a parameter starts.
+/// The initial values of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
-    /// The same number everywhere.
+    /// The same value everywhere.
     Const(f64),
-    /// Normal with this standard deviation.
+    /// Normal with mean 0 and this standard deviation.
     Normal(f64),
-    /// Uniform in ±bound.
+    /// Uniform between −bound and bound.
     Uniform(f64),
-    /// PyTorch's default for linear and convolutional weights: uniform in ±1/√fan_in.
+    /// PyTorch's default for linear and convolutional weights: uniform between −1/√fan_in and
+    /// 1/√fan_in.
     FanIn,
-    /// He et al. 2015 for leaky ReLU of slope 0.2 and the like: normal with standard deviation √(2/fan_in).
+    /// He et al. 2015, for layers before a leaky ReLU with a slope such as 0.2: normal with
+    /// standard deviation √(2/fan_in).
     He,
 }
 
-/// The parameters of a network, by name, with a seeded start.
+/// The parameters of a network, by name, with seeded initial values.
 ///
-/// It stands in for candle's `VarMap` and `VarBuilder`, whose initialisers cannot be seeded and whose
-/// builder does not survive a notebook cell. A parameter's start depends on the seed and its name alone,
-/// not on the order in which a network asks for its parameters. Cloning shares the parameters.
+/// It replaces candle's `VarMap` and `VarBuilder`: their initialisers cannot be seeded, and the
+/// builder does not survive a notebook cell. The initial values of a parameter depend only on the
+/// seed and its name, not on the order in which a network creates its parameters. A clone shares
+/// the parameters.
 ///
 /// ```
 /// use invariances_ops::{Init, Params};
@@ -42,7 +48,7 @@ pub enum Init {
 #[derive(Clone)]
 pub struct Params {
     seed: u64,
-    /// Whether everything starts at zero, since it will be loaded.
+    /// Whether every parameter starts at zero, because its value will be loaded.
     blank: bool,
     dtype: DType,
     device: Device,
@@ -66,7 +72,7 @@ impl std::fmt::Debug for Params {
     }
 }
 
-/// A place in a network's tree of names: `scope.pp("conv1")` is where `conv1.weight` lives.
+/// A place in a network's tree of names: `scope.pp("conv1")` is the place of `conv1.weight`.
 #[derive(Clone, Debug)]
 pub struct Scope {
     params: Params,
@@ -74,12 +80,12 @@ pub struct Scope {
 }
 
 impl Params {
-    /// No parameters yet; those made from it are f32 on the CPU.
+    /// Creates an empty set of parameters. New parameters are f32 on the CPU.
     pub fn new(seed: u64) -> Self {
         Self::with(seed, DType::F32, &Device::Cpu)
     }
 
-    /// No parameters yet, for a number type and a device.
+    /// Creates an empty set of parameters with a dtype and a device.
     pub fn with(seed: u64, dtype: DType, device: &Device) -> Self {
         Self {
             seed,
@@ -90,8 +96,9 @@ impl Params {
         }
     }
 
-    /// No parameters yet; those made from it are zeros, whatever start a network asks for: for weights that are
-    /// loaded next, a large network is there at once. f32.
+    /// Creates an empty set of parameters whose new parameters are zeros, regardless of their
+    /// [`Init`]. Use it for weights that are loaded next: a large network is then created
+    /// quickly. dtype f32.
     pub fn blank(device: &Device) -> Self {
         Self {
             blank: true,
@@ -100,11 +107,12 @@ impl Params {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
-        // The map is whole between two statements, so a panic elsewhere while it was held harms nothing.
+        // The map is valid after every statement. It can therefore be used after another thread
+        // panicked while it held the lock.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The root of the tree of names.
+    /// Returns the root of the tree of names.
     pub fn root(&self) -> Scope {
         Scope {
             params: self.clone(),
@@ -112,29 +120,29 @@ impl Params {
         }
     }
 
-    /// Where the parameters are.
+    /// Returns the device of the parameters.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// The number type of the parameters.
+    /// Returns the dtype of the parameters.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
 
-    /// All names, parameters and buffers, sorted.
+    /// Returns the names of all parameters and buffers, sorted.
     pub fn names(&self) -> Vec<String> {
         self.lock().keys().cloned().collect()
     }
 
-    /// The parameters that training changes (not the buffers), by name.
+    /// Returns the parameters that training changes (not the buffers), with their names.
     pub fn trained(&self) -> Vec<(String, Var)> {
         let entries = self.lock();
         let trained = entries.iter().filter(|(_, e)| e.trained);
         trained.map(|(n, e)| (n.clone(), e.var.clone())).collect()
     }
 
-    /// A parameter or buffer.
+    /// Returns a parameter or buffer.
     ///
     /// # Errors
     /// [`Error::Invalid`] for an unknown name.
@@ -151,7 +159,8 @@ impl Params {
         })
     }
 
-    /// Those below some places alone, shared with these: to train a part of a network, or to keep it.
+    /// Returns only the parameters and buffers below the given places; they are shared with this
+    /// set. Use it to train or save a part of a network.
     ///
     /// ```
     /// use invariances_ops::{Init, Params};
@@ -178,14 +187,14 @@ impl Params {
         }
     }
 
-    /// How many numbers training changes.
+    /// Returns the number of trainable elements.
     pub fn count(&self) -> usize {
         let entries = self.lock();
         let trained = entries.values().filter(|e| e.trained);
         trained.map(|e| e.var.elem_count()).sum()
     }
 
-    /// All parameters and buffers as tensors that share their memory.
+    /// Returns all parameters and buffers as tensors that share their memory.
     pub fn tensors(&self) -> HashMap<String, Tensor> {
         let entries = self.lock();
         entries
@@ -194,10 +203,11 @@ impl Params {
             .collect()
     }
 
-    /// A short word for all names and values: other weights, another word.
+    /// Returns a hash (16 hexadecimal digits of BLAKE3) of all names, shapes and values.
+    /// Different weights give a different hash.
     ///
     /// # Errors
-    /// [`Error::Tensor`] where values cannot be read from their device.
+    /// [`Error::Tensor`] if values cannot be read from their device.
     pub fn digest(&self) -> Result<String> {
         let mut hash = blake3::Hasher::new();
         let tensors: BTreeMap<String, Tensor> = self.tensors().into_iter().collect();
@@ -214,7 +224,7 @@ impl Params {
         Ok(hash.finalize().to_hex()[..16].to_owned())
     }
 
-    /// All names with their shapes.
+    /// Returns all names with their shapes.
     pub fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
         let entries = self.lock();
         let each = entries.iter();
@@ -222,32 +232,41 @@ impl Params {
             .collect()
     }
 
-    /// Takes every value from `tensors`, by name, converted to this number type and device.
-    /// All or nothing: names and shapes are compared before the first value changes. Counters of batches
-    /// (`num_batches_tracked`), which evaluation does not need, are ignored where these have none.
+    /// Sets every value from `tensors`, by name, converted to the dtype and device of these
+    /// parameters.
+    ///
+    /// All names and shapes are compared before the first value changes. Batch counters in
+    /// `tensors` (`num_batches_tracked`), which evaluation does not need, are ignored if this set
+    /// has none.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with every missing, unexpected and misshapen name, and for a missing one the
-    /// unexpected one that is perhaps meant by it.
+    /// [`Error::Invalid`] with every missing name, every unexpected name and every wrong shape.
+    /// For a missing name it suggests the unexpected name that is probably meant.
     pub fn set_all(&self, tensors: &HashMap<String, Tensor>) -> Result<()> {
         self.check_all(tensors)?;
         for (name, entry) in self.lock().iter() {
             let value = tensors[name]
                 .to_dtype(self.dtype)?
                 .to_device(&self.device)?;
-            // A copy: a value that shares memory with this very variable cannot be set.
+            // The copy is needed: a variable cannot be set from a value that shares its memory.
             entry.var.set(&value.copy()?)?;
         }
         Ok(())
     }
 
-    /// Whether [`Params::set_all`] would take these; changes nothing.
+    /// Checks whether [`Params::set_all`] would accept these tensors; changes nothing.
+    ///
+    /// # Errors
+    /// As [`Params::set_all`].
     pub fn check_all(&self, tensors: &HashMap<String, Tensor>) -> Result<()> {
         let shapes = tensors.iter().map(|(n, t)| (n.as_str(), t.dims()));
         self.check_shapes(&shapes.collect())
     }
 
-    /// Whether [`Params::set_all`] would take tensors of these names and shapes.
+    /// Checks whether [`Params::set_all`] would accept tensors with these names and shapes.
+    ///
+    /// # Errors
+    /// As [`Params::set_all`].
     pub fn check_shapes(&self, shapes: &BTreeMap<&str, &[usize]>) -> Result<()> {
         let entries = self.lock();
         let mut unexpected: Vec<&str> = shapes
@@ -260,7 +279,8 @@ impl Params {
             let expected = entry.var.dims();
             match shapes.get(name.as_str()) {
                 None if faults.len() < LISTED => {
-                    // Perhaps it is there under another name, which then has its shape.
+                    // The parameter may be present under another name; that tensor then has the
+                    // same shape.
                     let alike: Vec<&str> = unexpected
                         .iter()
                         .copied()
@@ -302,10 +322,12 @@ impl Params {
         Ok(())
     }
 
-    /// Reads every value from a safetensors file. The crate `invariances-hub` reads torch's formats.
+    /// Loads every value from a safetensors file. The crate `invariances-hub` reads PyTorch's
+    /// formats.
     ///
     /// # Errors
-    /// [`Error::Content`] where the file is not safetensors or of another network.
+    /// [`Error::Io`] if the file cannot be read, [`Error::Content`] if it is not a safetensors
+    /// file or belongs to another network.
     pub fn load(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
@@ -315,13 +337,14 @@ impl Params {
             .map_err(|e| Error::content(path, e.to_string()))
     }
 
-    /// Writes every value to a safetensors file, whole or not at all.
+    /// Saves every value to a safetensors file. The write is atomic.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         self.save_as(path, self.dtype, &HashMap::new())
     }
 
-    /// As [`Params::save`], with the parameters in another number type (f16 halves a file) and with text metadata. Buffers (running
-    /// statistics, permutations) keep theirs.
+    /// Saves every value as [`Params::save`] does, with the parameters converted to `dtype` (f16
+    /// halves the file) and with text metadata. Buffers (running statistics, permutations) keep
+    /// their dtype.
     pub fn save_as(
         &self,
         path: impl AsRef<Path>,
@@ -347,7 +370,7 @@ impl Params {
 }
 
 impl Scope {
-    /// The place `name` below this one.
+    /// Returns the place `name` below this one.
     pub fn pp(&self, name: impl std::fmt::Display) -> Scope {
         Scope {
             params: self.params.clone(),
@@ -363,17 +386,18 @@ impl Scope {
         }
     }
 
-    /// The name of this place: that of its parameters without their last part.
+    /// Returns the name of this place: the name of its parameters without the last part.
     pub fn name(&self) -> String {
         self.prefix.clone()
     }
 
-    /// The parameters that this is a place in.
+    /// Returns the parameters that this place belongs to.
     pub fn params(&self) -> &Params {
         &self.params
     }
 
-    /// As [`Params::set_all`] for what is below this place, by names from here.
+    /// Sets all values below this place, as [`Params::set_all`]. Names are relative to this
+    /// place.
     ///
     /// # Errors
     /// As [`Params::set_all`].
@@ -386,7 +410,8 @@ impl Scope {
         part.set_all(&whole.collect())
     }
 
-    /// What is below this place, by names from here, as tensors that share their memory.
+    /// Returns all parameters and buffers below this place as tensors that share their memory.
+    /// Names are relative to this place.
     pub fn tensors(&self) -> HashMap<String, Tensor> {
         let start = self.path("");
         let all = self.params.tensors().into_iter();
@@ -394,35 +419,38 @@ impl Scope {
             .collect()
     }
 
-    /// Where the parameters are.
+    /// Returns the device of the parameters.
     pub fn device(&self) -> &Device {
         &self.params.device
     }
 
-    /// The number type of the parameters.
+    /// Returns the dtype of the parameters.
     pub fn dtype(&self) -> DType {
         self.params.dtype
     }
 
-    /// The generator of this seed that belongs to the place `name` here, for a start that no [`Init`] describes.
+    /// Returns the random number generator for `name` at this place, seeded by the parameters'
+    /// seed. Use it for initial values that no [`Init`] describes.
     pub fn rng(&self, name: &str) -> Rng {
         Rng::named(self.params.seed, &self.path(name))
     }
 
-    /// The parameter `name` here: the one that exists, or a new one started by `init`.
+    /// Returns the parameter `name` at this place; if it does not exist, creates it with initial
+    /// values from `init`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where it exists with another shape.
+    /// [`Error::Invalid`] if it exists with another shape.
     pub fn get(&self, shape: impl Into<Shape>, name: &str, init: Init) -> Result<Var> {
         self.entry(shape.into(), name, init, true)
     }
 
-    /// As [`Scope::get`] for what is kept and saved but not trained: a permutation, a running mean, a flag.
+    /// Returns a buffer, as [`Scope::get`] does: a value that is stored and saved but not
+    /// trained, such as a permutation, a running mean or a flag.
     pub fn buffer(&self, shape: impl Into<Shape>, name: &str, init: Init) -> Result<Var> {
         self.entry(shape.into(), name, init, false)
     }
 
-    /// A buffer that starts with the values of `value`; one that exists keeps its own.
+    /// Returns a buffer that starts with `value`. A buffer that already exists keeps its value.
     pub fn buffer_from(&self, value: &Tensor, name: &str) -> Result<Var> {
         let fresh = !self.params.lock().contains_key(&self.path(name));
         let var = self.buffer(value.shape().clone(), name, Init::Const(0.0))?;

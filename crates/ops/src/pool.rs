@@ -1,7 +1,7 @@
-//! Pooling with right gradients for any kernel, stride and padding.
+//! Max and average pooling with correct gradients for any kernel, stride and padding.
 //!
-//! candle's pooling has gradients only where the kernel equals the stride, and that of its maximum is
-//! divided by the window's size.
+//! candle's pooling has gradients only if the kernel equals the stride, and its max-pooling
+//! gradient is divided by the window's size.
 
 use super::conv::Number;
 use super::dense::{numbers, written};
@@ -10,23 +10,25 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 
-/// A pooling window, as in PyTorch.
+/// The settings of a pooling window, as in PyTorch.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct PoolConfig {
     /// Side of the window in pixels.
     pub kernel: usize,
     /// Step between windows in pixels.
     pub stride: usize,
-    /// Pixels around the image that never win a maximum and count as zeros in a mean; at most half the kernel.
+    /// Padding pixels on each side of the image, at most half the kernel. They are never the
+    /// maximum, and count as zeros in a mean unless `count_padding` is false.
     pub padding: usize,
-    /// Whether a last window may hang over the edge (PyTorch's `ceil_mode`, as SqueezeNet has it).
+    /// Whether the last window may extend past the edge (PyTorch's `ceil_mode`, used by
+    /// SqueezeNet).
     pub ceil: bool,
-    /// Whether a mean counts the padding (PyTorch's default) or only the pixels that are there.
+    /// Whether a mean counts the padding (PyTorch's default) or only the pixels of the image.
     pub count_padding: bool,
 }
 
 impl PoolConfig {
-    /// A window without padding.
+    /// Creates a window without padding.
     pub fn new(kernel: usize, stride: usize) -> Self {
         Self {
             kernel,
@@ -37,7 +39,8 @@ impl PoolConfig {
         }
     }
 
-    /// The length of a side of `n` pixels after pooling; nothing where the window is larger.
+    /// Returns the length of a side of `n` pixels after pooling, or `None` if the window is
+    /// larger than the padded side, or if kernel or stride is 0.
     pub fn size_of(&self, n: usize) -> Option<usize> {
         (self.kernel > 0 && self.stride > 0)
             .then(|| self.size(n))
@@ -51,7 +54,8 @@ impl PoolConfig {
         } else {
             room / self.stride
         } + 1;
-        // A window that would start beyond the image and its left padding is dropped, as in PyTorch.
+        // A window that would start after the image and its left padding is dropped, as in
+        // PyTorch.
         if self.ceil && (size - 1) * self.stride >= n + self.padding {
             size -= 1;
         }
@@ -99,7 +103,8 @@ impl Pool {
         }
     }
 
-    /// The divisor of a mean: the window with its padding, where that counts, cut where it hangs over that too (PyTorch).
+    /// Returns the divisor of a mean: the area of the window, including padding if it counts. The
+    /// part of a window that extends past the padding does not count (as in PyTorch).
     fn divisor(&self, (oy, ox): (usize, usize), (h, w): (usize, usize)) -> f64 {
         let c = &self.config;
         let side = |o: usize, n: usize| {
@@ -120,7 +125,8 @@ impl Pool {
             let x = x[at / (oh * ow) * (h * w)..].chunks(h * w);
             for (out, x) in out.chunks_mut(oh * ow).zip(x) {
                 for (oy, out) in out.chunks_mut(ow).enumerate() {
-                    // The lines of the windows together first, which is vectorised, then their columns.
+                    // First combines the rows of the windows, which vectorises, then their
+                    // columns.
                     let (y0, y1) = self.config.window(oy, h);
                     line.copy_from_slice(&x[y0 * w..][..w]);
                     for other in x[(y0 + 1) * w..y1 * w].chunks(w) {
@@ -189,17 +195,17 @@ impl Pool {
     }
 }
 
-/// The larger of two numbers; a NaN gets through, as in PyTorch, instead of being hidden.
+/// Returns the larger of two numbers. A NaN is propagated, as in PyTorch.
 #[inline(always)]
 fn larger<T: PartialOrd + Copy>(a: T, b: T) -> T {
-    // Not a number is what differs from itself.
+    // Only NaN differs from itself.
     #[allow(clippy::eq_op)]
     let is_nan = b != b;
     if b > a || is_nan { b } else { a }
 }
 
-/// Where a window's maximum, which is known, is for the first time (ties go to the first, as in PyTorch). Where it is no number,
-/// so is the one that is found last.
+/// Returns the index of the first element in a window that equals the known maximum (the first of
+/// equal elements, as in PyTorch). If the maximum is NaN, returns the last NaN of the window.
 fn first_maximum<T: PartialOrd + Copy>(
     (x, w): (&[T], usize),
     maximum: T,
@@ -269,11 +275,13 @@ impl CustomOp1 for Pool {
     }
 }
 
-/// The windows as shifted, strided pieces of the padded image, for devices without a kernel of ours.
+/// Pooling by strided slices of the padded image, one per window position, for devices without a
+/// kernel in this crate.
 fn composed(pool: Pool, x: &Tensor, [_, _, h, w, oh, ow]: [usize; 6]) -> Result<Tensor> {
     let c = pool.config;
     let far = |o: usize, n: usize| ((o - 1) * c.stride + c.kernel).saturating_sub(n + c.padding);
-    // Far below any activation, yet finite: an infinity would turn 0·∞ into NaN in the backward pass.
+    // Far below any activation, but finite: an infinite value would give 0·∞ = NaN in the
+    // backward pass.
     let fill = if pool.kind == Kind::Max { -1e30 } else { 0.0 };
     let pad = |t: &Tensor, dim: usize, left: usize, right: usize| -> candle_core::Result<Tensor> {
         let part = |n: usize| -> candle_core::Result<Tensor> {
@@ -305,7 +313,8 @@ fn composed(pool: Pool, x: &Tensor, [_, _, h, w, oh, ow]: [usize; 6]) -> Result<
     }
     let stacked = Tensor::stack(&pieces, 0)?;
     if pool.kind == Kind::Max {
-        // Through the index of the winner, so that a tie has one winner.
+        // Selects by the index of the maximum, so that only one of several equal elements gets
+        // the gradient.
         let winner = stacked.argmax_keepdim(0)?.contiguous()?;
         return Ok(stacked.contiguous()?.gather(&winner, 0)?.squeeze(0)?);
     }
@@ -328,10 +337,11 @@ fn apply(pool: Pool, x: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// The maximum of each window of images (batch, channels, h, w). The gradient goes to the first maximum.
+/// Returns the maximum of each window of images (batch, channels, h, w). The gradient goes to the
+/// first maximum.
 ///
 /// # Errors
-/// [`Error::Invalid`] where window and image do not fit.
+/// [`Error::Invalid`] if the window does not fit the image, or if the settings are invalid.
 pub fn max_pool2d(x: &Tensor, config: PoolConfig) -> Result<Tensor> {
     apply(
         Pool {
@@ -342,10 +352,10 @@ pub fn max_pool2d(x: &Tensor, config: PoolConfig) -> Result<Tensor> {
     )
 }
 
-/// The mean of each window of images (batch, channels, h, w).
+/// Returns the mean of each window of images (batch, channels, h, w).
 ///
 /// # Errors
-/// [`Error::Invalid`] where window and image do not fit.
+/// [`Error::Invalid`] if the window does not fit the image, or if the settings are invalid.
 pub fn avg_pool2d(x: &Tensor, config: PoolConfig) -> Result<Tensor> {
     apply(
         Pool {
@@ -362,7 +372,7 @@ mod tests {
     use crate::Rng;
     use candle_core::{Device, Var};
 
-    /// The composition for other devices gives the kernel's values and gradients.
+    /// The slices for other devices give the same values and gradients as the kernel.
     #[test]
     fn composition_equals_kernel() -> Result<()> {
         for (kind, config) in [

@@ -1,8 +1,9 @@
-//! Images of another size: bilinear, bicubic, nearest and adaptive averages, with gradients.
+//! Resizing of images with gradients: bilinear, bicubic, nearest neighbour and adaptive average
+//! pooling.
 //!
-//! candle's `upsample_bilinear2d` has no gradient, and that of `upsample_nearest2d` overwrites what a tensor had
-//! accumulated before. Here each is a weighted sum along the lines and one along the columns, and the gradient is
-//! the transposed sum.
+//! candle's `upsample_bilinear2d` has no gradient, and the gradient of its `upsample_nearest2d`
+//! overwrites the gradient that a tensor has already accumulated. Here each operation is a
+//! weighted sum over rows and one over columns, and the gradient is the transposed sum.
 
 use super::conv::Number;
 use super::dense::numbers;
@@ -11,17 +12,19 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-/// How an axis of `inputs` pixels becomes one of another length: each output pixel is a weighted sum of
-/// neighbouring input pixels.
+/// The weights that map an axis of `inputs` pixels to an axis of another length: each output
+/// pixel is a weighted sum of neighbouring input pixels.
 #[derive(Clone, Debug, PartialEq)]
 struct Axis {
     inputs: usize,
-    /// The first input pixel of each output pixel, and the weights of it and its neighbours.
+    /// For each output pixel: the index of its first input pixel, and the weights of this pixel
+    /// and of the pixels after it.
     taps: Vec<(usize, Vec<f64>)>,
 }
 
 impl Axis {
-    /// PyTorch's `bilinear` without aligned corners; with `antialias` the triangle grows with the reduction.
+    /// PyTorch's `bilinear` with `align_corners=False`. With `antialias` the triangle filter
+    /// widens with the reduction factor.
     fn linear(inputs: usize, outputs: usize, antialias: bool) -> Self {
         let scale = inputs as f64 / outputs as f64;
         let taps = (0..outputs).map(|o| {
@@ -49,7 +52,7 @@ impl Axis {
         }
     }
 
-    /// PyTorch's `bicubic` without aligned corners.
+    /// PyTorch's `bicubic` with `align_corners=False`.
     fn cubic(inputs: usize, outputs: usize) -> Self {
         const A: f64 = -0.75;
         let near = |t: f64| ((A + 2.0) * t - (A + 3.0)) * t * t + 1.0;
@@ -60,7 +63,7 @@ impl Axis {
             let at = (o as f64 + 0.5) * scale - 0.5;
             let (base, t) = (at.floor(), at - at.floor());
             let four = [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)];
-            // Beyond the border the pixel at the border counts.
+            // Positions outside the image take the nearest border pixel.
             let pixel = |k: usize| (base + k as f64 - 1.0).clamp(0.0, last) as usize;
             let first = pixel(0);
             let mut weights = vec![0.0; pixel(3) - first + 1];
@@ -85,7 +88,7 @@ impl Axis {
         }
     }
 
-    /// PyTorch's `adaptive_avg_pool`: windows that overlap where the lengths do not divide.
+    /// PyTorch's `adaptive_avg_pool`: the windows overlap if `outputs` does not divide `inputs`.
     fn adaptive(inputs: usize, outputs: usize) -> Self {
         let taps = (0..outputs).map(|o| {
             let first = o * inputs / outputs;
@@ -111,7 +114,8 @@ impl Axis {
                 .all(|(o, (first, weights))| *first == o && weights[..] == [1.0])
     }
 
-    /// The weights as a matrix (outputs, inputs), for devices without a kernel of ours.
+    /// Returns the weights as a matrix (outputs, inputs), for devices without a kernel in this
+    /// crate.
     fn matrix(&self, like: &Tensor) -> Result<Tensor> {
         let mut values = vec![0f32; self.outputs() * self.inputs];
         for (o, (first, weights)) in self.taps.iter().enumerate() {
@@ -124,7 +128,8 @@ impl Axis {
     }
 }
 
-/// Both axes of an image; `adjoint` goes the other way, from the gradient of the output to that of the input.
+/// The resizing of both axes of an image. With `adjoint` it is the backward pass: it maps the
+/// gradient of the output to the gradient of the input.
 #[derive(Clone)]
 struct Separable {
     rows: Axis,
@@ -242,7 +247,7 @@ impl CustomOp1 for Separable {
     }
 }
 
-/// Applies a weighting of lines and columns to images (batch, channels, h, w).
+/// Applies one weighting to the rows and one to the columns of images (batch, channels, h, w).
 fn separable(
     x: &Tensor,
     what: &str,
@@ -277,7 +282,7 @@ fn separable(
     composed(x, &rows, &columns)
 }
 
-/// Two products with the weights.
+/// The same operation as two matrix products, for devices and dtypes without a kernel.
 fn composed(x: &Tensor, rows: &Axis, columns: &Axis) -> Result<Tensor> {
     let right = columns.matrix(x)?.t()?.contiguous()?;
     Ok(rows
@@ -285,9 +290,12 @@ fn composed(x: &Tensor, rows: &Axis, columns: &Axis) -> Result<Tensor> {
         .broadcast_matmul(&x.contiguous()?.broadcast_matmul(&right)?)?)
 }
 
-/// Images (batch, channels, h, w) at another size, bilinear without aligned corners, as PyTorch's
-/// `interpolate(mode="bilinear")`. With `antialias` a smaller image averages over what it leaves out, as PyTorch's
-/// `antialias=True` and Pillow; without, it skips pixels. The gradient reaches the images.
+/// Resizes images (batch, channels, h, w) to `size` (height, width), bilinear with
+/// `align_corners=False`, as PyTorch's `interpolate(mode="bilinear")`.
+///
+/// With `antialias`, each pixel of a smaller image is a weighted average of all input pixels
+/// around its position, as in PyTorch with `antialias=True` and in Pillow. Without it, a smaller
+/// image skips pixels. Differentiable with respect to the images.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -299,33 +307,37 @@ fn composed(x: &Tensor, rows: &Axis, columns: &Axis) -> Result<Tensor> {
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] unless there are images and a size of at least one pixel.
+/// [`Error::Invalid`] unless `x` has shape (batch, channels, h, w) with at least one element and
+/// both sides of `size` are from 1 to 65536.
 pub fn resize_bilinear(x: &Tensor, size: (usize, usize), antialias: bool) -> Result<Tensor> {
     separable(x, "resizing", size, |i, o| Axis::linear(i, o, antialias))
 }
 
-/// Images (batch, channels, h, w) at another size, bicubic without aligned corners, as PyTorch's
-/// `interpolate(mode="bicubic")`. The gradient reaches the images.
+/// Resizes images (batch, channels, h, w) to `size` (height, width), bicubic with
+/// `align_corners=False`, as PyTorch's `interpolate(mode="bicubic")`. Differentiable with respect
+/// to the images.
 ///
 /// # Errors
-/// [`Error::Invalid`] unless there are images and a size of at least one pixel.
+/// As [`resize_bilinear`].
 pub fn resize_bicubic(x: &Tensor, size: (usize, usize)) -> Result<Tensor> {
     separable(x, "resizing", size, Axis::cubic)
 }
 
-/// Images (batch, channels, h, w) at another size, each pixel that of the place it comes from, as PyTorch's
-/// `interpolate(mode="nearest")`. The gradient reaches the images.
+/// Resizes images (batch, channels, h, w) to `size` (height, width), nearest neighbour, as
+/// PyTorch's `interpolate(mode="nearest")`: each output pixel is a copy of the input pixel at its
+/// position. Differentiable with respect to the images.
 ///
 /// # Errors
-/// [`Error::Invalid`] unless there are images and a size of at least one pixel.
+/// As [`resize_bilinear`].
 pub fn resize_nearest(x: &Tensor, size: (usize, usize)) -> Result<Tensor> {
     separable(x, "resizing", size, Axis::nearest)
 }
 
-/// The means of `size` windows that cover images (batch, channels, h, w), as PyTorch's `adaptive_avg_pool2d`.
+/// Averages images (batch, channels, h, w) over `size` (rows, columns) windows that cover them,
+/// as PyTorch's `adaptive_avg_pool2d`. Differentiable with respect to the images.
 ///
 /// # Errors
-/// [`Error::Invalid`] unless there are images and a size of at least one pixel.
+/// As [`resize_bilinear`].
 pub fn adaptive_avg_pool2d(x: &Tensor, size: (usize, usize)) -> Result<Tensor> {
     separable(x, "adaptive pooling", size, Axis::adaptive)
 }
@@ -336,7 +348,7 @@ mod tests {
     use crate::Rng;
     use candle_core::Device;
 
-    /// The composition for other devices gives the kernel's values.
+    /// The matrix products for other devices give the same values as the kernel.
     #[test]
     fn composition_equals_kernel() -> Result<()> {
         let x = Rng::new(1).normal((2, 3, 9, 7), &Device::Cpu)?;

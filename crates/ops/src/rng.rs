@@ -1,14 +1,17 @@
+//! The seeded random number generator [`Rng`].
+
 use crate::{Error, Result};
 use candle_core::{Device, Shape, Tensor};
 use rand::{Rng as _, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::StandardNormal;
 
-/// A seeded generator: same seed, same numbers, on every machine and for any number of threads.
+/// A seeded random number generator: the same seed gives the same numbers on every machine and
+/// for any number of threads.
 ///
-/// candle's own CPU generator cannot be seeded. Independent streams come from a seed and a name
-/// ([`Rng::named`]) or a seed, a name and a step ([`Rng::at`]), so that training resumed at a step
-/// draws what it would have drawn without the interruption.
+/// candle's own CPU generator cannot be seeded. A seed and a name ([`Rng::named`]), or a seed, a
+/// name and a step ([`Rng::at`]), give independent streams. Training that resumes at a step
+/// therefore draws the same numbers as a run without interruption.
 ///
 /// ```
 /// use candle_core::Device;
@@ -23,17 +26,17 @@ use rand_distr::StandardNormal;
 pub struct Rng(ChaCha8Rng);
 
 impl Rng {
-    /// The generator of a seed.
+    /// Creates the generator of a seed.
     pub fn new(seed: u64) -> Self {
         Self::named(seed, "")
     }
 
-    /// An independent stream of a seed for a purpose, e.g. a parameter's name.
+    /// Creates an independent stream of a seed for a purpose, e.g. the name of a parameter.
     pub fn named(seed: u64, name: &str) -> Self {
         Self::at(seed, name, 0)
     }
 
-    /// An independent stream of a seed for a purpose and a step of it.
+    /// Creates an independent stream of a seed for a purpose and a step, e.g. of training.
     pub fn at(seed: u64, name: &str, step: u64) -> Self {
         let mut hash = blake3::Hasher::new();
         hash.update(&seed.to_le_bytes());
@@ -42,33 +45,33 @@ impl Rng {
         Self(ChaCha8Rng::from_seed(*hash.finalize().as_bytes()))
     }
 
-    /// A generator seeded from this one's next number.
+    /// Creates a generator that is seeded with the next number of this one.
     pub fn fork(&mut self) -> Self {
         let seed = self.0.next_u64();
         Self::new(seed)
     }
 
-    /// A number in [0, 1).
+    /// Samples a number uniformly from [0, 1).
     pub fn f32(&mut self) -> f32 {
         self.0.random()
     }
 
-    /// A number in [low, high).
+    /// Samples a number uniformly from [low, high).
     pub fn range(&mut self, low: f32, high: f32) -> f32 {
         low + (high - low) * self.f32()
     }
 
-    /// A standard normal number.
+    /// Samples a standard normal number.
     pub fn normal_f32(&mut self) -> f32 {
         self.0.sample(StandardNormal)
     }
 
-    /// A whole number in [0, n); 0 where n is 0.
+    /// Samples an integer uniformly from [0, n); returns 0 if n is 0.
     pub fn below(&mut self, n: usize) -> usize {
         if n == 0 { 0 } else { self.0.random_range(0..n) }
     }
 
-    /// Whole numbers 0 … n−1 in random order.
+    /// Returns the integers 0 … n−1 in random order.
     pub fn permutation(&mut self, n: usize) -> Vec<u32> {
         let mut p: Vec<u32> = (0..n as u32).collect();
         for i in (1..n).rev() {
@@ -77,14 +80,14 @@ impl Rng {
         p
     }
 
-    /// Standard normal numbers, f32.
+    /// Samples a tensor of standard normal numbers in f32.
     pub fn normal(&mut self, shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
         let shape = shape.into();
         let values: Vec<f32> = (0..shape.elem_count()).map(|_| self.normal_f32()).collect();
         Ok(Tensor::from_vec(values, shape, device)?)
     }
 
-    /// Numbers uniform in [low, high), f32.
+    /// Samples a tensor of numbers uniformly from [low, high) in f32.
     ///
     /// # Errors
     /// [`Error::Invalid`] unless low < high.

@@ -1,9 +1,11 @@
-//! Monotone rational-quadratic splines, one for each number of a tensor, with gradients.
+//! Monotone rational-quadratic splines, one per element of a tensor, with gradients.
 //!
-//! Gregory, Delbourgo 1982, as Durkan et al. 2019 ([arXiv 1906.04032](https://arxiv.org/abs/1906.04032)) use them
-//! in flows: K bins on [−B, B] whose widths and heights are softmaxes, and K − 1 slopes between them; at the ends the
-//! slope is 1, and outside is the identity. On the CPU each element is one pass, computed in f64, since the inverse
-//! solves a quadratic equation; other devices take the composition of candle's operations.
+//! Gregory and Delbourgo 1982, as used in flows by Durkan et al. 2019
+//! ([arXiv 1906.04032](https://arxiv.org/abs/1906.04032)):
+//! K bins on [−B, B] whose widths and heights are softmaxes, and K − 1 slopes between them. At
+//! the ends the slope is 1, and outside [−B, B] the map is the identity. On the CPU a kernel
+//! processes each element in one pass. It computes in f64, because the inverse solves a quadratic
+//! equation. Other devices use a composition of candle's operations.
 
 use super::dense::{Real, has_kernel, numbers};
 use crate::{Error, Result};
@@ -11,25 +13,29 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Shape, Storage, Tensor, WithDType, bail};
 use rayon::prelude::*;
 
-/// The least width and height of a bin as a share of all, and the least slope between two.
+/// Minimum width and height of a bin as a fraction of the total, and minimum slope between two
+/// bins.
 const LEAST: f64 = 1e-3;
 
-/// More bins than anyone needs; what one element computes lies on the stack.
+/// Maximum number of bins, more than is needed in practice. The arrays of one element have this
+/// length and are on the stack.
 const MOST_BINS: usize = 64;
 
-/// How many numbers say what an element's spline is: widths, heights and inner slopes of the bins.
+/// Returns the number of raw parameters of one element's spline: widths, heights and inner slopes
+/// of the bins.
 pub fn numbers_per_element(bins: usize) -> usize {
     3 * bins - 1
 }
 
-/// The sizes of the splines.
+/// The settings of the splines: the number of bins and the bound B.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Spline {
     bins: usize,
     bound: f64,
 }
 
-/// A number and its derivatives by x, and by what a bin is: left, width, bottom, height, and the slopes at its ends.
+/// A value and its derivatives with respect to x and to the six numbers of a bin: left, width,
+/// bottom, height, and the slopes at its ends.
 #[derive(Clone, Copy)]
 struct Dual {
     value: f64,
@@ -84,10 +90,10 @@ impl Dual {
     }
 }
 
-/// One bin: left, width, bottom, height, slope at its left and at its right.
+/// One bin: left, width, bottom, height, slope at its left end and slope at its right end.
 type Bin = [f64; 6];
 
-/// y and ln(dy/dx) of a bin at x, with their derivatives.
+/// Returns y and ln(dy/dx) of a bin at x, with their derivatives.
 fn curve(x: f64, bin: &Bin) -> (Dual, Dual) {
     let [left, width, bottom, height, d0, d1] =
         [0, 1, 2, 3, 4, 5].map(|i| Dual::variable(bin[i], i + 1));
@@ -107,12 +113,12 @@ fn curve(x: f64, bin: &Bin) -> (Dual, Dual) {
         .times(square)
         .plus(slope.scaled(2.0).times(cross))
         .plus(d0.times(rest.times(rest)));
-    // ln of slope²·turn/below².
+    // The logarithm of slope²·turn/below².
     let logdet = slope.ln().minus(below.ln()).scaled(2.0).plus(turn.ln());
     (y, logdet)
 }
 
-/// The x of a bin with this y (equations 6 to 8 of the paper's appendix).
+/// Returns the x in a bin whose value is y (equations 6 to 8 of the paper's appendix).
 fn solved(y: f64, bin: &Bin) -> f64 {
     let [left, width, bottom, height, d0, d1] = *bin;
     let slope = height / width;
@@ -125,23 +131,25 @@ fn solved(y: f64, bin: &Bin) -> f64 {
     left + width * (2.0 * c / (-b - root)).clamp(0.0, 1.0)
 }
 
-/// What the numbers of one element say.
+/// The spline of one element, computed from its raw parameters.
 struct Shape1 {
     bins: usize,
-    /// Softmaxes.
+    /// The softmaxes of the raw widths and heights.
     widths: [f64; MOST_BINS],
     heights: [f64; MOST_BINS],
-    /// How quickly an inner slope changes with its number.
+    /// The derivative of each inner slope with respect to its raw parameter.
     bends: [f64; MOST_BINS],
     slopes: [f64; MOST_BINS + 1],
-    /// The bins' ends.
+    /// The ends of the bins, in x and in y.
     xs: [f64; MOST_BINS + 1],
     ys: [f64; MOST_BINS + 1],
 }
 
 impl Spline {
+    /// Creates splines with `bins` bins on [−bound, bound].
+    ///
     /// # Errors
-    /// [`Error::Invalid`] for numbers that make no spline.
+    /// [`Error::Invalid`] unless `bins` is from 2 to 64 and `bound` is finite and above 0.
     pub fn new(bins: usize, bound: f64) -> Result<Self> {
         let fits = (2..=MOST_BINS).contains(&bins) && bound.is_finite() && bound > 0.0;
         if !fits {
@@ -152,7 +160,8 @@ impl Spline {
         Ok(Self { bins, bound })
     }
 
-    /// Softmax with a least share, and where each bin begins.
+    /// Computes softmaxes into `out`, and the ends of the bins, whose size has a minimum, into
+    /// `ends`.
     fn shares(&self, raw: impl Iterator<Item = f64> + Clone, out: &mut [f64], ends: &mut [f64]) {
         let most = raw.clone().fold(f64::NEG_INFINITY, f64::max);
         let mut sum = 0.0;
@@ -173,7 +182,7 @@ impl Spline {
         LEAST + (1.0 - LEAST * self.bins as f64) * softmax
     }
 
-    /// The number that makes a slope of 1 of a raw 0.
+    /// Returns the offset that is added to a raw slope: with it the raw value 0 gives slope 1.
     fn offset() -> f64 {
         ((1.0 - LEAST).exp() - 1.0).ln()
     }
@@ -201,7 +210,7 @@ impl Spline {
         shape
     }
 
-    /// y and ln(dy/dx).
+    /// Returns y and ln(dy/dx).
     fn element<T: Real>(&self, x: f64, raw: &[T]) -> (f64, f64) {
         if !self.inside(x) {
             return (x, 0.0);
@@ -223,7 +232,8 @@ impl Spline {
         x > -self.bound && x < self.bound
     }
 
-    /// From the gradients of y and of ln(dy/dx): that of x, and those of the raw numbers into `to_raw`.
+    /// Computes gradients from those of y and of ln(dy/dx): returns that of x and writes those of
+    /// the raw parameters to `to_raw`.
     fn gradient<T: Real>(
         &self,
         x: f64,
@@ -245,7 +255,7 @@ impl Spline {
         let [to_x, left, width, bottom, height, d0, d1] = by;
         let free = 2.0 * self.bound * (1.0 - LEAST * self.bins as f64);
         let mut spread = |softmax: &[f64], start: f64, size: f64, from: usize| {
-            // Every bin before moves this one, and its own share is its size.
+            // The bins before bin k shift its start; the share of bin k itself is its size.
             let of = |i: usize| match i.cmp(&k) {
                 std::cmp::Ordering::Less => start * free,
                 std::cmp::Ordering::Equal => size * free,
@@ -260,7 +270,7 @@ impl Spline {
         spread(&shape.widths[..bins], left, width, 0);
         spread(&shape.heights[..bins], bottom, height, bins);
         for (i, d) in [(k, d0), (k + 1, d1)] {
-            // The slopes at the ends are fixed.
+            // The slopes at the two ends are fixed to 1.
             if i > 0 && i < bins {
                 to_raw[2 * bins + i - 1] = T::from_f64(d * shape.bends[i]);
             }
@@ -268,7 +278,8 @@ impl Spline {
         to_x
     }
 
-    /// y and ln(dy/dx), both shaped as `x` (batch, n); `raw` is (batch, n·(3·bins − 1)).
+    /// Computes y and ln(dy/dx), both with the shape of `x` (batch, n). `raw` has shape
+    /// (batch, n·(3·bins − 1)).
     pub fn forward(&self, x: &Tensor, raw: &Tensor) -> Result<(Tensor, Tensor)> {
         let (_, n) = x.dims2()?;
         if !has_kernel(x) {
@@ -282,7 +293,8 @@ impl Spline {
         Ok((both.narrow(1, 0, n)?, both.narrow(1, n, n)?))
     }
 
-    /// The x whose y these are.
+    /// Computes the x that [`Spline::forward`] maps to `y` (batch, n). `raw` is as in
+    /// [`Spline::forward`].
     pub fn inverse(&self, y: &Tensor, raw: &Tensor) -> Result<Tensor> {
         if !has_kernel(y) {
             return self.composed_inverse(y, raw);
@@ -294,7 +306,8 @@ impl Spline {
         Ok(y.contiguous()?.apply_op2(&raw.contiguous()?, op)?)
     }
 
-    /// Widths, heights and slopes of all bins as tensors (batch, n, bins) and their ends (batch, n, bins + 1).
+    /// Returns the ends of all bins in x and in y, and the slopes at these ends, each as a tensor
+    /// (batch, n, bins + 1).
     fn composed_shape(&self, x: &Tensor, raw: &Tensor) -> Result<[Tensor; 3]> {
         let (batch, n) = x.dims2()?;
         let k = self.bins;
@@ -310,15 +323,15 @@ impl Spline {
             Ok(Tensor::cat(&[&end.neg()?, &inner, &end], 2)?)
         };
         let r = raw.narrow(2, 2 * k, k - 1)?.affine(1.0, Self::offset())?;
-        // softplus without overflow: max(r, 0) + ln(1 + exp(−|r|)).
+        // Softplus without overflow: max(r, 0) + ln(1 + exp(−|r|)).
         let softplus = (r.relu()? + (r.abs()?.neg()?.exp()? + 1.0)?.log()?)?;
         let one = Tensor::ones((batch, n, 1), x.dtype(), x.device())?;
         let slopes = Tensor::cat(&[&one, &(softplus + LEAST)?, &one], 2)?;
         Ok([ends(0)?, ends(k)?, slopes])
     }
 
-    /// The bin of each element: left, width, bottom, height, both slopes, each shaped as `x`; and where the
-    /// spline holds (1) or the identity (0).
+    /// Returns the bin of each element as left, width, bottom, height and both slopes, each with
+    /// the shape of `x`; and a mask: 1 inside (−B, B), 0 where the map is the identity.
     fn composed_bin(&self, x: &Tensor, raw: &Tensor, by_y: bool) -> Result<([Tensor; 6], Tensor)> {
         let [xs, ys, slopes] = self.composed_shape(x, raw)?;
         let k = self.bins;
@@ -329,7 +342,8 @@ impl Spline {
         let past = past.to_dtype(x.dtype())?;
         let one = past.narrow(2, 0, 1)?.ones_like()?;
         let zero = one.zeros_like()?;
-        // 1 in the bin whose left end is passed and whose right end is not.
+        // 1 in the bin whose left end is at or below x and whose right end is above x; the outer
+        // bins extend to infinity.
         let here = (Tensor::cat(&[&one, &past], 2)? - Tensor::cat(&[&past, &zero], 2)?)?;
         let pick = |t: &Tensor, from: usize| -> Result<Tensor> {
             Ok((t.narrow(2, from, k)? * &here)?.sum(2)?)
@@ -349,7 +363,8 @@ impl Spline {
 
     fn composed_forward(&self, x: &Tensor, raw: &Tensor) -> Result<(Tensor, Tensor)> {
         let ([left, width, bottom, height, d0, d1], inside) = self.composed_bin(x, raw, false)?;
-        // Outside a place within the bin stands in: what comes of it is multiplied by 0, and must be a number.
+        // Outside the bounds the position in the bin is set to 0: the result is multiplied by 0
+        // below, and must be finite for that.
         let at = (((x - left)? / &width)? * &inside)?;
         let rest = at.affine(-1.0, 1.0)?;
         let slope = (&height / width)?;
@@ -382,7 +397,7 @@ impl Spline {
 }
 
 impl Shape1 {
-    /// The bin in which `at` lies between these ends.
+    /// Returns the index of the bin that contains `at`, given the ends of the bins.
     fn find(&self, ends: &[f64], at: f64) -> usize {
         ends[1..self.bins].iter().take_while(|&&e| at >= e).count()
     }
@@ -404,7 +419,7 @@ struct Op {
     inverse: bool,
 }
 
-/// Rows that one thread takes at a time.
+/// Number of rows per parallel task.
 const ROWS: usize = 16;
 
 impl Op {
@@ -434,7 +449,7 @@ impl Op {
         out
     }
 
-    /// The gradients of x and of the raw numbers.
+    /// Returns the gradients of x and of the raw parameters.
     fn backward<T: Real>(
         &self,
         x: &[T],
@@ -559,7 +574,7 @@ mod tests {
 
     fn inputs(bins: usize) -> Result<(Var, Var)> {
         let mut rng = Rng::new(3);
-        // Some inside, some in the tails.
+        // Some values are inside the bounds, some outside.
         let x = (rng.normal((40, 5), &Device::Cpu)? * 2.0)?;
         let raw = rng.normal((40, 5 * numbers_per_element(bins)), &Device::Cpu)?;
         Ok((
@@ -572,7 +587,7 @@ mod tests {
         Ok((a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar()?)
     }
 
-    /// The one operation of the CPU and the composition for other devices are the same map.
+    /// The CPU kernel and the composition for other devices compute the same map.
     #[test]
     fn both_ways_agree_in_values_and_gradients() -> Result<()> {
         for (bins, bound) in [(2, 1.0), (8, 3.0), (MOST_BINS, 4.0)] {
@@ -614,7 +629,7 @@ mod tests {
         let (x, raw) = inputs(8)?;
         let (y, logdet) = spline.forward(&x, &raw.zeros_like()?)?;
         assert!(off(&y, &x)? < 1e-12 && off(&logdet, &x.zeros_like()?)? < 1e-12);
-        // Monotone, into itself, and back again.
+        // The map is monotone, maps [−3, 3] into itself, and has a correct inverse.
         let numbers = raw.get(0)?.narrow(0, 0, numbers_per_element(8))?;
         let numbers: Vec<f64> = numbers.to_vec1()?;
         let mut last = f64::NEG_INFINITY;
@@ -625,10 +640,10 @@ mod tests {
             assert!((spline.element_inverse(y, &numbers) - x).abs() < 1e-10);
             last = y;
         }
-        // At the bound the slope is the identity's.
+        // At the bound the slope is 1, as that of the identity.
         let (_, logdet) = spline.element(3.0 - 1e-9, &numbers);
         assert!(logdet.abs() < 1e-6, "{logdet}");
-        // Numbers so large that a softmax has one winner.
+        // Raw values so large that each softmax is close to one-hot.
         let large: Vec<f64> = numbers.iter().map(|x| x * 1e4).collect();
         let (y, logdet) = spline.element(0.3, &large);
         assert!(y.is_finite() && logdet.is_finite());

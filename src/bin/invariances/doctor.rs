@@ -1,4 +1,5 @@
-//! `invariances doctor`: what is there, what is missing or outdated, and the command that mends it.
+//! `invariances doctor`: lists what is installed, missing or outdated, and the command that fixes
+//! it.
 
 use crate::environment::Environment;
 use crate::kernel::{self, EVCXR};
@@ -15,9 +16,9 @@ const SET_UP: &str = "cargo run --release -- setup";
 
 enum State {
     Ok,
-    /// Not there, and the project works without it.
+    /// Missing, but the project works without it.
     Optional,
-    /// Not there; `run` and `lab` put it there by themselves.
+    /// Missing; `run` and `lab` install it automatically.
     Missing,
     Outdated,
 }

@@ -1,18 +1,20 @@
-//! `environment.yml`, the one place where the Python packages' versions are written: conda reads it
-//! itself, and for everybody else it is read here. Only what conda files of this kind need is
-//! understood; anything else is refused with its line, so that a pin is never silently lost.
+//! Reads `environment.yml`, the only place where the versions of the Python packages are written.
+//! Conda reads this file itself; for all other users this parser reads it. It accepts only the
+//! syntax that this file needs. Any other line is an error with its line number, so that no
+//! version pin is silently ignored.
 
 use invariances::{Error, Result};
 use std::path::Path;
 
-/// What `environment.yml` asks for.
+/// The requirements in `environment.yml`.
 #[derive(Debug, PartialEq)]
 pub struct Environment {
-    /// The oldest Python that serves, as (major, minor).
+    /// The oldest supported Python version, as (major, minor).
     pub python: (u32, u32),
-    /// Packages and their exact versions, in the file's order.
+    /// Packages and their exact versions, in the order of the file.
     pub packages: Vec<(String, String)>,
-    /// Twelve hexadecimal digits of the file's hash: another file, another environment.
+    /// The first twelve hexadecimal digits of the file's hash, so each version of the file has
+    /// its own environment.
     pub key: String,
 }
 
@@ -20,7 +22,8 @@ impl Environment {
     /// Reads the project's `environment.yml`.
     ///
     /// # Errors
-    /// [`Error::Io`] where it cannot be read, [`Error::Content`] with the line that is not understood.
+    /// [`Error::Io`] if the file cannot be read, [`Error::Content`] with the line that cannot be
+    /// parsed.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
         Self::parse(&text).map_err(|what| Error::content(path, what))
@@ -117,7 +120,7 @@ impl Environment {
         })
     }
 
-    /// The packages as pip takes them: `name==version`.
+    /// Returns the packages in pip's format: `name==version`.
     pub fn requirements(&self) -> Vec<String> {
         self.packages
             .iter()
@@ -126,7 +129,7 @@ impl Environment {
     }
 }
 
-/// Twelve hexadecimal digits that stand for `bytes` in a file's name.
+/// Returns the first twelve hexadecimal digits of the hash of `bytes`, for file names.
 pub fn blake3_hex(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex()[..12].to_owned()
 }

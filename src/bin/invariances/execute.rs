@@ -1,4 +1,5 @@
-//! One notebook, executed by nbclient in the project's Python, with its progress on the terminal.
+//! Executes one notebook with nbclient in the project's Python and shows the progress on the
+//! terminal.
 
 use crate::interrupt;
 use crate::setup::{KERNEL, Ready, duration};
@@ -14,10 +15,11 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 const PROGRAM: &str = include_str!("execute.py");
-/// A larger notebook is slow to open and cannot be shown by code hosts.
+/// Size limit for a warning, in bytes: larger notebooks are slow to open, and code hosts do not
+/// show them.
 const LARGE: usize = 1 << 20;
 
-/// What `execute.py` says, one line each.
+/// The events of `execute.py`, one JSON object per line.
 #[derive(Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Event {
@@ -59,15 +61,15 @@ enum Event {
 
 enum Heard {
     Event(Event),
-    /// A line of the kernel's own standard error.
+    /// A line of the kernel's standard error.
     Said(String),
-    /// A line of the script's that is no event: it went wrong.
+    /// A line of the script that is not an event, because something went wrong.
     Noise(String),
 }
 
-/// How an execution ended.
+/// The result of an execution.
 pub struct Outcome {
-    /// Code cells in the notebook, and how many of them ran.
+    /// Number of code cells in the notebook, and how many of them ran.
     pub cells: usize,
     pub ran: usize,
     pub seconds: f64,
@@ -75,11 +77,13 @@ pub struct Outcome {
     pub interrupted: bool,
 }
 
-/// Executes `notebook` with the variables `settings` set, and writes what came of it to `target`,
-/// whole, even where a cell failed. After an interrupt nothing is written.
+/// Executes `notebook` with the environment variables `settings` and writes the executed notebook
+/// to `target`. It is written completely, also if a cell failed. After an interrupt nothing is
+/// written.
 ///
 /// # Errors
-/// Python cannot be started, or the executed notebook not written. A failing cell is an [`Outcome`].
+/// If Python cannot be started or the executed notebook cannot be written. A cell that fails is
+/// not an error here; it is reported in the [`Outcome`].
 pub fn execute(
     ready: &Ready,
     notebook: &Path,
@@ -98,7 +102,8 @@ pub fn execute(
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
-        // Ctrl-C is for us: we tell it by closing its standard input, and it ends the kernel.
+        // Ctrl-C must reach this process only. It then closes the script's standard input, and
+        // the script stops the kernel.
         .process_group(0);
     let mut child = command.spawn().map_err(|e| Error::io(&ready.python, e))?;
     let mut lifeline = child.stdin.take();
@@ -149,7 +154,8 @@ pub fn execute(
         match heard.recv_timeout(Duration::from_millis(200)) {
             Err(RecvTimeoutError::Disconnected) => break,
             Err(RecvTimeoutError::Timeout) => {
-                // A kernel's leftover process may hold standard error open for ever.
+                // A process that the kernel left behind may keep standard error open
+                // indefinitely.
                 if let Ok(Some(_)) = child.try_wait()
                     && heard.recv_timeout(Duration::from_millis(200)).is_err()
                 {
@@ -157,7 +163,7 @@ pub fn execute(
                 }
             }
             Ok(Heard::Said(line)) | Ok(Heard::Noise(line)) => {
-                // Python's own words about our interrupt are of no use to anybody.
+                // Python's messages about our own interrupt are not useful to the user.
                 if !outcome.interrupted && !is_chatter(&line) {
                     page.line(&line);
                     said.push(line);
@@ -181,7 +187,8 @@ pub fn execute(
                     line,
                     message,
                 } => {
-                    // `done` was said: nbclient counts a cell as executed before it looks at its reply.
+                    // The event `done` was already counted: nbclient counts a cell as executed
+                    // before it checks the reply.
                     outcome.ran = number.saturating_sub(1);
                     let cells = outcome.cells;
                     page.failed(
@@ -249,7 +256,7 @@ pub fn execute(
     Ok(outcome)
 }
 
-/// Lines that Python's libraries write about themselves.
+/// Whether a line is a message of Python's libraries that does not concern the user.
 fn is_chatter(line: &str) -> bool {
     line == "No configuration file found, use the default configuration"
         || line.contains("frozen_modules")
@@ -257,13 +264,13 @@ fn is_chatter(line: &str) -> bool {
         || line.contains("Debugger warning")
 }
 
-/// Progress on the terminal: a line for each cell, what it prints beneath it.
+/// Progress on the terminal: one line per cell, followed by the output of the cell.
 #[derive(Default)]
 struct Page {
     cells: usize,
-    /// The current cell's line has no end yet.
+    /// Whether the line of the current cell has no line end yet.
     open: bool,
-    /// Of the current cell's output, what has no line end yet.
+    /// The part of the current cell's output that has no line end yet.
     rest: String,
     shows: Vec<&'static str>,
     in_cell: bool,
@@ -301,7 +308,7 @@ impl Page {
     }
 
     fn printed(&mut self, line: &str) {
-        // Of a line that rewrites itself, the last state.
+        // If the line overwrites itself with carriage returns, only its last state is printed.
         let line = line.trim_end().rsplit('\r').next().unwrap_or("");
         if !line.is_empty() {
             self.close();
@@ -366,7 +373,7 @@ fn time(seconds: f64) -> String {
     duration(Duration::from_secs_f64(seconds.max(0.0)))
 }
 
-/// Text without a terminal's colours.
+/// Returns the text without terminal colours.
 pub fn plain(text: &str) -> String {
     let mut out = String::new();
     let mut rest = text;

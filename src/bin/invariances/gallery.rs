@@ -1,5 +1,5 @@
-//! What a run leaves for people: `claims.json` and `index.html`, from the figures and claims that
-//! the notebooks wrote.
+//! Writes the results of a run: `claims.json`, `run.json` and the page `index.html`, made from
+//! the figures and claims that the notebooks wrote.
 
 use crate::setup::duration;
 use invariances::files::write_atomic;
@@ -10,19 +10,20 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The scale at which training is so short that a claim says nothing about the method.
+/// The name of the smallest scale. Training is so short there that a claim says nothing about the
+/// method.
 const SMOKE: &str = "smoke";
 const STYLE: &str = include_str!("gallery.css");
 
-/// What a notebook states, as it wrote it.
+/// A claim as the notebook wrote it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Claim {
     pub notebook: String,
     pub name: String,
     pub statement: String,
-    /// The stem of the figure's file.
+    /// The file name of the figure, without its extension.
     pub figure: Option<String>,
-    /// None where the number is no number.
+    /// `None` if the measured value is NaN or infinite.
     pub value: Option<f64>,
     #[serde(default)]
     pub unit: String,
@@ -41,8 +42,8 @@ pub struct Claim {
     pub version: String,
 }
 
-/// How a notebook's execution went; kept in `run.json`, so that a run of one notebook leaves the
-/// others on the page.
+/// The result of executing a notebook. It is stored in `run.json`, so that running one notebook
+/// keeps the others on the page.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
     pub notebook: String,
@@ -56,18 +57,18 @@ pub struct Record {
     pub error: Option<String>,
 }
 
-/// What was written.
+/// The result of [`write()`].
 pub struct Summary {
     pub number: usize,
     pub hold: usize,
-    /// Files of claims that could not be read.
+    /// One error per claims file that could not be read.
     pub errors: Vec<Error>,
 }
 
-/// The records of earlier runs into `out`.
+/// Returns the records of earlier runs into `out`.
 ///
 /// # Errors
-/// [`Error::Content`] where the file is there and is not what `run` wrote.
+/// [`Error::Content`] if the file exists but was not written by `run`.
 pub fn read_records(out: &Path) -> Result<Vec<Record>> {
     let path = out.join("run.json");
     match std::fs::read(&path) {
@@ -79,10 +80,10 @@ pub fn read_records(out: &Path) -> Result<Vec<Record>> {
     }
 }
 
-/// Removes what an earlier run of `notebook` left in `out`.
+/// Removes the results of an earlier run of `notebook` from `out`.
 ///
 /// # Errors
-/// [`Error::Io`] where something is there and cannot be removed.
+/// [`Error::Io`] if a file cannot be removed.
 pub fn remove(out: &Path, notebook: &str) -> Result<()> {
     let remove = |path: &Path| match std::fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path, e)),
@@ -96,11 +97,11 @@ pub fn remove(out: &Path, notebook: &str) -> Result<()> {
     Ok(())
 }
 
-/// Writes `claims.json`, `run.json` and `index.html` from what is in `out`. A file of claims that
-/// cannot be read is left out and reported.
+/// Writes `claims.json`, `run.json` and `index.html` from the content of `out`. A claims file
+/// that cannot be read is skipped and reported in the summary.
 ///
 /// # Errors
-/// [`Error::Io`] where one of them cannot be written.
+/// [`Error::Io`] if one of the files cannot be written.
 pub fn write(out: &Path, records: &[Record]) -> Result<Summary> {
     let mut claims = Vec::new();
     let mut errors = Vec::new();
@@ -138,7 +139,7 @@ fn claims_file(out: &Path, notebook: &str) -> PathBuf {
     out.join("claims").join(format!("{notebook}.json"))
 }
 
-/// A notebook's claims; none where it wrote none.
+/// Returns a notebook's claims, or an empty list if it wrote none.
 fn read_claims(out: &Path, notebook: &str) -> Result<Vec<Claim>> {
     let path = claims_file(out, notebook);
     match std::fs::read(&path) {
@@ -153,7 +154,7 @@ fn read_claims(out: &Path, notebook: &str) -> Result<Vec<Claim>> {
     }
 }
 
-/// The files of a notebook's figures, by name.
+/// Returns the files of a notebook's figures, sorted by name.
 fn figures(out: &Path, notebook: &str) -> Result<Vec<PathBuf>> {
     let names = |dir: &Path, ends: &[&str]| -> Result<Vec<PathBuf>> {
         match std::fs::read_dir(dir) {
@@ -173,7 +174,7 @@ fn figures(out: &Path, notebook: &str) -> Result<Vec<PathBuf>> {
             Err(e) => Err(Error::io(dir, e)),
         }
     };
-    // `a-b-figure` belongs to the notebook `a-b` where there is one, and not to `a`.
+    // If a notebook `a-b` exists, the figure `a-b-figure` belongs to it and not to `a`.
     let longer: Vec<String> = names(out, &["ipynb"])?
         .iter()
         .filter_map(|p| Some(p.file_stem()?.to_str()?.to_owned()))
@@ -193,7 +194,7 @@ fn figures(out: &Path, notebook: &str) -> Result<Vec<PathBuf>> {
     )
 }
 
-/// The figures' names in the order in which the notebook drew them.
+/// Returns the names of the figures in the order in which the notebook drew them.
 fn stems(files: &[PathBuf]) -> Vec<String> {
     let mut drawn: Vec<_> = files
         .iter()
@@ -211,7 +212,7 @@ fn stems(files: &[PathBuf]) -> Vec<String> {
         .collect()
 }
 
-/// The first heading of a notebook.
+/// Returns the first heading of a notebook.
 pub fn title(notebook: &Path) -> Option<String> {
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(notebook).ok()?).ok()?;
     json["cells"]
@@ -330,7 +331,7 @@ fn section(
     if let Some(error) = &record.error {
         let _ = writeln!(h, "<pre>{}</pre>", escape(error));
     }
-    // A claim names its figure with or without the notebook's name before it.
+    // A claim gives the name of its figure with or without the name of the notebook as prefix.
     let figure_of = |claim: &Claim| {
         let stem = claim.figure.as_ref()?;
         let long = format!("{name}-{stem}");
@@ -361,7 +362,7 @@ fn section(
         h.push_str("<article>\n<figure>");
         let moved = files.iter().find(|(kind, _)| *kind == "html");
         if let Some((_, page)) = moved {
-            // What a reader moves, in a frame of its own.
+            // An interactive figure is shown in its own frame.
             let _ = write!(
                 h,
                 "<iframe src=\"{}\" title=\"{}\" loading=\"lazy\" style=\"width:100%;height:460px;border:0\"></iframe>",
@@ -369,7 +370,8 @@ fn section(
                 escape(&caption)
             );
         } else if let Some(shown) = shown {
-            // A film has its images' own pixels, few of them: it is shown larger.
+            // A film (a PNG without other formats) has few pixels per image, so it is shown
+            // enlarged.
             let film = match &files[..] {
                 [("png", _)] => " class=\"film\"",
                 _ => "",
@@ -454,12 +456,13 @@ fn list(h: &mut String, claims: &[&Claim]) {
     h.push_str("</ul>\n");
 }
 
-/// A number with the digits that matter: three or four.
+/// Formats a number with three or four significant digits.
 fn number(x: f64) -> String {
     written(x, x)
 }
 
-/// `x` with as many digits as `like` has: the ends of an interval as the value between them.
+/// Formats `x` with the number of decimals that suits `like`, so that the ends of an interval
+/// look like the value between them.
 fn written(x: f64, like: f64) -> String {
     let size = like.abs();
     if like == 0.0 || ((1000.0..1e7).contains(&size) && like.fract() == 0.0) {
@@ -481,7 +484,7 @@ fn written(x: f64, like: f64) -> String {
     }
 }
 
-/// Text as HTML, in content and in quoted attributes.
+/// Escapes text for HTML content and for quoted attributes.
 fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -497,7 +500,7 @@ fn escape(text: &str) -> String {
     out
 }
 
-/// A relative path as a link.
+/// Returns a relative path as a URL.
 fn link(path: &str) -> String {
     let mut out = String::new();
     for byte in path.bytes() {
@@ -560,7 +563,8 @@ mod tests {
         out
     }
 
-    /// What a reader moves is shown in a frame, with its still and its numbers to be taken along; all of it goes with the notebook.
+    /// An interactive figure is shown in a frame, with links to its static image and its numbers.
+    /// All of these files are removed with the notebook.
     #[test]
     fn what_a_reader_moves_is_shown_in_a_frame() {
         let out = sample();
@@ -611,7 +615,8 @@ mod tests {
             !page.contains("other") && !page.contains("curve"),
             "another notebook's figure"
         );
-        // Both ways to name the figure put the claim beside it; the third claim has an article of its own.
+        // A claim is shown next to its figure with and without the notebook's prefix; the third
+        // claim has no figure and gets its own article.
         assert_eq!(page.matches("<article>").count(), 2);
         let beside = page.split("</article>").next().unwrap();
         assert_eq!(beside.matches("<li").count(), 2);

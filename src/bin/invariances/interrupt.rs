@@ -1,4 +1,5 @@
-//! Ctrl-C as a request: what is under way is ended in order, so that nothing stays half written.
+//! Handles Ctrl-C as a request to stop, so that running work ends in order and no file stays
+//! incomplete.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -6,16 +7,18 @@ static ASKED: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn ask(_: libc::c_int) {
     if ASKED.swap(true, Ordering::SeqCst) {
-        // Asked twice: at once. SAFETY: `_exit` may be called in a signal handler.
+        // A second request ends the process immediately.
+        // SAFETY: `_exit` is async-signal-safe, so a signal handler may call it.
         unsafe { libc::_exit(130) }
     }
 }
 
-/// From here on Ctrl-C, a request to terminate and a closed terminal are noted instead of ending the
-/// process; the second one ends it.
+/// Installs the handler. From now on the first Ctrl-C, termination signal or closed terminal is
+/// recorded and does not end the process; the second one ends it.
 pub fn listen() {
     for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-        // SAFETY: the handler touches only an atomic and calls `_exit`.
+        // SAFETY: the handler is an `extern "C"` function of the expected type. It only uses an
+        // atomic and `_exit`, both of which are async-signal-safe.
         unsafe {
             libc::signal(
                 signal,
@@ -25,7 +28,7 @@ pub fn listen() {
     }
 }
 
-/// Whether somebody asked to stop.
+/// Whether the user has requested to stop.
 pub fn asked() -> bool {
     ASKED.load(Ordering::SeqCst)
 }

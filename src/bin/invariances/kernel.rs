@@ -1,9 +1,9 @@
-//! The Jupyter kernel "Rust (invariances)": evcxr, in an environment where a cell compiles in a
-//! fraction of a second against the library that `cargo build --release` made.
+//! The Jupyter kernel "Rust (invariances)": evcxr in an environment where a cell compiles in a
+//! fraction of a second against the library that `cargo build --release` built.
 //!
-//! `invariances kernel FILE` makes a work folder, writes the settings there that `shim` reads, and
-//! becomes evcxr_jupyter. That finds this program under the names `cargo` and `rustup`, by
-//! `rustup which cargo` and by `$CARGO_HOME/bin`.
+//! `invariances kernel FILE` creates a work folder, writes the settings for `shim` into it, and
+//! replaces itself by evcxr_jupyter. evcxr then finds this program under the names `cargo` and
+//! `rustup`, through `rustup which cargo` and through `$CARGO_HOME/bin`.
 
 use crate::shim::{STANDARD, WORK};
 use invariances::{Error, Result, files};
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::SystemTime;
 
-/// The version of evcxr that the kernel is made for.
+/// The version of evcxr that the kernel supports.
 pub const EVCXR: &str = "0.22.0";
 
 #[derive(clap::Args)]
@@ -26,7 +26,8 @@ pub struct Arguments {
 pub fn main(arguments: Arguments) -> Result<ExitCode> {
     let evcxr = evcxr()?;
     let cache = files::cache_dir()?.join("kernels");
-    // evcxr tells its child process the file of a cell by a line of words.
+    // evcxr passes the file of a cell to its child process in a line of words separated by
+    // blanks.
     if cache.to_str().is_none_or(|path| path.contains(' ')) {
         return Err(Error::invalid(format!(
             "{}: the kernel needs a cache folder whose path is Unicode without blanks; set INVARIANCES_CACHE to one",
@@ -52,7 +53,7 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
         .env("CARGO_HOME", &work)
         .env("RUSTC", settings["rustc"].as_str().unwrap_or_default())
         .env("PATH", path)
-        // They would be about another build than the cells'.
+        // These variables would describe another build than that of the cells.
         .env_remove("CARGO")
         .env_remove("CARGO_TARGET_DIR")
         .env_remove("CARGO_BUILD_TARGET_DIR");
@@ -61,10 +62,12 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     {
         command.env("RUST_SRC_PATH", sources);
     }
-    // evcxr would renew the files of a kernel of its own, where it finds one.
+    // If evcxr finds the kernelspec of its own kernel, it updates it; with this path it does not
+    // find one.
     command.env("JUPYTER_PATH", &work);
-    // Tensors are big blocks that come and go: glibc would hand each back to the system and fetch it
-    // again, page by page. Other systems do not read these.
+    // Tensors are large blocks that are allocated and freed often. By default glibc returns each
+    // block to the system and requests it again, page by page. Other systems ignore these
+    // variables.
     for (name, value) in [
         ("MALLOC_MMAP_THRESHOLD_", "1073741824"),
         ("MALLOC_TRIM_THRESHOLD_", "1073741824"),
@@ -79,10 +82,10 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     Err(Error::io(command.get_program(), error))
 }
 
-/// Writes the kernelspec into `dir`, a folder `kernels` of Jupyter's, for this very program.
+/// Writes the kernelspec of this program into `dir`, which is a `kernels` folder of Jupyter.
 ///
 /// # Errors
-/// [`Error::Io`] where the folder cannot be written.
+/// [`Error::Io`] if the folder cannot be written.
 pub fn write_kernelspec(dir: &Path) -> Result<()> {
     let program = program()?;
     let spec = json!({
@@ -96,10 +99,10 @@ pub fn write_kernelspec(dir: &Path) -> Result<()> {
     files::write_atomic(dir.join("invariances/kernel.json"), text.as_bytes())
 }
 
-/// The evcxr_jupyter of the right version: the one in the cache, else one on PATH.
+/// Returns the path of evcxr_jupyter in the right version: from the cache, otherwise from PATH.
 ///
 /// # Errors
-/// [`Error::Invalid`] that says how to install it.
+/// [`Error::Invalid`] with the command that installs it.
 pub fn evcxr() -> Result<PathBuf> {
     let name = format!("evcxr_jupyter{}", std::env::consts::EXE_SUFFIX);
     let folder = files::cache_dir()?.join(format!("evcxr-{EVCXR}"));
@@ -107,7 +110,8 @@ pub fn evcxr() -> Result<PathBuf> {
     if own.is_file() {
         return Ok(own);
     }
-    // It does not tell its version; cargo noted it beside the folder of programs.
+    // evcxr_jupyter has no option that prints its version, but cargo writes the version next to
+    // the `bin` folder.
     let path = std::env::var_os("PATH").unwrap_or_default();
     let right = |bin: &PathBuf| {
         bin.join(&name).is_file()
@@ -134,7 +138,7 @@ fn program() -> Result<PathBuf> {
         .map_err(|e| Error::io("invariances", e))
 }
 
-/// Makes the work folder: settings, the shims, and the library as it is now.
+/// Creates the work folder with the settings, the shims and the current library.
 fn prepare(work: &Path, cache: &Path) -> Result<Value> {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let release = program()?
@@ -142,7 +146,7 @@ fn prepare(work: &Path, cache: &Path) -> Result<Value> {
         .map(Path::to_path_buf)
         .unwrap_or_default();
     let make = |folder: &Path| std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e));
-    // A process of this number may have ended here before, without us.
+    // An earlier process with the same number may have left a folder here.
     let _ = std::fs::remove_dir_all(work);
     for folder in ["bin", "lib", "ctx"] {
         make(&work.join(folder))?;
@@ -150,7 +154,7 @@ fn prepare(work: &Path, cache: &Path) -> Result<Value> {
     let kept = cache.join("kept");
     make(&kept)?;
 
-    // Links keep this kernel's library and program while a build puts others in their place.
+    // Hard links keep this kernel's library and program while a new build replaces the originals.
     let link = |from: &Path, to: &Path| {
         std::fs::hard_link(from, to)
             .or_else(|_| std::fs::copy(from, to).map(drop))
@@ -160,12 +164,13 @@ fn prepare(work: &Path, cache: &Path) -> Result<Value> {
     let dependencies = release.join("deps");
     for end in [".rlib", std::env::consts::DLL_SUFFIX] {
         let name = format!("libinvariances{end}");
-        // Not those in `release`, of which cargo renews only some, depending on its subcommand.
+        // The files in `release/deps` are used, because cargo updates only some of those in
+        // `release`, depending on the subcommand.
         let to = work.join("lib").join(&name);
         link(&dependencies.join(&name), &to)?;
         libraries.push(to);
     }
-    // Under these names the program is what `shim` describes; it finds its library in `../lib`.
+    // Under these names the program acts as `shim` describes; it finds its library in `../lib`.
     for name in ["cargo", "rustup"] {
         link(&program()?, &work.join("bin").join(name))?;
     }
@@ -188,7 +193,8 @@ fn prepare(work: &Path, cache: &Path) -> Result<Value> {
     .into_iter()
     .filter_map(|(name, on)| on.then_some(name))
     .collect();
-    // What we change for evcxr, and the shim gives back to the real programs.
+    // The variables that this program changes for evcxr. The shim restores them for the real
+    // programs.
     let environment: serde_json::Map<String, Value> = [
         "PATH",
         "CARGO",
@@ -233,10 +239,11 @@ fn prepare(work: &Path, cache: &Path) -> Result<Value> {
     Ok(settings)
 }
 
-/// The sources of the standard library and a copy of them, made once for each version, without what nobody
-/// names in a cell. Most of it are the processors' intrinsics, a third of what rust-analyzer would read.
+/// Returns the folder of the standard library's sources, and of a reduced copy. The copy is made
+/// once per compiler version and omits the crates that no cell uses. Most of the omitted code is
+/// the processors' intrinsics, a third of what rust-analyzer would read.
 ///
-/// None where the sources are not installed: rust-analyzer then asks rustup for them.
+/// `None` if the sources are not installed: rust-analyzer then asks rustup for them.
 fn standard_library(rustc: &Path, version: &str, kept: &Path) -> Option<(PathBuf, PathBuf)> {
     let sysroot = text(rustc, &["--print", "sysroot"]).ok()?;
     let whole = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library");
@@ -253,7 +260,8 @@ fn standard_library(rustc: &Path, version: &str, kept: &Path) -> Option<(PathBuf
             .iter()
             .try_for_each(|name| copy_sources(&whole.join(name), &library.join(name)))
             .and_then(|()| std::fs::copy(whole.join("Cargo.toml"), library.join("Cargo.toml")));
-        // Another kernel may have been quicker; without room for it, the whole serves as well.
+        // Another kernel may have made the copy first. If there is no disk space, the full
+        // sources are used.
         if copied.is_err() || std::fs::rename(&part, &folder).is_err() {
             let _ = std::fs::remove_dir_all(&part);
         }
@@ -261,7 +269,7 @@ fn standard_library(rustc: &Path, version: &str, kept: &Path) -> Option<(PathBuf
     short.is_dir().then_some((whole, short))
 }
 
-/// Copies a crate's manifest and Rust files, without tests and benchmarks.
+/// Copies the manifest and the Rust files of a crate, without tests and benchmarks.
 fn copy_sources(from: &Path, to: &Path) -> std::io::Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
@@ -278,26 +286,28 @@ fn copy_sources(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The library that cells are linked with, below the folder of this program.
+/// Returns the path of the library that cells are linked with; `release` is the folder of this
+/// program.
 pub fn library(release: &Path) -> PathBuf {
     release
         .join("deps")
         .join(format!("libinvariances{}", std::env::consts::DLL_SUFFIX))
 }
 
-/// What to say where a source of the library is newer than the library: cells would use what is no longer written there.
+/// Returns a notice if a source file is newer than the built library: cells would then run old
+/// code.
 pub fn edited_since(release: &Path) -> Option<String> {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let dependencies = release.join("deps");
     let modified = |path: &Path| std::fs::metadata(path).and_then(|m| m.modified()).ok();
     let built: SystemTime = modified(&library(release))?;
-    // rustc lists there what it made the library of.
+    // rustc lists the source files of the library in this file.
     let list = std::fs::read_to_string(dependencies.join("invariances.d")).ok()?;
     let edited: Vec<PathBuf> = sources(&list)
         .into_iter()
         .map(|path| project.join(path))
         .chain(rust_files(&project.join("crates")))
-        // A file that is gone was edited, too.
+        // A file that no longer exists counts as edited.
         .filter(|path| modified(path).is_none_or(|m| m > built))
         .collect();
     let first = edited.first()?;
@@ -314,7 +324,7 @@ pub fn edited_since(release: &Path) -> Option<String> {
     ))
 }
 
-/// The Rust files of the crates that the library is made of, below `folder`.
+/// Returns all Rust files below `folder`.
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -328,7 +338,8 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The files of a dependency list in the form of `make`: after the colon, blanks within names escaped.
+/// Returns the files in a dependency list in `make` format: they follow the colon, and blanks
+/// within names are escaped.
 fn sources(list: &str) -> Vec<String> {
     let line = list
         .lines()
@@ -357,7 +368,8 @@ fn text(program: &Path, arguments: &[&str]) -> Result<String> {
     }
 }
 
-/// The real rustc or cargo that builds in `project`: without the detour over rustup where that is installed.
+/// Returns the path of the real rustc or cargo for `project`, without rustup's proxy if rustup is
+/// installed.
 fn tool(name: &str, project: &Path) -> Result<PathBuf> {
     if which("rustup").is_some() {
         let output = Command::new("rustup")
@@ -392,7 +404,8 @@ fn remove_finished(cache: &Path) {
             .to_str()
             .and_then(|name| name.parse::<libc::pid_t>().ok());
         if let Some(process) = process {
-            // SAFETY: signal 0 only asks whether there is such a process.
+            // SAFETY: `kill` with signal 0 sends nothing and reads no memory of ours; it only
+            // checks whether the process exists.
             let there = unsafe { libc::kill(process, 0) } == 0
                 || std::io::Error::last_os_error().raw_os_error() == Some(libc::EPERM);
             if !there {

@@ -1,4 +1,4 @@
-//! `invariances lab`: JupyterLab on the notebooks, with the project's kernel.
+//! `invariances lab`: opens JupyterLab on the notebooks, with the project's kernel.
 
 use crate::setup::{self, KERNEL};
 use invariances::{Error, Result};
@@ -32,7 +32,7 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     {
         command.arg(format!("--ServerApp.root_dir={}", notebooks.display()));
     }
-    // Jupyter takes this process's place, and with it the terminal and Ctrl-C.
+    // Jupyter replaces this process, so it gets the terminal and Ctrl-C.
     let error = command
         .args(&arguments.jupyter)
         .current_dir(&notebooks)

@@ -1,4 +1,4 @@
-//! The `invariances` command.
+//! The `invariances` command: parses the arguments and runs the subcommand.
 
 mod doctor;
 mod environment;
@@ -32,9 +32,9 @@ enum Command {
     Study(study::Arguments),
     /// Open JupyterLab on the notebooks
     Lab(lab::Arguments),
-    /// Say what is present, missing or outdated, and how to mend it
+    /// Show what is present, missing or outdated, and how to fix it
     Doctor(doctor::Arguments),
-    /// Set up what notebooks need, and no more
+    /// Set up what notebooks need, without running one
     Setup(setup::Arguments),
     /// Train the networks that ship with the project, again and in full
     Retrain(retrain::Arguments),
@@ -44,7 +44,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    // The kernel starts this program under other names, too.
+    // The kernel also starts this program under other names.
     if let Some(code) = shim::run() {
         return code;
     }

@@ -1,3 +1,5 @@
+//! `invariances retrain`: trains the networks that ship with the project again.
+
 use invariances::train::{Card, DigitsNetwork, DigitsNetworks, Store, WorldNetwork};
 use invariances::{Error, Result};
 use std::process::ExitCode;
@@ -31,7 +33,7 @@ impl Shipped {
     }
 }
 
-/// Trains shipped networks in full and writes them to `data/pretrained`.
+/// Trains shipped networks in full and writes them to the folder of the shipped weights.
 pub fn main(arguments: Arguments) -> Result<ExitCode> {
     let digits = DigitsNetwork::all().into_iter().map(Shipped::Digits);
     let worlds = WorldNetwork::all().into_iter().map(Shipped::World);

@@ -1,4 +1,5 @@
-//! `invariances run`: from a clone to executed notebooks, figures, claims and a page that shows them.
+//! `invariances run`: executes notebooks and writes their figures, their claims and a page that
+//! shows both. It installs first what is missing.
 
 use crate::execute::{Outcome, execute};
 use crate::gallery::{self, Record};
@@ -11,7 +12,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 pub const SCALES: [&str; 4] = ["smoke", "quick", "real", "paper"];
-/// What `run` executes where nothing is named.
+/// The notebooks that `run` executes if none is given.
 const DEFAULT: [&str; 2] = ["00", "01"];
 
 #[derive(clap::Args)]
@@ -24,10 +25,11 @@ pub struct Arguments {
     /// Sizes, steps and sources: smoke, quick, real or paper [default: INVARIANCES_SCALE, or quick]
     #[arg(long)]
     scale: Option<String>,
-    /// Where notebooks, figures, claims and index.html go [default: INVARIANCES_OUT, or out/ in the project]
+    /// Where notebooks, figures, claims and index.html go
+    /// [default: INVARIANCES_OUT, or out/ in the project]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// A setting that the notebook asks for by `lab.setting`
+    /// A setting that the notebook reads with `lab.setting`
     #[arg(long = "set", value_name = "NAME=VALUE")]
     settings: Vec<String>,
     /// Download nothing
@@ -39,7 +41,7 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     let began = Instant::now();
     let variable = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
     let offline = arguments.offline || variable("INVARIANCES_OFFLINE").is_some_and(|v| v != "0");
-    // Everything that can be wrong in the call, before anything is set up or written.
+    // All arguments are checked before anything is installed or written.
     let scale = scale(arguments.scale, variable("INVARIANCES_SCALE"))?;
     let seed = seed(variable("INVARIANCES_SEED"))?;
     let set = crate::study::settings(&arguments.settings)?;
@@ -145,7 +147,8 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
         println!("✗ {error}");
     }
     for failure in &failures {
-        // Where, and the first line of what; the rest is above.
+        // The first two lines say where it failed and begin the message; the full message was
+        // printed above.
         for line in failure.lines().take(2) {
             println!("✗ {line}");
         }
@@ -198,7 +201,7 @@ pub fn stem(notebook: &Path) -> String {
         .into_owned()
 }
 
-/// The notebooks that are meant, in the order they are named.
+/// Returns the chosen notebooks in the order in which they are given.
 pub fn choose(folder: &Path, names: &[String], all: bool) -> Result<Vec<PathBuf>> {
     let mut there: Vec<PathBuf> = match std::fs::read_dir(folder) {
         Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
@@ -268,7 +271,7 @@ fn find(there: &[PathBuf], name: &str) -> Result<PathBuf> {
     )))
 }
 
-/// Sees that the output folder can be written, before anything is done for nothing.
+/// Checks that the output folder can be written, before the long work starts.
 pub fn writable(out: &Path) -> Result<()> {
     let advice = "the output folder; choose another one with --out";
     std::fs::create_dir_all(out).map_err(|e| Error::io(out, e).with_hint(advice))?;

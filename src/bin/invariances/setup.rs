@@ -1,6 +1,6 @@
-//! What must be there before a notebook can run, and how it gets there: a Python with JupyterLab,
-//! evcxr_jupyter, and the kernel registered. Everything goes to the project's cache; whatever is
-//! there and right is used as it is.
+//! `invariances setup`: installs what a notebook needs: a Python with JupyterLab, evcxr_jupyter,
+//! and the registered kernel. Everything goes into the project's cache. Parts that are present
+//! and have the right version are used as they are.
 
 use crate::environment::{Environment, blake3_hex};
 use crate::kernel::{self, EVCXR};
@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-/// The name of the kernelspec, as Jupyter lists it.
+/// The name of the kernelspec in Jupyter's list.
 pub const KERNEL: &str = "invariances";
-/// The crates of evcxr_jupyter that find the types of variables, in every cell.
+/// The crates of evcxr_jupyter that infer the types of variables in every cell. They are compiled
+/// with optimisation.
 const EVCXR_OPTIMISED: [&str; 24] = [
     "boxcar",
     "dashmap",
@@ -42,7 +43,8 @@ const EVCXR_OPTIMISED: [&str; 24] = [
     "smallvec",
 ];
 
-/// Last of what is written into a virtual environment: without it, the environment is half made.
+/// The file that is written last into a virtual environment: without it, the environment is
+/// incomplete.
 const STAMP: &str = "invariances-complete.txt";
 
 #[derive(clap::Args)]
@@ -62,22 +64,23 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Everything that executing a notebook needs.
+/// Everything that is needed to execute a notebook.
 pub struct Ready {
     pub project: PathBuf,
     pub cache: PathBuf,
-    /// A Python that has JupyterLab and nbclient.
+    /// A Python with JupyterLab and nbclient.
     pub python: PathBuf,
     pub evcxr: PathBuf,
-    /// Jupyter's folder `kernels` with this clone's kernelspec.
+    /// Jupyter's folder `kernels`, with the kernelspec of this clone.
     pub kernels: PathBuf,
 }
 
 impl Ready {
-    /// Python in which Jupyter finds this clone's kernel and keeps what it writes in the cache.
+    /// Returns a command that runs Python such that Jupyter finds this clone's kernel and writes
+    /// its files into the cache.
     pub fn python(&self) -> Command {
         let mut command = Command::new(&self.python);
-        // A user's own search path could bring other versions than the pinned ones.
+        // The user's search path could contain other versions than the pinned ones.
         for name in ["PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP"] {
             command.env_remove(name);
         }
@@ -100,10 +103,11 @@ impl Ready {
     }
 }
 
-/// Sets up what is missing and says so; with everything there, it takes milliseconds.
+/// Installs what is missing and prints what it does. If everything is present, this takes
+/// milliseconds.
 ///
 /// # Errors
-/// What is missing and cannot be had, and what to do about it.
+/// If something is missing and cannot be installed; the message says what the user can do.
 pub fn ready(offline: bool) -> Result<Ready> {
     let project = project()?;
     let cache = cache_dir()?;
@@ -112,9 +116,9 @@ pub fn ready(offline: bool) -> Result<Ready> {
             .with_hint("the project's cache; set INVARIANCES_CACHE to a folder that can be written")
     })?;
     let environment = Environment::read(&project.join("environment.yml"))?;
-    // The errors that cost nothing first: without Python, nothing is installed.
+    // Search for Python first: without it, nothing else is installed.
     let found = find_python(&cache, &environment)?;
-    // Two commands at once must not install into one folder.
+    // Two commands must not install into the same folder at the same time.
     let lock = cache.join("setup.lock");
     let lock = std::fs::File::create(&lock).map_err(|e| {
         Error::io(&lock, e)
@@ -127,7 +131,7 @@ pub fn ready(offline: bool) -> Result<Ready> {
     let python = match found {
         Python::Ready(python) => python,
         Python::Base { program, .. } => {
-            // Another command may have made it while this one waited.
+            // Another command may have created the environment while this one waited.
             match find_python(&cache, &environment)? {
                 Python::Ready(python) => python,
                 Python::Base { .. } => make_venv(&program, &cache, &environment, offline)?,
@@ -144,10 +148,11 @@ pub fn ready(offline: bool) -> Result<Ready> {
     standard_sources(offline);
     let kernels = kernels(&cache, &project);
     kernel::write_kernelspec(&kernels)?;
-    // IPython wants its folder to be there.
+    // IPython expects its folder to exist.
     let ipython = cache.join("jupyter/ipython");
     std::fs::create_dir_all(&ipython).map_err(|e| Error::io(&ipython, e))?;
-    // For whoever starts that environment's Jupyter by hand; not in an environment of the user's own.
+    // For users who start Jupyter from this environment by hand. An environment of the user is
+    // not changed.
     if python.starts_with(&cache)
         && let Some(prefix) = python.parent().and_then(Path::parent)
     {
@@ -162,16 +167,18 @@ pub fn ready(offline: bool) -> Result<Ready> {
     })
 }
 
-/// Jupyter's folder `kernels` of the clone in `project`: clones share the cache.
+/// Returns Jupyter's folder `kernels` for the clone in `project`. Several clones share the cache,
+/// and each one has its own folder in it.
 pub fn kernels(cache: &Path, project: &Path) -> PathBuf {
     let clone = blake3_hex(project.as_os_str().as_encoded_bytes());
     cache.join("clones").join(clone).join("jupyter/kernels")
 }
 
-/// The project's folder: where the command was built, else the next one above the current folder.
+/// Returns the project's folder: the folder in which this command was built, otherwise the
+/// nearest project folder above the current one.
 ///
 /// # Errors
-/// [`Error::Invalid`] where neither holds the project.
+/// [`Error::Invalid`] if neither holds the project.
 pub fn project() -> Result<PathBuf> {
     let is_project = |dir: &Path| {
         std::fs::read_to_string(dir.join("Cargo.toml"))
@@ -190,27 +197,29 @@ pub fn project() -> Result<PathBuf> {
     })
 }
 
-/// What Python there is.
+/// The Python that was found.
 pub enum Python {
-    /// One that has the packages.
+    /// A Python that has the packages.
     Ready(PathBuf),
-    /// One from which a virtual environment can be made.
+    /// A Python from which a virtual environment can be created.
     Base {
         program: PathBuf,
         version: (u32, u32),
     },
 }
 
-/// Where the virtual environment for `environment` is or will be.
+/// Returns the folder of the virtual environment for `environment`, which need not exist yet.
 pub fn venv(cache: &Path, environment: &Environment) -> PathBuf {
     cache.join(format!("python-{}", environment.key))
 }
 
-/// Finds a Python: the one that `INVARIANCES_PYTHON` names, an activated conda environment made
-/// from `environment.yml`, the virtual environment in the cache, or one to make that from.
+/// Finds a Python. In this order: the one that `INVARIANCES_PYTHON` names, an activated conda
+/// environment made from `environment.yml`, the virtual environment in the cache, and a Python
+/// from which that environment can be created.
 ///
 /// # Errors
-/// [`Error::Invalid`]: there is none, it is too old, or it lacks what it must have; and what to do.
+/// [`Error::Invalid`] if there is no Python, if it is too old, or if required packages are
+/// missing; the message says what to do.
 pub fn find_python(cache: &Path, environment: &Environment) -> Result<Python> {
     if let Some(program) = std::env::var_os("INVARIANCES_PYTHON").filter(|v| !v.is_empty()) {
         let program = PathBuf::from(program);
@@ -296,8 +305,8 @@ fn version(python: &Path) -> Option<(u32, u32)> {
         .then_some((major.parse().ok()?, minor.parse().ok()?))
 }
 
-/// Sees that a Python of the user's own has the packages. Another version than the pinned one is
-/// theirs to choose, and is only said.
+/// Checks that the user's own Python has the packages. A version that differs from the pinned one
+/// only gives a note.
 fn check_packages(python: &Path, environment: &Environment, whose: &str) -> Result<()> {
     const CODE: &str = "import sys\nfrom importlib.metadata import version, PackageNotFoundError\n\
         print('%d.%d' % sys.version_info[:2])\n\
@@ -374,7 +383,7 @@ fn make_venv(
         requirements.join(", "),
         venv.display()
     );
-    // Debian has the module `venv` without what it works with.
+    // Debian may install the module `venv` without the modules that it needs.
     let whole = Command::new(base)
         .args(["-c", "import venv, ensurepip"])
         .stdin(Stdio::null())
@@ -386,7 +395,7 @@ fn make_venv(
         )));
     }
     if venv.exists() {
-        // Half made: a complete one would have been taken.
+        // The environment is incomplete: a complete one would have been used.
         std::fs::remove_dir_all(&venv).map_err(|e| Error::io(&venv, e))?;
     }
     let mut make = Command::new(base);
@@ -438,7 +447,7 @@ fn make_venv(
         let _ = std::fs::remove_dir_all(&venv);
         return Err(error);
     }
-    // JupyterLab asks every newcomer whether it may fetch news, and a question is no place to start.
+    // JupyterLab asks new users whether it may fetch news; this setting answers no.
     write_atomic(
         venv.join("share/jupyter/lab/settings/overrides.json"),
         b"{\"@jupyterlab/apputils-extension:notification\": {\"fetchNews\": \"false\", \"checkForUpdates\": false}}\n",
@@ -451,8 +460,9 @@ fn make_venv(
     Ok(python)
 }
 
-/// Cargo's options for how evcxr_jupyter is compiled. Most of it is rust-analyzer, and most of that
-/// (assists, diagnostics, renaming) never runs in a notebook: optimising it costs a new user minutes.
+/// Returns cargo options that set how evcxr_jupyter is compiled. Most of its code is
+/// rust-analyzer, and most of that (assists, diagnostics, renaming) never runs in a notebook.
+/// Optimising it would cost a new user minutes.
 fn evcxr_profile() -> Vec<String> {
     let release = ["opt-level=0", "lto=\"off\""].map(|s| format!("profile.release.{s}"));
     let optimised = EVCXR_OPTIMISED.map(|c| format!("profile.release.package.{c}.opt-level=3"));
@@ -487,10 +497,11 @@ fn install_evcxr(cache: &Path, offline: bool) -> Result<()> {
         ])
         .arg(&root)
         .args(evcxr_profile())
-        // Outside the project, so that its compiler flags do not apply.
+        // The folder is outside the project, so the project's compiler flags do not apply.
         .current_dir(std::env::temp_dir())
         .stdin(Stdio::null());
-    // What the caller's cargo set for this project, and a caller's flags, are about another build.
+    // Variables that cargo or the user set for this project would change the build of
+    // evcxr_jupyter.
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if matches!(
@@ -515,7 +526,7 @@ fn install_evcxr(cache: &Path, offline: bool) -> Result<()> {
             .with_hint("cargo builds evcxr_jupyter; install Rust: https://rustup.rs")
     })?;
     if !status.success() {
-        // What was compiled stays, so that another try goes on from there.
+        // The compiled files are kept, so that the next attempt continues from there.
         return Err(Error::invalid(format!(
             "building evcxr_jupyter {EVCXR} failed (its messages are above); try again, or install it yourself: cargo install evcxr_jupyter --version {EVCXR} --locked --root {}",
             root.display()
@@ -529,7 +540,8 @@ fn install_evcxr(cache: &Path, offline: bool) -> Result<()> {
     Ok(())
 }
 
-/// Whether the sources of the standard library are there, from which the kernel learns the types of variables.
+/// Whether the sources of the standard library are installed. The kernel needs them to infer the
+/// types of variables.
 pub fn has_standard_sources() -> bool {
     let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output();
     sysroot.is_ok_and(|o| {
@@ -539,8 +551,9 @@ pub fn has_standard_sources() -> bool {
     })
 }
 
-/// Gets these sources by rustup: the one thing that lies outside the cache, since they belong to the toolchain.
-/// Without them the kernel works, but a variable that is to stay needs its type written down.
+/// Installs these sources with rustup. They are the only part outside the cache, because they
+/// belong to the Rust toolchain. Without them the kernel works, but variables that later cells
+/// use need explicit types.
 fn standard_sources(offline: bool) {
     if has_standard_sources() {
         return;
@@ -564,7 +577,8 @@ fn standard_sources(offline: bool) {
     }
 }
 
-/// Runs a command, says now and then where it is, and shows its messages only if it fails.
+/// Runs a command and prints its progress from time to time. Its messages are shown only if it
+/// fails.
 fn watch(
     command: &mut Command,
     mut progress: impl FnMut(&str) -> Option<String>,
@@ -632,7 +646,7 @@ fn watch(
     )))
 }
 
-/// A time as a person reads it: `0.4 s`, `12 s`, `3 min 07 s`.
+/// Formats a time for reading: `0.4 s`, `12 s`, `3 min 07 s`.
 pub fn duration(time: Duration) -> String {
     let seconds = time.as_secs_f64();
     if seconds < 9.95 {

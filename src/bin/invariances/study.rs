@@ -1,4 +1,5 @@
-//! `invariances study`: a notebook's claims over several seeds, resumable, as a small table in `data/studies`.
+//! `invariances study`: measures a notebook's claims with several seeds and stores a small table
+//! in `data/studies`. An interrupted study can be continued.
 
 use crate::execute::execute;
 use crate::interrupt;
@@ -21,7 +22,7 @@ pub struct Arguments {
     /// How many seeds: 0, 1, 2 …
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
     seeds: u64,
-    /// A setting that the notebook asks for by `lab.setting`
+    /// A setting that the notebook reads with `lab.setting`
     #[arg(long = "set", value_name = "NAME=VALUE")]
     settings: Vec<String>,
     /// Sizes, steps and sources: smoke, quick, real or paper [default: INVARIANCES_SCALE, or quick]
@@ -33,7 +34,7 @@ pub struct Arguments {
     /// Where the table goes [default: data/studies in the project, whose tables notebooks show]
     #[arg(long, value_name = "DIR")]
     into: Option<PathBuf>,
-    /// Go on without this terminal, and say where to look
+    /// Run in the background, and print where the log is
     #[arg(long)]
     background: bool,
 }
@@ -71,7 +72,8 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     let ready = setup::ready(variable("INVARIANCES_OFFLINE").is_some_and(|v| v != "0"))?;
     let set: Vec<String> = settings.iter().map(|(n, v)| format!("{n}={v}")).collect();
     let set = set.join(";");
-    // Images of one's own are told apart by their names here; what they are is part of the notebook's configuration.
+    // A user's own images are identified here by their path only; the images themselves are part
+    // of the notebook's configuration.
     let sources = [
         "INVARIANCES_MNIST",
         "INVARIANCES_IMAGES",
@@ -90,14 +92,15 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
         key: key.clone(),
         ..Study::default()
     };
-    // What the table has of these seeds already, measured here or elsewhere.
+    // The part of the table that is already measured, on this or another computer.
     let same = |s: &Study| {
         s.scale == study.scale && s.settings == study.settings && s.version == study.version
     };
     let before = Study::all(&studies, &name)?.into_iter().find(same);
     let before = before.unwrap_or_default();
     let mut failed = 0;
-    // Seeds of the table whose cells were others: they count if the configuration turns out to be the same.
+    // Seeds in the table that were measured with other code cells. They count if the
+    // configuration turns out to be the same.
     let mut doubtful = Vec::new();
     let mut missing = Vec::new();
     for seed in 0..arguments.seeds {
@@ -116,15 +119,15 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
             doubtful.push(seed);
         }
     }
-    // Seeds beyond those asked for stay in the table, if they are of the same configuration.
+    // Seeds beyond the requested ones stay in the table if they have the same configuration.
     for seed in before.seeds.iter().copied() {
         if seed >= arguments.seeds {
             doubtful.push(seed);
         }
     }
-    // Without a seed to compare with, one of them is measured again.
+    // If there is no seed to compare with, one of them is measured again.
     if study.seeds.is_empty() && missing.is_empty() && !doubtful.is_empty() {
-        // It is one of those asked for: they come first.
+        // The first one is a requested seed, because requested seeds were added first.
         missing.push(doubtful.remove(0));
     }
     let mut wanted = std::collections::VecDeque::from(missing);
@@ -140,7 +143,7 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
                 }
             }
         }
-        // After every seed: what is measured is there, whatever comes next.
+        // The table is written after every seed, so that nothing measured is lost.
         if !study.seeds.is_empty() {
             study.keep(&studies)?;
         }
@@ -150,7 +153,7 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
         println!("\nseed {seed}");
         let folder = out.join(format!("{}-seed-{seed}", &key[..12]));
         let done = folder.join("done.json");
-        // What an interrupted run left would count as this one's.
+        // Claims of an interrupted run would count as claims of this one.
         let _ = std::fs::remove_dir_all(folder.join("claims"));
         let environment: Vec<(&str, OsString)> = vec![
             ("INVARIANCES_OUT", folder.clone().into()),
@@ -207,7 +210,7 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     })
 }
 
-/// The same command in a session of its own, its output in a file.
+/// Starts the same command in its own process group, with its output in a file.
 fn background(out: &Path) -> Result<ExitCode> {
     use std::os::unix::process::CommandExt;
     let program = std::env::current_exe().map_err(|e| Error::io("this command", e))?;
@@ -220,7 +223,7 @@ fn background(out: &Path) -> Result<ExitCode> {
         .stdin(Stdio::null())
         .stdout(file)
         .stderr(twin)
-        // Ctrl-C and the end of this terminal are not for it.
+        // Ctrl-C and the end of this terminal must not stop it.
         .process_group(0);
     let child = command.spawn().map_err(|e| Error::io(&program, e))?;
     std::thread::sleep(Duration::from_millis(50));
@@ -247,8 +250,9 @@ pub fn settings(given: &[String]) -> Result<BTreeMap<String, String>> {
     each.collect()
 }
 
-/// What decides a seed's numbers, as far as it can be known before the notebook runs: its code cells, the version, scale and settings, and the
-/// cards of the shipped networks, which hold the hashes of their weights.
+/// Returns the key of a study: the hash of everything that determines a seed's numbers and is
+/// known before the notebook runs. These are the code cells, the version, the scale, the
+/// settings, and the cards of the shipped networks, which contain the hashes of their weights.
 fn key(notebook: &Path, settings: &Value) -> Result<String> {
     let text = std::fs::read_to_string(notebook).map_err(|e| Error::io(notebook, e))?;
     let json: Value = serde_json::from_str(&text)
@@ -269,7 +273,7 @@ fn key(notebook: &Path, settings: &Value) -> Result<String> {
     Ok(blake3::hash(text.as_bytes()).to_hex().to_string())
 }
 
-/// What a finished seed measured.
+/// Returns what a finished seed measured: minutes, configuration and claims.
 fn finished(done: &Path) -> Option<(f64, String, Vec<Value>)> {
     let json: Value = serde_json::from_str(&std::fs::read_to_string(done).ok()?).ok()?;
     Some((

@@ -1,3 +1,5 @@
+//! Inversion of a representation by gradient descent on the image.
+
 use crate::backbone::Greybox;
 use crate::ops::{Rng, backward};
 use crate::train::Adam;
@@ -5,14 +7,17 @@ use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
-/// How many images are inverted at once.
+/// The number of images that are inverted at once.
 const TOGETHER: usize = 64;
 
-/// Inversion by gradient descent on the image (Mahendran, Vedaldi 2015, [arXiv 1412.0035](https://arxiv.org/abs/1412.0035)): the image x whose
-/// ‖Φ(x) − z‖² / ‖z‖² is least, with priors that keep pixels small (the mean of |x|⁶) and neighbours alike (the mean of their squared
-/// differences, total variation with β = 2). Each z is started from several images of noise, and the start that ends nearest to z counts.
+/// Inversion by gradient descent on the image (Mahendran, Vedaldi 2015,
+/// [arXiv 1412.0035](https://arxiv.org/abs/1412.0035)). It finds the image x that minimizes
+/// ‖Φ(x) − z‖² / ‖z‖². Two priors are added: small pixel values (the mean of |x|⁶) and similar
+/// neighbouring pixels (the mean of their squared differences, total variation with β = 2). Each
+/// z is started from several noise images. The result with the smallest error is used.
 ///
-/// Where the original descends with momentum and a rate that is lowered by hand, this is [`Adam`] with a rate that falls along half a cosine.
+/// The original uses gradient descent with momentum and a manually lowered learning rate. This
+/// implementation uses [`Adam`] with a learning rate that follows half a cosine.
 ///
 /// ```
 /// use invariances::prelude::*;
@@ -27,15 +32,15 @@ const TOGETHER: usize = 64;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Descent {
-    /// Steps of the descent.
+    /// The number of descent steps.
     pub steps: usize,
-    /// Adam's rate at its start, in units of pixels in [−1, 1].
+    /// Adam's initial learning rate, in units of pixels in [−1, 1].
     pub learning_rate: f64,
-    /// What the mean of |x|⁶ is multiplied by.
+    /// The weight of the mean of |x|⁶.
     pub norm: f64,
-    /// What the mean squared difference of neighbours is multiplied by.
+    /// The weight of the mean squared difference of neighbouring pixels.
     pub variation: f64,
-    /// From how many images of noise each z is started.
+    /// The number of noise images from which each z is started.
     pub starts: usize,
 }
 
@@ -51,22 +56,23 @@ impl Default for Descent {
     }
 }
 
-/// What an inversion by descent found.
+/// The result of an inversion by descent.
 #[derive(Clone, Debug)]
 pub struct Inverted {
     /// The images, (batch, 3, size, size) in [−1, 1].
     pub images: Tensor,
-    /// ‖Φ(x) − z‖² / ‖z‖² of each.
+    /// ‖Φ(x) − z‖² / ‖z‖² of each image.
     pub error: Vec<f64>,
 }
 
 impl Descent {
-    /// Inverts z = Φ(x), as the greybox gives it, to images of `size` × `size` pixels. Use a frozen network
-    /// ([`Backbone::frozen`](crate::backbone::Backbone::frozen)): its parameters then cost no gradient.
+    /// Inverts z = Φ(x), as computed by the greybox, to images of `size` × `size` pixels. Use a
+    /// frozen network ([`Backbone::frozen`](crate::backbone::Backbone::frozen)): then no gradient
+    /// of its parameters is computed.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for no z, no start or no step; where no gradient goes through the network; [`Error::Diverged`] where the descent
-    /// leaves the numbers.
+    /// [`Error::Invalid`] for no z, no start or no step, and if no gradient passes through the
+    /// network; [`Error::Diverged`] if the objective becomes NaN or infinite.
     pub fn invert(
         &self,
         greybox: &Greybox,
@@ -118,7 +124,7 @@ impl Descent {
         })
     }
 
-    /// One start for each z.
+    /// Runs one start for each z.
     fn once(
         &self,
         greybox: &Greybox,
@@ -146,7 +152,8 @@ impl Descent {
             let norm = x.sqr()?.powf(3.0)?.sum_all()?;
             let priors =
                 ((variation * (self.variation / pixels))? + (norm * (self.norm / pixels))?)?;
-            // Summed over the images, so that each descends as if it were alone.
+            // Summed over the images, so that each image is optimized independently of the
+            // others.
             let objective = (off(&x)?.sum_all()? + priors)?;
             let value = objective.to_dtype(DType::F64)?.to_scalar::<f64>()?;
             if !value.is_finite() {

@@ -1,4 +1,5 @@
-//! The two ways back from z to an image that the paper compares with: one image for each z, by regression or by descent.
+//! The two other methods from z back to an image that the paper compares with. Each gives one
+//! image per z: by regression or by gradient descent.
 
 mod descent;
 mod regression;

@@ -1,3 +1,5 @@
+//! Inversion of a representation by a decoder that is trained on images.
+
 use super::super::Codes;
 use crate::autoencoder::Decoder;
 use crate::backbone::{Mode, Network};
@@ -11,13 +13,18 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// Inversion by regression (Dosovitskiy, Brox 2016, [arXiv 1602.02644](https://arxiv.org/abs/1602.02644)): a decoder that makes of z the one image
-/// nearest to x, by pixels, by the features of a comparator and by an adversary:
-/// `image`·mean (x̂ − x)² + `feature`·mean (C(x̂) − C(x))² / mean C(x)² + the patch discriminator's term.
+/// Inversion by regression (Dosovitskiy, Brox 2016,
+/// [arXiv 1602.02644](https://arxiv.org/abs/1602.02644)): a decoder maps z to one image close to
+/// x. Closeness is measured by pixels, by the features of a comparator C and by an adversary. The
+/// loss is `image`·mean (x̂ − x)² + `feature`·mean (C(x̂) − C(x))² / mean C(x)² + the patch
+/// discriminator's term.
 ///
-/// To be compared with t on equal terms, the decoder has the build of D and starts from its weights, behind the same network that brings z
-/// into t, which first learns, for `start_steps` steps, the code that is the mean for its z. Then all of it is trained on images. Where the original has a fixed weight for the adversary, this is weighed at the last layer
-/// ([`adversarial_weight`]) and multiplied by `adversary`.
+/// For a fair comparison with t, the decoder has the architecture of D and starts from D's
+/// weights. It is preceded by an embedding network of the same kind as the one that brings z into
+/// t. The embedding network is first trained for `start_steps` steps to predict the mean code for
+/// each z. Then all parts are trained on images. The original has a fixed weight for the
+/// adversary. Here, the weight is computed at the last layer ([`adversarial_weight`]) and
+/// multiplied by `adversary`.
 ///
 /// ```
 /// use invariances::prelude::*;
@@ -36,17 +43,19 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Regression {
-    /// What the squared error of pixels is multiplied by.
+    /// The weight of the squared error of the pixels.
     pub image: f64,
-    /// What the squared error of features is multiplied by.
+    /// The weight of the squared error of the features.
     pub feature: f64,
-    /// The layer of the network under study whose features are compared; the original compares at AlexNet's conv5.
+    /// The layer of the network under study whose features are compared. The original uses
+    /// AlexNet's conv5.
     pub comparator: String,
-    /// What the adversary's term is multiplied by after it was weighed; 0 leaves it out.
+    /// A factor for the adaptive weight of the adversary's term; 0 turns the adversary off.
     pub adversary: f64,
-    /// Steps of 128 in which the embedding alone learns the mean code of each z, before there are images.
+    /// The number of steps (batch size 128) in which only the embedding is trained, to predict
+    /// the mean code of each z, before training on images.
     pub start_steps: u64,
-    /// Steps on images, batch, optimiser, seed.
+    /// Steps on images, batch size, optimizer, seed.
     pub training: TrainConfig,
 }
 
@@ -72,7 +81,7 @@ impl Default for Regression {
     }
 }
 
-/// A decoder from z to an image, made by [`Regression::fit`].
+/// A decoder from z to an image, trained by [`Regression::fit`].
 #[derive(Clone, Debug)]
 pub struct Inverter {
     embedder: Embedder,
@@ -84,10 +93,10 @@ impl Inverter {
         self.decoder.decode(&self.embedder.forward(z)?)
     }
 
-    /// The image of each z, (batch, 3, size, size) in [−1, 1], without a graph.
+    /// Returns the image of each z, (batch, 3, size, size) in [−1, 1], without a graph.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where z has another shape than that of the layer.
+    /// [`Error::Invalid`] if z does not have the shape of the layer's output.
     pub fn invert(&self, z: &Tensor) -> Result<Tensor> {
         let mut images = Vec::new();
         let count = z.dims().first().copied().unwrap_or(0);
@@ -103,11 +112,14 @@ impl Inverter {
 }
 
 impl Regression {
-    /// Trains a decoder for a layer's z on the training split of `world`, each image once, from D's weights (`start`), and keeps it in
-    /// `store` under `name`, these settings and what it is made from; what is there already is taken. `codes` are those of the layer.
+    /// Trains a decoder for a layer's z on the training split of `world`, in order, starting from
+    /// D's weights (`start`). The result is kept in `store`. The key is `name`, these settings,
+    /// and the data and networks used. If a trained decoder exists under this key, it is loaded
+    /// instead. `codes` are the codes of the layer.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown layer or comparator, or where sizes do not fit; as [`Trainer::fit_in`].
+    /// [`Error::Invalid`] for an unknown layer or comparator, or if sizes do not fit; also as
+    /// [`Trainer::fit_in`].
     pub fn fit(
         &self,
         name: &str,
@@ -147,7 +159,7 @@ impl Regression {
                     Ok(Step::new(apart.sqr()?.mean_all()?))
                 })?;
         }
-        // The encoder half of the copy takes no part.
+        // The encoder of the copied autoencoder is not trained.
         let params = all.below(&["embedder", "vae.decoder"]);
         let against = Params::new(training.seed.wrapping_add(1));
         let discriminator = match self.adversary > 0.0 {
@@ -194,7 +206,7 @@ impl Regression {
         let mut judged = None;
         let mut weight = 0.0;
         if let Some(discriminator) = discriminator {
-            // Weighed on a graph of the last layer alone.
+            // The weight is computed on a graph of the last layer alone.
             let alone = inverter.decoder.last_layer(&hidden.detach())?;
             let error = ((&alone - x)?.sqr()?.mean_all()? * self.image)?;
             weight = self.adversary

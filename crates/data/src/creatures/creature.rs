@@ -1,59 +1,61 @@
+//! The factors of one creature, and their random distribution.
+
 use super::super::paint::hsv;
 use super::shapes::SHAPES;
 use invariances_ops::Rng;
 
-/// How a creature is shown.
+/// The style in which a creature is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Style {
-    /// The creature in its texture on a ground.
+    /// The creature with its texture, in front of a background.
     #[default]
     Painted,
     /// No creature: its texture, in its colours, fills the image.
     Texture,
-    /// A pencil outline on white paper: no texture, no colour.
+    /// A pencil outline on white: no texture, no colour.
     Sketch,
 }
 
-/// One creature: everything that decides its image.
+/// One creature: all factors that determine its image.
 ///
-/// What varies within a class are numbers in [−1, 1], 0 being usual.
+/// Factors that vary within a class are numbers in [−1, 1]; 0 is the average.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Creature {
-    /// The number of its shape in [`SHAPES`](super::SHAPES); 10 and more begin anew.
+    /// Index of its shape in [`SHAPES`](super::SHAPES), modulo 10.
     pub shape: u32,
-    /// The number of its texture in [`TEXTURES`](super::TEXTURES); 10 and more begin anew.
+    /// Index of its texture in [`TEXTURES`](super::TEXTURES), modulo 10.
     pub texture: u32,
-    /// How it is shown.
+    /// The style in which it is shown.
     pub style: Style,
-    /// Slim to stout.
+    /// From slim to stout.
     pub build: f32,
-    /// Short to long legs, fins, ears, wings.
+    /// From short to long legs, fins, ears or wings.
     pub limbs: f32,
-    /// Small to large head.
+    /// From a small to a large head.
     pub head: f32,
-    /// How it holds itself: tail, neck, wings.
+    /// Posture of tail, neck or wings.
     pub bend: f32,
-    /// Below 0 it looks to the left, else to the right.
+    /// Direction: to the left below 0, otherwise to the right.
     pub facing: f32,
-    /// How far it is turned, in turns, about 0.
+    /// Rotation in turns, around 0.
     pub rotation: f32,
-    /// Its size, about 1.
+    /// Size, around 1.
     pub scale: f32,
-    /// Its place relative to the middle, in image sides, right and down.
+    /// Offset from the image's centre, in image sides, right and down.
     pub shift: [f32; 2],
-    /// The colour of its ground, red, green, blue in [0, 1].
+    /// The texture's first colour: red, green, blue in [0, 1].
     pub colour: [f32; 3],
-    /// The texture's other colour.
+    /// The texture's second colour.
     pub second: [f32; 3],
-    /// The texture's coarseness, about 1.
+    /// Coarseness of the texture, around 1.
     pub texture_scale: f32,
-    /// How far the texture is turned, in turns, about 0.
+    /// Rotation of the texture in turns, around 0.
     pub texture_turn: f32,
-    /// Decides the ground's forms.
+    /// Seed of the shapes in the background.
     pub grain: u32,
-    /// The colour behind it.
+    /// The background colour.
     pub background: [f32; 3],
-    /// Where the light comes from, left to right.
+    /// Direction of the light, from left (−1) to right (1).
     pub light: f32,
 }
 
@@ -62,8 +64,9 @@ fn lightness(c: [f32; 3]) -> f32 {
 }
 
 impl Creature {
-    /// A creature at random: any shape, in its own texture; all else independent of both. Place and texture vary little, so that a code can
-    /// hold them; both can be set to anything.
+    /// Samples a creature with a random shape and that shape's texture. All other factors are
+    /// independent of both. The position and the texture's scale and rotation vary little, so
+    /// that a code can represent them; both can be set to any value.
     pub fn random(rng: &mut Rng) -> Self {
         let shape = rng.below(SHAPES.len()) as u32;
         let mut even = |bound: f32| rng.range(-bound, bound);
@@ -73,7 +76,7 @@ impl Creature {
         let (texture_turn, light) = (even(0.006), even(1.0));
         let scale = rng.range(0.9, 1.08);
         let texture_scale = rng.range(0.97, 1.03);
-        // One light and one dark colour, which of them is the ground's by chance.
+        // One light and one dark colour; either may be the first colour.
         let pale = hsv(rng.f32(), rng.range(0.15, 0.6), rng.range(0.82, 1.0));
         let mut deep = hsv(rng.f32(), rng.range(0.4, 0.95), rng.range(0.25, 0.6));
         let gap = lightness(pale) - lightness(deep);
@@ -106,7 +109,8 @@ impl Creature {
         }
     }
 
-    /// The same with every number where it can be drawn: what was typed in a cell may be anything.
+    /// Returns the creature with all values limited to ranges that can be rendered, because the
+    /// caller may set any value.
     pub(super) fn sane(&self) -> Self {
         let within = |v: f32, low: f32, high: f32| {
             if v.is_nan() {

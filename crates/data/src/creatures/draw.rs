@@ -1,9 +1,11 @@
+//! Renders a creature: background, shadow, lit and textured parts, or a sketch.
+
 use super::super::paint::{At, Colour, Frame, Noise, Painter, ball, ellipse, mix, shade, smooth};
 use super::creature::{Creature, Style};
 use super::shapes::{Mark, figure};
 use super::textures::texture;
 
-/// Draws a creature into three planes of `size`² numbers in [−1, 1].
+/// Renders a creature into three planes of `size`² values in [−1, 1].
 pub(super) fn draw(creature: &Creature, size: usize, out: &mut [f32]) {
     let c = creature.sane();
     let mut painter = Painter::new(size);
@@ -14,7 +16,7 @@ pub(super) fn draw(creature: &Creature, size: usize, out: &mut [f32]) {
         [mirror * unit, unit],
         c.rotation,
     );
-    // From the figure's own places to the texture's.
+    // Maps the figure's coordinates to those of the texture.
     let cloth = Frame::new([0.0, 0.0], [2.0 / c.texture_scale; 2], c.texture_turn);
     let soft = painter.pixel() / unit * 2.0 / c.texture_scale * 0.5;
     let coat = |at: At| -> Colour {
@@ -38,7 +40,7 @@ pub(super) fn draw(creature: &Creature, size: usize, out: &mut [f32]) {
     painter.planes(out);
 }
 
-/// A soft ground: a gradient, and a few large forms in near colours.
+/// A smooth background: a gradient, and a few large shapes in similar colours.
 fn ground(painter: &mut Painter, c: &Creature) {
     let noise = Noise(c.grain ^ 0x00C0_FFEE);
     painter.ground(|at| {
@@ -63,7 +65,7 @@ fn paint(
     coat: &impl Fn(At) -> Colour,
 ) {
     let figure = figure(c);
-    // Its shadow on the ground.
+    // The creature's shadow on the ground.
     let lowest = figure
         .parts
         .iter()
@@ -82,7 +84,7 @@ fn paint(
     });
     for part in &figure.parts {
         let outline = frame.all(&part.outline);
-        // Each part is lit as a soft ball that fills its box.
+        // Each part is lit like a smooth ball that fills its bounding box.
         let (mut low, mut high) = ([f32::MAX; 2], [f32::MIN; 2]);
         for p in &outline {
             for k in 0..2 {
@@ -93,7 +95,7 @@ fn paint(
         let middle = [0, 1].map(|k| 0.5 * (low[k] + high[k]));
         let radii = [0, 1].map(|k| (0.62 * (high[k] - low[k])).max(0.01));
         let dark = shade(mix(c.colour, c.second, 0.5), 0.28);
-        // A thin dark rim parts what lies over what.
+        // A thin dark rim separates overlapping parts.
         let rim = 0.011 * c.scale;
         let line: Vec<At> = outline.iter().chain(outline.first()).copied().collect();
         painter.fill(&outline, |at| {
@@ -136,7 +138,7 @@ fn paint(
     }
 }
 
-/// A pencil drawing: what lies in front hides what lies behind.
+/// Renders a pencil drawing in which parts at the front hide those behind.
 fn sketch(painter: &mut Painter, c: &Creature, frame: &Frame) {
     const PAPER: Colour = [0.97, 0.965, 0.95];
     const PENCIL: Colour = [0.13, 0.13, 0.15];

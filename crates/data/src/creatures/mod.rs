@@ -1,4 +1,5 @@
-//! Creatures with texture, the stand-in for animals and stylized ImageNet.
+//! Synthetic creatures with shape and texture, used instead of animal photographs and stylized
+//! ImageNet.
 
 mod creature;
 mod draw;
@@ -15,18 +16,22 @@ use crate::Result;
 use candle_core::{Device, Tensor};
 use invariances_ops::Rng;
 
-/// Drawn creatures, the stand-in for animals and for stylized ImageNet (arXiv 1811.12231) in the paper's Figures 2, 5 and 6: ten shapes and ten
-/// textures. In the natural pairing each shape has its own texture, so that a network may learn either; stylized, the texture is drawn
-/// independently of the shape, so that only the shape tells the class.
+/// A synthetic dataset of creatures with ten shapes and ten textures. It replaces the animals and
+/// stylized ImageNet (arXiv 1811.12231) of the paper's Figures 2, 5 and 6.
+///
+/// In the natural pairing each shape has its own texture, so that a network may learn either. In
+/// the stylized version the texture is independent of the shape, so that only the shape
+/// determines the class.
 ///
 /// | | shape | texture |
 /// | --- | --- | --- |
-/// | [`Creatures::new`] | random | the shape's own |
+/// | [`Creatures::new`] | random | that of the shape |
 /// | [`Creatures::stylized`] | the same | random |
-/// | [`Creatures::shown`] as [`Style::Texture`] | not seen | fills the image |
-/// | [`Creatures::shown`] as [`Style::Sketch`] | a pencil outline | not seen |
+/// | [`Creatures::shown`] as [`Style::Texture`] | not visible | fills the image |
+/// | [`Creatures::shown`] as [`Style::Sketch`] | a pencil outline | not visible |
 ///
-/// Sample `i` is the same creature in all of them. The labels are the shapes. A creature can be made and changed by hand:
+/// Sample `i` is the same creature in all versions. The labels are the shapes. A creature can
+/// also be created and changed by the caller:
 ///
 /// ```
 /// use invariances_data::*;
@@ -46,10 +51,11 @@ pub struct Creatures {
     style: Style,
 }
 
-/// Counts the changes to what is drawn: networks trained on one revision are not those of another.
+/// Version of the dataset. It changes whenever the images change, so that networks trained on
+/// different versions have different identifiers.
 const REVISION: u32 = 1;
 
-/// What two images can have in common, and how the second gets it.
+/// A factor that two images can share, and the function that copies it to the second.
 type Concept = (&'static str, fn(&Creature, &mut Creature));
 
 const CONCEPTS: [Concept; 13] = [
@@ -69,10 +75,10 @@ const CONCEPTS: [Concept; 13] = [
 ];
 
 impl Creatures {
-    /// Creatures of `size`×`size` pixels, each shape with its own texture.
+    /// Creates creatures of `size`×`size` pixels in which each shape has its own texture.
     ///
     /// # Errors
-    /// [`crate::Error::Invalid`] unless `size` is 32 to 128.
+    /// [`crate::Error::Invalid`] unless `size` is from 32 to 128.
     pub fn new(size: usize, seed: u64) -> Result<Self> {
         check_size("creatures", size, 32)?;
         Ok(Self {
@@ -83,7 +89,7 @@ impl Creatures {
         })
     }
 
-    /// The same creatures with textures that tell nothing about the shape.
+    /// Returns the same creatures with textures that are independent of the shape.
     pub fn stylized(&self) -> Self {
         Self {
             stylized: true,
@@ -91,7 +97,7 @@ impl Creatures {
         }
     }
 
-    /// The same creatures shown otherwise: painted, as their texture alone, as a sketch.
+    /// Returns the same creatures in another style: painted, texture only, or as a sketch.
     pub fn shown(&self, style: Style) -> Self {
         Self {
             style,
@@ -99,15 +105,15 @@ impl Creatures {
         }
     }
 
-    /// Sample `index` of a split, as factors that can be changed and drawn.
+    /// Returns the factors of sample `index` of a split, which can be changed and rendered.
     pub fn creature(&self, split: Split, index: u64) -> Creature {
         self.sample(&format!("creatures/{}", split.name()), index)
     }
 
-    /// Draws these creatures; the labels are their shapes.
+    /// Renders these creatures; the labels are their shapes.
     ///
     /// # Errors
-    /// [`crate::Error::Invalid`] for no creature, or more than memory holds.
+    /// [`crate::Error::Invalid`] if there are no creatures, or if memory is insufficient.
     pub fn draw(&self, creatures: &[Creature]) -> Result<Batch> {
         let (images, _) = world::render(
             self.size,
@@ -127,7 +133,8 @@ impl Creatures {
         let mut creature = Creature::random(&mut Rng::at(self.seed, stream, index));
         creature.style = self.style;
         if self.stylized {
-            // From a stream of its own: all else stays as in the natural pairing.
+            // The texture has its own random stream, so that all other factors are those of the
+            // natural pairing.
             let mut rng = Rng::at(self.seed, &format!("{stream}/texture"), index);
             creature.texture = rng.below(TEXTURES.len()) as u32;
         }
@@ -192,7 +199,8 @@ impl World for Creatures {
             let (one, mut other) = (self.sample(&first, index), self.sample(&second, index));
             share(&one, &mut other);
             if !self.stylized {
-                // The natural pairing holds: who shares the one shares the other.
+                // In the natural pairing, images that share the shape also share the texture, and
+                // vice versa.
                 if concept == "texture" {
                     other.shape = other.texture;
                 } else {

@@ -1,7 +1,9 @@
+//! The ten shapes of the creatures, built from outlines and marks.
+
 use super::super::paint::{At, closed, ellipse, open};
 use super::creature::Creature;
 
-/// The shapes, in the order of their numbers.
+/// The names of the shapes, by index.
 pub const SHAPES: [&str; 10] = [
     "fish",
     "bird",
@@ -15,20 +17,20 @@ pub const SHAPES: [&str; 10] = [
     "cat",
 ];
 
-/// A part of a figure: a closed outline in the figure's own places (about ±1, looking to the right), and how bright it is, so that
-/// a leg behind a body is seen as such.
+/// A part of a figure: a closed outline in the figure's coordinates (about ±1, facing right), and
+/// its brightness. Parts behind the body, such as a leg, are darker.
 pub(super) struct Part {
     pub outline: Vec<At>,
     pub bright: f32,
 }
 
-/// What is drawn over the parts.
+/// A detail that is drawn over the parts.
 pub(super) enum Mark {
-    /// A line with a pen of this half width.
+    /// A line, with half the width of the pen.
     Line(Vec<At>, f32),
-    /// An eye of this radius.
+    /// An eye, with its radius.
     Eye(At, f32),
-    /// A plain shape: a beak, a tusk; light or dark.
+    /// A shape of one colour, such as a beak or a tusk; `true` for light, `false` for dark.
     Plain(Vec<At>, bool),
 }
 
@@ -67,7 +69,7 @@ impl Figure {
         });
     }
 
-    /// A limb along points, `start` to `end` half wide, with a round end.
+    /// Adds a limb along points, with a round end. Its half width changes from `start` to `end`.
     fn limb(&mut self, line: &[At], start: f32, end: f32, bright: f32) {
         self.parts.push(Part {
             outline: thick(&open(line), start, end),
@@ -88,7 +90,7 @@ impl Figure {
     }
 }
 
-/// The outline of a line drawn thick, round at its end.
+/// Returns the outline of a thick line with a round end.
 fn thick(line: &[At], start: f32, end: f32) -> Vec<At> {
     let n = line.len();
     let (mut left, mut right) = (Vec::with_capacity(n + 8), Vec::with_capacity(n));
@@ -114,7 +116,7 @@ fn thick(line: &[At], start: f32, end: f32) -> Vec<At> {
     left
 }
 
-/// The figure of a creature.
+/// Returns the figure of a creature.
 pub(super) fn figure(creature: &Creature) -> Figure {
     let c = creature;
     let (b, l, h, t) = (c.build, c.limbs, c.head, c.bend);
@@ -180,7 +182,7 @@ fn bird(f: &mut Figure, b: f32, l: f32, h: f32, t: f32) {
     let w = 0.42 + 0.1 * b;
     let leg = 0.26 + 0.16 * l;
     let up = 0.2 * t;
-    // The whole is lifted by its legs.
+    // Longer legs lift the whole body.
     let y = 0.12 - 0.5 * leg;
     f.marks.push(Mark::Line(
         vec![
@@ -460,7 +462,7 @@ fn snail(f: &mut Figure, b: f32, l: f32, h: f32, t: f32) {
         [0.66, y + 0.2],
     ]);
     f.oval(shell, [r, r], 0.0);
-    // The spiral of the shell, by quarter turns of shrinking circles.
+    // The spiral of the shell: points in eight directions with decreasing radius.
     let mut spiral = Vec::new();
     let mut radius = r * 0.98;
     let directions = [
@@ -491,7 +493,7 @@ fn snail(f: &mut Figure, b: f32, l: f32, h: f32, t: f32) {
 }
 
 fn butterfly(f: &mut Figure, b: f32, l: f32, h: f32, t: f32) {
-    // Seen from above; what it spreads is drawn on both sides.
+    // Seen from above; the wings are drawn on both sides.
     let span = 0.86 + 0.1 * l;
     let lift = 0.16 * t;
     for side in [-1.0f32, 1.0] {
@@ -654,7 +656,7 @@ fn octopus(f: &mut Figure, b: f32, l: f32, h: f32, t: f32) {
 }
 
 fn cat(f: &mut Figure, b: f32, l: f32, h: f32, t: f32) {
-    // Sits and looks at the viewer, its tail to one side.
+    // Sits facing the viewer, with its tail to one side.
     let w = 0.4 + 0.09 * b;
     let r = 0.36 + 0.05 * h;
     let head = [0.1, -0.44];

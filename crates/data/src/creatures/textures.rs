@@ -1,18 +1,23 @@
+//! The ten textures of the creatures.
+
 use super::super::paint::{At, Noise, dot, minus, sin_cos, smooth};
 
-/// The textures, in the order of their numbers; each is the natural one of the shape with its number.
+/// The names of the textures, by index. Each is the natural texture of the shape with the same
+/// index.
 pub const TEXTURES: [&str; 10] = [
     "scales", "feathers", "fur", "wrinkles", "plates", "swirls", "eyespots", "patches", "dots",
     "stripes",
 ];
 
-/// The share of the second colour at a place of a texture, in [0, 1]; a texture repeats itself about once per unit.
-/// `soft` is the side of a pixel there: finer than that nothing can be drawn.
+/// Returns the fraction of the second colour at a position of a texture, in [0, 1]. A texture
+/// repeats about once per unit. `soft` is the side of a pixel in texture coordinates and sets the
+/// width of the edges.
 pub(super) fn texture(number: u32, p: At, soft: f32) -> f32 {
-    // The same irregularities on every creature, as a coat that it wears: what differs from one to the next is then what the
-    // factors say, and no code has to carry the place of every crack.
+    // The irregularities are the same for every creature. Differences between creatures are then
+    // determined by the factors alone, and a code need not represent the position of every crack.
     let noise = Noise(11);
-    // 1 inside, 0 outside of a border that a distance crosses at 0, positive inside.
+    // 1 inside and 0 outside of a border; `inside` is the signed distance from it, positive
+    // inside.
     let edge = |inside: f32, soft: f32| smooth(-soft, soft, inside);
     match number {
         0 => scales(p, soft),
@@ -24,7 +29,7 @@ pub(super) fn texture(number: u32, p: At, soft: f32) -> f32 {
         }
         2 => fur(p, noise, soft),
         3 => {
-            // Cracks between folds that run across.
+            // Cracks between horizontal folds.
             let (first, next, _) = noise.cells([p[0] * 0.85, p[1] * 1.7]);
             edge(0.13 - (next - first), 1.4 * soft + 0.04)
         }
@@ -36,13 +41,13 @@ pub(super) fn texture(number: u32, p: At, soft: f32) -> f32 {
             edge((t - t.floor() - 0.5).abs() - 0.25, 3.0 * soft + 0.03)
         }
         6 => {
-            // A ring with a pupil, alone on its ground.
+            // A ring with a pupil, separate from its neighbours.
             let (first, _, _) = lattice([p[0] * 0.8, p[1] * 0.8]);
             let ring = edge(0.4 - first, soft + 0.02) * edge(first - 0.25, soft + 0.02);
             ring.max(edge(0.13 - first, soft + 0.02))
         }
         7 => {
-            // Large patches with pale seams between.
+            // Large patches with light seams between them.
             let (first, next, _) = noise.cells([p[0] * 0.95, p[1] * 0.95]);
             edge(next - first - 0.2, soft + 0.04)
         }
@@ -57,7 +62,8 @@ pub(super) fn texture(number: u32, p: At, soft: f32) -> f32 {
     }
 }
 
-/// The distance to the nearest point of a lattice of triangles, and that point's own numbers.
+/// Returns the distance to the nearest point of a triangular lattice, and that point's column and
+/// row.
 fn lattice(p: At) -> (f32, f32, f32) {
     const HEIGHT: f32 = 0.866;
     let row = (p[1] / HEIGHT).floor();
@@ -78,11 +84,12 @@ fn lattice(p: At) -> (f32, f32, f32) {
     (best.0.sqrt(), best.1, best.2)
 }
 
-/// Rows of round scales, each row laid over the one below it.
+/// Rows of round scales; each row overlaps the one below it.
 fn scales(p: At, soft: f32) -> f32 {
     let (x, y) = (p[0] * 1.5, p[1] * 2.2);
     let row = y.floor();
-    // The scale of this row covers the place where its disc reaches; else the row above does.
+    // The scale of this row covers the positions within its disc; elsewhere the row above is
+    // visible.
     let disc = |row: f32| {
         let shift = if (row * 0.5).floor() * 2.0 == row {
             0.0
@@ -111,10 +118,11 @@ fn fur(p: At, noise: Noise, soft: f32) -> f32 {
     0.9 * share
 }
 
-/// Hexagons with a dark rim and a dark heart.
+/// Hexagons with a dark rim and a dark centre.
 fn plates(p: At, soft: f32) -> f32 {
     let q = [p[0] * 1.15, p[1] * 1.15];
-    // The nearest and the next point of the lattice: half way between lies the rim.
+    // The nearest and the second nearest point of the lattice: the rim lies half way between
+    // them.
     const HEIGHT: f32 = 0.866;
     let row = (q[1] / HEIGHT).floor();
     let (mut first, mut next) = (f32::MAX, f32::MAX);

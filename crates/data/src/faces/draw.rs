@@ -1,9 +1,11 @@
+//! Renders a face: background, shoulders, head and features, from back to front.
+
 use super::super::paint::{At, Painter, closed, open, shade, smooth};
 use super::face::Face;
 use super::head::Head;
 use super::{features, hair};
 
-/// Draws a face into three planes of `size`² numbers in [−1, 1].
+/// Renders a face into three planes of `size`² values in [−1, 1].
 pub(super) fn draw(face: &Face, size: usize, out: &mut [f32]) {
     let head = Head::new(face);
     let mut painter = Painter::new(size);
@@ -25,7 +27,7 @@ pub(super) fn draw(face: &Face, size: usize, out: &mut [f32]) {
     painter.planes(out);
 }
 
-/// A soft ground, brighter behind the head and on the side of the light.
+/// A smooth background, brighter behind the head and on the side of the light.
 fn ground(head: &Head, painter: &mut Painter) {
     let f = head.face;
     painter.ground(|at| {
@@ -35,11 +37,11 @@ fn ground(head: &Head, painter: &mut Painter) {
     });
 }
 
-/// Neck and shirt.
+/// Draws the neck and the shirt.
 fn shoulders(head: &Head, painter: &mut Painter) {
     let f = head.face;
     let neck = 0.36 + 0.09 * f.masculine;
-    // The body does not lean with the head.
+    // The body does not roll with the head.
     let centre = [0.5 + f.shift[0], 0.485 + f.shift[1]];
     let place = |p: At| [centre[0] + p[0] * head.unit, centre[1] + p[1] * head.unit];
     let throat = [
@@ -52,7 +54,7 @@ fn shoulders(head: &Head, painter: &mut Painter) {
         head.rim([neck, 0.5]),
     ];
     painter.fill(&closed(&throat), |at| (shade(head.flesh(at), 0.86), 1.0));
-    // The chin's shade on it.
+    // The shadow of the chin on the neck.
     let shadow = closed(&[[-neck, 0.72], [0.0, 1.32], [neck, 0.72], [0.0, 0.7]]);
     painter.fill(&head.rims(&shadow), |_| (head.crease(), 0.4));
     let wide = 1.24 + 0.14 * f.masculine;
@@ -80,7 +82,7 @@ fn shoulders(head: &Head, painter: &mut Painter) {
     painter.pen(&collar, half, half, shade(f.shirt, 0.62), 0.9);
 }
 
-/// The outline of the head, and its lower part from ear to ear.
+/// Returns the outline of the head, and its lower part from ear to ear.
 fn skull(head: &Head) -> (Vec<At>, Vec<At>) {
     let (f, p, w) = (&head.face, &head.face.person, head.wide);
     let jaw = w * 0.8 + 0.045 * p.jaw + 0.075 * f.masculine + 0.02 * f.age;
@@ -107,7 +109,7 @@ fn skull(head: &Head) -> (Vec<At>, Vec<At>) {
         [w * 0.93, -0.56],
         [w, -0.16],
     ]);
-    // The beard's edge goes from the left ear to the right.
+    // The edge of the beard runs from the left ear to the right.
     let beard = open(&lower.iter().rev().copied().collect::<Vec<_>>());
     (closed(&all), beard)
 }

@@ -1,15 +1,17 @@
+//! The factors of a face: those of the person, and those of one image.
+
 use super::super::paint::hsv;
 use invariances_ops::Rng;
 
-/// How many hair styles there are: short, parted, round curls, long, bob, bun, nearly bald, waves.
+/// Number of hair styles: short, parted, round curls, long, bob, bun, nearly bald, waves.
 pub const HAIR_STYLES: u32 = 8;
 
-/// Who somebody is: what stays the same in every image of a person.
+/// The identity: all factors that are the same in every image of a person.
 ///
-/// Shapes are numbers in [−1, 1], 0 being usual.
+/// Factors of shape are numbers in [−1, 1]; 0 is the average.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Person {
-    /// The person's number; it changes nothing in the picture.
+    /// The person's number; it does not change the image.
     pub number: u32,
     /// Narrow to wide head.
     pub width: f32,
@@ -43,66 +45,69 @@ pub struct Person {
     pub mouth_width: f32,
     /// Thin to full lips.
     pub lips: f32,
-    /// Light to dark skin, in [0, 1].
+    /// From light to dark skin, in [0, 1].
     pub skin: f32,
-    /// Cool to warm skin.
+    /// From cool to warm skin.
     pub undertone: f32,
-    /// Brown, hazel, green, blue, grey eyes, in [0, 1].
+    /// Eye colour from brown over hazel, green and blue to grey, in [0, 1].
     pub eye_colour: f32,
-    /// The hair style's number, below [`HAIR_STYLES`].
+    /// Index of the hair style, below [`HAIR_STYLES`].
     pub hair_style: u32,
-    /// How many freckles, in [0, 1]; most people have none.
+    /// Amount of freckles, in [0, 1]; most people have none.
     pub freckles: f32,
 }
 
-/// One image of a person: everything that may change between two images of the same person.
+/// One image of a person: the identity and all factors that may change between two images of the
+/// same person.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Face {
-    /// Who it is.
+    /// The identity.
     pub person: Person,
-    /// Looks to the picture's left (−1) or right (1), by up to 25°.
+    /// Yaw to the left (−1) or right (1) of the image, at most 25°.
     pub yaw: f32,
-    /// Looks up (−1) or down (1), by up to 16°.
+    /// Pitch, up (−1) or down (1), at most 16°.
     pub pitch: f32,
-    /// Leans to the left (−1) or right (1), by up to 12°.
+    /// Roll to the left (−1) or right (1), at most 12°.
     pub roll: f32,
-    /// 0 none, 1 round, 2 square, 3 dark.
+    /// Glasses: 0 none, 1 round, 2 square, 3 dark.
     pub glasses: u32,
-    /// Black, brown, chestnut, red, blond, platinum, in [0, 1].
+    /// Hair colour from black over brown, chestnut, red and blond to platinum, in [0, 1].
     pub hair_colour: f32,
-    /// From none (0) over stubble to a full beard (1).
+    /// Beard, from none (0) over stubble to a full beard (1).
     pub beard: f32,
     /// From a frown (−1) to a broad smile (1).
     pub smile: f32,
-    /// From young (0) to old (1): lines, and what sags.
+    /// Age from young (0) to old (1): lines, hollow cheeks, sagging features, grey brows and
+    /// beard.
     pub age: f32,
-    /// Gender-like shape, feminine (−1) to masculine (1): jaw, brows, neck, lips, lashes. The hair style is not part of it.
+    /// Gender-like shape, from feminine (−1) to masculine (1): jaw, brows, neck, lips, lashes. It
+    /// does not include the hair style.
     pub masculine: f32,
-    /// Where the light comes from, left (−1) to right (1).
+    /// Direction of the light, from left (−1) to right (1).
     pub light: f32,
-    /// The exposure, about 0.75 to 1.1.
+    /// Exposure; random faces have 0.8 to 1.08.
     pub brightness: f32,
-    /// The colour behind the head, red, green, blue in [0, 1].
+    /// The background colour: red, green, blue in [0, 1].
     pub background: [f32; 3],
     /// The colour of the shirt.
     pub shirt: [f32; 3],
-    /// The head's size, 0.9 to 1.1.
+    /// Size of the head; random faces have 0.92 to 1.08.
     pub scale: f32,
-    /// The head's place relative to the usual one, in image sides, right and down.
+    /// Offset of the head from its default position, in image sides, right and down.
     pub shift: [f32; 2],
 }
 
-/// Roughly normal with standard deviation 0.45, within ±1.
+/// Samples an approximately normal number with standard deviation 0.45, within ±1.
 fn bell(rng: &mut Rng) -> f32 {
     let sum = rng.f32() + rng.f32() + rng.f32();
     ((sum - 1.5) * 0.9).clamp(-1.0, 1.0)
 }
 
-/// What is known about somebody, by name.
+/// The name of a factor of a person, and the function that returns its value.
 type Trait = (&'static str, fn(&Person) -> f32);
 
 impl Person {
-    /// Somebody at random.
+    /// Samples a random person.
     pub fn random(rng: &mut Rng) -> Self {
         let mut even = || rng.range(-1.0, 1.0);
         Self {
@@ -131,7 +136,7 @@ impl Person {
         }
     }
 
-    /// What stands for the person in a frame of factors: names and values.
+    /// Returns the names and values of a person's factors for a table of factors.
     pub(super) fn traits() -> [Trait; 20] {
         [
             ("width", |p| p.width),
@@ -159,7 +164,7 @@ impl Person {
 }
 
 impl Face {
-    /// An image of a person at random: pose, glasses and all else independent of who it is and of each other.
+    /// Samples an image of a person. All factors are independent of the person and of each other.
     pub fn random(person: Person, rng: &mut Rng) -> Self {
         let (yaw, pitch, roll) = (1.3 * bell(rng), bell(rng), bell(rng));
         let glasses = rng.below(6).saturating_sub(2) as u32;
@@ -171,7 +176,7 @@ impl Face {
             roll,
             glasses,
             hair_colour: rng.f32(),
-            // Half of them have none; others at least what can be seen.
+            // Half of the faces have no beard; the others have one that is visible.
             beard: if beard < 0.25 { 0.0 } else { beard },
             smile: rng.range(-0.6, 1.0),
             age: rng.f32(),
@@ -185,7 +190,8 @@ impl Face {
         }
     }
 
-    /// The same with every number where it can be drawn: what was typed in a cell may be anything.
+    /// Returns the face with all values limited to ranges that can be rendered, because the
+    /// caller may set any value.
     pub(super) fn sane(&self) -> Self {
         let within = |v: f32, low: f32, high: f32| {
             if v.is_nan() {

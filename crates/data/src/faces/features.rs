@@ -1,10 +1,12 @@
+//! Renders the features of a face: ears, eyes, brows, nose, mouth, skin, beard and glasses.
+
 use super::super::paint::{At, Colour, Noise, Painter, closed, ellipse, mix, open, shade, smooth};
 use super::head::Head;
 
-/// The side of the head: −1 the picture's left, 1 its right.
+/// The sides of the head: −1 is left in the image, 1 is right.
 const SIDES: [f32; 2] = [-1.0, 1.0];
 
-/// Where an eye is, its half width and how far it is open.
+/// Position, half width and opening of an eye.
 pub(super) struct Eye {
     pub at: At,
     pub wide: f32,
@@ -51,7 +53,7 @@ pub(super) fn eyes(head: &Head, painter: &mut Painter) {
     for side in SIDES {
         let Eye { at, wide, high } = eye(head, side);
         let tilt = 0.035 * p.eye_tilt - 0.02 * f.age;
-        // Lids as curves over u in −1 (inner) to 1 (outer corner).
+        // The lids as curves over u from −1 (inner corner) to 1 (outer corner).
         let lid = |u: f32, lift: f32| {
             [
                 at[0] + side * u * wide,
@@ -61,7 +63,7 @@ pub(super) fn eyes(head: &Head, painter: &mut Painter) {
         let us: Vec<f32> = (0..=10).map(|i| i as f32 / 5.0 - 1.0).collect();
         let upper: Vec<At> = us.iter().map(|u| lid(*u, high)).collect();
         let lower: Vec<At> = us.iter().map(|u| lid(*u, -0.62 * high)).collect();
-        // The hollow around it.
+        // The eye socket.
         let hollow = ellipse([at[0], at[1] - 0.02], [wide * 1.35, high * 2.1], 0.0);
         painter.fill(&head.all(&hollow, 0.0), |_| {
             (head.crease(), 0.13 + 0.1 * f.age)
@@ -117,7 +119,7 @@ fn brow(head: &Head, painter: &mut Painter, side: f32, eye: At) {
     let (f, p) = (&head.face, &head.face.person);
     let high = eye[1] - 0.235 + 0.028 * f.masculine + 0.02 * f.smile.min(0.0);
     let arch = 0.05 + 0.025 * p.brow_arch - 0.02 * f.masculine;
-    // A frown draws the inner ends down.
+    // A frown pulls the inner ends down.
     let inner = 0.05 * (-f.smile).max(0.0);
     let line = open(&[
         [side * (eye[0].abs() - 0.175), high + 0.02 + inner],
@@ -188,7 +190,7 @@ pub(super) fn nose(head: &Head, painter: &mut Painter) {
     }
 }
 
-/// Where the mouth is: its middle's height, its half width, how far its corners rise.
+/// Returns the height of the mouth's centre, its half width, and the rise of its corners.
 fn mouth_place(head: &Head) -> (f32, f32, f32) {
     let (f, p) = (&head.face, &head.face.person);
     let y = 0.575 + 0.02 * p.nose_length;
@@ -236,7 +238,7 @@ pub(super) fn mouth(head: &Head, painter: &mut Painter) {
         shade(red, 0.42),
         0.85,
     );
-    // The corners, and the shade under the lip.
+    // The corners, and the shadow under the lip.
     for side in SIDES {
         let corner = along(side, 0.0);
         let end = [corner[0] + side * 0.03, corner[1] - 0.03 * f.smile];
@@ -246,7 +248,7 @@ pub(super) fn mouth(head: &Head, painter: &mut Painter) {
     painter.fill(&head.all(&below, lift), |_| (head.crease(), 0.22));
 }
 
-/// Blush, freckles, and what age draws.
+/// Draws blush, freckles and signs of age.
 pub(super) fn complexion(head: &Head, painter: &mut Painter) {
     let (f, p) = (&head.face, &head.face.person);
     for side in SIDES {
@@ -274,7 +276,7 @@ pub(super) fn complexion(head: &Head, painter: &mut Painter) {
     age(head, painter);
 }
 
-/// What age draws: hollow cheeks, and lines that at 64 pixels are still about a pixel wide.
+/// Draws signs of age: hollow cheeks, and lines that are still about one pixel wide at 64 pixels.
 fn age(head: &Head, painter: &mut Painter) {
     let f = &head.face;
     let old = grown(f.age);
@@ -332,17 +334,18 @@ fn age(head: &Head, painter: &mut Painter) {
     }
 }
 
-/// How much of what age does is there, in [0, 1].
+/// Returns the strength of the signs of age, in [0, 1].
 fn grown(age: f32) -> f32 {
     smooth(0.15, 0.85, age)
 }
 
-/// The colour of hair that greys with age: brows and beard. That of the head is a factor of its own.
+/// Returns the colour of brows and beard, which turn grey with age. The colour of the hair is a
+/// separate factor.
 fn greyed(head: &Head) -> Colour {
     mix(head.hair, [0.74, 0.73, 0.72], 0.75 * grown(head.face.age))
 }
 
-/// What grows around the mouth and along the jaw.
+/// Draws the beard around the mouth and along the jaw.
 pub(super) fn beard(head: &Head, painter: &mut Painter, jaw: &[At]) {
     let f = &head.face;
     if f.beard <= 0.02 {
@@ -357,7 +360,8 @@ pub(super) fn beard(head: &Head, painter: &mut Painter, jaw: &[At]) {
         shade(colour, 0.78 + 0.4 * hairs)
     };
     let colour = shade(mix(greyed(head), head.crease(), 0.22), 0.9);
-    // Along the jaw from ear to ear, longer where it is full; the upper edge runs over the cheeks and around the mouth.
+    // The outline runs along the jaw from ear to ear, longer for a full beard. Its upper edge
+    // runs over the cheeks and around the mouth.
     let long = 0.2 * smooth(0.45, 1.0, f.beard);
     let (mouth, half, _) = mouth_place(head);
     let mut outline: Vec<At> = jaw
@@ -385,7 +389,7 @@ pub(super) fn beard(head: &Head, painter: &mut Painter, jaw: &[At]) {
     painter.fill(&outline, |q| (grain(q, colour), opacity));
 }
 
-/// Glasses: round, square or dark.
+/// Draws the glasses: round, square or dark.
 pub(super) fn glasses(head: &Head, painter: &mut Painter) {
     let f = &head.face;
     if f.glasses == 0 {

@@ -1,7 +1,9 @@
+//! Renders the hair of a face in eight styles.
+
 use super::super::paint::{At, Colour, Noise, Painter, closed, ellipse, open, shade};
 use super::head::Head;
 
-/// Hair at a place of the image: strands, a shine, the light.
+/// Returns the colour of hair at a position of the image: strands, gloss and light.
 fn strands(head: &Head, at: At, turn: f32) -> Colour {
     let u = head.unit;
     let noise = Noise(71);
@@ -14,7 +16,7 @@ fn strands(head: &Head, at: At, turn: f32) -> Colour {
     )
 }
 
-/// What falls behind the head and the neck.
+/// Draws the hair behind the head and the neck.
 pub(super) fn behind(head: &Head, painter: &mut Painter) {
     let w = head.wide;
     let outline = match head.face.person.hair_style {
@@ -71,7 +73,7 @@ pub(super) fn behind(head: &Head, painter: &mut Painter) {
     });
 }
 
-/// Curls around an oval of the head: discs along its edge.
+/// Draws curls around an ellipse: discs along its edge.
 fn curls(head: &Head, painter: &mut Painter, centre: At, radii: At, count: usize, size: f32) {
     let ring = ellipse(centre, radii, 0.0);
     let dark = |at: At| shade(strands(head, at, 1.0), 0.8);
@@ -89,12 +91,13 @@ fn curls(head: &Head, painter: &mut Painter, centre: At, radii: At, count: usize
     }
 }
 
-/// What grows on the head: an outer arc just beyond the skull, and the hairline, which turns with the face.
+/// Draws the hair on the head, between an outer arc just outside the skull and the hairline,
+/// which rotates with the face.
 pub(super) fn front(head: &Head, painter: &mut Painter) {
     let (w, p) = (head.wide, &head.face.person);
     let line = -0.66 - 0.07 * p.forehead;
     let over = |x: f32, y: f32, lift: f32| -> Vec<At> {
-        // From the left temple over the crown to the right.
+        // From the left temple over the top of the head to the right.
         open(&[
             [-w - x, y],
             [-w - x * 0.8, -0.45],
@@ -106,7 +109,7 @@ pub(super) fn front(head: &Head, painter: &mut Painter) {
         ])
     };
     let (outer, hairline): (Vec<At>, Vec<At>) = match p.hair_style {
-        // Short, with a straight line.
+        // Short, with a straight hairline.
         0 => (
             over(0.05, -0.05, 0.08),
             vec![
@@ -119,7 +122,7 @@ pub(super) fn front(head: &Head, painter: &mut Painter) {
                 [-w * 0.97, -0.02],
             ],
         ),
-        // Parted at the side, swept over.
+        // Parted at the side and swept over.
         1 => (
             over(0.07, 0.02, 0.15),
             vec![
@@ -148,7 +151,7 @@ pub(super) fn front(head: &Head, painter: &mut Painter) {
                 [-w * 0.96, -0.05],
             ],
         ),
-        // Long, parted in the middle: it falls along the cheeks.
+        // Long, parted in the middle, falling along the cheeks.
         3 => (
             over(0.13, 0.75, 0.11),
             vec![
@@ -177,7 +180,7 @@ pub(super) fn front(head: &Head, painter: &mut Painter) {
                 [-w * 0.94, 0.6],
             ],
         ),
-        // Pulled back to a bun.
+        // Pulled back into a bun.
         5 => (
             over(0.02, -0.12, 0.05),
             vec![
@@ -208,7 +211,7 @@ pub(super) fn front(head: &Head, painter: &mut Painter) {
     };
     let mut outline = head.rims(&outer);
     outline.extend(head.all(&open(&hairline), 0.02));
-    // A shade on the forehead below it.
+    // The shadow of the hair on the forehead.
     let shadow: Vec<At> = hairline
         .iter()
         .map(|q| [q[0] * 0.985, q[1] + 0.05])
@@ -223,7 +226,7 @@ pub(super) fn front(head: &Head, painter: &mut Painter) {
     );
     painter.fill(&outline, |at| (strands(head, at, 0.4), 1.0));
     if p.hair_style == 2 {
-        // Curls over the edge.
+        // Curls over the hairline.
         let edge = open(&hairline);
         for q in edge.iter().step_by(6) {
             let at = head.seen([q[0] * 0.98, q[1] - 0.03], 0.03);
@@ -242,7 +245,7 @@ pub(super) fn front(head: &Head, painter: &mut Painter) {
     }
 }
 
-/// What is left around a bald head.
+/// Draws the remaining hair at the sides of a bald head.
 fn sides(head: &Head, painter: &mut Painter) {
     let w = head.wide;
     for side in [-1.0f32, 1.0] {
@@ -260,7 +263,7 @@ fn sides(head: &Head, painter: &mut Painter) {
         outline.extend(head.all(&open(&inner), 0.0));
         painter.fill(&outline, |at| (strands(head, at, 0.0), 0.85));
     }
-    // The crown shines.
+    // Gloss on the top of the head.
     let at = head.seen([0.22 * head.face.light, -0.78], 0.0);
     let radii = [0.3 * head.unit, 0.13 * head.unit];
     painter.fill(&ellipse(at, radii, 0.0), |q| {

@@ -1,15 +1,19 @@
+//! The geometry and colours of a head: where its features appear in the image after rotation, and
+//! how they are lit.
+
 use super::super::paint::{At, Colour, Frame, Painter, ball, mix, shade, sin_cos};
 use super::face::Face;
 
-/// A head in space: where its features are seen, and in which colours.
+/// A head in space: the positions of its features in the image, and its colours.
 ///
-/// Its own places are in half heads, right and down: the chin at (0, 1), the crown at (0, −1).
+/// Its own coordinates are in half head heights, right and down: the chin is at (0, 1), the top
+/// of the head at (0, −1).
 pub(super) struct Head {
     pub face: Face,
     frame: Frame,
-    /// Image sides per half head.
+    /// Length of half a head in image sides.
     pub unit: f32,
-    /// Half the head's width at the temples.
+    /// Half the width of the head at the temples.
     pub wide: f32,
     yaw: (f32, f32),
     pitch: (f32, f32),
@@ -18,7 +22,7 @@ pub(super) struct Head {
     pub hair: Colour,
 }
 
-/// The colour at a share of a path of colours.
+/// Interpolates along a list of colours; `share` is from 0 (first) to 1 (last).
 fn along(path: &[Colour], share: f32) -> Colour {
     let last = path.len() - 1;
     let place = share * last as f32;
@@ -79,7 +83,8 @@ impl Head {
         along(&EYES, self.face.person.eye_colour)
     }
 
-    /// Where a place on the front of the head is seen, lifted off it by `lift`, in the head's own places.
+    /// Returns the position, in the head's coordinates, at which a point on the front of the head
+    /// appears after rotation. `lift` is its height above the surface.
     pub fn turned(&self, p: At, lift: f32) -> At {
         let inside = 1.0 - (p[0] / (self.wide * 1.02)).powi(2) - (p[1] / 1.2).powi(2);
         let depth = 0.85 * inside.max(0.0).sqrt() + lift;
@@ -88,14 +93,15 @@ impl Head {
         [x, p[1] * self.pitch.1 + (back - 0.35) * self.pitch.0]
     }
 
-    /// In the image.
+    /// Returns the position of such a point in the image.
     pub fn seen(&self, p: At, lift: f32) -> At {
         self.frame.out(self.turned(p, lift))
     }
 
-    /// A place of the head's outline, which a turn hardly changes, in the image; what is low follows the chin.
+    /// Returns the position in the image of a point on the head's outline, which rotation changes
+    /// only slightly. Its lower part follows the chin.
     pub fn rim(&self, p: At) -> At {
-        // The body below the chin stays where it is.
+        // The body below the chin does not move.
         let stays = ((p[1] - 1.0) / 0.45).clamp(0.0, 1.0);
         let low = (0.5 + 0.5 * p[1]).clamp(0.0, 1.0) * (1.0 - stays);
         self.frame.out([
@@ -104,7 +110,7 @@ impl Head {
         ])
     }
 
-    /// Outlines in the image.
+    /// Maps points of the outline to the image.
     pub fn rims(&self, points: &[At]) -> Vec<At> {
         points.iter().map(|p| self.rim(*p)).collect()
     }
@@ -113,13 +119,14 @@ impl Head {
         points.iter().map(|p| self.seen(*p, lift)).collect()
     }
 
-    /// How bright a place of the image is as part of the round head.
+    /// Returns the brightness of a position in the image as part of the round head.
     pub fn lit(&self, at: At) -> f32 {
         let q = self.frame.back(at);
         0.5 + 0.62 * ball(q, [0.0, 0.05], [self.wide * 1.12, 1.22], self.light)
     }
 
-    /// Skin at a place of the image: warm in the light, reddish in the shade.
+    /// Returns the colour of skin at a position in the image: warm in the light, reddish in
+    /// shadow.
     pub fn flesh(&self, at: At) -> Colour {
         let lit = self.lit(at);
         let shade_of = [
@@ -131,7 +138,7 @@ impl Head {
         shade(colour, 1.0 + 0.35 * (lit - 1.0).max(0.0))
     }
 
-    /// A line of darker skin.
+    /// Returns the colour of lines in the skin, which is darker.
     pub fn crease(&self) -> Colour {
         [
             self.skin[0] * 0.58,
@@ -140,7 +147,7 @@ impl Head {
         ]
     }
 
-    /// A pen on the front of the head, its half width in half heads.
+    /// Draws a line on the front of the head; its half width is in half heads.
     pub fn draw(
         &self,
         painter: &mut Painter,

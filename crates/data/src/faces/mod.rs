@@ -1,4 +1,4 @@
-//! Faces, the stand-in for CelebA.
+//! Synthetic faces, used instead of CelebA.
 
 mod draw;
 mod face;
@@ -14,12 +14,15 @@ use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use invariances_ops::Rng;
 
-/// Drawn faces, the stand-in for CelebA in the paper's Figures 3 and 7: who somebody is (a [`Person`]: the shape of the head and
-/// its parts, skin, eyes, hair style) and what changes from image to image (pose, glasses, the hair's colour, beard, smile, age, gender-like
-/// shape, light, background), each independent of all others.
+/// A synthetic dataset of faces, which replaces CelebA in the paper's Figures 3 and 7.
 ///
-/// Without end, and each image another person; with [`Faces::people`] so many people, whose numbers are the labels.
-/// A face can be made and changed by hand:
+/// The factors are the identity (a [`Person`]: the shape of the head and its parts, skin, eyes,
+/// hair style) and everything that changes from image to image (pose, glasses, hair colour,
+/// beard, smile, age, gender-like shape, light, background). All are independent of each other.
+///
+/// By default the dataset is unlimited and each image shows another person. With
+/// [`Faces::people`] there is a fixed number of people, and the labels are their numbers. A face
+/// can also be created and changed by the caller:
 ///
 /// ```
 /// use invariances_data::*;
@@ -36,19 +39,20 @@ pub struct Faces {
     size: usize,
     seed: u64,
     people: Option<u32>,
-    /// A concept's number, and the share of the people for whom it goes with who they are.
+    /// Index of a concept, and the fraction of the people for whom this concept is fixed.
     tied: Option<(usize, f32)>,
 }
 
-/// Counts the changes to what is drawn: networks trained on one revision are not those of another.
+/// Version of the dataset. It changes whenever the images change, so that networks trained on
+/// different versions have different identifiers.
 const REVISION: u32 = 2;
 
-/// The hair styles, in the order of their numbers.
+/// The names of the hair styles, by index.
 const STYLES: [&str; HAIR_STYLES as usize] = [
     "short", "parted", "curls", "long", "bob", "bun", "bald", "waves",
 ];
 
-/// What two images can have in common, and how the second gets it.
+/// A factor that two images can share, and the function that copies it to the second.
 type Concept = (&'static str, fn(&Face, &mut Face));
 
 const CONCEPTS: [Concept; 14] = [
@@ -69,7 +73,8 @@ const CONCEPTS: [Concept; 14] = [
 ];
 
 impl Face {
-    /// The same face, but for one concept, which it takes from another: what a swap of a factor should look like.
+    /// Returns this face with one concept copied from another face: the expected result of
+    /// swapping a factor.
     ///
     /// ```
     /// use invariances_data::*;
@@ -81,7 +86,7 @@ impl Face {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown concept, with those that are known.
+    /// [`Error::Invalid`] for an unknown concept; the message lists the known ones.
     pub fn taking(&self, other: &Face, concept: &str) -> Result<Face> {
         let found = CONCEPTS.iter().find(|(name, _)| *name == concept);
         let Some((_, share)) = found else {
@@ -98,10 +103,11 @@ impl Face {
 }
 
 impl Faces {
-    /// Faces of `size`×`size` pixels, each image another person, whose number is its index.
+    /// Creates faces of `size`×`size` pixels. Each image shows another person, whose number is
+    /// the index of the image.
     ///
     /// # Errors
-    /// [`Error::Invalid`] unless `size` is 32 to 128.
+    /// [`Error::Invalid`] unless `size` is from 32 to 128.
     pub fn new(size: usize, seed: u64) -> Result<Self> {
         check_size("faces", size, 32)?;
         Ok(Self {
@@ -112,10 +118,10 @@ impl Faces {
         })
     }
 
-    /// Faces of `count` people, the same ones in every split, in other images each.
+    /// Returns faces of `count` people. They are the same in every split, in different images.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for nobody.
+    /// [`Error::Invalid`] if `count` is 0.
     pub fn people(&self, count: u32) -> Result<Self> {
         if count == 0 {
             return Err(Error::invalid("expected at least one person, found 0"));
@@ -126,9 +132,12 @@ impl Faces {
         })
     }
 
-    /// Biased images: for a share of the people, one concept goes with who they are. `faces.people(200)?.tied("glasses", 0.5)?` gives half of
-    /// the people glasses of their own, which they always wear (or never do); the others change theirs from image to image, as
-    /// everybody does without this. A network that learns to name them may then take glasses for a part of a person.
+    /// Returns a biased dataset: for a fraction of the people, one concept is fixed.
+    ///
+    /// `faces.people(200)?.tied("glasses", 0.5)?` assigns half of the people fixed glasses, which
+    /// they wear in every image (or never). For the others, glasses change from image to image,
+    /// as for all people without this setting. A network that learns to identify the people may
+    /// then treat glasses as part of the identity.
     ///
     /// ```
     /// use invariances_data::*;
@@ -139,8 +148,8 @@ impl Faces {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown concept or the person itself, a share outside of [0, 1], or without [`Faces::people`]: who is seen once only
-    /// has no habits.
+    /// [`Error::Invalid`] for an unknown concept or `person`, for a share outside [0, 1], or
+    /// without [`Faces::people`]: a person that appears only once has no fixed concept.
     pub fn tied(&self, concept: &str, share: f32) -> Result<Self> {
         let found = CONCEPTS.iter().position(|(name, _)| *name == concept);
         let place = found
@@ -158,7 +167,7 @@ impl Faces {
         })
     }
 
-    /// Gives a face what its person always has.
+    /// Sets the concept that is fixed for the face's person, if there is one.
     fn tie(&self, face: &mut Face) {
         let Some((place, share)) = self.tied else {
             return;
@@ -170,7 +179,7 @@ impl Faces {
         }
     }
 
-    /// The person with this number.
+    /// Returns the person with this number.
     pub fn person(&self, number: u32) -> Person {
         let mut rng = Rng::at(self.seed, "faces/people", u64::from(number));
         Person {
@@ -179,15 +188,15 @@ impl Faces {
         }
     }
 
-    /// Sample `index` of a split, as factors that can be changed and drawn.
+    /// Returns the factors of sample `index` of a split, which can be changed and rendered.
     pub fn face(&self, split: Split, index: u64) -> Face {
         self.sample(&format!("faces/{}", split.name()), index)
     }
 
-    /// Draws these faces; the labels are the people's numbers.
+    /// Renders these faces; the labels are the numbers of the people.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for no face, or more than memory holds.
+    /// [`Error::Invalid`] if there are no faces, or if memory is insufficient.
     pub fn draw(&self, faces: &[Face]) -> Result<Batch> {
         let (images, _) = world::render(
             self.size,
@@ -281,7 +290,7 @@ impl World for Faces {
         let (mut a, mut b) = (Vec::new(), Vec::new());
         for index in indices(start, count)? {
             let (one, mut other) = (self.sample(&first, index), self.sample(&second, index));
-            // Another person, unless that is what they share.
+            // A different person, unless the pair shares the person.
             if self.people.is_none() {
                 other.person.number = !one.person.number;
             }

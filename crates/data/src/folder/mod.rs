@@ -1,6 +1,7 @@
-//! Folders of image files: a folder per class.
+//! Folders of image files with one folder per class.
 //!
-//! [`walk`] lists the files, this file decides the classes, and [`report`] says what was left out.
+//! [`walk`] lists the files, this file determines the classes, and [`report`] describes what was
+//! left out.
 
 mod report;
 mod walk;
@@ -17,7 +18,7 @@ use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use walk::Walk;
 
-/// The largest image file that is read.
+/// Maximum size of an image file in bytes.
 const LARGEST: u64 = 256 << 20;
 
 /// Settings of [`Images::folder_with`].
@@ -28,7 +29,7 @@ const LARGEST: u64 = 256 << 20;
 /// # let path = folder.path();
 /// # std::fs::create_dir(path.join("lynx")).unwrap();
 /// # image::RgbImage::new(8, 6).save(path.join("lynx/1.png")).unwrap();
-/// // A test set without images of foxes, with the class numbers of the training set.
+/// // A test set without images of foxes that has the class numbers of the training set.
 /// let classes = vec!["fox".to_string(), "lynx".to_string()];
 /// let options = FolderOptions { classes: Some(classes), ..Default::default() };
 /// let images = Images::folder_with(path, &options)?;
@@ -37,13 +38,12 @@ const LARGEST: u64 = 256 << 20;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FolderOptions {
-    /// The names of the classes in the order of their numbers. By default the names of the class
-    /// folders, sorted.
+    /// The class names, in the order of the class numbers. Default: the sorted names of the class
+    /// folders.
     pub classes: Option<Vec<String>>,
-    /// Whether links that lead out of the folder, and links to folders, are followed. True by
-    /// default.
+    /// Whether to follow links that lead out of the folder and links to folders. Default: true.
     ///
-    /// No folder is read twice for the same class, so links that form a loop end.
+    /// No folder is read twice for the same class, so loops of links end.
     pub follow_links: bool,
 }
 
@@ -59,23 +59,24 @@ impl Default for FolderOptions {
 /// Image files below a folder.
 #[derive(Debug)]
 pub(super) struct Folder {
-    /// Without links.
+    /// The canonical path, without links.
     root: PathBuf,
-    /// Below it.
+    /// Paths relative to the root.
     files: Vec<PathBuf>,
     follow_links: bool,
     report: FolderReport,
-    /// The names of the classes, where they are not just those of the folders with images, sorted.
+    /// The class names if they differ from the sorted names of the folders with images; empty
+    /// otherwise.
     numbering: Vec<String>,
 }
 
-/// What the folders' names say.
+/// Classes and splits, determined from the names of the folders.
 #[derive(Debug)]
 pub(super) struct Names {
     pub classes: Vec<String>,
     pub labels: Vec<u32>,
     pub splits: Vec<String>,
-    /// By image: the number of its split.
+    /// Per image: the number of its split.
     pub split: Vec<u32>,
 }
 
@@ -90,7 +91,8 @@ impl Folder {
         let walk = Walk::below(&root, options.follow_links)?;
         let (mut files, mut report) = (walk.files, walk.report);
         report.folder = path.into();
-        // Without a folder per class the folder is the class: frames of a film, say.
+        // If there are no class folders, the folder itself is the class, for example the frames
+        // of a film.
         let flat = files.is_empty();
         if flat {
             files = walk.beside;
@@ -180,7 +182,7 @@ impl Folder {
         &self.numbering
     }
 
-    /// An image's place below the folder.
+    /// Returns the path of an image relative to the folder.
     pub(super) fn name(&self, row: usize) -> String {
         let file = self.files.get(row).map(PathBuf::as_path);
         file.unwrap_or(Path::new("")).to_string_lossy().into_owned()
@@ -194,7 +196,7 @@ impl Folder {
     pub(super) fn read(&self, row: usize) -> Result<Vec<u8>> {
         let path = self.path(row);
         let io = |e| Error::io(&path, e);
-        // Again, and not only when the folder was listed: what is there now is what is read.
+        // Check the target again, not only when the folder is listed: it may have changed.
         let target = path.canonicalize().map_err(io)?;
         if !self.follow_links && !target.starts_with(&self.root) {
             return Err(Error::content(
@@ -222,24 +224,27 @@ impl Folder {
 }
 
 impl Images {
-    /// The images of a folder with a folder per class, at any depth below it: `class/…/1.png`, or
-    /// `train/class/…/1.png` where all its folders are named as parts of a data set are (train,
-    /// val, test and the like). A folder of files alone is one class, by its own name. Images are
-    /// in the order of their names.
+    /// Opens the images of a folder with one folder per class. Images can be at any depth below
+    /// the class folder: `class/…/1.png`. If all folders have names of splits (train, val, test
+    /// and similar ones), the form is `train/class/…/1.png`. A folder that contains only files is
+    /// one class with the folder's own name. Images are sorted by path.
     ///
-    /// **Classes** are numbered as torchvision's `ImageFolder` numbers them: the names of the class
-    /// folders, sorted; in `train`, `test` and so on, those of all parts together. A class folder
-    /// without images counts as well, so that a training and a test folder have the same numbers;
-    /// [`Images::folder_with`] fixes the numbers by a list of names.
+    /// **Classes** are numbered as by torchvision's `ImageFolder`: the names of the class
+    /// folders, sorted. With `train`, `test` and so on, the classes are those of all splits
+    /// together. A class folder without images also counts, so that a training folder and a test
+    /// folder have the same numbers. [`Images::folder_with`] fixes the numbers by a list of
+    /// names.
     ///
-    /// **Files** are those with the extension of a format that is read (PNG, JPEG, WebP, BMP, TIFF,
-    /// GIF, PNM). Links are followed, also out of the folder, as the cache of the Hugging Face hub
-    /// has them. Hidden files and what systems and archives leave (`__MACOSX`, `Thumbs.db` and the
-    /// like) are no images and no classes. What else is left out, and each class without images, is
-    /// printed in one line; [`Images::report`] has the same as values.
+    /// **Files** are recognised by the extension of a format that can be read (PNG, JPEG, WebP,
+    /// BMP, TIFF, GIF, PNM). Links are followed, including links out of the folder, which the
+    /// cache of the Hugging Face Hub uses. Hidden files and leftovers of operating systems and
+    /// archives (`__MACOSX`, `Thumbs.db` and so on) are neither images nor classes. Everything
+    /// else that is left out, and each class without images, is printed in one line;
+    /// [`Images::report`] returns the same as values.
     ///
-    /// Files are not opened: one that cannot be decoded is an error, with its path, when it is
-    /// asked for. [`Images::readable`] finds and leaves out such files before a training.
+    /// Files are not opened at this point. A file that cannot be decoded is an error, with its
+    /// path, when it is read. [`Images::readable`] finds and leaves out such files before
+    /// training.
     ///
     /// ```
     /// use invariances_data::*;
@@ -253,25 +258,25 @@ impl Images {
     /// let images = Images::folder(path)?;
     /// assert_eq!(images.classes(), ["fox", "lynx"]);
     /// assert_eq!(images.of_class("fox")?.len(), 2);
-    /// // Any selection that a frame can say.
+    /// // Any selection that can be expressed with a data frame.
     /// let mask = images.frame()?.column("path")?.str()?.equal("lynx/1.png");
     /// assert_eq!(images.filter(&mask)?.batch(&[0], 4)?.images.dims(), [1, 3, 4, 4]);
     /// # Ok::<(), invariances_data::Error>(())
     /// ```
     ///
     /// # Errors
-    /// [`Error::Io`] for a folder that cannot be listed, [`Error::Content`] for one without images
-    /// or with folders that nest deeper than 16 levels.
+    /// [`Error::Io`] for a folder that cannot be listed; [`Error::Content`] for a folder without
+    /// images or with folders nested deeper than 16 levels.
     pub fn folder(path: impl AsRef<Path>) -> Result<Self> {
         Self::folder_with(path, &FolderOptions::default())
     }
 
-    /// As [`Images::folder`], with settings: the class numbers, and whether links are followed.
+    /// Like [`Images::folder`], with settings for the class numbers and for links.
     ///
     /// # Errors
-    /// As [`Images::folder`]; [`Error::Invalid`] for a list of classes that is empty or has a name
-    /// twice, and for a folder with images whose name is not in the list. A class of the list
-    /// without a folder is reported as an empty class.
+    /// Those of [`Images::folder`]; [`Error::Invalid`] for a list of classes that is empty or
+    /// contains a name twice, and for a folder with images whose name is not in the list. A class
+    /// of the list without images is reported as an empty class.
     pub fn folder_with(path: impl AsRef<Path>, options: &FolderOptions) -> Result<Self> {
         let (folder, names) = Folder::open(path.as_ref(), options)?;
         if folder.report.needs_attention() {
@@ -280,8 +285,8 @@ impl Images {
         Ok(Self::of_folder(folder, names))
     }
 
-    /// What was found and left out when the folder of these images was opened; `None` for images of
-    /// parquet files.
+    /// Returns what was found and left out when the folder of these images was opened; `None` for
+    /// images of parquet files.
     ///
     /// ```
     /// use invariances_data::*;
@@ -300,11 +305,11 @@ impl Images {
     }
 }
 
-/// The name of a file's folder at a level; empty where it has none.
+/// Returns the name of a file's folder at a level; empty if there is none.
 fn part(file: &Path, level: usize) -> String {
     let parts: Vec<_> = file.components().take(level + 2).collect();
     match parts.get(level) {
-        // The last part is the file's own name.
+        // The last component is the name of the file itself.
         Some(Component::Normal(name)) if parts.len() > level + 1 => {
             name.to_string_lossy().into_owned()
         }
@@ -312,12 +317,12 @@ fn part(file: &Path, level: usize) -> String {
     }
 }
 
-/// Whether a file lies in a class folder of a part of a data set.
+/// Whether a file lies in a class folder of a split.
 fn is_split(file: &Path) -> bool {
     walk::is_split_name(&part(file, 0)) && !part(file, 1).is_empty()
 }
 
-/// The number of each file's name.
+/// Returns, for each element of `of_files`, its index in `names`.
 fn numbers(names: &[String], of_files: &[String]) -> Vec<u32> {
     let numbers = names.iter().map(String::as_str).zip(0u32..);
     let numbers: BTreeMap<&str, u32> = numbers.collect();

@@ -1,3 +1,5 @@
+//! The report on a folder of images: what was found and what was left out.
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -5,38 +7,38 @@ use std::path::PathBuf;
 /// What was found in a folder of images, and what was left out; see
 /// [`Images::report`](crate::Images::report).
 ///
-/// Displays as one line: `animals: 12 images in 3 classes, none in dog; left out: 2 .heic files, 1
-/// broken link`.
+/// `Display` prints one line:
+/// `animals: 12 images in 3 classes, none in dog; left out: 2 .heic files, 1 broken link`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FolderReport {
-    /// The folder, as it was given.
+    /// The folder, as passed by the caller.
     pub folder: PathBuf,
-    /// The number of images.
+    /// Number of images.
     pub images: usize,
-    /// The number of classes, with those without images.
+    /// Number of classes, including those without images.
     pub classes: usize,
     /// The classes without images.
     pub empty_classes: Vec<String>,
-    /// The number of files that are no images by their extension, by extension in lower case; empty
-    /// for none.
+    /// Number of files that are not images by their extension, per extension in lower case (empty
+    /// if there is none).
     pub other_files: BTreeMap<String, usize>,
-    /// The number of images that lie beside the class folders and belong to no class.
+    /// Number of images outside the class folders, which belong to no class.
     pub beside_classes: usize,
-    /// The number of image names that lead to no file: broken links, pipes, devices.
+    /// Number of image names without a regular file: broken links, pipes, devices.
     pub missing_files: usize,
-    /// The number of links that were not followed, because `follow_links` was off.
+    /// Number of links that were not followed because `follow_links` is off.
     pub refused_links: usize,
-    /// The number of links to folders that the same class had already, such as links that form a
-    /// loop.
+    /// Number of links to folders that were already read for the same class, for example in a
+    /// loop of links.
     pub repeated_folders: usize,
-    /// The number of hidden files and folders and of leftovers of systems and archives.
+    /// Number of hidden files and folders, and of leftovers of operating systems and archives.
     pub system_files: usize,
 }
 
 impl FolderReport {
-    /// Whether there is something that a user may not expect: a class without images, or files left
-    /// out other than hidden files.
+    /// Whether something may be unexpected: classes without images, or files left out other than
+    /// hidden files.
     pub fn needs_attention(&self) -> bool {
         let nothing = Self {
             folder: self.folder.clone(),
@@ -48,7 +50,7 @@ impl FolderReport {
         *self != nothing
     }
 
-    /// What was left out, a text for each reason.
+    /// Describes what was left out, one text per reason.
     pub(super) fn left_out(&self) -> Vec<String> {
         let mut all = Vec::new();
         for (extension, &count) in self.other_files.iter().take(10) {

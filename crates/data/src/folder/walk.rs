@@ -1,4 +1,4 @@
-//! Lists the files of a folder of class folders.
+//! Lists the image files of a folder of class folders.
 
 use super::FolderReport;
 use crate::{Error, Result};
@@ -6,10 +6,10 @@ use std::collections::{HashSet, VecDeque};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// How deep folders may nest.
+/// Maximum nesting depth of folders.
 const DEPTH: usize = 16;
 
-/// What the folders of a data set's parts are called.
+/// Names of folders that are splits of a dataset.
 const SPLITS: [&str; 10] = [
     "train",
     "training",
@@ -23,13 +23,14 @@ const SPLITS: [&str; 10] = [
     "holdout",
 ];
 
-/// Extensions of the formats that are read.
+/// Extensions of the formats that can be read.
 const EXTENSIONS: [&str; 16] = [
     "png", "apng", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "dib", "tif", "tiff", "gif", "ppm",
     "pgm", "pbm", "pnm",
 ];
 
-/// What systems and archives leave in folders, in lower case; other leftovers are hidden.
+/// Names, in lower case, of files and folders that operating systems and archives leave behind.
+/// Other leftovers are hidden files.
 const LEFTOVERS: [&str; 9] = [
     "__macosx",
     "thumbs.db",
@@ -49,27 +50,27 @@ pub(super) fn is_split_name(name: &str) -> bool {
 /// A folder whose name may be a class.
 pub(super) struct ClassFolder {
     pub name: String,
-    /// 0 in the folder that was opened, 1 in a part (`train`) of it.
+    /// 0 in the folder that was opened, 1 in one of its split folders (`train`).
     pub level: usize,
 }
 
-/// What lies below a folder.
+/// The result of listing a folder.
 pub(super) struct Walk<'a> {
     root: &'a Path,
     follow_links: bool,
-    /// Image files in class folders, below the root.
+    /// Image files in class folders, relative to the root.
     pub files: Vec<PathBuf>,
-    /// Image files in the root itself.
+    /// Image files in the root itself, outside the class folders.
     pub beside: Vec<PathBuf>,
     pub folders: Vec<ClassFolder>,
     pub report: FolderReport,
-    /// The folders that were read for the present class, without links.
+    /// The folders that were read for the current class, as paths without links.
     read: HashSet<PathBuf>,
-    /// Links to folders that are to be read for the present class.
+    /// Links to folders that remain to be read for the current class.
     links: VecDeque<Place>,
 }
 
-/// A folder: its place below the root, and where it lies without links.
+/// A folder: its path relative to the root, and its real path without links.
 #[derive(Clone)]
 struct Place {
     below: PathBuf,
@@ -87,20 +88,20 @@ impl Place {
     }
 }
 
-/// What an entry of a folder is.
+/// The kind of a directory entry.
 enum Kind {
     Folder,
-    /// With the folder that it leads to.
+    /// A link to a folder, with the real path of that folder.
     FolderLink(PathBuf),
     File,
-    /// A link to a file that leaves the root.
+    /// A link to a file outside the root.
     OutsideFile,
-    /// A link to nothing, a pipe, a device.
+    /// A broken link, a pipe or a device.
     Nothing,
 }
 
 impl<'a> Walk<'a> {
-    /// Lists a folder, which is given without links.
+    /// Lists a folder; `root` must be a path without links.
     pub(super) fn below(root: &'a Path, follow_links: bool) -> Result<Self> {
         let mut walk = Self {
             root,
@@ -128,7 +129,7 @@ impl<'a> Walk<'a> {
         Ok(walk)
     }
 
-    /// A class, or a part of a data set with classes in it.
+    /// Reads a top-level folder: a class, or a split that contains classes.
     fn top_folder(&mut self, name: &OsString, place: Place) -> Result<()> {
         let text = name.to_string_lossy().into_owned();
         let is_split = is_split_name(&text);
@@ -155,8 +156,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// All of a class: first the folders that lie there, then, in their order, those that links
-    /// lead to.
+    /// Reads all files of a class: first its own folders, then the folders that links lead to, in
+    /// their order.
     fn class<const N: usize>(&mut self, place: Place, above: [PathBuf; N]) -> Result<()> {
         self.read = HashSet::from([self.root.to_path_buf()]);
         self.read.extend(above);
@@ -190,7 +191,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// The sorted names in a folder, without hidden ones and leftovers.
+    /// Returns the sorted names in a folder, without hidden files and leftovers.
     fn entries(&mut self, real: &Path) -> Result<Vec<OsString>> {
         let io = |e| Error::io(real, e);
         let mut names = Vec::new();
@@ -228,7 +229,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The folder that an entry is or leads to, if it is to be read.
+    /// Returns the folder that an entry is or links to, if it is to be read.
     fn folder(&self, entry: &Place) -> Option<Place> {
         match self.kind(entry) {
             Kind::Folder => Some(entry.clone()),
@@ -240,15 +241,15 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Keeps an entry that is no folder if it is an image.
+    /// Keeps an entry that is not a folder if it is an image.
     fn keep(&mut self, entry: Place) {
         if self.is_image(&entry) {
             self.files.push(entry.below);
         }
     }
 
-    /// Whether an entry that is no folder is an image by its extension; what is left out is
-    /// counted.
+    /// Whether an entry that is not a folder is an image, by its extension. Entries that are left
+    /// out are counted.
     fn is_image(&mut self, entry: &Place) -> bool {
         let kind = self.kind(entry);
         let extension = entry.below.extension().unwrap_or_default();

@@ -1,26 +1,26 @@
-//! What the columns of a file are: their names and types, and the first bytes of a column.
+//! The columns of a parquet file: their names and types, and the first bytes of a column.
 
 use super::footer::{Leaf, Logical};
 use super::{Budget, Parquet};
 use crate::Result;
 
-/// Number of pages in which a first value is looked for.
+/// Number of pages in which the first value is searched.
 const PAGES: usize = 4;
-/// Number of bytes of a first value that are returned.
+/// Number of bytes of the first value that are returned.
 const START: usize = 64;
 
 /// A column that can hold image files.
 #[derive(Debug)]
 pub(crate) struct Stored {
     pub name: String,
-    /// The number of the column of the bytes.
+    /// Index of the leaf column with the bytes.
     pub leaf: usize,
     /// Whether the bytes are a field of a struct.
     pub is_struct: bool,
 }
 
 impl Parquet {
-    /// The columns with their types, in words.
+    /// Describes the columns with their types.
     pub(crate) fn describe(&self) -> String {
         let mut columns: Vec<String> = Vec::new();
         let mut last = "";
@@ -37,7 +37,7 @@ impl Parquet {
         columns.join(", ")
     }
 
-    /// The names of the columns of the table, in its order.
+    /// Returns the names of the table's columns, in their order.
     pub(crate) fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
         for leaf in &self.footer.leaves {
@@ -48,7 +48,7 @@ impl Parquet {
         names
     }
 
-    /// The columns of bytes that are not text, and the structs that have such a field `bytes`.
+    /// Returns the columns of bytes that are not text, and the structs with a field `bytes`.
     pub(crate) fn image_columns(&self) -> Vec<Stored> {
         let leaves = self.footer.leaves.iter().enumerate();
         leaves
@@ -68,35 +68,35 @@ impl Parquet {
             .collect()
     }
 
-    /// The number of the column of values with this path.
+    /// Returns the index of the leaf column with this path.
     pub(crate) fn leaf(&self, path: &[&str]) -> Option<usize> {
         let same = |leaf: &Leaf| leaf.path.iter().map(|p| &**p).eq(path.iter().copied());
         self.footer.leaves.iter().position(same)
     }
 
-    /// Whether there is a column of this name, with or without parts.
+    /// Whether there is a column of this name, plain or nested.
     pub(crate) fn has(&self, name: &str) -> bool {
         self.footer.leaves.iter().any(|l| &*l.path[0] == name)
     }
 
-    /// Whether a column holds bytes or text, a value per row at most.
+    /// Whether a column holds bytes or text, at most one value per row.
     pub(crate) fn is_binary(&self, leaf: usize) -> bool {
         let leaf = &self.footer.leaves[leaf];
         leaf.physical == 6 && !leaf.repeated
     }
 
-    /// Whether a column holds text, a value per row at most.
+    /// Whether a column holds text, at most one value per row.
     pub(crate) fn is_text(&self, leaf: usize) -> bool {
         self.is_binary(leaf) && self.footer.leaves[leaf].logical == Logical::Text
     }
 
-    /// Whether a column holds booleans, a value per row at most.
+    /// Whether a column holds booleans, at most one value per row.
     pub(crate) fn is_flag(&self, leaf: usize) -> bool {
         let leaf = &self.footer.leaves[leaf];
         leaf.physical == 0 && !leaf.repeated
     }
 
-    /// Whether a column holds whole numbers.
+    /// Whether a column holds integers, at most one value per row.
     pub(crate) fn is_whole(&self, leaf: usize) -> bool {
         let leaf = &self.footer.leaves[leaf];
         matches!(leaf.physical, 1 | 2)
@@ -104,7 +104,7 @@ impl Parquet {
             && matches!(leaf.logical, Logical::Plain | Logical::Unsigned)
     }
 
-    /// The columns without parts that hold numbers, text or flags: number and name.
+    /// Returns index and name of the plain columns that hold numbers, text or booleans.
     pub(crate) fn attributes(&self) -> Vec<(usize, String)> {
         let leaves = self.footer.leaves.iter().enumerate();
         leaves
@@ -113,8 +113,8 @@ impl Parquet {
             .collect()
     }
 
-    /// The first bytes of the first value of a column of bytes, to tell what its values are; `None`
-    /// where the first pages have no value.
+    /// Returns the first bytes of the first value of a column of bytes, to detect the format of
+    /// its values; `None` if the first pages have no value.
     pub(crate) fn first_bytes(&self, leaf: usize, budget: &mut Budget) -> Result<Option<Vec<u8>>> {
         let Some(group) = self.footer.groups.iter().position(|g| g.rows > 0) else {
             return Ok(None);
@@ -151,7 +151,7 @@ impl Leaf {
         }
     }
 
-    /// As polars calls it, where it has a name there.
+    /// Returns the name of the type as in polars, if it has one there.
     fn type_name(&self) -> String {
         if self.repeated {
             return "list".into();

@@ -1,4 +1,5 @@
-//! What a parquet file says about itself: its columns, its row groups and where their pages lie.
+//! The footer of a parquet file: its columns, its row groups and the positions of the column
+//! chunks.
 
 use super::thrift::{Fault, Out, Thrift};
 use std::sync::Arc;
@@ -8,42 +9,43 @@ use std::sync::Arc;
 pub(super) struct Footer {
     pub leaves: Vec<Leaf>,
     pub groups: Vec<Group>,
-    /// The value of the hub's key `huggingface`.
+    /// The value of the metadata key `huggingface`.
     pub hub: Option<String>,
 }
 
-/// A column of values: one without parts, or a part of one.
+/// A leaf column: a column of values, either of the table itself or a field of a nested column.
 #[derive(Clone, Debug)]
 pub(super) struct Leaf {
-    /// Its name, after the names of what it is part of.
+    /// Its name, preceded by the names of the columns that contain it.
     pub path: Vec<Arc<str>>,
     pub physical: i64,
     pub logical: Logical,
-    /// The level of a value that is there: how many of it and what it is part of may be missing.
+    /// The definition level of a value that is present: the number of optional or repeated
+    /// elements on its path.
     pub defined: u32,
     /// Whether a row can have several values.
     pub repeated: bool,
 }
 
-/// What the values mean.
+/// The logical type of the values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Logical {
-    /// What they are.
+    /// The physical type itself.
     Plain,
     Text,
     Unsigned,
-    /// Dates, decimals and the like.
+    /// Dates, decimals and so on.
     Other,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Group {
     pub rows: u64,
-    /// By leaf.
+    /// One chunk per leaf column.
     pub chunks: Vec<Chunk>,
 }
 
-/// Where a column of a row group lies.
+/// The position of a column chunk: one column in one row group.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Chunk {
     pub codec: i64,
@@ -51,11 +53,11 @@ pub(super) struct Chunk {
     pub length: u64,
 }
 
-/// The most columns, and the most levels that they nest.
+/// Maximum number of columns, and maximum depth of nested columns.
 const COLUMNS: usize = 10_000;
 const LEVELS: usize = 32;
 
-/// An entry of the schema, which lists a tree from the root down.
+/// An element of the schema. The schema lists a tree depth-first from the root.
 #[derive(Default)]
 struct Element {
     name: String,
@@ -67,7 +69,7 @@ struct Element {
 }
 
 impl Footer {
-    /// Reads the footer's bytes.
+    /// Parses the bytes of the footer.
     pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
         let mut elements = Vec::new();
         let mut groups = Vec::new();
@@ -219,7 +221,7 @@ fn chunk(t: &mut Thrift, kind: u8) -> Out<Chunk> {
         }
         Ok(true)
     })?;
-    // Some writers say 0 for no dictionary.
+    // Some writers store 0 if there is no dictionary.
     let first = match (data, dictionary) {
         (Some(data), Some(dictionary)) if dictionary > 0 => Some(data.min(dictionary)),
         (data, _) => data,
@@ -235,12 +237,13 @@ fn chunk(t: &mut Thrift, kind: u8) -> Out<Chunk> {
     }
 }
 
-/// The columns of values of a tree that is listed from the root down.
+/// Returns the leaf columns of the schema, which lists a tree depth-first from the root.
 fn leaves(elements: Vec<Element>) -> Result<Vec<Leaf>, String> {
     let mut elements = elements.into_iter();
     let root = elements.next().ok_or("it has no columns")?;
     let mut leaves = Vec::new();
-    // What is open: how many children are left, the path and levels so far.
+    // The open elements: number of children left, name, definition level and whether it is
+    // repeated.
     let mut open: Vec<(i64, Option<Arc<str>>, u32, bool)> = vec![(root.children, None, 0, false)];
     for e in elements {
         while open.last().is_some_and(|top| top.0 <= 0) {

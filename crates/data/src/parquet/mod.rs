@@ -1,10 +1,12 @@
-//! A reader of parquet files that trusts nothing in them: columns of plain values, page by page, so that memory is bounded
-//! by a page and not by the file.
+//! A reader of parquet files that does not trust the numbers in the file. It reads plain columns
+//! page by page, so that memory is bounded by a page and not by the file.
 //!
-//! polars reads whole row groups, and its reader sets memory aside by numbers in the file: one wrong bit can make it ask
-//! for 2⁶¹ bytes, which ends the process and cannot be caught. Here a number is first compared with the bytes
-//! that are there. Pages are unpacked by polars' own methods. The form is that of
-//! <https://parquet.apache.org/docs/file-format/>; encodings: plain, dictionary and runs, versions 1 and 2 of pages.
+//! polars reads whole row groups, and its reader allocates memory according to numbers in the
+//! file: one wrong bit can make it request 2⁶¹ bytes, which aborts the process and cannot be
+//! caught. Here a number is first compared with the bytes that are present. Pages are unpacked by
+//! functions of polars. The format is described at
+//! <https://parquet.apache.org/docs/file-format/>. Supported encodings: plain, dictionary and
+//! run-length. Supported page versions: 1 and 2.
 
 mod columns;
 mod footer;
@@ -25,35 +27,35 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use thrift::Fault;
 
-/// The longest list of contents.
+/// Maximum size of the footer in bytes.
 const LONGEST_FOOTER: u64 = 64 << 20;
-/// The longest header of a page; it may hold the least and the greatest value.
+/// Maximum size of a page header in bytes; it may contain the minimum and maximum value.
 const LONGEST_HEADER: usize = 16 << 20;
 
-/// A parquet file of which only the list of contents is in memory.
+/// An open parquet file; only its footer is in memory.
 #[derive(Debug)]
 pub(super) struct Parquet {
     path: PathBuf,
     length: u64,
-    /// Where the list of contents starts: pages lie before it.
+    /// Start of the footer. All pages lie before it.
     end: u64,
     footer: Footer,
-    /// The first row of each row group, and the number of rows.
+    /// The first row of each row group, then the number of rows.
     starts: Vec<usize>,
-    /// By row group: where the pages of one column lie, of the column that is read page by page.
+    /// Per row group: the positions of the pages of the one column that is read page by page.
     index: Vec<OnceLock<Arc<Index>>>,
 }
 
-/// Where the pages of a column of a row group lie.
+/// The positions of the pages of a column chunk.
 #[derive(Debug)]
 pub(super) struct Index {
     dictionary: Option<(u64, Header)>,
     pages: Vec<(u64, Header)>,
-    /// The first row of each page, within the row group.
+    /// The first row of each page, relative to the row group.
     firsts: Vec<usize>,
 }
 
-/// Where a row lies: row group, page, and its number in that page.
+/// The position of a row: row group, page, and row within that page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     pub group: usize,
@@ -61,8 +63,8 @@ pub(super) struct Place {
     pub row: usize,
 }
 
-/// How much memory what is kept of a file may take, and how much may be unpacked for it: what it would take as it is, and
-/// more only in reason.
+/// Limits the memory that the values of a file may take (`left`) and the bytes that may be
+/// unpacked for them (`unpacked`), relative to the length of the file.
 #[derive(Debug)]
 pub(super) struct Budget {
     left: u64,
@@ -70,7 +72,7 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// The budget of a file of this length.
+    /// Creates the budget for a file of this length.
     fn new(length: u64) -> Self {
         Self {
             left: length.saturating_mul(4).max(256 << 20),
@@ -78,8 +80,8 @@ impl Budget {
         }
     }
 
-    /// Charges for reading a page. Many short pages that promise much, or columns that share one
-    /// long page, would otherwise take time without end.
+    /// Charges for reading a page. Without this limit, many short pages that state large sizes,
+    /// or columns that share one long page, could make reading arbitrarily slow.
     fn unpack(&mut self, header: &Header) -> std::result::Result<(), String> {
         self.unpacked = self
             .unpacked
@@ -97,7 +99,7 @@ impl Budget {
 }
 
 impl Parquet {
-    /// Opens a file.
+    /// Opens a file and reads its footer.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let hint = "expected a parquet file with an image column";
         let io = |e| Error::io(path, e).with_hint(hint);
@@ -141,7 +143,9 @@ impl Parquet {
         file.read_exact(&mut bytes).map_err(io)?;
         let damaged = |what: String| wrong(format!("a damaged parquet file: {what}"));
         let footer = Footer::read(&bytes).map_err(damaged)?;
-        // Memory is set aside by the number of rows. An image takes many bytes, but equal ones may be kept once.
+        // Memory is allocated according to the number of rows, so it is limited to one row per
+        // byte of the file (or 2²⁰ rows, if that is more). A row with an image usually takes many
+        // bytes, but equal images may be stored once.
         let most = length.max(1 << 20).min(u64::from(u32::MAX));
         let (mut starts, mut rows) = (vec![0], 0u64);
         for group in &footer.groups {
@@ -153,7 +157,7 @@ impl Parquet {
                 })?;
             starts.push(rows as usize);
         }
-        // Columns that share their bytes would take time without end.
+        // Columns that share their bytes could make reading arbitrarily slow.
         for leaf in 0..footer.leaves.len() {
             let mut chunks = footer.groups.iter().map(|g| g.chunks[leaf].length);
             let sum = chunks.try_fold(0u64, u64::checked_add);
@@ -176,12 +180,13 @@ impl Parquet {
         &self.path
     }
 
-    /// The number of rows.
+    /// Returns the number of rows.
     pub(super) fn len(&self) -> usize {
         self.starts.last().copied().unwrap_or(0)
     }
 
-    /// The value of the key under which the hub describes its data sets.
+    /// Returns the value of the metadata key in which the Hugging Face Hub describes its
+    /// datasets.
     pub(super) fn hub(&self) -> Option<&str> {
         self.footer.hub.as_deref()
     }
@@ -190,11 +195,12 @@ impl Parquet {
         Budget::new(self.length)
     }
 
-    /// A column as a whole.
+    /// Reads a complete column.
     pub(super) fn column(&self, leaf: usize, name: &str, budget: &mut Budget) -> Result<Series> {
         let wrong = |what: String| self.damaged(what);
         let about = &self.footer.leaves[leaf];
-        // A cell's value, its flag, and the same while it is built.
+        // Memory per cell: its value and validity flag, and a second copy while the column is
+        // built.
         let rows = self.len();
         budget.charge(rows * 16).map_err(wrong)?;
         let mut file = self.file()?;
@@ -222,7 +228,7 @@ impl Parquet {
         Ok(column.finish(name))
     }
 
-    /// Where a row of a column that is read page by page lies.
+    /// Returns the position of a row in a column that is read page by page.
     pub(super) fn place(&self, leaf: usize, row: usize) -> Result<Place> {
         if row >= self.len() {
             return Err(Error::invalid(format!(
@@ -230,7 +236,8 @@ impl Parquet {
                 self.len()
             )));
         }
-        // The last group that starts here or before: empty ones start where the next does.
+        // The last group that starts at or before `row`. An empty group starts at the same row as
+        // the next one.
         let group = self.starts.partition_point(|&s| s <= row) - 1;
         let index = self.index(group, leaf)?;
         let row = row - self.starts[group];
@@ -247,19 +254,19 @@ impl Parquet {
         Ok(self.index[group].get_or_init(|| index).clone())
     }
 
-    /// Whether a page needs its row group's dictionary.
+    /// Whether a page needs the dictionary of its row group.
     pub(super) fn needs_words(&self, leaf: usize, place: Place) -> Result<bool> {
         let index = self.index(place.group, leaf)?;
         Ok(index.pages[place.page].1.needs_dictionary())
     }
 
-    /// The dictionary of a row group.
+    /// Reads the dictionary of a row group.
     pub(super) fn words(&self, group: usize, leaf: usize) -> Result<Option<Values>> {
         let index = self.index(group, leaf)?;
         self.dictionary(&mut self.file()?, group, leaf, &index)
     }
 
-    /// A page of a column that is read page by page.
+    /// Reads a page of a column that is read page by page.
     pub(super) fn page(&self, leaf: usize, place: Place, words: Option<&Values>) -> Result<Page> {
         let index = self.index(place.group, leaf)?;
         let mut file = self.file()?;
@@ -277,7 +284,7 @@ impl Parquet {
         Ok(file)
     }
 
-    /// The headers of a column of a row group.
+    /// Reads the page headers of a column chunk.
     fn walk(&self, file: &mut File, group: usize, leaf: usize) -> Result<Index> {
         let damaged = |what: &str| self.damaged(format!("row group {group}: {what}"));
         let Chunk { start, length, .. } = self.footer.groups[group].chunks[leaf];
@@ -292,7 +299,7 @@ impl Parquet {
             firsts: Vec::new(),
         };
         let (mut at, mut first) = (start, 0usize);
-        // Writers may leave room after the last page.
+        // Writers may leave unused space after the last page.
         while first < rows {
             let (header, size) = self.header(file, group, at, end)?;
             let body = at + size as u64;
@@ -405,7 +412,7 @@ impl Parquet {
     }
 }
 
-/// A column while it is built.
+/// A column that is being built.
 enum Cells {
     Bool(BooleanChunkedBuilder),
     Whole(Vec<Option<i64>>, i64, Logical),

@@ -1,4 +1,4 @@
-//! Pages of a column: their headers, and the values that they hold.
+//! Pages of a column chunk: their headers, and the values that they hold.
 
 use super::footer::Leaf;
 use super::thrift::{Fault, Out, Thrift};
@@ -6,18 +6,19 @@ use polars_parquet::parquet::compression::{Compression, DecompressionContext, de
 use std::ops::Range;
 use std::sync::Arc;
 
-/// The most bytes of a page, unpacked. Writers aim at 1 MiB; the hub's pages of photographs have some hundred.
+/// Maximum size of an unpacked page in bytes. Writers aim at 1 MiB; pages of photographs on the
+/// Hugging Face Hub have some hundred MiB.
 pub(super) const MOST: usize = 1 << 30;
-/// A page may promise to be this many times larger than it is stored ...
+/// The stated unpacked size of a page may be at most this many times its stored size ...
 const RATIO: usize = 64;
-/// ... or this large in any case.
+/// ... or at most this size in any case.
 const SMALL: usize = 16 << 20;
 
-/// What precedes a page.
+/// The header of a page.
 #[derive(Clone, Debug)]
 pub(super) struct Header {
     pub kind: Kind,
-    /// Bytes, packed and unpacked.
+    /// Size in bytes, packed and unpacked.
     pub packed: usize,
     pub unpacked: usize,
     pub values: usize,
@@ -27,7 +28,8 @@ pub(super) struct Header {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Data,
-    /// With the levels before what is packed, and whether that is packed at all.
+    /// Version 2: the lengths of the definition levels and repetition levels, which precede the
+    /// packed values, and whether the values are packed.
     DataV2 {
         levels: usize,
         repetition: usize,
@@ -38,7 +40,7 @@ pub(super) enum Kind {
 }
 
 impl Header {
-    /// Reads a header from the start of `bytes`; how many of them it took.
+    /// Reads a header from the start of `bytes`; also returns its length in bytes.
     pub(super) fn read(bytes: &[u8]) -> Out<(Self, usize)> {
         let mut t = Thrift::new(bytes);
         let (mut kind, mut packed, mut unpacked) = (None, None, None);
@@ -106,9 +108,9 @@ impl Header {
         matches!(self.encoding, 2 | 8)
     }
 
-    /// The page's content, unpacked.
+    /// Returns the content of the page, unpacked.
     pub(super) fn unpack(&self, mut body: Vec<u8>, codec: i64) -> Result<Vec<u8>, String> {
-        // In version 2, levels come first and are never packed.
+        // In version 2 the levels come first and are never packed.
         let plain = match self.kind {
             Kind::DataV2 {
                 levels, repetition, ..
@@ -156,7 +158,7 @@ impl Header {
     }
 }
 
-/// So many zeros, or words where memory does not hold them.
+/// Returns `count` zeros, or an error message if memory is insufficient.
 pub(super) fn zeros(count: usize) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();
     out.try_reserve_exact(count)
@@ -165,7 +167,7 @@ pub(super) fn zeros(count: usize) -> Result<Vec<u8>, String> {
     Ok(out)
 }
 
-/// Values of a column, one after the other.
+/// The values of a column, in order.
 #[derive(Clone, Debug)]
 pub(crate) enum Values {
     I32(Vec<i32>),
@@ -173,7 +175,7 @@ pub(crate) enum Values {
     F32(Vec<f32>),
     F64(Vec<f64>),
     Bool(Vec<bool>),
-    /// Where in `data` each lies.
+    /// The range of each value in `data`.
     Bytes {
         data: Arc<Vec<u8>>,
         spans: Vec<Range<u32>>,
@@ -192,7 +194,7 @@ impl Values {
         }
     }
 
-    /// The values with these numbers.
+    /// Returns the values at these indices; `None` if an index is out of range.
     fn take(&self, indices: &[u32]) -> Option<Self> {
         fn pick<T: Clone>(values: &[T], indices: &[u32]) -> Option<Vec<T>> {
             let pick = indices.iter().map(|&i| values.get(i as usize).cloned());
@@ -212,16 +214,17 @@ impl Values {
     }
 }
 
-/// What a page of data holds: for each row whether it has a value, and the values of those that have.
+/// The content of a data page: for each row whether it has a value, and the values of the rows
+/// that have one.
 #[derive(Clone, Debug)]
 pub(crate) struct Page {
-    /// For each row the number of its value; empty where every row has one.
+    /// Per row: the index of its value. Empty if every row has a value.
     places: Vec<Option<u32>>,
     pub values: Values,
 }
 
 impl Page {
-    /// The number of a row's value.
+    /// Returns the index of a row's value.
     pub(super) fn place(&self, row: usize) -> Option<usize> {
         if self.places.is_empty() {
             return (row < self.values.len()).then_some(row);
@@ -229,7 +232,7 @@ impl Page {
         self.places.get(row).copied().flatten().map(|p| p as usize)
     }
 
-    /// About how much memory it takes.
+    /// Returns the approximate memory use in bytes.
     pub(crate) fn size(&self) -> usize {
         let data = match &self.values {
             Values::Bytes { data, .. } => data.len(),
@@ -238,7 +241,7 @@ impl Page {
         data + 8 * (self.values.len() + self.places.len())
     }
 
-    /// The bytes of a row.
+    /// Returns the bytes of a row's value.
     pub(crate) fn bytes(&self, row: usize) -> Option<&[u8]> {
         let Values::Bytes { data, spans } = &self.values else {
             return None;
@@ -248,7 +251,7 @@ impl Page {
     }
 }
 
-/// Reads a dictionary from its page's content.
+/// Decodes a dictionary from the content of its page.
 pub(super) fn dictionary(leaf: &Leaf, header: &Header, data: Vec<u8>) -> Result<Values, String> {
     match header.encoding {
         0 | 2 => plain(leaf, Arc::new(data), 0, header.values),
@@ -256,7 +259,7 @@ pub(super) fn dictionary(leaf: &Leaf, header: &Header, data: Vec<u8>) -> Result<
     }
 }
 
-/// Reads a page of data from its content. `header.values` must be bounded by the caller.
+/// Decodes a data page from its content. The caller must limit `header.values`.
 pub(super) fn data(
     leaf: &Leaf,
     header: &Header,
@@ -342,7 +345,7 @@ pub(super) fn data(
     Ok(Page { places, values })
 }
 
-/// `count` values from `at` on, as they are.
+/// Decodes `count` values in plain encoding, starting at byte `at`.
 fn plain(leaf: &Leaf, data: Arc<Vec<u8>>, at: usize, count: usize) -> Result<Values, String> {
     fn numbers<const N: usize, T>(
         body: &[u8],
@@ -399,7 +402,7 @@ fn plain(leaf: &Leaf, data: Arc<Vec<u8>>, at: usize, count: usize) -> Result<Val
     })
 }
 
-/// `count` numbers of `width` bits in runs of equal ones and of packed ones.
+/// Decodes `count` values of `width` bits from the hybrid of run-length encoding and bit packing.
 fn runs(bytes: &[u8], width: u32, count: usize) -> Result<Vec<u32>, String> {
     const SHORT: &str = "runs of values that are shorter than the page says";
     let mut out: Vec<u32> = Vec::with_capacity(count);
@@ -435,7 +438,7 @@ fn runs(bytes: &[u8], width: u32, count: usize) -> Result<Vec<u32>, String> {
         } else {
             let take = length.saturating_mul(8).min(left);
             let packed = bytes.get(at..).unwrap_or_default();
-            // The last run may lack what nobody reads.
+            // The last run may lack the bytes of values beyond `count`.
             if packed.len() < (take * width as usize).div_ceil(8) {
                 return Err(SHORT.into());
             }

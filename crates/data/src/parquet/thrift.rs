@@ -1,18 +1,20 @@
-//! Thrift's compact protocol, as far as parquet needs it. Nothing is set aside by a number that the bytes promise:
-//! lists and strings are as long as bytes follow, and structures are as deep as [`DEPTH`].
+//! Reads Thrift's compact protocol, as far as parquet uses it.
+//!
+//! No memory is allocated from a length that the bytes state: lists and strings are limited by
+//! the remaining bytes, and structures nest at most [`DEPTH`] levels.
 
-/// Why a structure could not be read.
+/// The reason why a structure could not be read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// The bytes end within it: more of them may mend that.
+    /// The bytes end inside the structure. With more bytes it may be readable.
     Cut,
-    /// It is none.
+    /// The bytes are not a valid structure.
     Wrong(&'static str),
 }
 
 pub(super) type Out<T> = Result<T, Fault>;
 
-/// How deep structures may nest; parquet's own are six deep.
+/// Maximum nesting depth of structures; those of parquet nest six levels.
 const DEPTH: usize = 16;
 
 /// Types of fields and of list elements.
@@ -22,7 +24,7 @@ const DOUBLE: u8 = 7;
 const BINARY: u8 = 8;
 const STRUCT: u8 = 12;
 
-/// A place in the bytes of a structure.
+/// A reader of the bytes of a structure, with its position.
 pub(super) struct Thrift<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -33,7 +35,7 @@ impl<'a> Thrift<'a> {
         Self { bytes, at: 0 }
     }
 
-    /// The number of bytes read so far.
+    /// Returns the number of bytes read so far.
     pub(super) fn position(&self) -> usize {
         self.at
     }
@@ -68,7 +70,7 @@ impl<'a> Thrift<'a> {
         Ok((value >> 1) as i64 ^ -((value & 1) as i64))
     }
 
-    /// A whole number of 8 to 64 bits.
+    /// Reads an integer of 8 to 64 bits.
     pub(super) fn int(&mut self, kind: u8) -> Out<i64> {
         match kind {
             3 => Ok(i64::from(self.byte()? as i8)),
@@ -77,7 +79,7 @@ impl<'a> Thrift<'a> {
         }
     }
 
-    /// A flag; in a field its type says what it is.
+    /// Returns a boolean; in a field, the type itself contains the value.
     pub(super) fn flag(kind: u8) -> Out<bool> {
         match kind {
             TRUE => Ok(true),
@@ -86,7 +88,7 @@ impl<'a> Thrift<'a> {
         }
     }
 
-    /// Bytes or text.
+    /// Reads bytes or text.
     pub(super) fn binary(&mut self, kind: u8) -> Out<&'a [u8]> {
         if kind != BINARY {
             return Err(Fault::Wrong("something else where text belongs"));
@@ -123,14 +125,15 @@ impl<'a> Thrift<'a> {
             15 => self.varint()?,
             short => u64::from(short),
         };
-        // Every element takes a byte or more.
+        // Every element takes at least one byte.
         match usize::try_from(length) {
             Ok(length) if length <= self.left() => Ok((head & 15, length)),
             _ => Err(Fault::Cut),
         }
     }
 
-    /// Calls `field` with the number and the type of each field of a structure; it says whether it has read the field.
+    /// Calls `field` with the number and the type of each field of a structure. `field` returns
+    /// whether it has read the field; other fields are skipped.
     pub(super) fn structure(
         &mut self,
         kind: u8,
@@ -142,7 +145,7 @@ impl<'a> Thrift<'a> {
         self.fields(field, 0)
     }
 
-    /// As [`Thrift::structure`], where nothing precedes the fields.
+    /// Like [`Thrift::structure`], for a structure at the top level.
     pub(super) fn root(&mut self, field: impl FnMut(&mut Self, i64, u8) -> Out<bool>) -> Out<()> {
         self.fields(field, 0)
     }

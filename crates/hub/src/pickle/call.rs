@@ -1,28 +1,28 @@
-//! Calls in a pickle: the few that describe a tensor or a dict are understood, and every other one
-//! leaves an opaque object. No call is ever made.
+//! Interprets the calls in a pickle: those that describe a tensor or a dict give a tensor or a
+//! dict, and every other call gives an opaque object. No function is ever called.
 
 use super::objects::{Opaque, Reason, Storage, Strided, View};
 use super::{Class, Kind, Machine, Value};
 use crate::Result;
 use invariances_core::names::shown;
 
-/// The most dimensions of a tensor.
+/// Largest number of dimensions of a tensor.
 const DIMENSIONS: usize = 16;
 
-/// A function or class whose result is understood.
+/// A function or class whose result can be derived without calling it.
 #[derive(Clone, Copy)]
 enum Known {
     Dict,
-    /// A dict that starts empty; the argument is its default.
+    /// A dict that starts empty; its argument makes the default values and is ignored.
     DefaultDict,
     /// `torch._utils._rebuild_tensor` in its versions 1 to 3.
     Tensor(u8),
     Parameter,
-    /// A tensor of a class, from a function and its arguments.
+    /// A tensor of a given class, from a function and its arguments.
     OfClass,
-    /// A tensor that was copied from another device.
+    /// A tensor of another device, from its copy on the CPU.
     FromCpu,
-    /// The one argument: torch.Size.
+    /// The argument itself: `torch.Size`.
     Same,
 }
 
@@ -45,7 +45,7 @@ fn known(name: &str) -> Option<Known> {
     })
 }
 
-/// Classes of tensors that show the stored values as they are.
+/// Tensor classes whose values are the stored values.
 const PLAIN: [&str; 5] = [
     "torch.Tensor",
     "torch._tensor.Tensor",
@@ -54,9 +54,9 @@ const PLAIN: [&str; 5] = [
     "torch.nn.Parameter",
 ];
 
-/// Whether a call has no place in a checkpoint and would give the file's author the reader's
-/// machine. Nothing is called in any case: a file with such a call is refused, so that its reader
-/// is warned.
+/// Whether a call is unnecessary in a checkpoint and would give the file's author control over
+/// the machine that loads it in Python. Here nothing is called in any case; a file with such a
+/// call is refused to warn the user.
 fn is_attack(name: &str) -> bool {
     let first = name.split('.').next().unwrap_or_default();
     let builtin = name
@@ -91,7 +91,7 @@ fn is_attack(name: &str) -> bool {
 }
 
 impl Machine<'_> {
-    /// Adds an object that is not read.
+    /// Adds an opaque object: one that is not read.
     fn opaque(&mut self, callable: Value, reason: Reason, parts: Vec<Value>) -> Value {
         self.objects.opaques.push(Opaque {
             callable,
@@ -101,7 +101,7 @@ impl Machine<'_> {
         Value::Opaque(Self::place(self.objects.opaques.len() - 1))
     }
 
-    /// The object that a call would make, unread.
+    /// Adds an opaque object for the result of a call that is not made.
     pub(super) fn not_called(&mut self, callable: Value, parts: Vec<Value>) -> Result<Value> {
         match callable {
             Value::Global(i) if is_attack(&self.objects.globals[i as usize]) => {
@@ -137,7 +137,7 @@ impl Machine<'_> {
         }
     }
 
-    /// A call that none of its arguments calls in turn.
+    /// Interprets a known call whose arguments contain no further call.
     fn simple(
         &mut self,
         known: Known,
@@ -145,7 +145,7 @@ impl Machine<'_> {
         arguments: Value,
         tuple: u32,
     ) -> Result<Value> {
-        // A tuple never changes, so its first few are all that a call looks at.
+        // A tuple never changes after it was made, so its elements can be read now.
         let list = self.objects.sequences[tuple as usize].as_slice();
         let first = list.first().copied();
         match known {
@@ -184,7 +184,7 @@ impl Machine<'_> {
                     };
                     self.tensor(callable, view, [offset, shape, stride], dtype, metadata)
                 }
-                // A storage of an unknown type.
+                // A storage of unknown type.
                 [storage @ Value::Opaque(_), ..] => {
                     Ok(self.opaque(callable, Reason::Element(storage), vec![arguments]))
                 }
@@ -192,12 +192,13 @@ impl Machine<'_> {
                     "makes a tensor of something that is no storage, offset, shape and stride",
                 )),
             },
-            // Handled by `call`, and not expected within another call.
+            // `call` handles these two; they are not expected within another call.
             Known::Dict | Known::OfClass => self.not_called(callable, vec![arguments]),
         }
     }
 
-    /// `_rebuild_from_type_v2(function, class, arguments, state)`; the state is Python attributes.
+    /// Interprets `_rebuild_from_type_v2(function, class, arguments, state)`. The state contains
+    /// Python attributes and is ignored.
     fn of_class(&mut self, callable: Value, arguments: Value, tuple: u32) -> Result<Value> {
         let &[function, class, Value::Tuple(inner), ..] =
             self.objects.sequences[tuple as usize].as_slice()
@@ -229,7 +230,8 @@ impl Machine<'_> {
                 false => self.not_called(callable, vec![arguments]),
             };
         };
-        // A copy, for which the file does not pay byte by byte.
+        // The dict is copied. The file can request many copies with a few bytes, so every copied
+        // pair counts as a step.
         let dict = self.objects.dict(argument).map(<[_]>::len);
         let count = dict.or(self.objects.sequence(argument).map(<[_]>::len));
         let Some(count) = count else {
@@ -238,7 +240,7 @@ impl Machine<'_> {
         self.spend(count)?;
         let pairs = match self.objects.dict(argument) {
             Some(pairs) => pairs.to_vec(),
-            // Python 2 gave the pairs as an argument.
+            // Python 2 passes a sequence of pairs as the argument.
             None => {
                 let items = self.objects.sequence(argument).unwrap_or_default();
                 let pair = |item: &Value| match self.objects.sequence(*item) {
@@ -251,11 +253,11 @@ impl Machine<'_> {
         Ok(self.dict(pairs))
     }
 
-    /// Gives the object on top of the stack a state.
+    /// Sets the state of the object on top of the stack.
     pub(super) fn build(&mut self) -> Result<()> {
         let state = self.pop()?;
         match self.top()? {
-            // Attributes of a dict (`_metadata`), or of a set.
+            // Attributes of a dict (such as `_metadata`) or of a set are ignored.
             Value::Dict(_) | Value::Other => Ok(()),
             Value::Opaque(i) => {
                 self.objects.opaques[i as usize].parts.push(state);
@@ -275,7 +277,7 @@ impl Machine<'_> {
         }
     }
 
-    /// An object that is not in the pickle: a storage.
+    /// Reads the description of an object whose content is outside the pickle: a storage.
     pub(super) fn persistent(&mut self, id: Value) -> Result<Value> {
         let objects = &self.objects;
         let parts = match id {
@@ -284,7 +286,7 @@ impl Machine<'_> {
         };
         match parts.first().and_then(|p| objects.text(*p)) {
             Some("storage") => {}
-            // The source code of a class beside the class, before torch 1.6.
+            // Before torch 1.6: a class together with its source code.
             Some("module") if parts.len() > 1 => return Ok(parts[1]),
             Some(other) => {
                 return Err(self.wrong(format!(
@@ -310,7 +312,7 @@ impl Machine<'_> {
             ));
         };
         let Some(kind) = Class::of(&objects.globals[class as usize]) else {
-            // Of a type that is unknown: a tensor of it is refused, and the rest of the file is
+            // An unknown storage type: tensors of this type are refused; the rest of the file is
             // read.
             return Ok(self.opaque(Value::Global(class), Reason::Call, Vec::new()));
         };
@@ -326,7 +328,7 @@ impl Machine<'_> {
                 kind.size()
             )));
         };
-        // Before torch 0.4 several storages could be parts of one.
+        // Before torch 0.4, several storages could be parts of one storage.
         let part = rest.first().and_then(|part| objects.sequence(*part));
         let part = match part {
             None => Some((0, count)),
@@ -373,7 +375,7 @@ impl Machine<'_> {
         Ok(value)
     }
 
-    /// What torch notes of a view beside its shape: whether its values are negated.
+    /// Reads a tensor's metadata: whether its values are negated. `None` for any other metadata.
     fn is_negative(&self, metadata: Option<Value>) -> Option<bool> {
         let pairs = match metadata {
             None | Some(Value::None) => return Some(false),
@@ -381,7 +383,7 @@ impl Machine<'_> {
         };
         let mut negative = false;
         for (key, value) in pairs {
-            // Of a real tensor this is the only bit; the conjugate one is for complex numbers.
+            // A real tensor has no other bit; the conjugate bit is for complex tensors.
             match (self.objects.text(*key), value) {
                 (Some("neg"), Value::Bool(true)) => negative = true,
                 _ => return None,
@@ -423,9 +425,9 @@ impl Machine<'_> {
                 "makes a tensor of shape {shape:?} with stride {stride:?}"
             )));
         }
-        // In elements of the tensor's type, which need not be the storage's.
+        // In elements of the tensor's type, which may differ from the storage's type.
         let available = part.count * class.size() / kind.size();
-        // An empty tensor counts too: later code multiplies its other dimensions.
+        // Zeros count as 1: for an empty tensor, later code multiplies the other dimensions.
         let count = shape
             .iter()
             .try_fold(1u64, |n, d| n.checked_mul((*d).max(1)))
@@ -449,7 +451,8 @@ impl Machine<'_> {
         self.objects.tensors.push(Strided {
             storage: part.storage,
             kind,
-            // An empty tensor may stand anywhere. Both products are within the storage.
+            // The start of an empty tensor does not matter. Otherwise both products are within
+            // the storage and cannot overflow.
             start: match empty {
                 true => 0,
                 false => part.offset * class.size() + offset * kind.size(),
@@ -461,7 +464,7 @@ impl Machine<'_> {
         Ok(value)
     }
 
-    /// The shape, the stride and the offset of a tensor.
+    /// Converts the shape, the stride and the offset of a tensor, in this order.
     fn numbers(
         &self,
         offset: Value,

@@ -1,4 +1,4 @@
-//! Element types of tensors, and storage classes of torch.
+//! Element types of tensors, and torch's storage classes.
 
 use candle_core::DType;
 
@@ -83,13 +83,13 @@ impl Kind {
     }
 }
 
-/// What a storage of torch holds.
+/// Content of a torch storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
     Of(Kind),
-    /// Bytes; the tensor says of which element type they are.
+    /// Bytes; the element type is given by the tensor.
     Untyped,
-    /// Complex numbers of this many bytes, which candle lacks.
+    /// Complex numbers of this many bytes; candle does not support them.
     Complex(u64),
     /// Quantized numbers of this many bytes.
     Quantized(u64),
@@ -124,7 +124,7 @@ impl Class {
         })
     }
 
-    /// Bytes per element, in which the file counts.
+    /// Bytes per element. The file gives the size of a storage in these elements.
     pub fn size(self) -> u64 {
         match self {
             Self::Of(kind) => kind.size(),

@@ -1,8 +1,9 @@
-//! The part of Python's pickle language that torch writes, read as data.
+//! Reads the part of Python's pickle language that torch writes, as data.
 //!
-//! A pickle is a program for a small stack machine, and unpickling it in Python may call any function.
-//! Here objects are descriptions in flat tables: nothing is called, nesting costs no stack, an object that
-//! holds itself is a number that occurs twice, and every step is counted.
+//! A pickle is a program for a small stack machine, and unpickling it in Python may call any
+//! function. Here, objects are only described, in flat tables, and no function is called. Nested
+//! objects need no recursion, an object that contains itself is a repeated index, and the number
+//! of steps is limited.
 
 mod call;
 mod kind;
@@ -15,15 +16,15 @@ use super::source::Source;
 use crate::{Error, Result};
 use std::collections::HashMap;
 
-/// The longest pickle that is read, in bytes; the numbers of the tensors are not in it.
+/// Longest pickle that is read, in bytes. The values of the tensors are outside the pickle.
 const LONGEST: u64 = 64 << 20;
-/// The most steps that are made, each of which takes about a hundred bytes at most.
+/// Largest number of steps. Each step needs at most about 100 bytes of memory.
 const STEPS: u64 = 4_000_000;
-/// How much is read at once.
+/// Number of bytes that are read at once.
 const WINDOW: u64 = 64 << 10;
 
-/// Reads the pickle at byte `start` of a file, which ends at byte `end` or before.
-/// Gives the object, everything it is made of, and the byte behind the pickle.
+/// Reads the pickle that begins at byte `start` of a file and ends at byte `end` or before.
+/// Returns the tables of all objects, the pickle's object, and the byte after the pickle.
 pub(super) fn read(source: &Source, start: u64, end: u64) -> Result<(Objects, Value, u64)> {
     let mut machine = Machine {
         source,
@@ -47,24 +48,24 @@ pub(super) fn read(source: &Source, start: u64, end: u64) -> Result<(Objects, Va
 struct Machine<'a> {
     source: &'a Source,
     window: Vec<u8>,
-    /// The next byte in the window.
+    /// Index in the window of the next byte.
     offset: usize,
-    /// Where the window ends in the file.
+    /// Position in the file at which the window ends.
     loaded: u64,
     end: u64,
     limit: u64,
     steps: u64,
-    /// Where the step that is made begins.
+    /// Position in the file of the current step.
     opcode: u64,
     objects: Objects,
     stack: Vec<Value>,
-    /// Heights of the stack.
+    /// Heights of the stack at which marks were set.
     marks: Vec<usize>,
     memo: HashMap<u32, Value>,
 }
 
 impl Machine<'_> {
-    /// Where the next byte is in the file.
+    /// Returns the position in the file of the next byte.
     fn at(&self) -> u64 {
         self.loaded - (self.window.len() - self.offset) as u64
     }
@@ -86,7 +87,7 @@ impl Machine<'_> {
         }
     }
 
-    /// The next `count` bytes.
+    /// Takes the next `count` bytes.
     fn take(&mut self, count: u64) -> Result<&[u8]> {
         let at = self.at();
         match at.checked_add(count) {
@@ -115,7 +116,7 @@ impl Machine<'_> {
                 .append(&mut self.window, self.loaded, more, "the pickle")?;
             self.loaded += more;
         }
-        // Not more than the window, which was just filled.
+        // Within the window, which now has at least `count` bytes.
         let from = self.offset;
         self.offset += count as usize;
         Ok(&self.window[from..self.offset])
@@ -139,7 +140,7 @@ impl Machine<'_> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    /// A line of a name of Python.
+    /// Reads a line that contains a Python name.
     fn line(&mut self) -> Result<String> {
         let mut line = Vec::new();
         loop {
@@ -159,7 +160,7 @@ impl Machine<'_> {
     }
 
     fn pop(&mut self) -> Result<Value> {
-        // What lies below the last mark is for whoever takes the mark.
+        // Values below the last mark are not available until the mark is removed.
         let floor = self.marks.last().copied().unwrap_or(0);
         let value = if self.stack.len() > floor {
             self.stack.pop()
@@ -181,13 +182,14 @@ impl Machine<'_> {
         Ok(self.stack.split_off(mark))
     }
 
-    /// The place of what is added next to a table, which steps and bytes keep below 2³².
+    /// Converts a table's length to the index of the next entry. The limits on steps and bytes
+    /// keep it below 2³².
     fn place(len: usize) -> u32 {
         len as u32
     }
 
     fn push_text(&mut self, count: u64) -> Result<()> {
-        // Python 2 wrote bytes where Python 3 has text; names are ASCII in both.
+        // Python 2 wrote bytes instead of text; names are ASCII in both versions.
         let text = String::from_utf8_lossy(self.take(count)?).into_owned();
         let value = Value::Text(Self::place(self.objects.texts.len()));
         self.objects.texts.push(text);
@@ -230,7 +232,7 @@ impl Machine<'_> {
     fn set_items(&mut self, pairs: Vec<(Value, Value)>) -> Result<()> {
         match self.top()? {
             Value::Dict(i) => self.objects.dicts[i as usize].extend(pairs),
-            // A class derived from dict; Python sets its items after its state or before.
+            // A class derived from dict. Python sets its items after or before its state.
             Value::Opaque(i) => {
                 let parts = &mut self.objects.opaques[i as usize].parts;
                 parts.extend(pairs.into_iter().flat_map(|(key, value)| [key, value]));
@@ -284,7 +286,7 @@ impl Machine<'_> {
                 }
                 b'.' => return self.pop(),
                 b'(' => self.marks.push(self.stack.len()),
-                // POP, which takes a mark where one is on top
+                // POP; removes a mark if one is on top
                 b'0' => {
                     if self.marks.last() == Some(&self.stack.len()) {
                         self.marks.pop();
@@ -329,7 +331,7 @@ impl Machine<'_> {
                     self.take(8)?;
                     self.push(Value::Other);
                 }
-                // Text in its lengths, Python 2's last
+                // Text with its length; `T` and `U` are Python 2's strings
                 b'X' | b'T' => {
                     let count = self.u32()?;
                     self.push_text(count.into())?;
@@ -342,7 +344,7 @@ impl Machine<'_> {
                     let count = self.u64()?;
                     self.push_text(count)?;
                 }
-                // Bytes, which no name is made of
+                // Bytes; names never consist of them
                 b'B' => {
                     let count = self.u32()?;
                     self.take(count.into())?;
@@ -455,7 +457,7 @@ impl Machine<'_> {
                         (Some(m), Some(n)) if m.len() + n.len() <= 1000 => format!("{m}.{n}"),
                         _ => return Err(self.wrong("names a global by something that is no name")),
                     };
-                    // A long name costs the file two bytes where it is repeated.
+                    // The file repeats a long name with two bytes, but every copy needs memory.
                     self.spend(name.len() / 64)?;
                     let global = self.global(name);
                     self.push(global);
@@ -495,7 +497,7 @@ impl Machine<'_> {
                     let value = self.persistent(id)?;
                     self.push(value);
                 }
-                // EXT1, EXT2, EXT4: classes and functions by number
+                // EXT1, EXT2, EXT4: classes and functions by their number
                 step @ 0x82..=0x84 => {
                     let number = match step {
                         0x82 => self.byte()?.into(),
@@ -514,7 +516,7 @@ impl Machine<'_> {
         }
     }
 
-    /// A whole number of so many bytes.
+    /// Reads an integer of `count` bytes.
     fn long(&mut self, count: u64) -> Result<()> {
         let bytes = self.take(count)?;
         let value = match bytes.len() {
@@ -533,5 +535,6 @@ impl Machine<'_> {
     }
 }
 
-/// 0x1950a86a20f9469cfc6c, little-endian: the first object in torch's files before 1.6.
+/// torch's magic number 0x1950a86a20f9469cfc6c in little-endian order: the first object in the
+/// files of torch before 1.6.
 pub(super) const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];

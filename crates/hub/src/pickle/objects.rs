@@ -4,13 +4,13 @@ use super::kind::{Class, Kind};
 use invariances_core::names::shown;
 use std::collections::{HashMap, HashSet};
 
-/// An object: itself where it is small, else its index in a table of [`Objects`].
+/// An object: a small value, or the index of the object in a table of [`Objects`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Value {
     None,
     Bool(bool),
     Int(i64),
-    /// The integer that a file of torch before 1.6 begins with.
+    /// The integer at the beginning of a file of torch before 1.6.
     Magic,
     Text(u32),
     List(u32),
@@ -19,13 +19,13 @@ pub(crate) enum Value {
     Global(u32),
     Storage(u32),
     Tensor(u32),
-    /// An object that only a call could make; the call is not made.
+    /// An object that requires a function call; the call is not made.
     Opaque(u32),
-    /// A value that holds no tensor and is not read: a float, bytes, a set, a large integer.
+    /// A value without tensors that is not read: a float, bytes, a set, a large integer.
     Other,
 }
 
-/// A storage: elements in the file, under the file's key for them.
+/// A storage: a block of elements in the file, and the key under which the file stores it.
 #[derive(Debug)]
 pub(crate) struct Storage {
     pub key: String,
@@ -34,7 +34,7 @@ pub(crate) struct Storage {
     pub count: u64,
 }
 
-/// A part of a storage, or all of it, in elements of its class.
+/// A part of a storage or the whole storage, in elements of its class.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct View {
     pub storage: u32,
@@ -42,7 +42,8 @@ pub(super) struct View {
     pub count: u64,
 }
 
-/// A tensor: elements of a storage by offset, shape and stride. Every index lies in the storage.
+/// A tensor: elements of a storage, given by offset, shape and stride. Every index is within the
+/// storage.
 #[derive(Clone, Debug)]
 pub(crate) struct Strided {
     pub storage: u32,
@@ -50,24 +51,24 @@ pub(crate) struct Strided {
     /// The first element, in bytes from the start of the storage.
     pub start: u64,
     pub shape: Vec<usize>,
-    /// In elements.
+    /// Strides in elements.
     pub stride: Vec<u64>,
-    /// Whether the values are the negatives of the stored ones (torch's negative bit).
+    /// Whether the values are the negatives of the stored values (torch's negative bit).
     pub negative: bool,
 }
 
 /// Why an object is opaque.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
-    /// Only a call would make it.
+    /// It requires a function call.
     Call,
     /// A tensor of complex numbers.
     Complex,
-    /// A tensor of this dtype, which is not read.
+    /// A tensor of this dtype, which is not supported.
     Element(Value),
-    /// A view with a bit other than that of negation, or of a type that has no negative.
+    /// A view with a bit other than the negative bit, or with the negative bit on bool.
     Bits,
-    /// A tensor of this class, which may show other values than the stored ones.
+    /// A tensor of this class, whose values may differ from the stored ones.
     Subclass(Value),
 }
 
@@ -77,7 +78,7 @@ pub(crate) struct Opaque {
     /// The class or function that would make it: a global or another opaque object.
     pub callable: Value,
     pub reason: Reason,
-    /// Its arguments, state and items, in the order in which they came.
+    /// Its arguments, state and items, in the order of the pickle.
     pub parts: Vec<Value>,
 }
 
@@ -118,7 +119,8 @@ impl Objects {
         }
     }
 
-    /// The value under a text in a dict; the last one, as in Python.
+    /// Returns the value under a text key in a dict: the last one if there are several, as in
+    /// Python.
     pub fn get(&self, dict: Value, key: &str) -> Option<Value> {
         let mut pairs = self.dict(dict)?.iter().rev();
         pairs
@@ -126,19 +128,21 @@ impl Objects {
             .map(|(_, v)| *v)
     }
 
-    /// The index of a storage by its key.
+    /// Returns the index of the storage with this key.
     pub fn storage(&self, key: &str) -> Option<u32> {
         self.by_key.get(key).copied()
     }
 
-    /// The name of the class or function behind a global or an opaque object.
+    /// Returns the name of a global, or of the class or function of an opaque object.
     pub fn name(&self, mut value: Value) -> &str {
-        // A method of an object that is itself opaque, and so on; hostile chains may be long.
+        // The callable may itself be an opaque object, and so on. The number of steps is limited
+        // because a malicious file may contain a long chain.
         for _ in 0..16 {
             match value {
                 Value::Global(i) => {
                     return match self.globals[i as usize].as_str() {
-                        // By what numpy's functions make, whose module has changed its name.
+                        // The class that numpy's function creates, because it is clearer. Only
+                        // the end is compared: the module's name depends on numpy's version.
                         name if name.ends_with(".multiarray._reconstruct") => "numpy.ndarray",
                         name if name.ends_with(".multiarray.scalar") => "numpy.generic",
                         name => name,
@@ -151,7 +155,7 @@ impl Objects {
         "an object without a name"
     }
 
-    /// Whether an opaque object would itself be a tensor.
+    /// Whether an opaque object is itself a tensor or a storage that is not read.
     pub fn is_tensor_like(&self, value: Value) -> bool {
         let Value::Opaque(i) = value else {
             return false;
@@ -173,8 +177,8 @@ impl Objects {
                 && (name.ends_with("Tensor") || name.ends_with("Storage")))
     }
 
-    /// Whether a value is a tensor or a storage, or holds one at any depth.
-    /// `searched` are the objects that were found to hold none; they are not looked into again.
+    /// Whether a value is a tensor or a storage, or contains one at any depth.
+    /// `searched` collects the containers already searched; they are not searched again.
     pub fn holds_tensor(&self, value: Value, searched: &mut HashSet<Value>) -> bool {
         let mut open = vec![value];
         while let Some(value) = open.pop() {
@@ -201,7 +205,7 @@ impl Objects {
         false
     }
 
-    /// Why an opaque object that is or holds a tensor is not read, and what to do.
+    /// Explains why an opaque object that is or contains a tensor is not read, and what to do.
     pub fn why_refused(&self, value: Value) -> String {
         let name = shown(self.name(value));
         let reason = match value {

@@ -1,8 +1,8 @@
-//! The cache that is shared with Python's `huggingface_hub` and with hf-hub: which names may become paths, and
-//! what lies where.
+//! The cache, which is shared with Python's `huggingface_hub` and with hf-hub: the layout of its
+//! folders, and the names that are allowed in paths.
 //!
-//! `models--org--name/blobs/ETAG` are the contents, `snapshots/COMMIT/FILE` links to them, and `refs/REVISION`
-//! holds a commit.
+//! In a repository's folder, such as `models--org--name`, `blobs/ETAG` are the contents of files,
+//! `snapshots/COMMIT/FILE` are links to them, and `refs/REVISION` contains a commit.
 
 use super::repo::Repo;
 use super::transfer::CACHE_HINT;
@@ -11,7 +11,7 @@ use invariances_core::files::write_atomic;
 use invariances_core::names::shown;
 use std::path::{Component, Path, PathBuf};
 
-/// A repository's name: one word or two with a slash between.
+/// Checks a repository's name: `name` or `owner/name`.
 pub(super) fn check_id(id: &str) -> Result<()> {
     let word = |w: &str| {
         let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
@@ -44,7 +44,7 @@ pub(super) fn check_id(id: &str) -> Result<()> {
     )))
 }
 
-/// A branch, a tag, a commit or a reference such as `refs/pr/1`.
+/// Checks a revision: a branch, a tag, a commit or a reference such as `refs/pr/1`.
 pub(super) fn check_revision(revision: &str) -> Result<()> {
     match is_inside(revision) && !revision.contains(char::is_whitespace) {
         true => Ok(()),
@@ -55,7 +55,7 @@ pub(super) fn check_revision(revision: &str) -> Result<()> {
     }
 }
 
-/// A file's path in a repository.
+/// Checks the path of a file in a repository.
 pub(super) fn check_file(file: &str) -> Result<()> {
     match is_inside(file) {
         true => Ok(()),
@@ -66,7 +66,7 @@ pub(super) fn check_file(file: &str) -> Result<()> {
     }
 }
 
-/// Whether a path leads to something inside of a folder, on every system.
+/// Whether a relative path stays inside its folder, on every operating system.
 fn is_inside(path: &str) -> bool {
     let part = |p: &str| {
         let mut components = Path::new(p).components();
@@ -81,13 +81,13 @@ fn is_inside(path: &str) -> bool {
         && path.split('/').all(part)
 }
 
-/// A commit or an ETag from a server, fit for a file's name.
+/// Whether a commit or an ETag from a server can be used as a file name.
 pub(super) fn is_stored_name(name: &str) -> bool {
     let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     !name.is_empty() && name.len() <= 128 && !name.starts_with('.') && name.bytes().all(good)
 }
 
-/// A full commit, which never stands for another.
+/// Whether a revision is a full commit hash, which never refers to another commit.
 pub(super) fn is_commit(revision: &str) -> bool {
     revision.len() == 40
         && revision
@@ -101,7 +101,7 @@ impl Repo {
         cache.repo(self.hf())
     }
 
-    /// The repository's folder in the cache.
+    /// Returns the repository's folder in the cache.
     pub(super) fn folder(&self) -> PathBuf {
         self.hub.cache().join(self.hf().folder_name())
     }
@@ -110,7 +110,7 @@ impl Repo {
         self.stored().blob_path(etag)
     }
 
-    /// The lock under which Python's library fetches the same content.
+    /// Returns the path of the lock file that Python's library uses to fetch the same content.
     pub(super) fn lock_path(&self, etag: &str) -> PathBuf {
         let locks = self
             .hub
@@ -128,7 +128,7 @@ impl Repo {
         self.snapshot(commit).join(file)
     }
 
-    /// The commit that the revision stood for when it was last asked for.
+    /// Returns the commit of the revision, as stored in the cache at the last request to the hub.
     pub(super) fn known_commit(&self) -> Option<String> {
         if is_commit(&self.revision) {
             return Some(self.revision.clone());
@@ -142,13 +142,14 @@ impl Repo {
         self.folder().join("refs").join(&self.revision)
     }
 
-    /// A file of the revision, where the cache has it.
+    /// Returns the path of a file of the revision, if it is in the cache.
     pub(super) fn cached(&self, file: &str) -> Option<PathBuf> {
         let path = self.pointer(&self.known_commit()?, file);
         path.is_file().then_some(path)
     }
 
-    /// Keeps what the revision stands for. A cache that is not ours to write serves all the same.
+    /// Stores the commit of the revision in the cache. A cache without write permission can still
+    /// be read, so a failure is printed and is not an error.
     pub(super) fn keep_commit(&self, commit: &str) {
         if self.known_commit().as_deref() == Some(commit) || self.revision == commit {
             return;
@@ -158,7 +159,8 @@ impl Repo {
         }
     }
 
-    /// Has a snapshot's file lead to its content; where there are no links, the content moves there.
+    /// Links a file of the snapshot to its content. If the file system has no symbolic links, the
+    /// content is moved there instead.
     pub(super) fn link(&self, blob: &Path, commit: &str, file: &str) -> Result<PathBuf> {
         let pointer = self.pointer(commit, file);
         let io = |e| Error::io(&pointer, e).with_hint(CACHE_HINT);
@@ -179,7 +181,7 @@ impl Repo {
         Ok(pointer)
     }
 
-    /// The files of the snapshot in the cache, with their lengths.
+    /// Returns the commit and the files of its snapshot in the cache, with their lengths in bytes.
     pub(super) fn cached_files(&self) -> Option<(String, Vec<(String, u64)>)> {
         let commit = self.known_commit()?;
         let snapshot = self.snapshot(&commit);

@@ -1,3 +1,5 @@
+//! [`Hub`]: its settings from environment variables, and the download of any URL to a file.
+
 use super::http::{Answer, Ask, Failure, bare, parse};
 use super::repo::{Kind, Repo};
 use super::transfer::{Hash, Transfer, beside, lock};
@@ -10,50 +12,54 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// So many of the last lines are kept.
+/// Number of printed lines that are kept for [`Hub::lines`].
 const LINES: usize = 1000;
 
-/// The Hugging Face hub, with the settings and the cache that the rest of its ecosystem has.
+/// Client of the Hugging Face hub, with the same settings and the same cache as Python's
+/// `huggingface_hub`.
 ///
-/// | variable | what it sets | otherwise |
+/// | variable | meaning | default |
 /// | --- | --- | --- |
-/// | `HF_ENDPOINT` | the hub, or a mirror of it | `https://huggingface.co` |
-/// | `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE` | where files are kept | `hub` in `HF_HOME` |
-/// | `HF_HOME` | where everything of the hub is kept | `huggingface` in `XDG_CACHE_HOME` or `~/.cache` |
-/// | `HF_TOKEN`, `HUGGING_FACE_HUB_TOKEN` | the token | what `HF_TOKEN_PATH`, or `token` in `HF_HOME`, holds |
+/// | `HF_ENDPOINT` | address of the hub or of a mirror | `https://huggingface.co` |
+/// | `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE` | folder for files | `hub` in `HF_HOME` |
+/// | `HF_HOME` | folder for all data of the hub | `huggingface` in `XDG_CACHE_HOME` or `~/.cache` |
+/// | `HF_TOKEN`, `HUGGING_FACE_HUB_TOKEN` | the token | content of the file in the next row |
+/// | `HF_TOKEN_PATH` | file that contains the token | `token` in `HF_HOME` |
 /// | `HF_HUB_DISABLE_IMPLICIT_TOKEN` | 1: no token is sent | 0 |
-/// | `HF_HUB_OFFLINE`, `TRANSFORMERS_OFFLINE` | 1: only what is in the cache | 0 |
-/// | `HF_HUB_ETAG_TIMEOUT` | seconds until an answer must begin | 10 |
-/// | `HF_HUB_DOWNLOAD_TIMEOUT` | seconds without data that end an attempt | 10 |
+/// | `HF_HUB_OFFLINE`, `TRANSFORMERS_OFFLINE` | 1: only files in the cache are used | 0 |
+/// | `HF_HUB_ETAG_TIMEOUT` | seconds until a response must begin | 10 |
+/// | `HF_HUB_DOWNLOAD_TIMEOUT` | seconds without data after which an attempt fails | 10 |
 /// | `HF_HUB_DISABLE_PROGRESS_BARS` | 1: no lines are printed | 0 |
 ///
-/// 1 can also be `true`, `yes` or `on`. Proxies are those of `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`;
-/// certificates must go back to an authority that Mozilla trusts.
+/// Instead of 1, `true`, `yes` or `on` can be used. Proxies are read from `HTTPS_PROXY`,
+/// `HTTP_PROXY` and `NO_PROXY`. TLS certificates must be issued by an authority that Mozilla
+/// trusts.
 ///
-/// Nothing is asked of the hub before a file or a list is. A hub that does not answer, that answers 5xx or 429,
-/// or that breaks off is asked again, after a pause that grows or that it names.
-/// The token goes to the endpoint only, and is in no error and no line.
+/// No request is sent until a file or a list of files is needed. A request is repeated if the hub
+/// does not respond, if its status is 408, 425, 429 or 5xx, or if the connection breaks. The
+/// pause before the next attempt grows, unless the hub requests a certain pause.
+/// The token is sent to the endpoint only, and never appears in an error or a printed line.
 #[derive(Clone)]
 pub struct Hub {
     pub(super) endpoint: String,
     cache: PathBuf,
     pub(super) token: Option<String>,
-    /// What forbids the network.
+    /// The setting that forbids the network, for errors; `None` if it is allowed.
     offline: Option<String>,
     progress: bool,
     pub(super) retries: u32,
-    /// Before the second attempt.
+    /// Pause before the second attempt.
     pub(super) pause: Duration,
-    /// Until an answer begins.
+    /// Longest time until a response begins.
     pub(super) answer: Duration,
-    /// Without data.
+    /// Longest time without data.
     pub(super) stall: Duration,
     pub(super) agent: ureq::Agent,
     lines: Arc<Mutex<VecDeque<String>>>,
 }
 
 impl Hub {
-    /// The hub as the environment sets it; see [`Hub`].
+    /// Creates a client with the settings of the environment; see [`Hub`].
     ///
     /// ```no_run
     /// use invariances_hub::{Checkpoint, Hub};
@@ -64,7 +70,7 @@ impl Hub {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a variable that cannot be used, or where there is no home folder.
+    /// [`Error::Invalid`] if a variable has an invalid value, or if there is no home folder.
     pub fn open() -> Result<Self> {
         let home = match set("HF_HOME")? {
             Some(home) => expanded(&home)?,
@@ -131,10 +137,11 @@ impl Hub {
         hub.with_token(&token)
     }
 
-    /// The same with another address: a mirror, or a hub of one's own.
+    /// Returns a client with another address, such as a mirror or a private hub.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for what is no address of `http://` or `https://`, or holds a password.
+    /// [`Error::Invalid`] if it is not an `http://` or `https://` address, or if it contains a
+    /// user name, a password or a query.
     pub fn with_endpoint(&self, endpoint: &str) -> Result<Self> {
         let endpoint = endpoint.trim().trim_end_matches('/');
         let uri = parse(endpoint)?;
@@ -147,7 +154,7 @@ impl Hub {
         })
     }
 
-    /// The same with another cache: the folder in which `models--…` and `datasets--…` lie.
+    /// Returns a client with another cache: the folder that contains `models--…` and `datasets--…`.
     ///
     /// # Errors
     /// [`Error::Io`] for an empty path.
@@ -159,10 +166,11 @@ impl Hub {
         })
     }
 
-    /// The same with another token; `""` for none.
+    /// Returns a client with another token; `""` for none.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where it has characters that no token has. The error does not show it.
+    /// [`Error::Invalid`] if it contains characters that a token cannot have, or is longer than
+    /// 4096 bytes. The error does not contain the token.
     pub fn with_token(&self, token: &str) -> Result<Self> {
         let token = token.trim();
         if !token.bytes().all(|b| b.is_ascii_graphic()) || token.len() > 4096 {
@@ -176,7 +184,7 @@ impl Hub {
         })
     }
 
-    /// The same, only with what is in the cache, or with the network again.
+    /// Returns a client that uses only the cache (`true`) or also the network (`false`).
     pub fn with_offline(&self, offline: bool) -> Self {
         Self {
             offline: offline.then(|| "with_offline(true)".into()),
@@ -184,7 +192,8 @@ impl Hub {
         }
     }
 
-    /// The same, offline, with what an error is to name as the reason.
+    /// Returns an offline client. `reason` appears in errors as the setting that forbids the
+    /// network.
     pub fn with_offline_for(&self, reason: &str) -> Self {
         Self {
             offline: Some(reason.into()),
@@ -192,7 +201,8 @@ impl Hub {
         }
     }
 
-    /// The same, printing lines or not. They can be had from [`Hub::lines`] in either case.
+    /// Returns a client that prints progress lines or not. [`Hub::lines`] returns them in both
+    /// cases.
     pub fn with_progress(&self, progress: bool) -> Self {
         Self {
             progress,
@@ -200,8 +210,8 @@ impl Hub {
         }
     }
 
-    /// The same with another number of further attempts, and another pause before the first of them,
-    /// which doubles up to ten seconds.
+    /// Returns a client with another number of retries, and another pause before the first retry.
+    /// The pause doubles with every retry, up to 10 seconds.
     pub fn with_retries(&self, retries: u32, pause: Duration) -> Self {
         Self {
             retries,
@@ -210,8 +220,9 @@ impl Hub {
         }
     }
 
-    /// The same with other times: until an answer begins, and without data while a file arrives.
-    /// Both are a millisecond at least.
+    /// Returns a client with other timeouts: `answer` is the longest time until a response
+    /// begins, and `stall` the longest time without data during a download. Each is at least 1
+    /// millisecond.
     pub fn with_timeouts(&self, answer: Duration, stall: Duration) -> Self {
         let least = Duration::from_millis(1);
         Self {
@@ -221,38 +232,38 @@ impl Hub {
         }
     }
 
-    /// The hub's address.
+    /// Returns the address of the hub.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// The folder of the cache.
+    /// Returns the folder of the cache.
     pub fn cache(&self) -> &Path {
         &self.cache
     }
 
-    /// Whether only what is in the cache can be had.
+    /// Whether only files in the cache are used.
     pub fn offline(&self) -> bool {
         self.offline.is_some()
     }
 
-    /// What was said so far, here and by all that were made of this by `with_…`: what was fetched, each
-    /// further attempt, each file that was taken from the cache since the hub could not be asked.
-    /// The last thousand lines.
+    /// Returns the last 1000 progress lines: files that were fetched, retries, and files that
+    /// were taken from the cache because the hub could not be reached. The lines of this client
+    /// and of all clients that were made from it with `with_…` are collected together.
     pub fn lines(&self) -> Vec<String> {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         lines.iter().cloned().collect()
     }
 
-    /// A model: `timm/resnet50.tv_in1k`.
+    /// Returns the repository of a model, such as `timm/resnet50.tv_in1k`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for what cannot be a repository's name.
+    /// [`Error::Invalid`] if `id` cannot be the name of a repository.
     pub fn model(&self, id: &str) -> Result<Repo> {
         Repo::new(self, Kind::Model, id)
     }
 
-    /// A dataset: `ylecun/mnist`.
+    /// Returns the repository of a dataset, such as `ylecun/mnist`.
     ///
     /// # Errors
     /// As [`Hub::model`].
@@ -260,15 +271,19 @@ impl Hub {
         Repo::new(self, Kind::Dataset, id)
     }
 
-    /// Fetches any file of the web to `path`, unless it is there with this hash: an MD5, or the 8 digits and
-    /// more with which a SHA-256 begins. Where none is given, a file that is there is taken as it is.
+    /// Fetches any file of the web to `path`, unless `path` already contains a file with this hash.
     ///
-    /// What arrived before a cut is kept as `path.incomplete` and resumed. `path` is whole or not there.
-    /// No token is sent, unless the address is the hub's.
+    /// `hash` is an MD5 (32 hexadecimal digits) or the first 8 to 64 digits of a SHA-256. Without
+    /// a hash, an existing file is used as it is.
+    ///
+    /// If the download is interrupted, the received part is kept as `path.incomplete`, and the
+    /// next call resumes it. A file appears at `path` only when it is complete. No token is sent,
+    /// unless the address is that of the hub.
     ///
     /// # Errors
-    /// [`Error::Download`] where it cannot be had or is another file than the hash says, with what to do;
-    /// [`Error::Invalid`] for what is no address, [`Error::Io`] where it cannot be written.
+    /// [`Error::Download`] if the file cannot be fetched or has another hash, with advice;
+    /// [`Error::Invalid`] if `url` is not an address or `hash` is not a hash; [`Error::Io`] if
+    /// the file cannot be written.
     pub fn download(&self, url: &str, path: impl AsRef<Path>, hash: Option<&str>) -> Result<()> {
         let path = path.as_ref();
         let name = path.file_name().unwrap_or_default();
@@ -336,12 +351,12 @@ impl Hub {
         })
     }
 
-    /// What forbids the network.
+    /// Returns the setting that forbids the network, or `None` if it is allowed.
     pub(super) fn offline_reason(&self) -> Option<&str> {
         self.offline.as_deref()
     }
 
-    /// Says a line.
+    /// Prints a line, if progress is on, and keeps it for [`Hub::lines`].
     pub(super) fn say(&self, line: String) {
         if self.progress {
             say(&line);
@@ -353,7 +368,7 @@ impl Hub {
         lines.push_back(line);
     }
 
-    /// The headers of an answer, without the file.
+    /// Sends a HEAD request: it returns the headers without the file.
     pub(super) fn head(&self, url: &str) -> Result<Answer, Failure> {
         self.ask(Ask {
             head: true,
@@ -374,7 +389,7 @@ impl fmt::Debug for Hub {
     }
 }
 
-/// A variable that holds something.
+/// Reads an environment variable; `None` if it is not set or empty.
 fn set(name: &str) -> Result<Option<String>> {
     match std::env::var(name) {
         Ok(text) if text.trim().is_empty() => Ok(None),
@@ -412,7 +427,8 @@ fn user_home() -> Result<PathBuf> {
         })
 }
 
-/// A path as Python's library reads it: `~` is the home folder, and `$NAME` another variable.
+/// Expands a path as Python's library does: `~` is the home folder, and `$NAME` or `${NAME}` is
+/// the value of an environment variable.
 fn expanded(path: &str) -> Result<PathBuf> {
     let path = match path.strip_prefix('~') {
         Some(rest) if rest.is_empty() || rest.starts_with('/') => {

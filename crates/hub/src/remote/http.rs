@@ -1,4 +1,4 @@
-//! One request and its answer: redirects, timeouts, the token, and what a failure means.
+//! One HTTP request and its response: redirects, timeouts, the token, and the kinds of failure.
 
 use super::Hub;
 use super::transfer::span;
@@ -8,47 +8,50 @@ use std::time::Duration;
 use ureq::http::{HeaderMap, Uri};
 use ureq::{Body, Timeout};
 
-/// So many redirects are followed.
+/// At most this many redirects are followed.
 const REDIRECTS: usize = 10;
-/// The longest answer of the API that is read: the list of a dataset with 100 000 files has 20 MB.
+/// Longest response of the API that is read, in bytes. The list of a dataset with 100 000 files
+/// has 20 MB.
 const ANSWER: u64 = 64 << 20;
-/// A server that asks for more patience than this gets an error at once.
+/// Longest wait that a server may request; a longer one is an error at once.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The longest wait before another attempt where the server says nothing.
+/// Longest wait before another attempt, if the server requests none.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// Why a request brought nothing.
+/// Why a request failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// No answer, or one that broke off: no connection, a timeout, a cut. Perhaps the next attempt has one.
+    /// No response or an incomplete one: no connection, a timeout, an interruption. Another
+    /// attempt may succeed.
     Unreachable(String),
-    /// A status that is no success.
+    /// A response with an error status.
     Refused(Refusal),
-    /// What another attempt does not mend.
+    /// An error that another attempt cannot fix.
     Final(Error),
 }
 
-/// An answer that is no success.
+/// A response with an error status.
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub status: u16,
-    /// `RepoNotFound`, `RevisionNotFound`, `EntryNotFound`, `GatedRepo`, where the hub says so.
+    /// The hub's error code: `RepoNotFound`, `RevisionNotFound`, `EntryNotFound`, `GatedRepo`;
+    /// may be empty.
     pub code: String,
-    /// What the server says in words, made fit for a line.
+    /// The server's error message, made safe to print on one line; may be empty.
     pub message: String,
-    /// How long it asks to wait.
+    /// The wait that the server requests.
     pub wait: Option<Duration>,
-    /// Who answered.
+    /// The host that responded.
     pub host: String,
 }
 
 impl Refusal {
-    /// Whether another attempt can have another answer.
+    /// Whether another attempt may succeed.
     fn passes(&self) -> bool {
         matches!(self.status, 408 | 425 | 429) || self.status >= 500
     }
 
-    /// The status with what the server said.
+    /// Returns the status and the server's message.
     pub fn said(&self) -> String {
         match self.message.is_empty() {
             true => self.status.to_string(),
@@ -58,7 +61,7 @@ impl Refusal {
 }
 
 impl Failure {
-    /// The reason, for the middle of a sentence.
+    /// Returns the reason, worded for the middle of a sentence.
     pub fn why(&self) -> String {
         match self {
             Self::Unreachable(why) => why.clone(),
@@ -67,7 +70,8 @@ impl Failure {
         }
     }
 
-    /// How long to wait before attempt number `tried + 1`; nothing where another is of no use.
+    /// Returns the pause after `tried + 1` failed attempts, or `None` if another attempt is
+    /// useless. `first` is the pause before the second attempt.
     fn pause(&self, first: Duration, tried: u32) -> Option<Duration> {
         let asked = match self {
             Self::Unreachable(_) => None,
@@ -87,16 +91,17 @@ impl From<Error> for Failure {
     }
 }
 
-/// What the hub says about a file in the headers of an answer or of the redirects to it.
+/// The hub's description of a file, from the headers of a response or of the redirects before it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Linked {
     pub commit: Option<String>,
-    /// As it was sent, with its quotes.
+    /// As the server sent it, with quotes.
     pub etag: Option<String>,
     pub size: Option<u64>,
 }
 
-/// An answer.
+/// A response that is not a failure. Its status is 2xx or 416 or, for a HEAD request, that of a
+/// redirect to another host.
 pub(super) struct Answer {
     pub status: u16,
     pub headers: HeaderMap,
@@ -104,19 +109,20 @@ pub(super) struct Answer {
     pub body: Body,
 }
 
-/// What is asked.
+/// A request.
 #[derive(Clone, Copy)]
 pub(super) struct Ask<'a> {
     pub head: bool,
     pub url: &'a str,
-    /// `Range`, `If-Range`.
+    /// Additional headers: `Range`, `If-Range`.
     pub headers: &'a [(&'static str, String)],
 }
 
 impl Hub {
-    /// Asks once, and follows redirects. A HEAD stops at the redirect that leads away from the hub.
+    /// Sends one request and follows redirects. A HEAD request stops at a redirect to another
+    /// host if the commit and the ETag are known by then.
     ///
-    /// The token goes to the endpoint only.
+    /// The token is sent to the endpoint only.
     pub(super) fn ask(&self, ask: Ask) -> Result<Answer, Failure> {
         let mut uri = parse(ask.url)?;
         let mut linked = Linked::default();
@@ -190,7 +196,7 @@ impl Hub {
         if is_local(uri) {
             config = config.proxy(None);
         }
-        // Compressed, a file has neither its length nor its ranges.
+        // A compressed response would have other lengths and byte ranges than the file.
         let mut request = config.build().header("Accept-Encoding", "identity");
         for (name, value) in ask.headers {
             request = request.header(*name, value);
@@ -200,7 +206,7 @@ impl Hub {
             request = request.header("Authorization", format!("Bearer {token}"));
         }
         request.call().map_err(|e| match e {
-            // What rustls refuses.
+            // A TLS connection that rustls refuses.
             ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::InvalidData => {
                 Failure::Final(Error::download(format!(
                     "no secure connection to {}: {}. Does a proxy read along, is this machine's date wrong, or is it no https:// server?",
@@ -212,7 +218,7 @@ impl Hub {
         })
     }
 
-    /// Reads an answer of the API.
+    /// Sends a request to the API and parses the JSON response.
     pub(super) fn api<T: serde::de::DeserializeOwned>(&self, url: &str) -> Result<T, Failure> {
         let ask = Ask {
             head: false,
@@ -234,7 +240,8 @@ impl Hub {
         serde_json::from_slice(&text).map_err(|e| wrong(self.clean(&e.to_string())))
     }
 
-    /// Repeats what can have another outcome the next time, with a pause that grows or that the server asks for.
+    /// Repeats an attempt while another one may succeed, at most `retries` times. The pause
+    /// between attempts grows, unless the server requests a certain pause.
     pub(super) fn patiently<T>(
         &self,
         what: &str,
@@ -252,7 +259,7 @@ impl Hub {
         }
     }
 
-    /// Waits before another attempt; nothing where there is to be none.
+    /// Waits before another attempt; returns `None` at once if there is to be none.
     pub(super) fn pause(
         &self,
         what: &str,
@@ -277,7 +284,7 @@ impl Hub {
         Some(())
     }
 
-    /// What an error of the HTTP library means.
+    /// Converts an error of the HTTP library.
     pub(super) fn failed(&self, error: ureq::Error, host: &str) -> Failure {
         use ureq::Error as E;
         let never = |what: String| Failure::Final(Error::download(what));
@@ -315,7 +322,7 @@ impl Hub {
         }
     }
 
-    /// What a server says, fit for a line, and without our token.
+    /// Makes a text from a server safe to print on one line, and removes the token from it.
     pub(super) fn clean(&self, text: &str) -> String {
         let text = match self.token.as_deref() {
             Some(token) => text.replace(token, "…"),
@@ -325,7 +332,7 @@ impl Hub {
     }
 }
 
-/// An address, where it is one of the web.
+/// Parses an `http://` or `https://` address. A user name or password in it is an error.
 pub(super) fn parse(url: &str) -> Result<Uri> {
     let wrong = |what: &str| {
         Error::invalid(format!(
@@ -344,7 +351,8 @@ pub(super) fn parse(url: &str) -> Result<Uri> {
     }
 }
 
-/// An address as an error shows it: without the query, which can be a key, and without a password.
+/// Shortens an address for an error message: without the query, which may contain a key, and
+/// without a password.
 pub(super) fn bare(url: &str) -> String {
     let path = url.split(['?', '#']).next().unwrap_or(url);
     match path.split_once("://") {
@@ -357,7 +365,7 @@ pub(super) fn bare(url: &str) -> String {
     }
 }
 
-/// Where a redirect leads.
+/// Returns the address to which a redirect leads.
 fn redirected(from: &Uri, location: &str) -> Result<Uri, Failure> {
     let scheme = from.scheme_str().unwrap_or("https");
     let authority = from.authority().map_or("", |a| a.as_str());
@@ -375,7 +383,7 @@ fn redirected(from: &Uri, location: &str) -> Result<Uri, Failure> {
         format!("{scheme}://{authority}{folder}/{location}")
     };
     let to = parse(&whole).ok().filter(|to| {
-        // What was asked for in secret is not answered in the open.
+        // A redirect from https:// to http:// is not followed, because it would be unencrypted.
         !location.is_empty() && (scheme == "http" || to.scheme_str() == Some("https"))
     });
     to.ok_or_else(|| {
@@ -387,7 +395,7 @@ fn redirected(from: &Uri, location: &str) -> Result<Uri, Failure> {
     })
 }
 
-/// Scheme, host and port: what a token is for.
+/// Returns scheme, host and port. The token is sent only if all three are those of the endpoint.
 fn origin(uri: &Uri) -> (String, String, u16) {
     let scheme = uri.scheme_str().unwrap_or_default();
     let port = if scheme == "http" { 80 } else { 443 };
@@ -403,7 +411,7 @@ fn host(uri: &Uri) -> String {
         .map_or_else(String::new, |a| shown(a.as_str()))
 }
 
-/// This machine, to which no proxy leads.
+/// Whether the address is the local machine, for which no proxy is used.
 fn is_local(uri: &Uri) -> bool {
     let host = uri.host().unwrap_or_default();
     let address = host.trim_start_matches('[').trim_end_matches(']');
@@ -413,7 +421,8 @@ fn is_local(uri: &Uri) -> bool {
             .is_ok_and(|a| a.is_loopback())
 }
 
-/// The seconds that a server asks to wait: `Retry-After: 30`, or the hub's `RateLimit: "api";r=0;t=30`.
+/// Reads the wait that a server requests, in seconds: `Retry-After: 30`, or the hub's
+/// `RateLimit: "api";r=0;t=30`.
 fn wait(headers: &HeaderMap) -> Option<Duration> {
     let text = |name: &str| headers.get(name)?.to_str().ok();
     let seconds = match text("retry-after") {

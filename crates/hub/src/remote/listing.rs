@@ -1,24 +1,25 @@
-//! Which parquet files of a dataset are a split.
+//! Finds the parquet files of a dataset that belong to a split.
 
 use crate::source::listed;
 use crate::{Error, Result};
 
-/// Folders that are a split's name.
+/// Folder names that are names of splits.
 const SPLITS: [&str; 7] = ["train", "test", "validation", "valid", "val", "dev", "eval"];
 
-/// A parquet file by the conventions of the hub.
+/// A parquet file whose path follows the conventions of the hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Shard<'a> {
-    /// The configuration: `""` for the only one.
+    /// Name of the configuration; `""` if the path contains none.
     config: String,
     split: &'a str,
-    /// Its number, and how many there are.
+    /// The number of the file, and the number of all files of the split.
     of: Option<(u64, u64)>,
     path: &'a str,
 }
 
 impl<'a> Shard<'a> {
-    /// `data/test-00000-of-00001.parquet`, also with a hash behind; `mnist/test/0000.parquet`; `test.parquet`.
+    /// Parses a path such as `data/test-00000-of-00001.parquet` (a hash may follow the numbers),
+    /// `mnist/test/0000.parquet` or `test.parquet`.
     fn read(path: &'a str) -> Option<Self> {
         let mut folders: Vec<&str> = path.split('/').collect();
         let stem = folders.pop()?.strip_suffix(".parquet")?;
@@ -40,7 +41,7 @@ impl<'a> Shard<'a> {
         })
     }
 
-    /// How it is asked for.
+    /// Returns the name by which the caller selects the split: `split` or `config/split`.
     fn name(&self) -> String {
         match self.config.as_str() {
             "" => self.split.into(),
@@ -49,7 +50,7 @@ impl<'a> Shard<'a> {
     }
 }
 
-/// `test-00000-of-00001`, also with a hash behind.
+/// Parses `test-00000-of-00001`; a hash may follow. Returns split, number and number of files.
 fn numbered(stem: &str) -> Option<(&str, u64, u64)> {
     let (before, after) = stem.rsplit_once("-of-")?;
     let (split, number) = before.rsplit_once('-')?;
@@ -57,7 +58,14 @@ fn numbered(stem: &str) -> Option<(&str, u64, u64)> {
     Some((split, number.parse().ok()?, of.parse().ok()?))
 }
 
-/// The files of a split, in order; `what` has them.
+/// Selects the parquet files of a split from `files`, in order.
+///
+/// `wanted` is the name of a split, or `config/split` if several configurations have this split.
+/// `what` describes the dataset in error messages.
+///
+/// # Errors
+/// [`Error::Invalid`] if there is no parquet file or no such split, if several configurations
+/// have this split, or if a file of the split is missing.
 pub fn split(what: &str, files: &[String], wanted: &str) -> Result<Vec<String>> {
     let shards: Vec<Shard> = files.iter().filter_map(|f| Shard::read(f)).collect();
     let names = |shards: &[&Shard]| {

@@ -1,4 +1,4 @@
-//! Files that the Hugging Face hub has, and how they come here.
+//! Downloads files from the Hugging Face hub into the local cache, and any other URL to a file.
 
 mod cache;
 mod client;

@@ -1,3 +1,6 @@
+//! [`Repo`]: a model or dataset on the hub, its files, and the error messages for failed
+//! requests.
+
 use super::Hub;
 use super::cache::{check_file, check_id, check_revision, is_commit, is_stored_name};
 use super::http::{Failure, Refusal, bare};
@@ -31,16 +34,16 @@ impl Kind {
     }
 }
 
-/// A file that a repository has.
+/// A file in a repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RepoFile {
-    /// Its path in the repository, with `/`.
+    /// Its path in the repository, separated by `/`.
     pub path: String,
-    /// Its length in bytes, where the hub says it.
+    /// Its length in bytes, if the hub reports it.
     pub size: Option<u64>,
 }
 
-/// A repository of the [`Hub`] at a revision, `main` unless [`Repo::at`] names another.
+/// A repository of the [`Hub`] at a revision: `main`, or another one from [`Repo::at`].
 ///
 /// ```no_run
 /// use invariances_hub::Hub;
@@ -59,7 +62,7 @@ pub struct Repo {
     newest: bool,
 }
 
-/// What the API says of a repository.
+/// The API's description of a repository.
 #[derive(Deserialize)]
 struct Info {
     sha: Option<String>,
@@ -92,7 +95,7 @@ struct Ref {
     r#ref: String,
 }
 
-/// What the hub says of a file.
+/// The hub's description of a file.
 struct Remote {
     commit: String,
     etag: String,
@@ -111,10 +114,11 @@ impl Repo {
         })
     }
 
-    /// The same repository at a branch, a tag, a commit, or a reference such as `refs/convert/parquet`.
+    /// Returns the same repository at a branch, a tag, a commit, or a reference such as
+    /// `refs/convert/parquet`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for what cannot be a revision.
+    /// [`Error::Invalid`] if `revision` cannot be a revision.
     pub fn at(&self, revision: &str) -> Result<Self> {
         check_revision(revision)?;
         Ok(Self {
@@ -123,8 +127,9 @@ impl Repo {
         })
     }
 
-    /// The same, asking the hub each time whether the revision is another by now. Where it does not answer,
-    /// what the cache has is taken, and a line says so.
+    /// Returns the same repository, but checks on the hub at each call whether the revision has
+    /// changed. If this request fails, except with status 404, the file in the cache is used, and
+    /// a line is printed.
     pub fn newest(&self) -> Self {
         Self {
             newest: true,
@@ -132,26 +137,28 @@ impl Repo {
         }
     }
 
-    /// The name: `timm/resnet50.tv_in1k`.
+    /// Returns the name, such as `timm/resnet50.tv_in1k`.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// The revision: `main`.
+    /// Returns the revision, such as `main`.
     pub fn revision(&self) -> &str {
         &self.revision
     }
 
-    /// A file's path in the cache. It is fetched if it is not there; if it is, the hub is not asked, unless
-    /// [`Repo::newest`] wants that.
+    /// Returns the path of a file in the cache, and fetches the file if the cache does not have
+    /// it. For a file in the cache, no request is sent, except after [`Repo::newest`].
     ///
-    /// Its length and, as far as the hub tells it, its hash are compared before it has its name.
-    /// What arrived before a cut is kept and resumed the next time.
+    /// The length and the hash are checked, if the hub reports them, before the file gets its
+    /// final name. If the download is interrupted, the received part is kept, and the next call
+    /// resumes it.
     ///
     /// # Errors
-    /// [`Error::Download`] where it cannot be had: which of repository, revision and file is not there, what
-    /// a token is needed for, how the network fails, and what to do. [`Error::Invalid`] for a name that leads
-    /// out of the repository, [`Error::Io`] where the cache cannot be written.
+    /// [`Error::Download`] if the file cannot be fetched. The error says whether the repository,
+    /// the revision or the file is missing, whether a token is needed, or how the network failed,
+    /// and what to do. [`Error::Invalid`] for a path outside the repository, [`Error::Io`] if the
+    /// cache cannot be written.
     pub fn file(&self, name: &str) -> Result<PathBuf> {
         check_file(name)?;
         let cached = self.cached(name);
@@ -184,8 +191,8 @@ impl Repo {
         }
     }
 
-    /// The files of the revision, by path, as the hub lists them; offline, those in the cache.
-    /// Where the hub does not answer, too, and a line says so.
+    /// Lists the files of the revision, sorted by path. Offline, it lists those in the cache. It
+    /// does the same if the request fails, except with status 404, and prints a line.
     ///
     /// # Errors
     /// As [`Repo::file`].
@@ -193,20 +200,22 @@ impl Repo {
         Ok(self.list(true)?.1)
     }
 
-    /// The parquet files of a dataset's split, in order, fetched if they are not in the cache.
+    /// Returns the parquet files of a dataset's split, in order, and fetches those that are not
+    /// in the cache.
     ///
-    /// They are known by the hub's conventions: `data/test-00000-of-00001.parquet`,
-    /// `config/test-00000-of-00001.parquet`, `config/test/0000.parquet`, `test.parquet`. A split that several
-    /// configurations have is asked for as `"config/test"`.
+    /// The files are found by the hub's conventions: `data/test-00000-of-00001.parquet`,
+    /// `config/test-00000-of-00001.parquet`, `config/test/0000.parquet`, `test.parquet`. If
+    /// several configurations have the split, write `"config/test"`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a split that is not there, with those that are; else as [`Repo::file`].
+    /// [`Error::Invalid`] if the split does not exist (the error lists those that do), is
+    /// ambiguous or is incomplete; otherwise as [`Repo::file`].
     pub fn parquet(&self, split_name: &str) -> Result<Vec<PathBuf>> {
         let (commit, files) = self.list(false)?;
         let names: Vec<String> = files.into_iter().map(|f| f.path).collect();
         let what = format!("the {} {}", self.kind.name(), self.name());
         let wanted = split(&what, &names, split_name)?;
-        // All from the same commit, whatever happens to the revision meanwhile.
+        // Fetch all files from the same commit, even if the revision changes meanwhile.
         let fixed = Self {
             revision: commit.clone(),
             newest: false,
@@ -228,7 +237,7 @@ impl Repo {
         hf_hub::Repo::with_revision(self.id.clone(), kind, self.revision.clone())
     }
 
-    /// With the revision, where that is not the usual one.
+    /// Returns the name, with the revision if it is not `main`.
     fn name(&self) -> String {
         match self.revision.as_str() {
             "main" => self.id.clone(),
@@ -264,7 +273,7 @@ impl Repo {
         )
     }
 
-    /// Asks for a file's commit, ETag and length.
+    /// Requests the commit, the ETag and the length of a file.
     fn remote(&self, file: &str) -> Result<Remote, Failure> {
         let url = self.url(&self.revision, file);
         let answer = self.hub.head(&url)?;
@@ -301,7 +310,7 @@ impl Repo {
         })
     }
 
-    /// Brings a file that the hub has into the cache.
+    /// Fetches a file from the hub into the cache, unless the cache has it.
     fn fetch(&self, name: &str, remote: &Remote) -> Result<PathBuf> {
         let about = self.about(name);
         let fits = |path: &PathBuf| {
@@ -317,7 +326,7 @@ impl Repo {
             }
             let _lock = lock(&self.lock_path(&remote.etag), &about, &self.hub)?;
             if !fits(&blob) {
-                // The commit, not the branch: that could move meanwhile.
+                // By commit, not by branch: a branch could change meanwhile.
                 let url = self.url(&remote.commit, name);
                 let transfer = Transfer {
                     what: &about,
@@ -340,7 +349,7 @@ impl Repo {
         Ok(pointer)
     }
 
-    /// The commit of the revision, and its files.
+    /// Returns the commit of the revision and its files, from the hub or from the cache.
     fn list(&self, sizes: bool) -> Result<(String, Vec<RepoFile>)> {
         let about = format!("the files of the {} {}", self.kind.name(), self.name());
         let cached = || {
@@ -376,7 +385,7 @@ impl Repo {
 
     fn listing(&self, sizes: bool) -> Result<(String, Vec<RepoFile>), Failure> {
         let revision = encoded(&self.revision, false);
-        // Lengths make the hub look at every file, which takes long for many.
+        // With lengths, the hub examines every file, which is slow for many files.
         let blobs = if sizes { "?blobs=true" } else { "" };
         let url = self.api_url(self.kind, &format!("/revision/{revision}{blobs}"));
         let info: Info = self.hub.api(&url)?;
@@ -407,7 +416,8 @@ impl Repo {
         ))
     }
 
-    /// What a failure means for someone who wants a file or, where `file` is nothing, a list.
+    /// Makes the error for a failed request for a file or, if `file` is `None`, for a list of
+    /// files.
     fn explain(&self, about: &str, file: Option<&str>, failure: Failure) -> Error {
         let refusal = match failure {
             Failure::Final(error) => return error,
@@ -469,7 +479,7 @@ impl Repo {
         })
     }
 
-    /// Which of repository, revision and file is not there.
+    /// Finds out whether the repository, the revision or the file is missing, and describes it.
     fn missing(&self, about: &str, file: Option<&str>, refusal: &Refusal) -> String {
         let gone = |code: &str| refusal.code == code;
         let listing = (!gone("RepoNotFound") && !gone("RevisionNotFound"))
@@ -523,7 +533,7 @@ impl Repo {
         )
     }
 
-    /// Whether there is a repository of the other kind with this name.
+    /// Returns a hint if there is a repository of the other kind with this name; otherwise empty.
     fn elsewhere(&self) -> String {
         let other = self.kind.other();
         let found: Result<Info, _> = self.hub.api(&self.api_url(other, ""));
@@ -539,12 +549,13 @@ impl Repo {
     }
 }
 
-/// Whether the hub says that there is no such thing: no cache makes up for that.
+/// Whether the hub reports that the file or repository does not exist. The cache is then not used
+/// instead.
 fn is_missing(failure: &Failure) -> bool {
     matches!(failure, Failure::Refused(r) if r.status == 404)
 }
 
-/// Text for a path of an address.
+/// Percent-encodes text for the path of a URL. `slashes` keeps `/` unencoded.
 fn encoded(text: &str, slashes: bool) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -1,4 +1,5 @@
-//! Bytes from a server into a file: resumed, measured, compared with their hash, and whole or not there.
+//! Downloads a file: resumes an interrupted download, checks length and hash, and puts the file
+//! in its place only when it is complete.
 
 use super::Hub;
 use super::http::{Ask, Failure, bare};
@@ -9,27 +10,28 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// A file whose length nobody announces is given up beyond this.
+/// Largest download without an announced length, in bytes.
 const UNANNOUNCED: u64 = 16 << 30;
-/// An attempt that brought so much does not count as a failed one.
+/// An attempt that received at least this many bytes resets the number of failed attempts.
 const BROUGHT: u64 = 1 << 20;
-/// What is read and written at a time.
+/// Number of bytes that are read and written at a time.
 const PIECE: usize = 256 << 10;
 
-/// What the content must hash to.
+/// The expected hash of the content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Hash {
-    /// Nobody says.
+    /// No hash is known.
     Unknown,
-    /// As Git LFS names a file; torch's published files have its beginning in their names.
+    /// SHA-256 or its first digits. Git LFS identifies a file by it; the names of torch's
+    /// published files contain its first digits.
     Sha256(String),
-    /// As Git names a file: over `blob`, its length, a zero byte and its content.
+    /// Git's hash of a file: the SHA-1 of `blob`, a space, its length, a zero byte and its content.
     Git(String),
     Md5(String),
 }
 
 impl Hash {
-    /// The hub's ETag of a file is its SHA-256 if it is kept by LFS, else Git's name for it.
+    /// Reads the hash from the hub's ETag: the SHA-256 for a file in Git LFS, otherwise Git's hash.
     pub fn of_etag(etag: &str) -> Self {
         let hex = etag.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         match etag.len() {
@@ -39,7 +41,8 @@ impl Hash {
         }
     }
 
-    /// A hash that is published beside an address: 32 digits are an MD5, 8 to 64 others the beginning of a SHA-256.
+    /// Parses a hash that is published with an address: 32 digits are an MD5; any other number
+    /// from 8 to 64 is the beginning of a SHA-256.
     pub fn published(text: &str) -> Result<Self> {
         let text = text.to_ascii_lowercase();
         let hex = text.bytes().all(|b| b.is_ascii_hexdigit());
@@ -61,7 +64,7 @@ impl Hash {
         }
     }
 
-    /// The hash that a file should have and the one that it has, where these differ.
+    /// Compares a file with the hash. Returns the expected and the actual hash if they differ.
     pub fn differs(&self, path: &Path) -> Result<Option<(String, String)>> {
         let io = |e| Error::io(path, e);
         let mut file = File::open(path).map_err(io)?;
@@ -105,25 +108,25 @@ impl Hash {
 
 /// A file that is to be fetched.
 pub(super) struct Transfer<'a> {
-    /// Its name in lines and errors.
+    /// Its name in printed lines and errors.
     pub what: &'a str,
     pub url: &'a str,
-    /// Where it belongs. What has arrived of it lies beside, with `.incomplete` behind its name.
+    /// The final path. The received part is in the same folder, with `.incomplete` after its name.
     pub target: &'a Path,
-    /// Its length, where that is known before it is asked for.
+    /// Its length in bytes, if it is known before the request.
     pub size: Option<u64>,
     pub hash: Hash,
-    /// Whether the server's ETag is kept beside the part, so that parts of two versions are not joined.
-    /// A file that is named by its hash needs none.
+    /// Whether the server's ETag is stored with the part, so that parts of two versions are never
+    /// joined. Not needed for a file that is named by its ETag.
     pub versions: bool,
 }
 
-/// What is known while a file is fetched.
+/// State of a download.
 struct State {
     size: Option<u64>,
-    /// Whether the part holds bytes of more than one answer.
+    /// Whether the part contains bytes of more than one response.
     joined: bool,
-    /// Whether the part must not be resumed.
+    /// Whether the download must start again instead of resuming the part.
     anew: bool,
     progress: Progress,
 }
@@ -133,7 +136,7 @@ impl Transfer<'_> {
         beside(self.target, ".incomplete")
     }
 
-    /// What to say of the part that an error leaves.
+    /// Describes the part that is kept after an error, for the error message.
     pub fn kept(&self) -> String {
         match self.arrived() {
             0 => String::new(),
@@ -145,7 +148,7 @@ impl Transfer<'_> {
         beside(self.target, ".incomplete.etag")
     }
 
-    /// Fetches the file to its place. The caller holds its lock.
+    /// Fetches the file to its final path. The caller must hold the lock of the file.
     pub fn run(&self, hub: &Hub) -> Result<(), Failure> {
         let mut state = State {
             size: self.size,
@@ -218,7 +221,7 @@ impl Transfer<'_> {
         let _ = std::fs::remove_file(self.version());
     }
 
-    /// One request for what is missing.
+    /// Sends one request for the missing bytes and writes them to the part.
     fn attempt(&self, hub: &Hub, state: &mut State) -> Result<(), Failure> {
         let mut file = self.open().map_err(|e| self.unwritable(e))?;
         let mut at = file.metadata().map_err(|e| self.unwritable(e))?.len();
@@ -264,7 +267,7 @@ impl Transfer<'_> {
                 }
             },
             416 => {
-                // Nothing is missing, or the file is another by now.
+                // Either nothing is missing, or the file on the server has changed.
                 if at > 0 && range.is_some_and(|(_, total)| total == Some(at)) {
                     state.size = Some(at);
                     return Ok(());
@@ -275,7 +278,7 @@ impl Transfer<'_> {
                 ));
             }
             _ => {
-                // Perhaps another version than before, with another length.
+                // The whole file, perhaps in another version with another length.
                 at = 0;
                 state.size = self.size;
                 empty(&mut file).map_err(|e| self.unwritable(e))?;
@@ -355,7 +358,7 @@ impl Transfer<'_> {
         Failure::Unreachable(format!("{why}, after {}{of}", amount(at)))
     }
 
-    /// Whether a web page arrived.
+    /// Whether the received content is a web page.
     fn is_page(&self) -> bool {
         let mut head = [0; 64];
         let read = File::open(self.part()).and_then(|mut f| f.read(&mut head));
@@ -364,7 +367,7 @@ impl Transfer<'_> {
         head.starts_with("<!doctype") || head.starts_with("<html")
     }
 
-    /// The part, made where there is none. What is no file there is not written to.
+    /// Opens the part, or creates it. Anything there that is not a regular file is removed first.
     fn open(&self) -> std::io::Result<File> {
         let part = self.part();
         if std::fs::symlink_metadata(&part).is_ok_and(|m| !m.is_file()) {
@@ -412,10 +415,10 @@ impl Transfer<'_> {
     }
 }
 
-/// What to do about a cache that cannot be written.
+/// Advice for a cache that cannot be written.
 pub(super) const CACHE_HINT: &str = "the cache must be a folder that can be written; HF_HOME names another for the hub's files, INVARIANCES_CACHE for the authors'";
 
-/// An ETag by which parts of one version are known, fit for a header.
+/// Whether an ETag is strong, so that it identifies one version, and is safe to send in a header.
 fn is_strong(etag: &str) -> bool {
     etag.len() <= 256
         && etag.len() >= 2
@@ -429,7 +432,7 @@ fn empty(file: &mut File) -> std::io::Result<()> {
     file.rewind()
 }
 
-/// `bytes 10-99/100` and `bytes */100`: the first byte and the length, where they are said.
+/// Parses `bytes 10-99/100` or `bytes */100`: the first byte and the total length, if given.
 fn content_range(text: &str) -> Option<(Option<u64>, Option<u64>)> {
     let (range, total) = text.trim().strip_prefix("bytes")?.trim().split_once('/')?;
     let total = total.trim().parse().ok();
@@ -442,16 +445,18 @@ fn content_range(text: &str) -> Option<(Option<u64>, Option<u64>)> {
     fits.then_some((Some(first), total))
 }
 
-/// A path with something behind its last name.
+/// Appends `ending` to a path's file name.
 pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
     name.into()
 }
 
-/// Waits until nobody else fetches the same file. The lock ends with what is returned, or with the process.
+/// Waits until no other process fetches the same file, and locks it. The lock ends when the
+/// returned file is dropped or the process ends.
 ///
-/// Where the file system has no locks, two can fetch at once; their sizes and hashes are compared all the same.
+/// If the file system has no locks, two processes can fetch the same file at once; sizes and
+/// hashes are still checked.
 pub(super) fn lock(path: &Path, what: &str, hub: &Hub) -> Result<File> {
     let io = |e| Error::io(path, e).with_hint(CACHE_HINT);
     if let Some(folder) = path.parent() {
@@ -473,7 +478,7 @@ pub(super) fn lock(path: &Path, what: &str, hub: &Hub) -> Result<File> {
             Err(std::fs::TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => {}
             Err(std::fs::TryLockError::Error(e)) => return Err(io(e)),
         }
-        // Python's library can have removed the lock's file meanwhile.
+        // Python's library may have removed the lock file meanwhile.
         #[cfg(unix)]
         {
             use std::os::unix::fs::MetadataExt;
@@ -485,7 +490,7 @@ pub(super) fn lock(path: &Path, what: &str, hub: &Hub) -> Result<File> {
     }
 }
 
-/// Bytes for a reader.
+/// Formats a number of bytes for printing.
 pub(super) fn amount(bytes: u64) -> String {
     match bytes as f64 {
         b if b < 1e3 => format!("{bytes} bytes"),
@@ -495,7 +500,7 @@ pub(super) fn amount(bytes: u64) -> String {
     }
 }
 
-/// Lines of text: one at the beginning, then after 2, 5, 10, 20, 30 … seconds, and one at the end.
+/// Prints progress: a line at the beginning, then after 2, 5, 10, 20, 30 … seconds, and at the end.
 struct Progress {
     what: String,
     begun: Option<(Instant, u64)>,
@@ -557,7 +562,7 @@ impl Progress {
         ));
     }
 
-    /// Says that the file is here, where that took long enough to wonder.
+    /// Prints that the file is complete, if the download took at least 2 seconds.
     fn done(&self, hub: &Hub) {
         if let Some((started, _)) = self.begun
             && started.elapsed() >= Duration::from_secs(2)
@@ -572,7 +577,7 @@ impl Progress {
     }
 }
 
-/// A time for a reader.
+/// Formats a duration for printing.
 pub(super) fn span(d: Duration) -> String {
     match d.as_secs() {
         0 => format!("{} ms", d.as_millis()),

@@ -1,8 +1,10 @@
-//! What every cell of the kernel is linked with: notices, and panics and errors among the cell's results.
+//! The library that every cell of the kernel is linked with. It prints notices, and it reports
+//! panics and errors among the results of the cell.
 //!
 //! evcxr sends the message of a panic, or of an error behind `?`, through another pipe than the
-//! end of the cell, so that it can come too late, and calls the cell a success. Here it is among the
-//! results, under a type of its own that programs can look for. `shim/mod.rs` compiles this once.
+//! end of the cell. So the message can arrive too late, and evcxr counts the cell as a success.
+//! This library writes it as a result of the cell, under its own MIME type, which programs can
+//! look for. `shim/mod.rs` compiles this file once.
 
 use std::io::Write;
 use std::sync::Mutex;
@@ -11,12 +13,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 static RUNNING: AtomicBool = AtomicBool::new(false);
 static LAST: Mutex<String> = Mutex::new(String::new());
 
-/// Called when a cell is loaded: `new_process` is what to say in the first cell of a process.
+/// Called when a cell is loaded. `new_process` is the message for the first cell of a process.
 pub fn loaded(notice: &str, new_process: &str, source: &'static str, full: bool) {
     if !RUNNING.swap(true, Ordering::Relaxed) {
         if !full {
-            // evcxr asks for a backtrace with every panic; some sixty frames of it are not the user's.
-            // SAFETY: the first cell of a process is loaded before anything could start a thread.
+            // evcxr requests a backtrace for every panic; about sixty of its frames are not the
+            // user's.
+            // SAFETY: `set_var` requires that no other thread reads the environment at the same
+            // time. The first cell of a process is loaded before any code could start a thread.
             unsafe { std::env::set_var("RUST_BACKTRACE", "0") };
         }
         remember_panics(source, full);
@@ -40,7 +44,8 @@ fn remember_panics(source: &'static str, full: bool) {
             .payload_as_str()
             .unwrap_or("with a value that is not text");
         if let Some(place) = info.location() {
-            // The number of a line of evcxr's would tell nothing.
+            // A line number in evcxr's generated source would not help the user, so the text of
+            // the line is shown.
             let cell = match place.file() {
                 "src/lib.rs" => std::fs::read_to_string(source).unwrap_or_default(),
                 _ => String::new(),
@@ -53,7 +58,8 @@ fn remember_panics(source: &'static str, full: bool) {
         if let Ok(mut last) = LAST.lock() {
             *last = text;
         }
-        // The cell's own thread is reported when the cell ends; another one may go unnoticed.
+        // A panic on the cell's own thread is reported when the cell ends; one on another thread
+        // could be missed.
         if full || std::thread::current().id() != cell {
             usual(info);
         }
@@ -66,7 +72,7 @@ pub fn panicked() {
     report("panic", &text);
 }
 
-/// Puts a panic or an error among the results of the cell.
+/// Writes a panic or an error as a result of the cell.
 pub fn report(kind: &str, text: &str) {
     let page = text
         .replace('&', "&amp;")

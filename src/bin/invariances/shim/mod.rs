@@ -1,14 +1,14 @@
-//! What the kernel "Rust (invariances)" runs instead of `cargo` and `rustup`: this very program under
-//! those names.
+//! The program that the kernel "Rust (invariances)" runs instead of `cargo` and `rustup`: this
+//! program, started under those names.
 //!
-//! evcxr compiles every cell by `cargo build` and learns the types of variables from
-//! rust-analyzer, which asks `cargo metadata`. Both would look at some 500 crates each time. This
-//! program answers them for the crate of a cell: one call of `rustc` against the library that
-//! cargo built, and a graph of the few crates whose types users name. Everything else goes to the
-//! real cargo.
+//! evcxr compiles every cell with `cargo build`. It gets the types of variables from
+//! rust-analyzer, which runs `cargo metadata`. Both would process about 500 crates each time. For
+//! the crate of a cell, this program answers instead: with one call of `rustc` against the
+//! library that cargo built, and with a graph of the few crates whose types users name. All other
+//! calls go to the real cargo.
 //!
-//! The command `invariances kernel` makes links called `cargo` and `rustup` to its own program and
-//! writes the settings that are read here. No second program has to be built.
+//! The command `invariances kernel` creates links named `cargo` and `rustup` to its own program
+//! and writes the settings that are read here. No second program has to be built.
 
 mod tokens;
 mod types;
@@ -20,7 +20,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-/// The crates whose types appear in the types of users' variables. The others cost rust-analyzer seconds.
+/// The crates whose types appear in the types of users' variables. Each further crate would cost
+/// rust-analyzer time, all of them several seconds.
 const NAMED: [&str; 21] = [
     "candle-core",
     "candle-nn",
@@ -45,8 +46,8 @@ const NAMED: [&str; 21] = [
     "polars-utils",
 ];
 
-/// The crates of the standard library that rust-analyzer gets: known without the registry, so that it works
-/// offline. `invariances kernel` copies the sources of the same ones.
+/// The crates of the standard library that rust-analyzer gets. They are found without the
+/// registry, so this works offline. `invariances kernel` copies the sources of the same crates.
 pub const STANDARD: [&str; 8] = [
     "alloc",
     "core",
@@ -60,12 +61,12 @@ pub const STANDARD: [&str; 8] = [
 
 const OURS: &str = "invariances";
 
-/// The variable that names the kernel's work folder.
+/// The environment variable that names the kernel's work folder.
 pub const WORK: &str = "INVARIANCES_KERNEL";
 
 /// Acts as `cargo` or `rustup` if the kernel started this program under that name.
 ///
-/// None for every other start, also under such a name outside a kernel.
+/// Returns `None` for every other start, also for a start under such a name outside a kernel.
 pub fn run() -> Option<ExitCode> {
     let program = PathBuf::from(std::env::args_os().next()?);
     let work = PathBuf::from(std::env::var_os(WORK)?);
@@ -83,17 +84,17 @@ pub fn run() -> Option<ExitCode> {
 
 type Result<T> = std::result::Result<T, String>;
 
-/// The kernel's work folder with the settings that `invariances kernel` wrote.
+/// The kernel's work folder, with the settings that `invariances kernel` wrote.
 struct Kernel {
     work: PathBuf,
     settings: Value,
 }
 
-/// The manifest that evcxr writes for a cell, as far as it matters here.
+/// The parts of a cell's manifest, written by evcxr, that are needed here.
 struct Cell {
     name: String,
     optimisation: String,
-    /// Crate and specification, as in `[dependencies]`, in the alphabet's order.
+    /// Crates and their specifications, as in `[dependencies]`, in alphabetical order.
     dependencies: BTreeMap<String, String>,
 }
 
@@ -125,7 +126,8 @@ impl Cell {
         Ok(cell)
     }
 
-    /// Whether the cell uses our crate, and the crates that the user added.
+    /// Returns the specification of our crate, if the cell uses it, and the crates that the user
+    /// added.
     fn split(&self) -> (Option<&str>, BTreeMap<&str, &str>) {
         let ours = self.dependencies.get(OURS).map(String::as_str);
         let others = self
@@ -149,12 +151,13 @@ impl Kernel {
         self.settings[name].as_str().unwrap_or_default()
     }
 
-    /// The folder of the crate that evcxr writes for each cell.
+    /// Returns the folder of the crate that evcxr writes for each cell.
     fn cell_folder(&self) -> PathBuf {
         self.work.join("ctx")
     }
 
-    /// Goes on as the real program, in the environment that the kernel was started in.
+    /// Replaces this process by the real program, with the environment in which the kernel was
+    /// started.
     fn become_real(&self, program: &str) -> Result<ExitCode> {
         let mut command = self.real(program);
         command.args(std::env::args_os().skip(1));
@@ -178,7 +181,7 @@ impl Kernel {
         let arguments: Vec<String> = std::env::args().skip(1).collect();
         match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["which", "rustc"] => println!("{}", self.setting("rustc")),
-            // Whatever the toolchain, cells are compiled by us.
+            // Cells are compiled by this program with every toolchain.
             ["which", "cargo"] | [_, "which", "cargo"] => {
                 println!("{}", self.work.join("bin/cargo").display())
             }
@@ -216,7 +219,7 @@ impl Kernel {
         } else if has("rustc") && has("--print") {
             return self.print(&arguments);
         } else if has("config") && has("get") || has("clean") {
-            // The settings of cargo have no say here, and there is nothing to clean.
+            // Cargo's settings have no effect on cells, and there is nothing to clean.
         } else if has("build") || has("check") {
             return self.compile(has("check"));
         } else {
@@ -225,7 +228,8 @@ impl Kernel {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// What rust-analyzer asks about the target (`cargo rustc --print cfg`): asked of rustc, kept by its version.
+    /// Answers `cargo rustc --print cfg`, with which rust-analyzer reads the properties of the
+    /// target. The answer comes from rustc and is cached per version of rustc.
     fn print(&self, arguments: &[String]) -> Result<ExitCode> {
         let what = after(arguments, "--print").unwrap_or_default();
         let text = self.kept(&["print", what, self.setting("rustc_version")], || {
@@ -238,7 +242,7 @@ impl Kernel {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// A text that depends on `key` alone, made once for all kernels.
+    /// Returns a text that depends only on `key`. It is made once and cached for all kernels.
     fn kept(&self, key: &[&str], make: impl FnOnce() -> Result<String>) -> Result<String> {
         let mut hasher = blake3::Hasher::new();
         for part in [env!("CARGO_PKG_VERSION")].iter().chain(key) {
@@ -258,9 +262,10 @@ impl Kernel {
         Ok(text)
     }
 
-    /// The graph of the standard library's own crates.
+    /// Returns the graph of the standard library's crates.
     fn standard_library(&self, manifest: &Path) -> Result<String> {
-        // Of the copy of the sources, cargo cannot tell: it has not all of the crates.
+        // The reduced copy of the sources lacks some crates, so cargo cannot read it; it reads
+        // the full sources.
         let whole = self.settings["standard"]["whole"].as_str();
         let short = self.settings["standard"]["short"].as_str();
         let (manifest, paths) = match (whole, short) {
@@ -269,7 +274,8 @@ impl Kernel {
             }
             _ => (manifest.to_path_buf(), None),
         };
-        // Without it, a `HashMap` has no methods. Any version has the types that `std` is made of.
+        // Without hashbrown, a `HashMap` has no methods. Every version has the types that `std`
+        // uses.
         let hashbrown = parse(&self.our_graph()?)?["hashbrown"].clone();
         let key = format!(
             "{} {paths:?} {}",
@@ -282,7 +288,8 @@ impl Kernel {
                 .args(["metadata", "--format-version=1", "--no-deps", "--offline"])
                 .arg("--manifest-path")
                 .arg(&manifest)
-                // The standard library uses what only a nightly cargo accepts; as rust-analyzer does.
+                // The standard library uses features that only a nightly cargo accepts;
+                // rust-analyzer sets this too.
                 .env("__CARGO_TEST_CHANNEL_OVERRIDE_DO_NOT_USE_THIS", "nightly");
             let mut text = stdout(&mut command)?;
             if let Some((whole, short)) = paths {
@@ -311,7 +318,8 @@ impl Kernel {
                         .chain(of_hashbrown)
                         .filter_map(|name| id.get(name).map(|id| (name.to_owned(), id.clone())))
                         .collect::<BTreeMap<_, _>>();
-                    // `std` wants its panics unwound; its other features do not change types.
+                    // `std` needs the feature for unwinding panics; its other features do not
+                    // change types.
                     node(
                         text_of(p, "id"),
                         &edges,
@@ -327,7 +335,8 @@ impl Kernel {
         })
     }
 
-    /// The graph of a cell's crate: our crate with those whose types users name, and what the user added.
+    /// Prints the graph of a cell's crate: our crate with the crates whose types users name, and
+    /// the crates that the user added.
     fn metadata(&self, alone: bool) -> Result<ExitCode> {
         let folder = self.cell_folder();
         let manifest = folder.join("Cargo.toml");
@@ -339,7 +348,7 @@ impl Kernel {
         let mut packages = BTreeMap::<String, Value>::new();
         let mut nodes = BTreeMap::<String, Value>::new();
         let mut edges = BTreeMap::<String, String>::new();
-        // The other crates are looked up even where evcxr only asks whether they exist.
+        // Added crates are looked up also when evcxr only checks whether they exist.
         if !others.is_empty() && !alone {
             let graph = Additions::new(self, &others).metadata()?;
             for package in objects(&graph["packages"]) {
@@ -366,7 +375,8 @@ impl Kernel {
             }
             edges.insert(OURS.into(), text_of(&graph, "root").into());
         }
-        // Where additions brought a crate that our graph has too, only edges to known packages stay.
+        // An added crate can also be in our graph. Only edges to packages in the combined graph
+        // are kept.
         for one in nodes.values_mut() {
             if let Some(deps) = one["deps"].as_array_mut() {
                 deps.retain(|d| packages.contains_key(text_of(d, "pkg")));
@@ -417,7 +427,7 @@ impl Kernel {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Refuses what is not the crate that the kernel was built with.
+    /// Returns an error unless the specification is the crate that the kernel was built with.
     fn accept(&self, specification: &str) -> Result<()> {
         let project = Path::new(self.setting("project"));
         let wanted = quoted(specification, "path").ok_or_else(|| {
@@ -450,7 +460,8 @@ impl Kernel {
         Ok(())
     }
 
-    /// Our crate and those whose types users name, out of cargo's whole graph; kept as long as Cargo.lock is the same.
+    /// Returns our crate and the crates whose types users name, taken from cargo's full graph. It
+    /// is cached as long as Cargo.lock does not change.
     fn our_graph(&self) -> Result<String> {
         let project = Path::new(self.setting("project"));
         let manifest = project.join("Cargo.toml");
@@ -520,7 +531,7 @@ impl Kernel {
         })
     }
 
-    /// `cargo build` or `cargo check` of a cell: one call of rustc.
+    /// Does `cargo build` or `cargo check` of a cell with one call of rustc.
     fn compile(&self, check: bool) -> Result<ExitCode> {
         let folder = self.cell_folder();
         let cell = Cell::read(&folder.join("Cargo.toml"))?;
@@ -547,7 +558,8 @@ impl Kernel {
         std::fs::create_dir_all(&out).map_err(|e| format!("{}: {e}", out.display()))?;
         command.arg("--out-dir").arg(&out);
         if ours.is_some() {
-            // As cargo does: rustc reads the rlib's description, which is not compressed, and links the other.
+            // As cargo does, both files are passed: rustc reads the metadata of the rlib, which
+            // is not compressed, and links the other file.
             for file in self.settings["crate"].as_array().into_iter().flatten() {
                 let file = file.as_str().unwrap_or_default();
                 command.arg("--extern").arg(format!("{OURS}={file}"));
@@ -655,15 +667,16 @@ impl Kernel {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// The source of a cell as evcxr wrote it, calling `cell.rs` where it is loaded, panics or meets an error.
-    /// Every line keeps its number.
+    /// Changes the source of a cell that evcxr wrote, so that `cell.rs` is called if the cell
+    /// panics or returns an error, and so that the compiled variable store is used. No line
+    /// number changes.
     fn instrumented(&self, source: &str) -> String {
         let panicked = "println!(\"EVCXR_PANIC_NOTIFICATION\");";
         let mut source = source.replace(
             panicked,
             &format!("invariances_kernel::panicked(); {panicked}"),
         );
-        // evcxr's store of variables, for ours, which is compiled already.
+        // Replaces the source of evcxr's variable store by ours, which is already compiled.
         const STORE: &str = "mod evcxr_internal_runtime {";
         if let Some(start) = source.find(STORE)
             && let Some(last) =
@@ -675,7 +688,7 @@ impl Kernel {
             let ours = format!("{STORE} pub use invariances_kernel::store::*; {lines}}}");
             source.replace_range(text, &ours);
         }
-        // In evcxr's conversion of errors: eprintln!(FORMAT, error); println!(…USER_ERROR_OCCURRED);
+        // evcxr's error conversion has eprintln!(FORMAT, error); println!(…USER_ERROR_OCCURRED);
         if let Some(end) = source.find("evcxr_internal_runtime::USER_ERROR_OCCURRED);")
             && let Some(start) = source[..end].rfind("eprintln!(")
             && let Some(length) = source[start..end].find(", error);")
@@ -689,7 +702,8 @@ impl Kernel {
         source
     }
 
-    /// What makes the loader call `cell.rs` and `store.rs` before the cell runs.
+    /// Returns the code with which the loader calls `cell.rs` and `store.rs` before the cell
+    /// runs.
     fn loading(
         &self,
         notice: &str,
@@ -718,7 +732,7 @@ impl Kernel {
         )
     }
 
-    /// The library of `cell.rs`, compiled once for each version of rustc.
+    /// Returns the compiled library of `cell.rs`. It is compiled once per version of rustc.
     fn support(&self) -> Result<PathBuf> {
         let source = concat!(
             include_str!("cell.rs"),
@@ -758,7 +772,7 @@ impl Kernel {
             .arg(&part)
             .arg(text);
         stdout(&mut command)?;
-        // Another kernel may have been quicker.
+        // Another kernel may have compiled it first.
         if std::fs::rename(&part, &folder).is_err() {
             let _ = std::fs::remove_dir_all(&part);
         }
@@ -766,18 +780,19 @@ impl Kernel {
     }
 }
 
-/// The crates that a user adds by `:dep`: built alone, by the real cargo, and linked beside ours.
+/// The crates that a user adds with `:dep`. The real cargo builds them separately, and cells link
+/// them in addition to our crate.
 struct Additions<'a> {
     kernel: &'a Kernel,
     folder: PathBuf,
     manifest: String,
-    /// Whether one of them is a folder of the user's.
+    /// Whether one of them is in a folder of the user.
     local: bool,
 }
 
 struct Built {
     libraries: Vec<(String, PathBuf)>,
-    /// Crates in folders of the user's, which may be edited and built again.
+    /// Crates in folders of the user, which may be edited and built again.
     local: Vec<(String, PathBuf)>,
     folders: BTreeSet<String>,
 }
@@ -801,7 +816,8 @@ impl<'a> Additions<'a> {
         }
     }
 
-    /// Writes the crate that has nothing but these dependencies, with our Cargo.lock, so that versions agree.
+    /// Writes a crate that only has these dependencies, with our Cargo.lock, so that versions
+    /// agree.
     fn write(&self) -> Result<()> {
         let manifest = self.folder.join("Cargo.toml");
         if manifest.exists() {
@@ -823,7 +839,7 @@ impl<'a> Additions<'a> {
             .arg(self.folder.join("Cargo.toml"))
             .env("CARGO_TARGET_DIR", self.kernel.setting("added"))
             .current_dir(&self.folder);
-        // What evcxr sets for the crate of a cell.
+        // These variables were set by evcxr for the crate of a cell.
         for name in [
             "CARGO_BUILD_BUILD_DIR",
             "RUSTFLAGS",
@@ -852,7 +868,8 @@ impl<'a> Additions<'a> {
         Ok(graph)
     }
 
-    /// A second copy of candle counts its tensors for itself: gradients would be lost without a word.
+    /// Returns an error if a second copy of candle would be linked. Each copy numbers its own
+    /// tensors, so gradients would be lost without a message.
     fn refuse_second_candle(&self, graph: &Value) -> Result<()> {
         let nodes: BTreeMap<&str, &Value> = objects(&graph["resolve"]["nodes"])
             .map(|n| (text_of(n, "id"), n))
@@ -861,7 +878,7 @@ impl<'a> Additions<'a> {
             .map(|p| (text_of(p, "id"), text_of(p, "name")))
             .collect();
         let root = graph["resolve"]["root"].as_str().unwrap_or_default();
-        // The path by which each crate was reached.
+        // The path from the root to each crate that was reached.
         let mut path = BTreeMap::from([(root, Vec::<&str>::new())]);
         let mut waiting = vec![root];
         while let Some(id) = waiting.pop() {
@@ -898,7 +915,7 @@ impl<'a> Additions<'a> {
 
     fn build(&self) -> Result<Built> {
         let kept = self.folder.join("built.json");
-        // A crate in a folder may have been edited since: cargo has to look.
+        // A crate in a user's folder may have been edited since, so cargo has to check it.
         if !self.local
             && let Ok(text) = std::fs::read_to_string(&kept)
         {
@@ -998,7 +1015,7 @@ fn after<'a>(arguments: &'a [String], option: &str) -> Option<&'a str> {
     })
 }
 
-/// The value of `key = "…"` in a dependency's specification.
+/// Returns the value of `key = "…"` in a dependency's specification.
 fn quoted<'a>(specification: &'a str, key: &str) -> Option<&'a str> {
     value(specification, key)?
         .strip_prefix('"')?
@@ -1006,7 +1023,7 @@ fn quoted<'a>(specification: &'a str, key: &str) -> Option<&'a str> {
         .next()
 }
 
-/// The words of `key = ["…", "…"]` in a dependency's specification.
+/// Returns the words of `key = ["…", "…"]` in a dependency's specification.
 fn list<'a>(specification: &'a str, key: &str) -> Vec<&'a str> {
     value(specification, key)
         .and_then(|v| v.strip_prefix('[')?.split(']').next())
@@ -1045,7 +1062,7 @@ fn list_of(value: &Value) -> Vec<String> {
         .collect()
 }
 
-/// A package without its programs, tests and build script, none of which a cell can name.
+/// Returns a package without its programs, tests and build script, which a cell cannot use.
 fn libraries_only(package: &Value) -> Value {
     let mut package = package.clone();
     if let Some(targets) = package["targets"].as_array_mut() {
@@ -1054,7 +1071,7 @@ fn libraries_only(package: &Value) -> Value {
                 .iter()
                 .any(|k| k.ends_with("lib") || k == "proc-macro")
         });
-        // evcxr looks for libraries by this word.
+        // evcxr recognises libraries by the kind `lib`.
         for target in targets {
             if list_of(&target["kind"]).iter().any(|k| k == "rlib") {
                 target["kind"] = json!(["lib"]);
@@ -1088,7 +1105,8 @@ fn stdout(command: &mut Command) -> Result<String> {
     }
 }
 
-/// Without the network where that is enough, and with it unless INVARIANCES_OFFLINE says no.
+/// Runs the command offline first. If this fails, it runs again with the network, unless
+/// INVARIANCES_OFFLINE forbids it.
 fn stdout_offline_first(command: &mut Command) -> Result<String> {
     let mut offline = Command::new(command.get_program());
     offline.args(command.get_args()).arg("--offline");

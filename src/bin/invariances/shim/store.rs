@@ -1,13 +1,13 @@
-//! The variables of the cells: evcxr 0.22 writes such a store into the source of every cell; this
-//! one is compiled once and linked, which spares each cell half of its code.
+//! The store for the variables of the cells. evcxr 0.22 writes such a store into the source of
+//! every cell. This one is compiled once and linked, which halves the code of each cell.
 //!
-//! Unlike evcxr's, it also notices when the type of a variable was redefined. Before a cell runs,
-//! it hands over the table of its definitions (see `types.rs`), which is compared with the table
-//! of the cell before. A variable whose type reaches a changed line is dropped, by the code of the
-//! cell that stored it: evcxr never unloads a cell's library. So whatever is in the store agrees
-//! with the latest table.
+//! Unlike evcxr's store, it also detects that the type of a variable was redefined. Before a cell
+//! runs, it passes the table of its definitions (see `types.rs`), which is compared with the
+//! table of the previous cell. A variable is dropped if its type depends on a line that has
+//! changed. The code of the cell that stored it drops it; this is possible because evcxr never
+//! unloads a cell's library. So every value in the store matches the latest table.
 //!
-//! This file depends on the standard library alone.
+//! This file depends only on the standard library.
 
 use std::any::{Any, TypeId, type_name};
 use std::cell::RefCell;
@@ -20,7 +20,7 @@ pub const USER_ERROR_OCCURRED: &str = "EVCXR_ERROR_OCCURRED";
 
 thread_local! {
     // Leaked, so that no destructor runs when the process ends, as with evcxr's own store. All
-    // cells are loaded and run by one thread.
+    // cells are loaded and run by one thread, so a thread-local variable is enough.
     static VARIABLES: &'static RefCell<Variables> = Box::leak(Box::default());
 }
 
@@ -29,8 +29,8 @@ struct Variables {
     by_name: HashMap<String, Variable>,
     /// The table of the cell that was loaded last.
     table: String,
-    /// Values to be dropped before the next cell runs: while a cell is being loaded, the loader is
-    /// locked.
+    /// Values to drop before the next cell runs. They cannot be dropped while a cell is loaded,
+    /// because the loader is locked then.
     dropped: Vec<Box<dyn Any>>,
     /// The variables that were reported when the cell was loaded.
     reported: Vec<String>,
@@ -39,7 +39,7 @@ struct Variables {
 struct Variable {
     value: Box<dyn Any>,
     type_name: &'static str,
-    /// Why the value must not be used any more.
+    /// The reason why the value must not be used any more.
     stale: Option<String>,
 }
 
@@ -47,8 +47,9 @@ fn variables<R>(f: impl FnOnce(&mut Variables) -> R) -> R {
     VARIABLES.with(|variables| f(&mut variables.borrow_mut()))
 }
 
-/// Called when a cell is loaded, with the table of its definitions, the variables that it makes
-/// again without using their old values, and those whose types no longer compile, with the types.
+/// Called when a cell is loaded. The arguments are the table of its definitions, the variables
+/// that it makes again without using their old values, and the variables whose types no longer
+/// compile, with their types.
 pub fn defined(table: &str, made_again: &[&str], invalid: &[(&str, &str)]) {
     let lost = variables(|all| {
         if all.table != table {
@@ -80,14 +81,14 @@ pub fn defined(table: &str, made_again: &[&str], invalid: &[(&str, &str)]) {
     }
 }
 
-/// Tells the user, and evcxr, which then compiles the cell again without the variable.
+/// Informs the user, and evcxr, which then compiles the cell again without the variable.
 fn report(name: &str, why: &str) {
     println!("The variable `{name}` was dropped: {why}. Run the cell that makes it again.");
     println!("{VARIABLE_CHANGED_TYPE}{name}");
 }
 
 impl Variables {
-    /// Takes a variable out of the store and returns why.
+    /// Removes a variable from the store and returns the reason.
     fn lose(&mut self, name: &str) -> String {
         let found = self.by_name.remove(name);
         let why = found.and_then(|variable| {
@@ -98,14 +99,14 @@ impl Variables {
     }
 }
 
-/// Drops what is due. A destructor that panics must not end the process.
+/// Drops the values that are due. A destructor that panics must not end the process.
 fn drop_due() {
     for value in variables(|all| std::mem::take(&mut all.dropped)) {
         let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
     }
 }
 
-/// What evcxr carries from cell to cell.
+/// The object that evcxr passes from cell to cell.
 pub struct VariableStore(());
 
 pub fn create_variable_store() -> *mut VariableStore {
@@ -128,7 +129,7 @@ impl VariableStore {
         }
     }
 
-    /// Drops a variable that the cell makes again.
+    /// Drops the old value of a variable that the cell makes again.
     pub fn forget_variable(&mut self, name: &str) {
         variables(|all| all.lose(name));
         drop_due();
@@ -207,8 +208,8 @@ pub fn parse(table: &str) -> Table<'_> {
     table.lines().filter_map(entry).collect()
 }
 
-/// Says why a variable that was stored under one table must not be used under another; None if it
-/// may.
+/// Returns why a variable that was stored under one table must not be used under another, or
+/// `None` if it may be used.
 pub fn reason(old: &Table, new: &Table, type_name: &str) -> Option<String> {
     Some(sentence(type_name, changed(old, new, type_name)?))
 }
@@ -225,7 +226,8 @@ fn changed<'a>(old: &Table<'a>, new: &Table<'a>, type_name: &'a str) -> Option<&
         if before.map(|d| d.0) != after.map(|d| d.0) {
             return Some(name);
         }
-        // A value behind `dyn Any` was made before types that are new.
+        // A value behind `dyn Any` is older than the latest table, so it cannot be of a type that
+        // is new there.
         let after = after.filter(|_| name != "*");
         for (_, references) in [before, after].into_iter().flatten() {
             waiting.extend(references.split_whitespace());
@@ -234,7 +236,8 @@ fn changed<'a>(old: &Table<'a>, new: &Table<'a>, type_name: &'a str) -> Option<&
     None
 }
 
-/// Returns the names in a table that a type mentions directly.
+/// Returns the names in a table that a type mentions directly, and `?` for a type without a
+/// definition in the table.
 fn mentioned<'a>(table: &Table<'a>, type_name: &'a str) -> Vec<&'a str> {
     let mut names = Vec::new();
     let word = |c: char| c.is_alphanumeric() || c == '_' || c == ':';
@@ -242,7 +245,7 @@ fn mentioned<'a>(table: &Table<'a>, type_name: &'a str) -> Vec<&'a str> {
         let mut segments: Vec<&str> = path.split("::").collect();
         let (root, last) = (segments.remove(0), segments.pop().unwrap_or_default());
         if root == "ctx" || root.is_empty() {
-            // The segments before are modules, which do not matter, or functions, which do.
+            // The other segments are modules, which do not matter, or functions, which do.
             names.extend(segments.into_iter().filter(|s| table.contains_key(s)));
             names.push(if table.contains_key(last) { last } else { "?" });
             continue;
@@ -257,7 +260,7 @@ fn mentioned<'a>(table: &Table<'a>, type_name: &'a str) -> Vec<&'a str> {
     names
 }
 
-/// Says why a variable of a type is dropped when a definition has changed.
+/// Returns the message why a variable of a type is dropped when a definition has changed.
 fn sentence(type_name: &str, changed: &str) -> String {
     let short = short(type_name);
     match changed {
@@ -269,7 +272,7 @@ fn sentence(type_name: &str, changed: &str) -> String {
     }
 }
 
-/// `Vec<P>` for `alloc::vec::Vec<ctx::P>`.
+/// Shortens a type name: `Vec<P>` for `alloc::vec::Vec<ctx::P>`.
 fn short(type_name: &str) -> String {
     let mut text = String::new();
     let mut word = String::new();

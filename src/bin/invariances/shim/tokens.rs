@@ -1,11 +1,11 @@
-//! Splits Rust source into items and writes their tokens, for `types.rs`.
+//! Splits Rust source into items and writes their tokens as text, for `types.rs`.
 
 use proc_macro2::{Delimiter, Ident, Spacing, TokenStream, TokenTree};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// Attributes that change neither the layout of a type nor what its definition refers to. A derive
-/// adds items and leaves the type as it is.
+/// Attributes that change neither the layout of a type nor what its definition refers to. A
+/// derive adds items and does not change the type.
 const NEUTRAL: [&str; 10] = [
     "allow",
     "default",
@@ -19,7 +19,7 @@ const NEUTRAL: [&str; 10] = [
     "warn",
 ];
 
-/// Names that tokens mention, and whether one of the mentions can be a call of a function.
+/// The names that tokens mention, and whether at least one mention can be a function call.
 pub type References = BTreeMap<String, bool>;
 
 pub fn merge(into: &mut References, from: References) {
@@ -28,12 +28,13 @@ pub fn merge(into: &mut References, from: References) {
     }
 }
 
-/// One item at the beginning of a list of tokens.
+/// The first item in a list of tokens.
 pub struct Item<'a> {
     pub tokens: &'a [TokenTree],
     pub length: usize,
-    /// The word that tells the kind of item, `crate` for `extern crate`, `!` for a macro call or
-    /// what is not known; None for attributes of the whole file and lone semicolons.
+    /// The kind of the item: `struct`, `fn` and so on, `crate` for `extern crate`, and `!` for a
+    /// macro call or an unknown item. `None` for attributes of the whole file and for single
+    /// semicolons.
     pub keyword: Option<String>,
     /// The index of the keyword.
     pub at: usize,
@@ -87,7 +88,7 @@ impl<'a> Item<'a> {
                     }
                     _ => break,
                 },
-                // `pub(crate)` and `extern "C"`.
+                // The parentheses of `pub(crate)`, and the string of `extern "C"` below.
                 Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Parenthesis => {
                     at += 1;
                 }
@@ -95,7 +96,7 @@ impl<'a> Item<'a> {
                 _ => break,
             }
         }
-        // Attributes without an item, before what was cut off.
+        // These attributes have no item: they belong to the function that was cut off.
         if at >= tokens.len() {
             item.length = tokens.len();
             return item;
@@ -191,7 +192,7 @@ pub fn is_punct(token: &TokenTree, character: char) -> bool {
     matches!(token, TokenTree::Punct(p) if p.as_char() == character)
 }
 
-/// Writes tokens with one blank after each, and collects the names that they mention.
+/// Writes tokens with one blank after each and collects the names that they mention.
 pub fn render(tokens: &[TokenTree], without_bodies: bool) -> (String, References) {
     let mut writer = Writer {
         references: Some(References::new()),
@@ -211,7 +212,7 @@ pub fn text_of(tokens: &[TokenTree]) -> String {
 #[derive(Default)]
 struct Writer {
     text: String,
-    /// Collected unless None.
+    /// `None` if the names are not collected.
     references: Option<References>,
 }
 
@@ -258,7 +259,8 @@ impl Writer {
                     };
                     self.text += open;
                     let mut inner: Vec<TokenTree> = group.stream().into_iter().collect();
-                    // As rustfmt writes it. In parentheses it would make a tuple.
+                    // rustfmt adds a trailing comma in braces, so it does not count. In
+                    // parentheses it would make a tuple.
                     if group.delimiter() == Delimiter::Brace
                         && inner.last().is_some_and(|t| is_punct(t, ','))
                     {

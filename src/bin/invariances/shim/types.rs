@@ -1,50 +1,54 @@
-//! Which user definitions the types of a cell's variables are made of.
+//! Finds the user's definitions that the types of a cell's variables depend on.
 //!
-//! evcxr compiles every cell as a crate of the same name with the same metadata, so `ctx::P` has
-//! the same `TypeId` before and after the user redefines `P`. Reading an old value as the new type
-//! is undefined behaviour. evcxr writes all items of the user into every cell, so this module
-//! parses them and makes a table with one line for each definition that can decide the layout of a
-//! type:
+//! evcxr compiles every cell as a crate with the same name and the same metadata, so `ctx::P` has
+//! the same `TypeId` before and after the user redefines `P`. Reading an old value as the new
+//! type is undefined behaviour. evcxr writes all items of the user into every cell. This module
+//! parses them and makes a table with one line for each definition that can determine the layout
+//! of a type:
 //!
 //! ```text
 //! NAME HASH REFERENCE REFERENCE …
 //! ```
 //!
-//! HASH is over the definition's own tokens, and each REFERENCE is a name in the table. Every cell
-//! hands its table to `store.rs`, which drops the variables whose types reach a line that has
-//! changed.
+//! HASH is computed from the definition's own tokens, and each REFERENCE is a name in the table.
+//! Every cell passes its table to `store.rs`, which drops the variables whose types depend on a
+//! line that has changed.
 //!
-//! References are resolved by name alone, without scopes: definitions of the same name in
+//! References are resolved by name only, without scopes: definitions of the same name in
 //! different modules count as one. Comments, white space, visibility, derives, lints, function
-//! bodies in traits and inherent methods do not count, since none of them changes the layout of a
-//! type or of a vtable. `impl Drop` counts, because a value has to be destroyed by the code that it
-//! was made for. Associated types count for every type and trait in the header of their `impl`.
+//! bodies in traits and inherent methods do not count, because none of them changes the layout of
+//! a type or of a vtable. `impl Drop` counts, because a value has to be destroyed by the code
+//! that it was made for. Associated types count for every type and trait in the header of their
+//! `impl`.
 //!
-//! Four names are special. `*` stands for all types that can be the content of a `dyn Any` or a
-//! `dyn Error`, from which a value can be downcast. `!` stands for what may define or shadow any
-//! name: macro calls in place of items, and glob imports of the user's modules and crates. `?`
-//! stands for the whole of the items and is what a type depends on whose definition was not found
-//! (made by a macro, or local to a function). The names of crates added by `:dep` stand for the
-//! libraries they were built to.
+//! Some names are special:
+//! - `*` means all types that can be the content of a `dyn Any` or a `dyn Error`, from which a
+//!   value can be downcast.
+//! - `!` means everything that may define or shadow any name: macro calls instead of items, and
+//!   glob imports of the user's modules and crates.
+//! - `?` means all items together. A type depends on it if its definition was not found (it was
+//!   made by a macro, or is local to a function).
+//! - The name of a crate added with `:dep` means the library that was built from it.
 //!
-//! Not noticed:
-//! - values that a library keeps behind a type-erased pointer of its own and gives back by
-//!   downcast, where the variable's type shows neither `Any` nor `Error` (for example the panic
-//!   payload of a `JoinHandle`);
+//! Not detected:
+//! - values that a library keeps behind its own type-erased pointer and returns by downcast,
+//!   where the variable's type contains neither `Any` nor `Error` (for example the panic payload
+//!   of a `JoinHandle`);
 //! - a glob import of std or of invariances that shadows a name of the standard prelude which a
 //!   type uses;
-//! - `unsafe` code of the user's whose methods have come to assume something else about the value;
-//! - a crate in a folder whose new library file has the old one's size and modification time.
+//! - `unsafe` code of the user whose methods now make other assumptions about the value;
+//! - a crate in a folder whose new library file has the size and modification time of the old
+//!   one.
 
 use super::tokens::{Item, References, is_punct, merge, render, text_of};
 use proc_macro2::{TokenStream, TokenTree};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// The roots of glob imports that do not shadow names which user types are made of.
+/// The roots of glob imports that do not shadow the names which user types consist of.
 const STABLE: [&str; 4] = ["alloc", "core", "invariances", "std"];
 
-/// What evcxr writes between the items and the statements of a cell.
+/// The text that evcxr writes between the items and the statements of a cell.
 const STATEMENTS: &str = "pub extern \"C\" fn run_user_code_";
 
 /// Returns the table of the definitions in a cell's source.
@@ -55,7 +59,8 @@ pub fn table(source: &str, crates: &[(String, String)]) -> String {
     let mut definitions = Definitions::default();
     match items.parse() {
         Ok(tokens) => definitions.items(tokens),
-        // rustc does not accept it either. If it did, no type would be found.
+        // rustc rejects this source too. If it did not, every type would depend on the hash of
+        // the whole text.
         Err(_) => return format!("? {}\n", hash([items])),
     }
     for (name, stamp) in crates {
@@ -68,7 +73,7 @@ pub fn table(source: &str, crates: &[(String, String)]) -> String {
     definitions.table(crates)
 }
 
-/// Identifies the build of a library.
+/// Returns a text that identifies the build of a library.
 pub fn stamp(library: &Path) -> String {
     let metadata = std::fs::metadata(library).ok();
     let modified = metadata.as_ref().and_then(|m| m.modified().ok());
@@ -85,7 +90,7 @@ fn hash<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     hasher.finalize().to_hex()[..16].to_owned()
 }
 
-/// All that is defined under one name.
+/// All definitions with one name.
 #[derive(Default)]
 struct Definition {
     /// The tokens of each item. evcxr writes items in random order, and some of them twice.
@@ -100,7 +105,7 @@ struct Definition {
 #[derive(Default)]
 struct Definitions {
     by_name: BTreeMap<String, Definition>,
-    /// What `impl` blocks say about the names in their headers: the name, the tokens and the
+    /// What `impl` blocks add to the names in their headers: the name, the tokens and the
     /// references.
     attached: Vec<(String, String, References)>,
     /// Macro calls and glob imports.
@@ -129,7 +134,7 @@ impl Definitions {
         let name = item.name.as_deref().unwrap_or_default();
         match keyword.as_str() {
             "mod" => {
-                // The name of evcxr's own module.
+                // evcxr's own module is not the user's.
                 if name != "evcxr_internal_runtime"
                     && let Some(content) = item.braces()
                 {
@@ -142,7 +147,7 @@ impl Definitions {
             "impl" => return self.implementation(item),
             _ => {}
         }
-        // The type of a definition can only call constant functions.
+        // A type definition can only call constant functions.
         if keyword == "fn" && !item.has("const") {
             self.all.insert(text_of(item.tokens));
             return;
@@ -160,7 +165,7 @@ impl Definitions {
         definition.other |= keyword != "fn";
     }
 
-    /// Takes the tree of a `use` after `path`.
+    /// Adds the tree of a `use`, of which `path` was already read.
     fn import(&mut self, tree: &[TokenTree], path: &str) {
         for branch in tree.split(|t| is_punct(t, ',') || is_punct(t, ';')) {
             let (text, references) = render(branch, false);
@@ -188,7 +193,7 @@ impl Definitions {
             };
             leaf.parts.insert(format!("use {whole}"));
             leaf.other = true;
-            // An imported function may be called under the name.
+            // An imported function may be called under this name.
             merge(
                 &mut leaf.references,
                 words.iter().map(|w| ((*w).to_owned(), true)).collect(),
@@ -197,7 +202,7 @@ impl Definitions {
         }
     }
 
-    /// Takes associated types, constants and constant functions, and the whole of an `impl Drop`.
+    /// Adds associated types, constants and constant functions, and the whole of an `impl Drop`.
     fn implementation(&mut self, item: &Item) {
         let Some(content) = item.braces() else { return };
         let (header, subjects) = render(&item.tokens[..item.length_of_header()], false);
@@ -218,7 +223,7 @@ impl Definitions {
                 .as_deref()
                 .filter(|_| constant || keyword == "type")
             else {
-                // A macro call may stand for an associated type.
+                // A macro call may expand to an associated type.
                 if !["fn", "const", "type"].contains(&keyword) && member.keyword.is_some() {
                     attached.push(member.render(false));
                 }
@@ -267,7 +272,7 @@ impl Definitions {
             waiting.push("!".to_owned());
         }
         let anything = self.by_name.contains_key("!");
-        // A function counts only where the type of a definition can call it.
+        // A function counts only if a type definition can call it.
         while let Some(name) = waiting.pop() {
             let Some(definition) = self.by_name.get(&name) else {
                 continue;

@@ -1,4 +1,4 @@
-//! Edits of a cell's source for variables whose types are redefined. Every line keeps its number.
+//! Edits a cell's source for variables whose types are redefined. No line number changes.
 
 use proc_macro2::{TokenStream, TokenTree};
 use serde_json::Value;
@@ -8,16 +8,16 @@ const CHECK: &str = "evcxr_variable_store.check_variable::<";
 const TAKE: &str = "evcxr_variable_store.take_variable::<";
 const PUT: &str = "evcxr_variable_store.put_variable::<";
 
-/// The line before the user's statements, and what follows it where the cell has a `?`.
+/// The line before the user's statements, and the line that follows it if the cell uses `?`.
 const START: &str = "std::panic::AssertUnwindSafe(||{\n";
 const QUESTION_MARK: &str = "let _ = (|| -> std::result::Result<(), EvcxrUserCodeError> {\n";
 
 /// Returns the variables that a cell makes again without using their old values, and lets the cell
 /// drop the old values instead of taking them from the store.
 ///
-/// A cell often holds a type and a variable of it, and is edited and run again. evcxr takes every
-/// old value from the store, used or not. Were it told that the old value is lost, it would not
-/// store the new one.
+/// Users often edit and rerun a cell that contains a type and a variable of it. evcxr takes every
+/// old value from the store, whether it is used or not. If evcxr were told that the old value is
+/// lost, it would not store the new one.
 pub fn drop_before_made_again(source: &mut String) -> Vec<String> {
     let checked: Vec<String> = lines_of(source, CHECK).map(|(name, _)| name).collect();
     let Some(start) = source.find(START).filter(|_| !checked.is_empty()) else {
@@ -32,8 +32,8 @@ pub fn drop_before_made_again(source: &mut String) -> Vec<String> {
         .lines()
         .map_while(|line| Some(variable(line, PUT)?.0))
         .collect();
-    // Without a new variable, the first one that is stored comes after the closure, which does not
-    // parse.
+    // In a cell without a new variable, the first variable is stored after the closure, so the
+    // text up to it does not parse.
     let Ok(tokens) = statements[..end].parse::<TokenStream>() else {
         return Vec::new();
     };
@@ -58,10 +58,10 @@ pub fn drop_before_made_again(source: &mut String) -> Vec<String> {
     names
 }
 
-/// Returns the variables whose types do not compile any more, with the types, if nothing else in
-/// the cell is wrong: a struct that became generic, or a trait that cannot be an object now. evcxr
-/// names the types in every cell, so without this no cell would compile that has the new
-/// definition.
+/// Returns the variables whose types do not compile any more, with the types, if the cell has no
+/// other errors. Examples are a struct that became generic, and a trait that can no longer be an
+/// object. evcxr writes the types into every cell, so without this no cell with the new
+/// definition would compile.
 pub fn invalid(source: &str, errors: &str) -> BTreeMap<String, String> {
     let lines: Vec<&str> = source.lines().collect();
     let mut found = BTreeMap::new();
@@ -98,7 +98,7 @@ pub fn invalid(source: &str, errors: &str) -> BTreeMap<String, String> {
     }
 }
 
-/// Returns a cell that does nothing, with the function that evcxr will call in this one.
+/// Returns a cell that does nothing, with the function that evcxr will call for this one.
 pub fn empty(source: &str) -> String {
     const FUNCTION: &str = "pub extern \"C\" fn run_user_code_";
     let name: String = source
@@ -108,12 +108,12 @@ pub fn empty(source: &str) -> String {
     format!("#[unsafe(no_mangle)] {FUNCTION}{name}(store: *mut u8) -> *mut u8 {{ store }}")
 }
 
-/// The variables that a cell checks, takes or stores, with their types.
+/// Returns the variables that a cell checks, takes or stores, with their types.
 fn lines_of<'a>(source: &'a str, call: &'a str) -> impl Iterator<Item = (String, String)> + 'a {
     source.lines().filter_map(|line| variable(line, call))
 }
 
-/// The name and the type in a line that evcxr wrote: `… CALL TYPE>(stringify!(NAME) …`.
+/// Returns the name and the type in a line that evcxr wrote: `… CALL TYPE>(stringify!(NAME) …`.
 fn variable(line: &str, call: &str) -> Option<(String, String)> {
     let start = line.find(call)?;
     let written_by_evcxr = ["", "vars_ok &= "].contains(&&line[..start])
@@ -123,7 +123,7 @@ fn variable(line: &str, call: &str) -> Option<(String, String)> {
     written_by_evcxr.then(|| (name.to_owned(), kind.to_owned()))
 }
 
-/// Whether the first mention of a variable is the pattern of a `let` whose other side does not
+/// Whether a variable is first mentioned in the pattern of a `let` whose right-hand side does not
 /// mention it.
 fn made_before_used(tokens: &[TokenTree], name: &str) -> bool {
     let is = |token: &TokenTree, text: &str| match token {
@@ -162,7 +162,7 @@ fn made_before_used(tokens: &[TokenTree], name: &str) -> bool {
     false
 }
 
-/// Whether a word is among tokens, or in a literal, as in `println!("{p}")`.
+/// Whether a word is among the tokens or in a literal, as in `println!("{p}")`.
 fn mentions(tokens: &[TokenTree], name: &str) -> bool {
     tokens.iter().any(|token| match token {
         TokenTree::Ident(word) => word == name,
@@ -175,7 +175,7 @@ fn mentions(tokens: &[TokenTree], name: &str) -> bool {
     })
 }
 
-/// Whether a pattern has `name: …` in braces, which does not make a variable of that name.
+/// Whether a pattern has `name: …` in braces, which does not create a variable of that name.
 fn has_field(pattern: &[TokenTree], name: &str) -> bool {
     pattern.iter().any(|token| match token {
         TokenTree::Group(group) => {
@@ -270,7 +270,7 @@ mod tests {
             Vec::from_iter(found),
             [("q".into(), "Vec<u8>".into())].map(|(a, b): (String, String)| (a, b))
         );
-        // Errors elsewhere are the user's.
+        // Errors in other lines are errors in the user's code.
         assert!(invalid(&source, &(error(6) + &error(14))).is_empty());
         assert!(invalid(&source, &error(9)).is_empty());
         assert!(invalid(&source, warning).is_empty());

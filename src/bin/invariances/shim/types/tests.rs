@@ -1,4 +1,5 @@
-//! Definitions before and after, and what is said about a variable whose type mentions them.
+//! Tests with definitions before and after a change, and the message about a variable whose type
+//! mentions them.
 
 use super::{store, table};
 
@@ -6,7 +7,8 @@ fn reason(old: &str, new: &str, type_name: &str) -> Option<String> {
     store::reason(&store::parse(old), &store::parse(new), type_name)
 }
 
-/// The sentence about a variable that was stored with the first items, in a cell with the second.
+/// Returns the message about a variable that was stored with the first items, in a cell with the
+/// second.
 fn between(before: &str, after: &str, type_name: &str) -> Option<String> {
     reason(&table(before, &[]), &table(after, &[]), type_name)
 }
@@ -128,7 +130,7 @@ fn what_a_definition_refers_to_counts() {
             &why,
         );
     }
-    // By a constant's value and a method's signature.
+    // A type also depends on the value of a constant and on the signature of a method.
     let q = "struct Q([u8; N]); const N: usize = f(1); const fn f(n: usize) -> usize ";
     let why = "its type `Q` depends on `f`, which was redefined since";
     dropped(
@@ -189,12 +191,12 @@ fn what_changes_no_layout_does_not_count() {
     ] {
         kept(p, after, "ctx::P");
     }
-    // Methods with a body in a trait are changed, and functions named as fields are.
+    // The body of a trait's method may change, and so may a function with the name of a field.
     let t = |body| format!("trait T {{ fn f(&self) -> u8 {{ {body} }} }}");
     kept(&t("1"), &t("2"), "alloc::boxed::Box<dyn ctx::T>");
     let s = |body| format!("struct S {{ loss: f64 }} fn loss() {{ {body} }}");
     kept(&s(""), &s("1;"), "ctx::S");
-    // Every item of evcxr's, in another order, and items that it wrote twice.
+    // evcxr may write its items in another order, and some of them twice.
     kept(
         "use std::io::*; struct P;",
         "struct P; use std::io::*; use std::io::*;",
@@ -221,7 +223,7 @@ fn what_is_not_known_counts_as_changed() {
             "its type `{short}` may depend on a definition that changed since"
         ))
     };
-    // A type that a macro made, and one within a function.
+    // A type that a macro defines, and a type within a function.
     let m = |t| format!("mod m {{ make!(P, {t}); }} struct Q;");
     assert_eq!(between(&m("u8"), &m("u64"), "ctx::m::P"), may("P"));
     assert_eq!(between(&m("u8"), &m("u64"), "ctx::Q"), may("Q"));
@@ -229,7 +231,7 @@ fn what_is_not_known_counts_as_changed() {
     let f = |t| format!("fn f() {{ struct Local({t}); }}");
     assert_eq!(between(&f("u8"), &f("u64"), "ctx::f::Local"), may("Local"));
     assert_eq!(between(&f("u8"), &f("u8"), "ctx::f::Local"), None);
-    // What can be downcast.
+    // Types that can be downcast.
     let any = "alloc::boxed::Box<dyn core::any::Any>";
     assert!(between("struct P(u8);", "struct P(i8);", any).is_some());
     assert_eq!(
@@ -239,10 +241,10 @@ fn what_is_not_known_counts_as_changed() {
     let s = "trait S: Any {} struct P";
     let object = "alloc::boxed::Box<dyn ctx::S>";
     assert!(between(&format!("{s};"), &format!("{s}(u8);"), object).is_some());
-    // A glob import of the user's may shadow a name.
+    // A glob import of the user may shadow a name.
     let (before, after) = ("struct P(u8); mod m {}", "struct P(u8); mod m {} use m::*;");
     assert_eq!(between(before, after, "ctx::P"), may("P"));
-    // What does not parse.
+    // Source that does not parse.
     assert!(between("struct P;", "struct P; }", "ctx::P").is_some());
 }
 
@@ -258,7 +260,7 @@ fn a_crate_that_was_built_again_counts() {
     assert_eq!(why("alloc::vec::Vec<mine::Foo>"), Some(depends("Vec<Foo>")));
     assert_eq!(why("ctx::Q"), None);
     assert_eq!(why("yours::Foo"), None);
-    // A library that was added changes nothing that there was.
+    // A newly added library does not change earlier types.
     assert_eq!(
         reason(
             &table("struct Q;", &[]),
