@@ -58,7 +58,7 @@ struct Fault {
 }
 
 /// Layers of images (batch, 3, 4, 4) that return a wrong gradient without an error.
-const SILENT: [Fault; 8] = [
+const SILENT: [Fault; 9] = [
     Fault {
         name: "layer norm in a residual connection",
         wrong: |x| x + candle_nn::ops::layer_norm(x, &row(x, 1.0)?, &row(x, 0.0)?, 1e-5)?,
@@ -106,6 +106,16 @@ const SILENT: [Fault; 8] = [
         right: |x| {
             let large = wrapped(ops::resize_nearest(x, (8, 8)))?;
             wrapped(ops::avg_pool2d(&large.sqr()?, PoolConfig::new(2, 2)))? + (x * 2.0)?
+        },
+    },
+    Fault {
+        // candle takes σ(x)·(1 − y) + y for y = silu(x): for large y only the rounding is left.
+        name: "silu of large values",
+        wrong: |x| (x * 1e18)?.silu()? * 1e-18,
+        advice: "x * candle_nn::ops::sigmoid(x)",
+        right: |x| {
+            let x = (x * 1e18)?;
+            (&x * candle_nn::ops::sigmoid(&x)?)? * 1e-18
         },
     },
     Fault {

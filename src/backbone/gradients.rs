@@ -58,8 +58,7 @@
 //! # What was changed after measurements
 //!
 //! The tolerance was fixed in advance and not changed. The following settings were changed after
-//! correct networks had failed the check. This was done on the networks that the tests use, so
-//! the rate of false alarms on other networks is not known:
+//! correct networks had failed the check. This was done on the networks that the tests use:
 //!
 //! - the noise added to x: formerly 3 % of its RMS, now 50 %,
 //! - the number of directions: formerly 4, now 6, and 6 more if the result is not clear,
@@ -67,6 +66,11 @@
 //!   first, with a range from 3·10⁻⁵ to 10⁻¹,
 //! - the allowance for uncertainty: at first none, then once the uncertainty, now twice. The
 //!   justification by the F-distribution was found after the factor.
+//!
+//! Afterwards, 5448 checks were run on other networks: those of this crate with new seeds, and
+//! perceptrons of 2 to 30 layers with ReLU, GELU, SiLU and tanh. No correct gradient was refused.
+//! 90 checks failed because of candle's `silu`, whose gradient is wrong for large values. 408 were
+//! undecided, nearly all for deep networks whose output hardly depends on their input.
 
 use super::Network;
 use super::derivative::{Along, Point, number, rms};
@@ -105,7 +109,7 @@ const RANDOM: f64 = 1e-4;
 
 /// Operations with a wrong or missing gradient in candle 0.11. Each entry is a word of candle's
 /// error message (if there is one), the operation, and its replacement.
-const REPLACEMENTS: [(&str, &str, &str); 7] = [
+const REPLACEMENTS: [(&str, &str, &str); 8] = [
     (
         "layer-norm",
         "candle_nn's LayerNorm and ops::layer_norm",
@@ -125,6 +129,11 @@ const REPLACEMENTS: [(&str, &str, &str); 7] = [
         "rotary",
         "candle_nn::rotary_emb::{rope, rope_i, rope_thd}",
         "candle_nn::rotary_emb::{rope_slow, rope_i_slow}",
+    ),
+    (
+        "silu",
+        "Tensor::silu of values above about 10⁵",
+        "x * candle_nn::ops::sigmoid(x)",
     ),
     (
         "pool2d",
