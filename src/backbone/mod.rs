@@ -17,7 +17,7 @@
 //!
 //! The published name of a layer (`features.11`) and the paper's name (`conv5`) mean the same
 //! layer. Its output is taken after the activation if the paper takes it there.
-//! [`crate::hub::Hub::backbone`] builds a network by name, with its published weights.
+//! [`crate::hub::HubNetworks::backbone`] builds a network by name, with its published weights.
 //!
 //! The notebooks work with any [`Network`], a small trait. [`Custom`] makes a network from any
 //! candle modules. A [`Greybox`] is a network split at one layer.

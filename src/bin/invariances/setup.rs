@@ -16,15 +16,35 @@ use std::time::{Duration, Instant};
 pub const KERNEL: &str = "invariances";
 /// The crates of evcxr_jupyter that infer the types of variables in every cell. They are compiled
 /// with optimisation.
-const EVCXR_OPTIMISED: [&str; 24] = [
+const EVCXR_OPTIMISED: [&str; 56] = [
     "boxcar",
+    "cargo_metadata",
+    "countme",
+    "crossbeam-channel",
+    "crossbeam-deque",
+    "crossbeam-epoch",
+    "crossbeam-queue",
+    "crossbeam-utils",
     "dashmap",
+    "drop_bomb",
+    "evcxr",
+    "hashbrown",
     "indexmap",
+    "itertools",
+    "la-arena",
+    "libmimalloc-sys",
     "memchr",
+    "mimalloc",
+    "parking_lot",
+    "parking_lot_core",
+    "ra-ap-rustc_hashes",
+    "ra-ap-rustc_index",
     "ra-ap-rustc_lexer",
     "ra-ap-rustc_next_trait_solver",
     "ra-ap-rustc_type_ir",
     "ra_ap_base_db",
+    "ra_ap_cfg",
+    "ra_ap_edition",
     "ra_ap_hir",
     "ra_ap_hir_def",
     "ra_ap_hir_expand",
@@ -32,15 +52,27 @@ const EVCXR_OPTIMISED: [&str; 24] = [
     "ra_ap_intern",
     "ra_ap_mbe",
     "ra_ap_parser",
+    "ra_ap_paths",
+    "ra_ap_project_model",
     "ra_ap_span",
+    "ra_ap_stdx",
     "ra_ap_syntax",
+    "ra_ap_syntax-bridge",
     "ra_ap_tt",
     "ra_ap_vfs",
+    "ra_ap_vfs-notify",
     "rowan",
     "rustc-hash",
     "salsa",
+    "serde",
+    "serde_core",
     "serde_json",
     "smallvec",
+    "smol_str",
+    "text-size",
+    "thin-vec",
+    "triomphe",
+    "unicode-ident",
 ];
 
 /// The file that is written last into a virtual environment: without it, the environment is
@@ -462,10 +494,13 @@ fn make_venv(
 
 /// Returns cargo options that set how evcxr_jupyter is compiled. Most of its code is
 /// rust-analyzer, and most of that (assists, diagnostics, renaming) never runs in a notebook.
-/// Optimising it would cost a new user minutes.
+/// Optimising it would cost a new user minutes. One codegen unit for what is optimised replaces
+/// thin-local LTO, which cannot be set for single crates.
 fn evcxr_profile() -> Vec<String> {
     let release = ["opt-level=0", "lto=\"off\""].map(|s| format!("profile.release.{s}"));
-    let optimised = EVCXR_OPTIMISED.map(|c| format!("profile.release.package.{c}.opt-level=3"));
+    let optimised = EVCXR_OPTIMISED.iter().flat_map(|c| {
+        ["opt-level=3", "codegen-units=1"].map(|s| format!("profile.release.package.{c}.{s}"))
+    });
     release
         .into_iter()
         .chain(optimised)
