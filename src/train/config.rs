@@ -68,9 +68,15 @@ pub enum Decay {
     #[default]
     Constant,
     /// Linear decay.
-    Linear { floor: f64 },
+    Linear {
+        /// The share of the learning rate that remains at the end.
+        floor: f64,
+    },
     /// Decay along half a cosine.
-    Cosine { floor: f64 },
+    Cosine {
+        /// The share of the learning rate that remains at the end.
+        floor: f64,
+    },
 }
 
 impl Default for TrainConfig {

@@ -10,16 +10,24 @@ pub enum Error {
     /// was found and what to do.
     #[error("{0}")]
     Invalid(String),
-    /// A file that cannot be read or written. `hint` states what to do; it may be empty.
+    /// A file that cannot be read or written.
     #[error("{}: {source}{}", path.display(), advice(.hint))]
     Io {
+        /// The file.
         path: PathBuf,
+        /// The operating system's error.
         source: std::io::Error,
+        /// What to do, or nothing.
         hint: String,
     },
-    /// A file whose content is not valid; `what` states the problem.
+    /// A file whose content is not valid.
     #[error("{}: {what}", path.display())]
-    Content { path: PathBuf, what: String },
+    Content {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where in the file.
+        what: String,
+    },
     /// A file that could not be downloaded. The message states which file, why, and what to do.
     #[error("{0}")]
     Download(String),

@@ -6,6 +6,7 @@ use std::fmt;
 /// same kind.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
+    /// The mean.
     pub mean: f64,
     /// Lower end of the interval.
     pub low: f64,

@@ -3,9 +3,13 @@
 /// A colour: red, green and blue, and the opacity from 0 to 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Colour {
+    /// Red, 0 to 255.
     pub red: u8,
+    /// Green, 0 to 255.
     pub green: u8,
+    /// Blue, 0 to 255.
     pub blue: u8,
+    /// Opacity, 0 to 1.
     pub alpha: f32,
 }
 
@@ -41,11 +45,17 @@ impl Colour {
         COLOURS[index % COLOURS.len()]
     }
 
+    /// Blue, the first colour of the palette.
     pub const BLUE: Self = Self::rgb(0x00, 0x72, 0xb2);
+    /// Red-orange.
     pub const VERMILLION: Self = Self::rgb(0xd5, 0x5e, 0x00);
+    /// Bluish green.
     pub const GREEN: Self = Self::rgb(0x00, 0x9e, 0x73);
+    /// Reddish purple.
     pub const PURPLE: Self = Self::rgb(0xcc, 0x79, 0xa7);
+    /// Orange.
     pub const ORANGE: Self = Self::rgb(0xe6, 0x9f, 0x00);
+    /// Light blue.
     pub const SKY: Self = Self::rgb(0x56, 0xb4, 0xe9);
     /// The colour of text.
     pub const INK: Self = Self::rgb(0x1f, 0x23, 0x28);
@@ -53,6 +63,7 @@ impl Colour {
     pub const GREY: Self = Self::rgb(0x59, 0x60, 0x68);
     /// The colour of a chart's grid lines.
     pub const GRID: Self = Self::rgb(0xe4, 0xe7, 0xea);
+    /// White.
     pub const WHITE: Self = Self::rgb(0xff, 0xff, 0xff);
 }
 
