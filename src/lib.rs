@@ -18,6 +18,8 @@
 //! through dependencies of their own. A second copy of candle would have its own tensor ids, and
 //! gradients would be lost.
 
+#![forbid(unsafe_code)]
+
 pub mod autoencoder;
 pub mod backbone;
 pub mod flow;
@@ -27,6 +29,7 @@ pub mod loss;
 pub mod metric;
 pub mod notebook;
 pub mod prelude;
+pub mod revision;
 pub mod train;
 
 pub use invariances_core::{Error, Result, files};

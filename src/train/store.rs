@@ -3,7 +3,7 @@
 
 use super::TrainConfig;
 use crate::ops::Params;
-use crate::{Error, Result};
+use crate::{Error, Result, revision};
 use candle_core::{Device, Tensor};
 use invariances_core::files::{cache_dir, write_atomic};
 use serde::{Deserialize, Serialize};
@@ -65,6 +65,8 @@ pub struct Card {
     pub command: String,
     /// The version of this crate that trained the network.
     pub version: String,
+    /// The revisions of the code that trained the network ([`revision::code`]).
+    pub code: String,
     /// The hash of the weights file (BLAKE3, hexadecimal).
     pub weights: String,
 }
@@ -91,13 +93,17 @@ impl Store {
 
     /// Returns the slot of the network `name` with this configuration. The configuration must
     /// contain everything that determines the weights: the settings of the network and of the
-    /// training, the data, the seed. Another configuration or another version of this crate gives
-    /// another slot.
+    /// training, the data, the seed. Another configuration gives another slot, and so does another
+    /// revision of the code that trains ([`revision::code`]).
     ///
     /// # Errors
     /// [`Error::Invalid`] for a name that cannot be a file name, or a configuration that cannot
     /// be written as JSON.
     pub fn slot(&self, name: &str, configuration: &impl Serialize) -> Result<Slot> {
+        self.slot_of(name, configuration, &revision::code())
+    }
+
+    fn slot_of(&self, name: &str, configuration: &impl Serialize, code: &str) -> Result<Slot> {
         check_name(name)?;
         let configuration = serde_json::to_value(configuration).map_err(|e| {
             Error::invalid(format!(
@@ -105,7 +111,7 @@ impl Store {
             ))
         })?;
         let mut hash = blake3::Hasher::new();
-        for part in [name, &canonical(&configuration), crate::VERSION] {
+        for part in [name, &canonical(&configuration), code] {
             hash.update(&(part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
         }
@@ -341,4 +347,34 @@ pub(super) fn today() -> String {
     };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
     format!("{year:04}-{month:02}-{day:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Init;
+    use crate::train::{Step, Trainer};
+
+    #[test]
+    fn weights_of_another_revision_of_the_code_are_not_reused() -> Result<()> {
+        let folder = tempfile::tempdir().map_err(|e| Error::io("a temporary folder", e))?;
+        let store = Store::open(folder.path());
+        let config = TrainConfig {
+            steps: 2,
+            ..Default::default()
+        };
+        let params = Params::new(0);
+        let w = params.root().get(1, "w", Init::Const(1.0))?;
+        let now = store.slot("line", &config)?;
+        Trainer::new(config.clone())
+            .fit_in(&now, &params, |_, _| Ok(Step::new(w.sqr()?.sum_all()?)))?;
+        let card = now.load(&params)?.expect("trained");
+        assert_eq!(card.code, revision::code());
+        let same = store.slot_of("line", &config, &card.code)?;
+        assert!(same.load(&params)?.is_some());
+        let other = format!("{}, more 1", card.code);
+        let other = store.slot_of("line", &config, &other)?;
+        assert!(other.load(&params)?.is_none());
+        Ok(())
+    }
 }

@@ -462,6 +462,7 @@ impl Trainer {
             date: today(),
             machine: machine(),
             version: crate::VERSION.into(),
+            code: crate::revision::code(),
             weights: blake3::hash(&bytes).to_hex().to_string(),
             ..Card::default()
         };

@@ -4,6 +4,8 @@
 //! only on the settings, the seed, the split and `i`. It does not depend on the batch that
 //! contains it or on the number of threads.
 
+#![forbid(unsafe_code)]
+
 mod ahead;
 mod batch;
 mod batches;

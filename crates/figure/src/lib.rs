@@ -6,6 +6,8 @@
 //! as CSV. All formats are made from the same drawing, and PNG, SVG and PDF files contain the
 //! configuration that made the figure. Lengths are logical pixels (1/96 inch).
 
+#![forbid(unsafe_code)]
+
 mod axes;
 mod bars;
 mod canvas;

@@ -79,6 +79,8 @@
 //! # Ok::<(), invariances_hub::Error>(())
 //! ```
 
+#![forbid(unsafe_code)]
+
 mod checkpoint;
 mod classes;
 mod pickle;

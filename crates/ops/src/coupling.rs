@@ -10,9 +10,9 @@
 //! well; it only waits for the weight to be read from memory. Sums never depend on the number of
 //! threads.
 
-use super::conv::{Matrix, product, product_new, product_shared};
 use super::dense::{Real, numbers};
 use super::gradients::{Slot, stand, through_candle};
+use crate::kernels::product::{Matrix, product, product_new, product_shared};
 use crate::{Error, Result};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Storage, Tensor, bail};

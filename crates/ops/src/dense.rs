@@ -2,19 +2,16 @@
 //! gradients; and helpers that the other kernels share.
 
 use super::Activation;
-use super::conv::{Matrix, Number, product, product_new};
 use super::gradients::hand_over;
+use crate::kernels::Number;
+use crate::kernels::elementwise::{PARALLEL, map, map2};
+use crate::kernels::product::{Matrix, product, product_new, product_transposed};
 use crate::{Error, Result};
 use candle_core::backend::BackendStorage;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor, WithDType, bail,
 };
-use gemm::Parallelism;
 use rayon::prelude::*;
-use std::mem::MaybeUninit;
-
-/// From this number of elements on, an element-wise pass is faster on several threads.
-const PARALLEL: usize = 1 << 17;
 
 /// The element types that the kernels support.
 pub(super) trait Real: Number {
@@ -67,50 +64,6 @@ pub fn repeated(x: &Tensor, times: usize) -> Result<Tensor> {
     let (rows, width) = x.dims2()?;
     let each = x.unsqueeze(1)?.broadcast_as((rows, times, width))?;
     Ok(each.contiguous()?.reshape((rows * times, width))?)
-}
-
-/// Creates a vector whose elements are written once, in pieces on all threads if there are many.
-///
-/// `write` receives the start of a piece and the piece, and must write every element of it: an
-/// element that it does not write stays uninitialised and must never be read.
-pub(super) fn written<T: Copy + Send>(
-    length: usize,
-    piece: usize,
-    write: impl Fn(usize, &mut [MaybeUninit<T>]) + Sync,
-) -> Vec<T> {
-    let mut values: Vec<T> = Vec::with_capacity(length);
-    let room = &mut values.spare_capacity_mut()[..length];
-    if length < PARALLEL {
-        write(0, room);
-    } else {
-        let pieces = room.par_chunks_mut(piece.max(1)).enumerate();
-        pieces.for_each(|(i, room)| write(i * piece.max(1), room));
-    }
-    // SAFETY: the capacity is at least `length`, and the pieces cover all elements. Every element
-    // was written, because each caller passes a `write` that fills its whole piece.
-    unsafe { values.set_len(length) };
-    values
-}
-
-/// Number of elements per task in a parallel element-wise pass.
-const PIECE: usize = 1 << 14;
-
-fn map<T: Real>(x: &[T], f: impl Fn(T) -> T + Sync) -> Vec<T> {
-    written(x.len(), PIECE, |at, y| {
-        y.iter_mut().zip(&x[at..]).for_each(|(y, &x)| {
-            y.write(f(x));
-        });
-    })
-}
-
-pub(super) fn map2<T: Number>(a: &[T], b: &[T], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
-    let length = a.len().min(b.len());
-    written(length, PIECE, |at, y| {
-        let pairs = a[at..].iter().zip(&b[at..]);
-        y.iter_mut().zip(pairs).for_each(|(y, (&a, &b))| {
-            y.write(f(a, b));
-        });
-    })
 }
 
 struct LeakyRelu(f64);
@@ -221,39 +174,7 @@ impl Dense {
         if batch <= FEW {
             return self.few(x, weight, bias, inputs);
         }
-        let mut y = vec![T::zero(); batch * outputs];
-        let threads = candle_core::utils::get_num_threads();
-        let parallelism = match threads {
-            0 | 1 => Parallelism::None,
-            n => Parallelism::Rayon(n),
-        };
-        let (rows, columns) = (outputs as isize, inputs as isize);
-        // SAFETY: y is (batch, outputs), x (batch, inputs) and weight (outputs, inputs), each
-        // contiguous (checked by `numbers` and `dense`). The strides describe these shapes, the
-        // weight transposed, so every access is in bounds.
-        unsafe {
-            gemm::gemm(
-                batch,
-                outputs,
-                inputs,
-                y.as_mut_ptr(),
-                1,
-                rows,
-                false,
-                x.as_ptr(),
-                1,
-                columns,
-                weight.as_ptr(),
-                columns,
-                1,
-                T::zero(),
-                T::one(),
-                false,
-                false,
-                false,
-                parallelism,
-            );
-        }
+        let mut y = product_transposed((batch, outputs, inputs), x, weight);
         let finish = |row: &mut [T]| match self.0 {
             Activation::None => row.iter_mut().zip(bias).for_each(|(y, &b)| *y += b),
             Activation::Leaky(slope) => {

@@ -2,11 +2,16 @@
 //! normalization, pooling, resizing, splines and coupling layers. Also a seeded random number
 //! generator ([`Rng`]) and parameters by name ([`Params`]).
 
+#![deny(unsafe_code)]
+
 mod conv;
 pub mod coupling;
 mod dense;
 pub mod gradients;
-mod memory;
+// The only unsafe code of the project's libraries.
+#[allow(unsafe_code)]
+mod kernels;
+mod layers;
 mod norm;
 mod params;
 mod pool;
@@ -14,10 +19,11 @@ mod resize;
 mod rng;
 pub mod spline;
 
-pub use conv::{Activation, Conv2d, ConvConfig, Linear, conv_transpose2d, conv2d};
+pub use conv::{Activation, ConvConfig, conv_transpose2d, conv2d};
 pub use dense::{add, dense, has_kernel, leaky_relu, repeated};
 pub use gradients::backward;
-pub use memory::keep_freed_memory;
+pub use kernels::memory::keep_freed_memory;
+pub use layers::{Conv2d, Linear};
 pub use norm::{BatchNormed, batch_norm, batch_norm_training, layer_norm, softmax};
 pub use params::{Init, Params, Scope};
 pub use pool::{PoolConfig, avg_pool2d, max_pool2d};

@@ -3,12 +3,11 @@
 //! candle's pooling has gradients only if the kernel equals the stride, and its max-pooling
 //! gradient is divided by the window's size.
 
-use super::conv::Number;
-use super::dense::{numbers, written};
+use super::dense::numbers;
+use crate::kernels::Number;
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
 use rayon::prelude::*;
-use std::mem::MaybeUninit;
 
 /// The settings of a pooling window, as in PyTorch.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -62,7 +61,7 @@ impl PoolConfig {
         Some(size)
     }
 
-    fn window(&self, o: usize, n: usize) -> (usize, usize) {
+    pub(crate) fn window(&self, o: usize, n: usize) -> (usize, usize) {
         let start = o * self.stride;
         (
             start.saturating_sub(self.padding),
@@ -72,15 +71,15 @@ impl PoolConfig {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+pub(crate) enum Kind {
     Max,
     Mean,
 }
 
 #[derive(Clone, Copy)]
-struct Pool {
-    kind: Kind,
-    config: PoolConfig,
+pub(crate) struct Pool {
+    pub(crate) kind: Kind,
+    pub(crate) config: PoolConfig,
 }
 
 impl Pool {
@@ -105,7 +104,7 @@ impl Pool {
 
     /// Returns the divisor of a mean: the area of the window, including padding if it counts. The
     /// part of a window that extends past the padding does not count (as in PyTorch).
-    fn divisor(&self, (oy, ox): (usize, usize), (h, w): (usize, usize)) -> f64 {
+    pub(crate) fn divisor(&self, (oy, ox): (usize, usize), (h, w): (usize, usize)) -> f64 {
         let c = &self.config;
         let side = |o: usize, n: usize| {
             if c.count_padding {
@@ -116,46 +115,6 @@ impl Pool {
             }
         };
         (side(oy, h) * side(ox, w)) as f64
-    }
-
-    fn forward<T: Number>(&self, x: &[T], [_, _, h, w, oh, ow]: [usize; 6]) -> Vec<T> {
-        let planes = x.len() / (h * w).max(1);
-        let each_plane = |at: usize, out: &mut [MaybeUninit<T>]| {
-            let mut line = vec![T::default(); w];
-            let x = x[at / (oh * ow) * (h * w)..].chunks(h * w);
-            for (out, x) in out.chunks_mut(oh * ow).zip(x) {
-                for (oy, out) in out.chunks_mut(ow).enumerate() {
-                    // First combines the rows of the windows, which vectorises, then their
-                    // columns.
-                    let (y0, y1) = self.config.window(oy, h);
-                    line.copy_from_slice(&x[y0 * w..][..w]);
-                    for other in x[(y0 + 1) * w..y1 * w].chunks(w) {
-                        let pairs = line.iter_mut().zip(other);
-                        match self.kind {
-                            Kind::Max => pairs.for_each(|(l, o)| *l = larger(*l, *o)),
-                            Kind::Mean => pairs.for_each(|(l, o)| *l += *o),
-                        }
-                    }
-                    for (ox, out) in out.iter_mut().enumerate() {
-                        let (x0, x1) = self.config.window(ox, w);
-                        let mut value = line[x0];
-                        for &other in &line[x0 + 1..x1] {
-                            match self.kind {
-                                Kind::Max => value = larger(value, other),
-                                Kind::Mean => value += other,
-                            }
-                        }
-                        out.write(match self.kind {
-                            Kind::Max => value,
-                            Kind::Mean => {
-                                value * T::from_f64(self.divisor((oy, ox), (h, w)).recip())
-                            }
-                        });
-                    }
-                }
-            }
-        };
-        written(planes * oh * ow, oh * ow, each_plane)
     }
 
     fn backward<T: Number>(
@@ -197,7 +156,7 @@ impl Pool {
 
 /// Returns the larger of two numbers. A NaN is propagated, as in PyTorch.
 #[inline(always)]
-fn larger<T: PartialOrd + Copy>(a: T, b: T) -> T {
+pub(crate) fn larger<T: PartialOrd + Copy>(a: T, b: T) -> T {
     // Only NaN differs from itself.
     #[allow(clippy::eq_op)]
     let is_nan = b != b;
