@@ -668,3 +668,30 @@ fn normalisation_has_right_gradients() -> Result<()> {
     assert!(text.contains("one number per channel"), "{text}");
     Ok(())
 }
+
+/// Gradients are computed from the sign of the result, which only tells the argument's sign if the slope is
+/// not negative.
+#[test]
+fn slopes_that_have_no_right_gradient_are_refused() -> Result<()> {
+    let rng = &mut Rng::new(0);
+    let x = normal(rng, &[2, 3, 4, 4])?;
+    let (w, b) = (normal(rng, &[3, 3, 1, 1])?, normal(rng, &[3])?);
+    let positive = b.sqr()?;
+    for slope in [-0.1, f64::NAN, f64::INFINITY] {
+        let activation = Activation::Leaky(slope);
+        let config = ConvConfig {
+            activation,
+            ..Default::default()
+        };
+        for result in [
+            ops::conv2d(&x, &w, &b, config),
+            ops::conv_transpose2d(&x, &w, &b, config),
+            ops::batch_norm(&x, [&b, &positive], [&b, &b], 1e-5, activation),
+            ops::batch_norm_training(&x, &b, &b, 1e-5, activation).map(|n| n.y),
+        ] {
+            let text = result.map_or_else(|e| e.to_string(), |y| format!("{slope} gave {y:?}"));
+            assert!(text.contains("slope must be 0 or more"), "{text}");
+        }
+    }
+    Ok(())
+}

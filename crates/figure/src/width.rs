@@ -5,7 +5,7 @@
 /// ```
 /// use invariances_figure::Width;
 /// assert_eq!(Width::Single.points(), 234.0);
-/// assert_eq!(Width::Points(347.1).points(), 347.1); // the text width of Springer's LNCS, 122 mm
+/// assert_eq!(Width::Points(345.8).points(), 345.8); // the text width of Springer's LNCS, 122 mm
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Width {

@@ -5,7 +5,7 @@
 //! Here both directions are matrix products with the same patch matrix ("im2col" and its
 //! adjoint), with bias and leaky ReLU in the same pass.
 
-use crate::dense::numbers;
+use crate::dense::{check_activation, numbers};
 use crate::kernels::Number;
 use crate::kernels::convolution::{Finish, Geometry, bias_gradient, unfinished};
 use crate::kernels::patches::Patches;
@@ -68,6 +68,7 @@ impl Convolution {
                 "{name}: expected at least one image, found none: {x:?}"
             )));
         }
+        check_activation(self.config.activation)?;
         let ConvConfig {
             stride, padding, ..
         } = self.config;
@@ -330,7 +331,7 @@ pub(crate) fn apply(op: Convolution, x: &Tensor, weight: &Tensor, bias: &Tensor)
 /// f64.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the shapes do not match.
+/// [`Error::Invalid`] if the shapes do not match, or if the slope is negative or not finite.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -359,7 +360,7 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: &Tensor, config: ConvConfig) ->
 /// result is (h−1)·stride − 2·padding + kh pixels high. f32 or f64.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the shapes do not match.
+/// [`Error::Invalid`] if the shapes do not match, or if the slope is negative or not finite.
 pub fn conv_transpose2d(
     x: &Tensor,
     weight: &Tensor,

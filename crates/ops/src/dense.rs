@@ -548,9 +548,7 @@ pub fn add(a: &Tensor, b: &Tensor, activation: Activation) -> Result<Tensor> {
             b.dims()
         )));
     }
-    if let Activation::Leaky(slope) = activation {
-        check_slope(slope)?;
-    }
+    check_activation(activation)?;
     if has_kernel(a) && a.dtype() == b.dtype() {
         return Ok(a
             .contiguous()?
@@ -577,6 +575,16 @@ pub fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
     Ok((x.relu()? - (x.neg()?.relu()? * slope)?)?)
 }
 
+/// Returns an error for an activation whose slope is negative or not finite.
+pub(crate) fn check_activation(activation: Activation) -> Result<()> {
+    match activation {
+        Activation::None => Ok(()),
+        Activation::Leaky(slope) => check_slope(slope),
+    }
+}
+
+/// Returns an error for a slope of leaky ReLU that is negative or not finite: gradients are computed from
+/// the sign of the result.
 fn check_slope(slope: f64) -> Result<()> {
     if slope >= 0.0 && slope.is_finite() {
         return Ok(());
@@ -623,9 +631,7 @@ pub fn dense(x: &Tensor, weight: &Tensor, bias: &Tensor, activation: Activation)
             bias.dims()
         )));
     }
-    if let Activation::Leaky(slope) = activation {
-        check_slope(slope)?;
-    }
+    check_activation(activation)?;
     if has_kernel(x) {
         let (x, weight) = (x.contiguous()?, weight.contiguous()?);
         return Ok(x.apply_op3(&weight, &bias.contiguous()?, Dense(activation))?);

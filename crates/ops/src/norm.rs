@@ -5,7 +5,7 @@
 //! dozen temporary tensors.
 
 use super::Activation;
-use super::dense::{Real, numbers};
+use super::dense::{Real, check_activation, numbers};
 use crate::kernels::Number;
 use crate::kernels::norm::{ChannelNorm, statistics};
 use crate::{Error, Result};
@@ -139,7 +139,7 @@ fn activated(y: Tensor, activation: Activation) -> Result<Tensor> {
 /// constants: they receive no gradient.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the shapes do not match.
+/// [`Error::Invalid`] if the shapes do not match, or if the slope is negative or not finite.
 pub fn batch_norm(
     x: &Tensor,
     [mean, variance]: [&Tensor; 2],
@@ -147,6 +147,7 @@ pub fn batch_norm(
     eps: f64,
     activation: Activation,
 ) -> Result<Tensor> {
+    check_activation(activation)?;
     check_channels(
         x,
         &[
@@ -196,8 +197,8 @@ pub struct BatchNormed {
 /// Mean and variance are returned as well, for a running mean.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the shapes do not match, or if a channel has a single element, which has
-/// no variance.
+/// [`Error::Invalid`] if the shapes do not match, if the slope is negative or not finite, or if a
+/// channel has a single element, which has no variance.
 pub fn batch_norm_training(
     x: &Tensor,
     weight: &Tensor,
@@ -205,6 +206,7 @@ pub fn batch_norm_training(
     eps: f64,
     activation: Activation,
 ) -> Result<BatchNormed> {
+    check_activation(activation)?;
     check_channels(x, &[("weight", weight), ("bias", bias)])?;
     let channels = x.dims()[1];
     if x.elem_count() == channels {

@@ -235,7 +235,8 @@ impl Params {
     /// Sets every value from `tensors`, by name, converted to the dtype and device of these
     /// parameters.
     ///
-    /// All names and shapes are compared before the first value changes. Batch counters in
+    /// All names and shapes are compared, and all values converted, before the first value changes. Batch
+    /// counters in
     /// `tensors` (`num_batches_tracked`), which evaluation does not need, are ignored if this set
     /// has none.
     ///
@@ -244,12 +245,18 @@ impl Params {
     /// For a missing name it suggests the unexpected name that is probably meant.
     pub fn set_all(&self, tensors: &HashMap<String, Tensor>) -> Result<()> {
         self.check_all(tensors)?;
-        for (name, entry) in self.lock().iter() {
+        let entries = self.lock();
+        // All values are converted before the first is set: a conversion can fail on a device.
+        let convert = |(name, entry): (&String, &Entry)| {
             let value = tensors[name]
                 .to_dtype(self.dtype)?
                 .to_device(&self.device)?;
             // The copy is needed: a variable cannot be set from a value that shares its memory.
-            entry.var.set(&value.copy()?)?;
+            Ok((entry.var.clone(), value.copy()?))
+        };
+        let values: Vec<(Var, Tensor)> = entries.iter().map(convert).collect::<Result<_>>()?;
+        for (var, value) in values {
+            var.set(&value)?;
         }
         Ok(())
     }
