@@ -170,6 +170,20 @@ fn noise() -> (Vec<u8>, usize) {
     (file, data)
 }
 
+/// A decoder's message may repeat what it found in the file, whose length says nothing about the message's.
+#[test]
+fn messages_do_not_repeat_the_file() -> Result<()> {
+    let one = One::new()?;
+    let file = ["P7\n", &"9x".repeat(100_000), "\nENDHDR\n"].concat();
+    let text = match one.batch(file.as_bytes(), 8) {
+        Ok(pixels) => panic!("{} pixels", pixels.len()),
+        Err(error) => error.to_string(),
+    };
+    assert!(text.contains("9x9x") && text.contains('…'), "{text}");
+    assert!(text.len() < 1000, "{} bytes", text.len());
+    Ok(())
+}
+
 #[test]
 fn damaged_jpeg_data_is_an_error() -> Result<()> {
     let one = One::new()?;

@@ -18,6 +18,18 @@ pub fn shown(name: &str) -> String {
     short
 }
 
+/// Formats the message of another library, which may repeat a file's content at any length: control
+/// characters become blanks, and a message of more than 400 characters is cut and ends with `…`.
+pub fn message(error: impl std::fmt::Display) -> String {
+    let text = error.to_string();
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    let mut short: String = text.chars().take(400).map(plain).collect();
+    if text.chars().nth(400).is_some() {
+        short.push('…');
+    }
+    short
+}
+
 /// Returns whether a name is that of PyTorch's batch counter (`num_batches_tracked`).
 ///
 /// A normalization layer stores this counter with its running statistics. Its output in
@@ -76,7 +88,7 @@ fn distance(a: &str, b: &str, limit: usize) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{distance, is_bookkeeping, nearest, shown};
+    use super::{distance, is_bookkeeping, message, nearest, shown};
 
     #[test]
     fn distances_are_levenshteins() {
@@ -113,6 +125,12 @@ mod tests {
         assert!(is_bookkeeping("num_batches_tracked"));
         assert!(!is_bookkeeping("my_num_batches_tracked"));
         assert!(!is_bookkeeping("num_batches_tracked.weight"));
+    }
+
+    #[test]
+    fn messages_are_bounded() {
+        assert_eq!(message("line\nline \"x\""), "line line \"x\"");
+        assert_eq!(message("é".repeat(500)).chars().count(), 401);
     }
 
     #[test]

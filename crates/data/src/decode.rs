@@ -8,6 +8,7 @@ use image::metadata::Orientation;
 use image::{
     ColorType, DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage, imageops,
 };
+use invariances_core::names::message;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -66,7 +67,7 @@ fn attempt<T>(
     }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits(METADATA));
-    let mut decoder = reader.into_decoder().map_err(|e| e.to_string())?;
+    let mut decoder = reader.into_decoder().map_err(message)?;
     let (width, height) = decoder.dimensions();
     let colour = decoder.color_type();
     if matches!(colour, ColorType::Rgb32F | ColorType::Rgba32F) {
@@ -88,9 +89,9 @@ fn attempt<T>(
     let _share = plan.share(longest, resized)?;
     let most = plan.output() + plan.working;
     let limited = decoder.set_limits(limits(most));
-    limited.map_err(|e| e.to_string())?;
+    limited.map_err(message)?;
     let image = DynamicImage::from_decoder(decoder);
-    let mut image = image.map_err(|e| e.to_string())?;
+    let mut image = image.map_err(message)?;
     image.apply_orientation(plan.orientation);
     Ok(f(image))
 }

@@ -7,6 +7,7 @@
 
 use image::RgbImage;
 use image::metadata::Orientation;
+use invariances_core::names::message;
 use zune_jpeg::JpegDecoder;
 use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
@@ -44,7 +45,7 @@ impl Jpeg {
             .set_max_height(side)
             .jpeg_set_out_colorspace(ColorSpace::RGB);
         let mut decoder = JpegDecoder::new_with_options(ZCursor::new(file), options);
-        decoder.decode_headers().map_err(|e| e.to_string())?;
+        decoder.decode_headers().map_err(message)?;
         // Headers may have harmless faults, such as padding between segments. Image data may not.
         decoder.set_options(options.set_strict_mode(true));
         let (width, height) = decoder.dimensions().unwrap_or_default();
@@ -71,9 +72,7 @@ impl Jpeg {
     pub(super) fn decode(mut self) -> Result<RgbImage, String> {
         let size = 3 * self.width as usize * self.height as usize;
         let mut pixels = vec![0; size];
-        self.decoder
-            .decode_into(&mut pixels)
-            .map_err(|e| e.to_string())?;
+        self.decoder.decode_into(&mut pixels).map_err(message)?;
         let image = RgbImage::from_raw(self.width, self.height, pixels);
         image.ok_or_else(|| "the decoder returned another size".into())
     }
