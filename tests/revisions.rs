@@ -1,4 +1,5 @@
-//! Whoever changes code that decides what a training produces must say whether results can change.
+//! Checks that a change of the code that decides what a training produces is recorded in
+//! `src/revisions.json`.
 
 use invariances::{Error, Result};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};

@@ -88,7 +88,11 @@ def rule(*shape, dtype=torch.float32):
 
 def save(name, content):
     torch.save(content, out / f"{name}.ckpt")
-    torch.save(content, out / f"{name}_legacy.ckpt", _use_new_zipfile_serialization=False)
+    old = out / f"{name}_legacy.ckpt"
+    torch.save(content, old, _use_new_zipfile_serialization=False)
+    # The old format holds the paths of the source files of modules on the machine that writes it.
+    prefix = f"{sys.prefix}/".encode()
+    old.write_bytes(old.read_bytes().replace(prefix, b"/" + b"x" * (len(prefix) - 2) + b"/"))
     return content
 
 
