@@ -306,7 +306,7 @@ pub fn edited_since(release: &Path) -> Option<String> {
     let edited: Vec<PathBuf> = sources(&list)
         .into_iter()
         .map(|path| project.join(path))
-        .chain(rust_files(&project.join("crates")))
+        .chain(crate_sources(&project.join("crates")))
         // A file that no longer exists counts as edited.
         .filter(|path| modified(path).is_none_or(|m| m > built))
         .collect();
@@ -324,16 +324,21 @@ pub fn edited_since(release: &Path) -> Option<String> {
     ))
 }
 
-/// Returns all Rust files below `folder`.
-fn rust_files(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            found.extend(rust_files(&path));
-        } else if path.extension().is_some_and(|e| e == "rs") {
-            found.push(path);
+/// Returns the files in `src` of each crate below `crates`: what the library is made of, but for the
+/// root package.
+fn crate_sources(crates: &Path) -> Vec<PathBuf> {
+    fn below(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            match path.is_dir() {
+                true => below(&path, found),
+                false => found.push(path),
+            }
         }
+    }
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(crates).into_iter().flatten().flatten() {
+        below(&entry.path().join("src"), &mut found);
     }
     found
 }

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 /// The name of the kernelspec in Jupyter's list.
 pub const KERNEL: &str = "invariances";
-/// The crates of evcxr_jupyter that infer the types of variables in every cell. They are compiled
-/// with optimisation.
+/// The crates of evcxr_jupyter that are compiled with optimisation: they infer the types of variables
+/// in every cell, read the crates' sources when a kernel starts, or allocate memory.
 const EVCXR_OPTIMISED: [&str; 56] = [
     "boxcar",
     "cargo_metadata",
