@@ -7,6 +7,7 @@
 mod conv;
 pub mod coupling;
 mod dense;
+mod device;
 pub mod gradients;
 // The only unsafe code of the project's libraries.
 #[allow(unsafe_code)]
@@ -21,6 +22,7 @@ pub mod spline;
 
 pub use conv::{Activation, ConvConfig, conv_transpose2d, conv2d};
 pub use dense::{add, dense, has_kernel, leaky_relu, repeated};
+pub use device::{Placement, device_name, host, open_device, scalar, values};
 pub use gradients::backward;
 pub use kernels::memory::keep_freed_memory;
 pub use layers::{Conv2d, Linear};

@@ -1,7 +1,7 @@
 //! The parameters of a network by name, with seeded initial values: [`Params`], [`Scope`] (a
 //! place in the tree of names) and [`Init`] (the distribution of the initial values).
 
-use super::Rng;
+use super::{Placement, Rng};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Shape, Tensor, Var};
 use invariances_core::names::{is_bookkeeping, nearest, shown};
@@ -128,6 +128,14 @@ impl Params {
     /// Returns the dtype of the parameters.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// Returns the device and the dtype of the parameters.
+    pub fn placement(&self) -> Placement {
+        Placement {
+            device: self.device.clone(),
+            dtype: self.dtype,
+        }
     }
 
     /// Returns the names of all parameters and buffers, sorted.
@@ -434,6 +442,11 @@ impl Scope {
     /// Returns the dtype of the parameters.
     pub fn dtype(&self) -> DType {
         self.params.dtype
+    }
+
+    /// Returns the device and the dtype of the parameters.
+    pub fn placement(&self) -> Placement {
+        self.params.placement()
     }
 
     /// Returns the random number generator for `name` at this place, seeded by the parameters'
