@@ -2,7 +2,7 @@
 
 use super::{Autoencoder, Posterior};
 use crate::flow::ActNorm;
-use crate::ops::{Activation, ConvConfig, Init, Scope, conv_transpose2d, conv2d};
+use crate::ops::{Activation, ConvConfig, Init, Placement, Scope, conv_transpose2d, conv2d};
 use crate::{Error, Result};
 use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
@@ -125,7 +125,7 @@ impl IinVae {
     /// # Errors
     /// [`Error::Invalid`] for images of another size, or for too few images.
     pub fn initialize(&self, images: &Tensor) -> Result<()> {
-        let mut h = images.detach();
+        let mut h = Placement::of(&self.image).take(&images.detach())?;
         for (weight, norm) in &self.down {
             h = strided(&h, weight, false)?;
             norm.initialize_with_notice(&h, "a layer of the encoder")?;
@@ -176,6 +176,10 @@ impl Autoencoder for IinVae {
         self.config.code
     }
 
+    fn placement(&self) -> Option<Placement> {
+        Some(Placement::of(&self.image))
+    }
+
     fn encode(&self, x: &Tensor) -> Result<Posterior> {
         let size = self.config.size;
         if x.dims().get(1..) != Some(&[3, size, size][..]) {
@@ -184,7 +188,7 @@ impl Autoencoder for IinVae {
                 x.dims()
             )));
         }
-        let mut h = x.clone();
+        let mut h = Placement::of(&self.image).take(x)?;
         for (weight, norm) in &self.down {
             h = norm.activated(&strided(&h, weight, false)?, LEAKY)?;
         }
@@ -202,7 +206,7 @@ impl Autoencoder for IinVae {
                 code.dims()
             )));
         }
-        let mut h = self.first(code)?;
+        let mut h = self.first(&Placement::of(&self.image).take(code)?)?;
         for (weight, norm) in self.up.iter().rev() {
             h = norm.activated(&strided(&h, weight, true)?, LEAKY)?;
         }

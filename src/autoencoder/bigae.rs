@@ -4,7 +4,7 @@
 use super::biggan::{CLASSES, EMBEDDING, Generator};
 use super::{Autoencoder, Decoder, Posterior};
 use crate::backbone::{Backbone, Network, NormKind, Preprocess, resnet_features};
-use crate::ops::{Activation, Init, Scope, dense, softmax};
+use crate::ops::{Activation, Init, Placement, Scope, dense, softmax};
 use crate::{Error, Result};
 use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
@@ -162,6 +162,10 @@ impl Autoencoder for BigAe {
         self.config.code
     }
 
+    fn placement(&self) -> Option<Placement> {
+        Some(self.at.placement())
+    }
+
     fn encode(&self, x: &Tensor) -> Result<Posterior> {
         if x.dims().get(1..) != Some(&[3, SIZE, SIZE][..]) {
             return Err(Error::invalid(format!(
@@ -175,7 +179,8 @@ impl Autoencoder for BigAe {
             size: None,
             ..Preprocess::imagenet(SIZE)
         };
-        let x = colours.apply(&colours.apply(x)?)?;
+        let x = self.at.placement().take(x)?;
+        let x = colours.apply(&colours.apply(&x)?)?;
         let (weight, bias) = &self.to_code;
         let both = dense(&self.encoder.forward(&x)?, weight, bias, Activation::None)?;
         let halves = both.chunk(2, D::Minus1)?;
@@ -195,11 +200,12 @@ impl Decoder for BigAe {
     }
 
     fn before_last(&self, code: &Tensor) -> Result<Tensor> {
-        self.generator.before_last(code, &self.class(code)?)
+        let code = self.at.placement().take(code)?;
+        self.generator.before_last(&code, &self.class(&code)?)
     }
 
     fn last_layer(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.generator.last(hidden)
+        self.generator.last(&self.at.placement().take(hidden)?)
     }
 
     fn last_weight(&self) -> Tensor {
@@ -257,13 +263,19 @@ impl BigGan {
         self.width
     }
 
+    /// Returns the device and the number type of the parameters. Codes and probabilities are
+    /// moved and converted to them.
+    pub fn placement(&self) -> Placement {
+        self.generator.placement()
+    }
+
     /// Computes the embedding (batch, 128) of class probabilities (batch, 1000); a single class
     /// is one-hot.
     ///
     /// # Errors
     /// [`Error::Invalid`] for another shape.
     pub fn embed(&self, classes: &Tensor) -> Result<Tensor> {
-        self.generator.embed(classes)
+        self.generator.embed(&self.placement().take(classes)?)
     }
 
     /// Decodes codes (batch, 268) to images (batch, 3, 256, 256).
@@ -272,6 +284,7 @@ impl BigGan {
     /// [`Error::Invalid`] for another shape.
     pub fn decode(&self, code: &Tensor) -> Result<Tensor> {
         check_code(code, self.code())?;
+        let code = self.placement().take(code)?;
         let noise = code.narrow(1, 0, Self::NOISE)?;
         let embedding = code.narrow(1, Self::NOISE, EMBEDDING)?.contiguous()?;
         self.generator.forward(&noise, &embedding)

@@ -1,10 +1,11 @@
 //! The generator of BigGAN (arXiv 1809.11096), with the structure and parameter names of the port
 //! that the paper's authors used.
 
+use crate::backbone::wide;
 use crate::flow::ActNorm;
 use crate::ops::{
-    Activation, ConvConfig, Init, PoolConfig, Scope, batch_norm, conv2d, dense, leaky_relu,
-    max_pool2d, resize_nearest, softmax,
+    Activation, ConvConfig, Init, Placement, PoolConfig, Scope, batch_norm, conv2d, dense,
+    leaky_relu, max_pool2d, resize_nearest, softmax,
 };
 use crate::{Error, Result};
 use candle_core::{D, Tensor, Var};
@@ -54,19 +55,21 @@ impl Spectral {
     }
 
     /// Returns the normalised weight. The gradient passes through the singular value, but not
-    /// through its singular vectors.
+    /// through its singular vectors. In half precision, the singular value is computed in f32.
     fn weight(&self) -> Result<Tensor> {
-        let flat = self.weight.flatten_from(1)?;
+        let weight = wide(&self.weight)?;
+        let flat = weight.flatten_from(1)?;
         let unit = |x: Tensor| -> Result<Tensor> {
             let norm = (x.sqr()?.sum_all()?.sqrt()? + EPS)?;
             Ok(x.broadcast_div(&norm)?)
         };
         let fixed = flat.detach();
-        let u = self.u.detach().unsqueeze(1)?;
+        let u = wide(&self.u.detach())?.unsqueeze(1)?;
         let v = unit(fixed.t()?.matmul(&u)?)?;
         let u = unit(fixed.matmul(&v)?)?;
         let sigma = (flat.matmul(&v)? * u)?.sum_all()?;
-        Ok(self.weight.broadcast_div(&sigma)?)
+        let normalised = weight.broadcast_div(&sigma)?;
+        Ok(normalised.to_dtype(self.weight.dtype())?)
     }
 
     fn dense(&self, x: &Tensor) -> Result<Tensor> {
@@ -329,6 +332,11 @@ impl Generator {
             image: Spectral::new(&[3, last, 3, 3], true, &at.pp("colorize"))?,
             pieces,
         })
+    }
+
+    /// Returns the device and the number type of the parameters.
+    pub(super) fn placement(&self) -> Placement {
+        Placement::of(&self.embedding)
     }
 
     /// Computes the embedding (batch, 128) of class probabilities (batch, 1000).

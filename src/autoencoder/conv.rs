@@ -1,7 +1,7 @@
 //! A small residual convolutional VAE for square images.
 
 use super::{Autoencoder, Decoder, Posterior};
-use crate::ops::{Activation, Conv2d, ConvConfig, Init, Linear, Scope};
+use crate::ops::{Activation, Conv2d, ConvConfig, Init, Linear, Placement, Scope};
 use crate::{Error, Result};
 use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
@@ -199,6 +199,10 @@ impl Autoencoder for ConvVae {
         self.config.code
     }
 
+    fn placement(&self) -> Option<Placement> {
+        Some(self.at.placement())
+    }
+
     fn encode(&self, x: &Tensor) -> Result<Posterior> {
         let size = self.config.size;
         match x.dims() {
@@ -209,7 +213,7 @@ impl Autoencoder for ConvVae {
                 )));
             }
         }
-        let mut h = x.clone();
+        let mut h = self.at.placement().take(x)?;
         for stage in &self.down {
             h = stage.resample.forward(&h)?;
             for block in &stage.blocks {
@@ -242,9 +246,10 @@ impl Decoder for ConvVae {
             }
         }
         let side = self.config.size / 8;
+        let code = self.at.placement().take(code)?;
         let mut h =
             self.from_code
-                .forward(code)?
+                .forward(&code)?
                 .reshape(((), self.config.widths[2], side, side))?;
         for stage in self.up.iter().rev() {
             for block in &stage.blocks {
@@ -256,7 +261,7 @@ impl Decoder for ConvVae {
     }
 
     fn last_layer(&self, hidden: &Tensor) -> Result<Tensor> {
-        self.last.forward(hidden)
+        self.last.forward(&self.at.placement().take(hidden)?)
     }
 
     fn last_weight(&self) -> Tensor {

@@ -14,17 +14,23 @@ pub use conv::{ConvVae, ConvVaeConfig};
 pub use posterior::{Posterior, normal_like};
 pub use vector::{VectorVae, VectorVaeConfig};
 
-use crate::ops::Scope;
+use crate::ops::{Placement, Scope};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use std::fmt::Debug;
 use std::sync::Arc;
 
 /// An encoder E and a decoder D of any architecture. Images are (batch, 3, h, w) in [−1, 1],
-/// codes are (batch, code).
+/// codes are (batch, code). Both may be on any device and have any floating-point type: an
+/// implementation moves and converts them to those of its parameters, and its results stay there.
 pub trait Autoencoder {
     /// Returns the length of a code.
     fn code(&self) -> usize;
+
+    /// Returns the device and the number type of the parameters, or `None` if they are not known.
+    fn placement(&self) -> Option<Placement> {
+        None
+    }
 
     /// Returns E(x), the distribution of codes of each image.
     fn encode(&self, x: &Tensor) -> Result<Posterior>;
@@ -73,6 +79,10 @@ fn in_parts(who: &str, all: &Tensor, part: impl Fn(&Tensor) -> Result<Tensor>) -
 impl<A: Autoencoder + ?Sized> Autoencoder for Arc<A> {
     fn code(&self) -> usize {
         (**self).code()
+    }
+
+    fn placement(&self) -> Option<Placement> {
+        (**self).placement()
     }
 
     fn encode(&self, x: &Tensor) -> Result<Posterior> {

@@ -1,14 +1,16 @@
 //! The distribution of codes that an encoder returns, and sampling of codes from a fitted normal
 //! distribution.
 
-use crate::ops::Rng;
+use crate::backbone::wide;
+use crate::ops::{Rng, host, values};
 use crate::{Error, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use nalgebra::DMatrix;
 
 /// A diagonal Gaussian distribution of codes: mean and log-variance, each (batch, code).
 ///
-/// The log-variance is clamped to [−30, 10], as in the authors' network.
+/// The log-variance is clamped to [−30, 10], as in the authors' network. Both are on the same
+/// device, that of the encoder; samples are there too.
 #[derive(Clone, Debug)]
 pub struct Posterior {
     mean: Tensor,
@@ -53,14 +55,17 @@ impl Posterior {
         Ok((&self.mean + (self.logvar.affine(0.5, 0.)?.exp()? * noise)?)?)
     }
 
-    /// Returns the KL divergence to the standard normal distribution in nats, (batch,).
+    /// Returns the KL divergence to the standard normal distribution in nats, (batch,). In half
+    /// precision it is computed in f32.
     pub fn kl(&self) -> Result<Tensor> {
-        let terms = ((self.mean.sqr()? + self.logvar.exp()?)? - &self.logvar)?;
+        let (mean, logvar) = (wide(&self.mean)?, wide(&self.logvar)?);
+        let terms = ((mean.sqr()? + logvar.exp()?)? - &logvar)?;
         Ok(terms.affine(0.5, -0.5)?.sum(1)?)
     }
 
     /// Returns the codes of the images at `indices`, for example those of a training batch.
     pub fn select(&self, indices: &Tensor) -> Result<Self> {
+        let indices = &indices.to_device(self.mean.device())?;
         Ok(Self {
             mean: self.mean.index_select(indices, 0)?,
             logvar: self.logvar.index_select(indices, 0)?,
@@ -69,7 +74,7 @@ impl Posterior {
 }
 
 /// Samples `count` codes from the normal distribution with the mean and covariance of `codes`;
-/// the result is (count, code). Decoded, these codes show what D makes of random codes before t
+/// the result is (count, code), f32 on the device of `codes`. Decoded, these codes show what D makes of random codes before t
 /// has learned their true distribution.
 ///
 /// ```
@@ -93,11 +98,12 @@ pub fn normal_like(codes: &Tensor, count: usize, rng: &mut Rng) -> Result<Tensor
             )));
         }
     };
-    let codes = codes.to_dtype(DType::F64)?;
+    let device = codes.device();
+    let codes = host(codes)?;
     let mean = codes.mean_keepdim(0)?;
     let apart = codes.broadcast_sub(&mean)?;
     let covariance = (apart.t()?.matmul(&apart)? / (n - 1) as f64)?;
-    let covariance = DMatrix::from_row_slice(d, d, &covariance.flatten_all()?.to_vec1::<f64>()?);
+    let covariance = DMatrix::from_row_slice(d, d, &values(&covariance)?);
     // With fewer codes than dimensions, some directions have no variance.
     let least = 1e-9 * (1.0 + covariance.trace() / d as f64);
     let root = (covariance + DMatrix::identity(d, d) * least)
@@ -106,17 +112,16 @@ pub fn normal_like(codes: &Tensor, count: usize, rng: &mut Rng) -> Result<Tensor
     let root: Vec<f64> = root.l().transpose().as_slice().to_vec();
     // nalgebra stores matrices by column; the slice of the transpose is therefore the root by
     // rows.
-    let root = Tensor::from_vec(root, (d, d), &Device::Cpu)?;
-    let noise = rng.normal((count, d), &Device::Cpu)?.to_dtype(DType::F64)?;
-    let drawn = noise
-        .matmul(&root.t()?)?
-        .broadcast_add(&mean.to_device(&Device::Cpu)?)?;
-    Ok(drawn.to_dtype(DType::F32)?.to_device(codes.device())?)
+    let root = Tensor::from_vec(root, (d, d), codes.device())?;
+    let noise = host(&rng.normal((count, d), codes.device())?)?;
+    let drawn = noise.matmul(&root.t()?)?.broadcast_add(&mean)?;
+    Ok(drawn.to_dtype(DType::F32)?.to_device(device)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::Device;
 
     #[test]
     fn codes_at_random_have_the_moments_of_the_real_ones() -> Result<()> {

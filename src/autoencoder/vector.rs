@@ -1,7 +1,7 @@
 //! A VAE for vectors, used for BigGAN's class embeddings.
 
 use super::Posterior;
-use crate::ops::{Init, Linear, Scope, leaky_relu};
+use crate::ops::{Init, Linear, Placement, Scope, leaky_relu};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,7 @@ pub struct VectorVae {
     mean: Chain,
     logvar: Chain,
     decoder: Chain,
+    placement: Placement,
 }
 
 /// A chain of linear layers with leaky ReLU between them.
@@ -108,6 +109,7 @@ impl VectorVae {
             mean: Chain::new(size, hidden, depth, code, &at.pp("mu_layer"))?,
             logvar: Chain::new(size, hidden, depth, code, &at.pp("logvar_layer"))?,
             decoder: Chain::new(code, hidden, depth + 1, size, &at.pp("decoder"))?,
+            placement: at.placement(),
         })
     }
 
@@ -116,13 +118,19 @@ impl VectorVae {
         &self.config
     }
 
+    /// Returns the device and the number type of the parameters. Vectors and codes are moved and
+    /// converted to them.
+    pub fn placement(&self) -> Placement {
+        self.placement.clone()
+    }
+
     /// Returns the distribution of codes of each vector; `x` is (batch, size).
     ///
     /// # Errors
     /// [`Error::Invalid`] for vectors of another length.
     pub fn encode(&self, x: &Tensor) -> Result<Posterior> {
         fits(x, self.config.size, "vectors")?;
-        let h = self.encoder.forward(x)?;
+        let h = self.encoder.forward(&self.placement.take(x)?)?;
         Posterior::new(&self.mean.forward(&h)?, &self.logvar.forward(&h)?)
     }
 
@@ -132,7 +140,7 @@ impl VectorVae {
     /// [`Error::Invalid`] for codes of another length.
     pub fn decode(&self, code: &Tensor) -> Result<Tensor> {
         fits(code, self.config.code, "codes")?;
-        self.decoder.forward(code)
+        self.decoder.forward(&self.placement.take(code)?)
     }
 
     /// Returns the reconstructions of the vectors: the decoded mode of the posterior, without a

@@ -47,7 +47,7 @@ pub fn alexnet(classes: usize, at: &Scope) -> Result<Backbone> {
     }
     net.push("avgpool", Layer::AdaptivePool(6));
     head(&mut net, 256 * 36, classes, [1, 4, 6], at)?;
-    Ok(net.done(at.device()))
+    Ok(net.done(at))
 }
 
 /// Adds the three dense layers at the end of AlexNet and VGG-16. The array holds their indices in

@@ -4,6 +4,7 @@ use super::first_gradient::{Checked, checked};
 use super::gradients::checking;
 use super::network::one_by_one;
 use super::{Network, Preprocess};
+use crate::ops::Placement;
 use crate::{Error, Result};
 use candle_core::Tensor;
 use candle_nn::Module;
@@ -74,6 +75,7 @@ pub struct Custom {
     aliases: Vec<(String, String)>,
     output: Option<String>,
     preprocess: Preprocess,
+    placement: Option<Placement>,
     no_gradient: Option<String>,
     trusted: bool,
     checked: Arc<Checked>,
@@ -94,6 +96,7 @@ impl Custom {
             aliases: Vec::new(),
             output: None,
             preprocess: Preprocess::none(),
+            placement: None,
             no_gradient: None,
             trusted: false,
             checked: Arc::default(),
@@ -124,6 +127,30 @@ impl Custom {
     /// Sets the preprocessing of the images.
     pub fn with_preprocess(mut self, preprocess: &Preprocess) -> Self {
         self.preprocess = preprocess.clone();
+        self
+    }
+
+    /// Declares the device and the number type of the modules' parameters. Images are then moved
+    /// and converted to them. Without this, images are used as they are.
+    ///
+    /// ```
+    /// use invariances::backbone::{Custom, Network};
+    /// use invariances::candle_core::{DType, Device, Tensor};
+    /// use invariances::candle_nn::Linear;
+    /// use invariances::ops::Placement;
+    ///
+    /// let weight = Tensor::ones((2, 12), DType::F64, &Device::Cpu)?;
+    /// let placement = Placement::of(&weight);
+    /// let network = Custom::new("mine")
+    ///     .layer("flat", |x: &Tensor| x.flatten_from(1))
+    ///     .layer("fc", Linear::new(weight, None))
+    ///     .with_placement(&placement);
+    /// let x = Tensor::ones((1, 3, 2, 2), DType::F32, &Device::Cpu)?;
+    /// assert_eq!(network.forward(&x)?.to_vec2::<f64>()?, [[12.0, 12.0]]);
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    pub fn with_placement(mut self, placement: &Placement) -> Self {
+        self.placement = Some(placement.clone());
         self
     }
 
@@ -199,6 +226,10 @@ impl Network for Custom {
 
     fn preprocess(&self) -> Preprocess {
         self.preprocess.clone()
+    }
+
+    fn placement(&self) -> Option<Placement> {
+        self.placement.clone()
     }
 
     fn no_gradient(&self) -> Option<String> {

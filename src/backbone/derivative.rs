@@ -3,12 +3,12 @@
 
 use super::gradients::{GradientCheck, GradientVerdict};
 use crate::Result;
-use candle_core::{DType, Device, Tensor};
+use crate::ops::scalar;
+use candle_core::Tensor;
 
 /// The sum of a tensor's elements.
 pub(super) fn number(x: &Tensor) -> Result<f64> {
-    let sum = x.sum_all()?.to_device(&Device::Cpu)?;
-    Ok(sum.to_dtype(DType::F64)?.to_scalar()?)
+    scalar(&x.sum_all()?)
 }
 
 pub(super) fn dot(a: &Tensor, b: &Tensor) -> Result<f64> {

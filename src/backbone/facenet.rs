@@ -175,5 +175,5 @@ pub fn facenet(at: &Scope) -> Result<Backbone> {
         Layer::Norm(Norm::new(512, NormKind::Batch(EPS), &at.pp("last_bn"))?),
     );
     net.push("embedding", Layer::Normalise);
-    Ok(net.done(at.device()))
+    Ok(net.done(at))
 }

@@ -1,10 +1,11 @@
 //! [`Greybox`], a network that is split at one layer into Φ and Ψ.
 
 use super::gradients::while_checking;
+use super::network::placed;
 use super::{LayerInfo, Network, Preprocess};
-use crate::ops::{Rng, backward};
+use crate::ops::{Placement, Rng, backward, host, scalar};
 use crate::{Error, Result};
-use candle_core::{DType, Tensor, Var};
+use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
@@ -106,6 +107,17 @@ impl Greybox {
         self.network.clone()
     }
 
+    /// The device and the number type of the network's parameters, as [`Network::placement`].
+    pub fn placement(&self) -> Option<Placement> {
+        self.network.placement()
+    }
+
+    /// The network's input: images on its device, resized and normalized.
+    fn prepared(&self, images: &Tensor) -> Result<Tensor> {
+        let images = placed(self.network.as_ref(), images)?;
+        self.network.preprocess().apply(&images)
+    }
+
     /// An identifier for the cache of trained networks: network, layer, pooling and
     /// preprocessing.
     pub fn id(&self) -> String {
@@ -124,7 +136,7 @@ impl Greybox {
     /// # Errors
     /// [`Error::Invalid`] if the images do not fit the network.
     pub fn encode(&self, images: &Tensor) -> Result<Tensor> {
-        let x = self.network.preprocess().apply(images)?;
+        let x = self.prepared(images)?;
         let z = self.network.run(&x, 0..self.at + 1)?;
         let wrong = |expected: &str| {
             Error::invalid(format!(
@@ -157,7 +169,8 @@ impl Greybox {
             )));
         }
         let end = self.network.output().max(self.at);
-        self.network.run(z, self.at + 1..end + 1)
+        let z = placed(self.network.as_ref(), z)?;
+        self.network.run(&z, self.at + 1..end + 1)
     }
 
     /// f(x) = Ψ(Φ(x)): the network's output. For a layer after the output, it is the output of
@@ -166,7 +179,7 @@ impl Greybox {
     /// # Errors
     /// As [`Greybox::encode`].
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
-        let x = self.network.preprocess().apply(images)?;
+        let x = self.prepared(images)?;
         self.network
             .run(&x, 0..self.network.output().max(self.at) + 1)
     }
@@ -193,7 +206,8 @@ impl Greybox {
         })
     }
 
-    /// The gradient of `objective`(z), a scalar, with respect to the images: (batch, 3, h, w).
+    /// The gradient of `objective`(z), a scalar, with respect to the images: (batch, 3, h, w),
+    /// on the device and with the number type of the images.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the objective is not a scalar, or if no gradient passes through the
@@ -249,14 +263,10 @@ impl Greybox {
         let shaken = (rng.normal(images.shape(), images.device())? * 0.03)?;
         let images = (images.detach() + shaken.to_dtype(images.dtype())?)?;
         let z = self.encode(&images)?;
-        let weights = rng
-            .normal(z.shape(), images.device())?
-            .to_dtype(z.dtype())?;
+        let weights = rng.normal(z.shape(), z.device())?.to_dtype(z.dtype())?;
         let noise = rng.normal(images.shape(), images.device())?;
         let gradient = self.gradient(&images, |z| (z * &weights)?.sum_all())?;
-        let number = |t: &Tensor| -> Result<f64> {
-            Ok(t.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?)
-        };
+        let number = |t: &Tensor| -> Result<f64> { scalar(&host(t)?.sum_all()?) };
         let size = (number(&gradient.sqr()?)? / gradient.elem_count() as f64).sqrt();
         let along = (&gradient / size.max(f64::MIN_POSITIVE.sqrt()))?;
         let direction = (along + noise.to_dtype(images.dtype())?)?;
@@ -264,7 +274,7 @@ impl Greybox {
         let value = |by: f64| -> Result<f64> {
             let z = self.encode(&(&images + (&direction * by)?)?)?;
             // Summed in f64, because two nearly equal sums are subtracted.
-            number(&(z.to_dtype(DType::F64)? * weights.to_dtype(DType::F64)?)?)
+            number(&(host(&z)? * host(&weights)?)?)
         };
         let mut best = f64::INFINITY;
         for step in [3e-3, 1e-3, 3e-4, 1e-4] {

@@ -227,5 +227,5 @@ pub fn fid_inception(at: &Scope) -> Result<Backbone> {
     net.alias("block3");
     net.output();
     net.push("fc", Layer::Dense(Dense::new(2048, 1008, &at.pp("fc"))?));
-    Ok(net.done(at.device()))
+    Ok(net.done(at))
 }

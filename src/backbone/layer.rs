@@ -5,11 +5,11 @@ use super::Mode;
 use super::transformer::{Embed, Encoder, LayerNorm};
 use crate::flow::ActNorm;
 use crate::ops::{
-    Activation, ConvConfig, Init, PoolConfig, Scope, adaptive_avg_pool2d, add, avg_pool2d,
-    batch_norm, batch_norm_training, conv2d, dense, leaky_relu, max_pool2d, softmax,
+    Activation, ConvConfig, Init, Placement, PoolConfig, Scope, adaptive_avg_pool2d, add,
+    avg_pool2d, batch_norm, batch_norm_training, conv2d, dense, leaky_relu, max_pool2d, softmax,
 };
 use crate::{Error, Result};
-use candle_core::{Device, Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 
 pub(super) const RELU: Activation = Activation::Leaky(0.0);
 
@@ -131,18 +131,18 @@ impl Norm {
         }
     }
 
-    fn frozen(&self, device: &Device) -> Result<Self> {
+    fn frozen(&self, to: &Placement) -> Result<Self> {
         Ok(Self::Batch(match self {
-            Self::Batch(norm) => norm.frozen(device)?,
+            Self::Batch(norm) => norm.frozen(to)?,
             Self::Act(norm) => {
                 let (scale, shift) = norm.affine()?;
                 let fixed = |value: f32| -> Result<Var> {
-                    let all = Tensor::full(value, norm.channels(), device)?;
-                    Ok(Var::from_tensor(&all.to_dtype(scale.dtype())?)?)
+                    let all = Tensor::full(value, norm.channels(), &to.device)?;
+                    Ok(Var::from_tensor(&all.to_dtype(to.dtype)?)?)
                 };
                 BatchNorm {
-                    weight: constant(&scale, device)?,
-                    bias: constant(&shift, device)?,
+                    weight: constant(&scale, to)?,
+                    bias: constant(&shift, to)?,
                     mean: fixed(0.0)?,
                     variance: fixed(1.0)?,
                     eps: 0.0,
@@ -179,34 +179,34 @@ impl BatchNorm {
         let normed = batch_norm_training(x, weight, bias, self.eps, activation)?;
         let count = (x.elem_count() / self.mean.elem_count()) as f64;
         let update = |running: &Var, new: &Tensor, factor: f64| -> Result<()> {
-            let old = (running.as_tensor().detach() * (1.0 - MOMENTUM))?;
-            Ok(running.set(&(old + (new * (factor * MOMENTUM))?)?)?)
+            let old = (wide(&running.as_tensor().detach())? * (1.0 - MOMENTUM))?;
+            let new = (old + (wide(new)? * (factor * MOMENTUM))?)?;
+            Ok(running.set(&new.to_dtype(running.dtype())?)?)
         };
         update(&self.mean, &normed.mean, 1.0)?;
         update(&self.variance, &normed.variance, count / (count - 1.0))?;
         Ok(normed.y)
     }
 
-    /// The scale and the shift of each channel.
+    /// The scale and the shift of each channel, in f32 for parameters in half precision.
     fn affine(&self) -> Result<(Tensor, Tensor)> {
-        let rstd = (self.variance.as_tensor().detach() + self.eps)?
+        let rstd = (wide(&self.variance.as_tensor().detach())? + self.eps)?
             .sqrt()?
             .recip()?;
-        let scale = (&self.weight * rstd)?;
-        let shift = (&self.bias - (self.mean.as_tensor().detach() * &scale)?)?;
+        let scale = (wide(&self.weight)? * rstd)?;
+        let mean = wide(&self.mean.as_tensor().detach())?;
+        let shift = (wide(&self.bias)? - (mean * &scale)?)?;
         Ok((scale, shift))
     }
 
-    fn frozen(&self, device: &Device) -> Result<Self> {
+    fn frozen(&self, to: &Placement) -> Result<Self> {
         let copy = |var: &Var| -> Result<Var> {
             // `copy` is needed so that the new variable does not share storage with the old one.
-            Ok(Var::from_tensor(
-                &constant(var.as_tensor(), device)?.copy()?,
-            )?)
+            Ok(Var::from_tensor(&constant(var.as_tensor(), to)?.copy()?)?)
         };
         Ok(Self {
-            weight: constant(&self.weight, device)?,
-            bias: constant(&self.bias, device)?,
+            weight: constant(&self.weight, to)?,
+            bias: constant(&self.bias, to)?,
             mean: copy(&self.mean)?,
             variance: copy(&self.variance)?,
             ..self.clone()
@@ -289,19 +289,21 @@ impl Conv {
     fn folded(&self, norm: &Norm) -> Result<(Tensor, Tensor)> {
         let (scale, shift) = norm.affine()?;
         let outputs = self.weight.dim(0)?;
-        let flat = self.weight.reshape((outputs, ()))?;
-        let weight = flat.broadcast_mul(&scale.reshape((outputs, 1))?)?;
-        Ok((weight.reshape(self.weight.shape())?, shift))
+        let flat = wide(&self.weight)?.reshape((outputs, ()))?;
+        let weight = flat.broadcast_mul(&wide(&scale)?.reshape((outputs, 1))?)?;
+        let weight = weight.reshape(self.weight.shape())?;
+        let dtype = self.weight.dtype();
+        Ok((weight.to_dtype(dtype)?, shift.to_dtype(dtype)?))
     }
 
-    fn frozen(&self, device: &Device) -> Result<Self> {
+    fn frozen(&self, to: &Placement) -> Result<Self> {
         let (weight, bias) = match &self.norm {
             None => (self.weight.clone(), self.bias.clone()),
             Some(norm) => self.folded(norm)?,
         };
         Ok(Self {
-            weight: constant(&weight, device)?,
-            bias: constant(&bias, device)?,
+            weight: constant(&weight, to)?,
+            bias: constant(&bias, to)?,
             norm: None,
             ..self.clone()
         })
@@ -395,10 +397,10 @@ impl Dense {
         self.parameters
     }
 
-    pub(super) fn frozen(&self, device: &Device) -> Result<Self> {
+    pub(super) fn frozen(&self, to: &Placement) -> Result<Self> {
         Ok(Self {
-            weight: constant(&self.weight, device)?,
-            bias: constant(&self.bias, device)?,
+            weight: constant(&self.weight, to)?,
+            bias: constant(&self.bias, to)?,
             ..self.clone()
         })
     }
@@ -413,12 +415,13 @@ impl Layer {
             Self::MaxPool(config) => max_pool2d(x, *config)?,
             Self::AvgPool(config) => avg_pool2d(x, *config)?,
             Self::AdaptivePool(size) => adaptive_avg_pool2d(x, (*size, *size))?,
-            Self::GlobalMean => x.flatten_from(2)?.mean(2)?,
+            Self::GlobalMean => wide(x)?.flatten_from(2)?.mean(2)?.to_dtype(x.dtype())?,
             Self::Dense(dense) => dense.forward(x, dense.activation)?,
             Self::Softmax => softmax(x)?,
             Self::Normalise => {
-                let length = (x.sqr()?.sum_keepdim(1)?.sqrt()? + 1e-12)?;
-                x.broadcast_div(&length)?
+                let values = wide(x)?;
+                let length = (values.sqr()?.sum_keepdim(1)?.sqrt()? + 1e-12)?;
+                values.broadcast_div(&length)?.to_dtype(x.dtype())?
             }
             Self::Sequence(layers) => run(&layers.iter().collect::<Vec<_>>(), x, mode)?,
             Self::Concat(layers) => {
@@ -449,8 +452,8 @@ impl Layer {
             Self::ClassAndMean => {
                 let (_, tokens, _) = x.dims3()?;
                 let class = x.narrow(1, 0, 1)?.squeeze(1)?;
-                let others = x.narrow(1, 1, tokens.saturating_sub(1))?.mean(1)?;
-                Tensor::cat(&[class, others], 1)?
+                let others = wide(&x.narrow(1, 1, tokens.saturating_sub(1))?)?.mean(1)?;
+                Tensor::cat(&[class, others.to_dtype(x.dtype())?], 1)?
             }
         })
     }
@@ -545,17 +548,17 @@ impl Layer {
         }
     }
 
-    /// The layer as a constant on a device: its parameters have no gradient, and each batch norm
-    /// is folded into the convolution before it.
-    pub(super) fn frozen(&self, device: &Device) -> Result<Self> {
+    /// The layer as a constant on a device and with a number type: its parameters have no
+    /// gradient, and each batch norm is folded into the convolution before it.
+    pub(super) fn frozen(&self, to: &Placement) -> Result<Self> {
         let all = |layers: &[Self]| {
-            let each = layers.iter().map(|l| l.frozen(device));
+            let each = layers.iter().map(|l| l.frozen(to));
             each.collect::<Result<Vec<_>>>()
         };
         Ok(match self {
-            Self::Conv(conv) => Self::Conv(conv.frozen(device)?),
-            Self::Norm(norm) => Self::Norm(norm.frozen(device)?),
-            Self::Dense(dense) => Self::Dense(dense.frozen(device)?),
+            Self::Conv(conv) => Self::Conv(conv.frozen(to)?),
+            Self::Norm(norm) => Self::Norm(norm.frozen(to)?),
+            Self::Dense(dense) => Self::Dense(dense.frozen(to)?),
             Self::Sequence(layers) => Self::Sequence(all(layers)?),
             Self::Concat(layers) => Self::Concat(all(layers)?),
             Self::Residual {
@@ -564,17 +567,17 @@ impl Layer {
                 scale,
                 activation,
             } => Self::Residual {
-                body: Box::new(body.frozen(device)?),
+                body: Box::new(body.frozen(to)?),
                 shortcut: match shortcut {
-                    Some(shortcut) => Some(Box::new(shortcut.frozen(device)?)),
+                    Some(shortcut) => Some(Box::new(shortcut.frozen(to)?)),
                     None => None,
                 },
                 scale: *scale,
                 activation: *activation,
             },
-            Self::Embed(embed) => Self::Embed(embed.frozen(device)?),
-            Self::Encoder(encoder) => Self::Encoder(Box::new(encoder.frozen(device)?)),
-            Self::LayerNorm(norm) => Self::LayerNorm(norm.frozen(device)?),
+            Self::Embed(embed) => Self::Embed(embed.frozen(to)?),
+            Self::Encoder(encoder) => Self::Encoder(Box::new(encoder.frozen(to)?)),
+            Self::LayerNorm(norm) => Self::LayerNorm(norm.frozen(to)?),
             other => other.clone(),
         })
     }
@@ -592,9 +595,18 @@ fn check_sizes(inputs: usize, outputs: usize, at: &Scope) -> Result<()> {
     )))
 }
 
-/// A parameter's values without a gradient, on a device.
-pub(super) fn constant(parameter: &Tensor, device: &Device) -> Result<Tensor> {
-    Ok(parameter.detach().to_device(device)?)
+/// A parameter's values without a gradient, on a device and with a number type.
+pub(super) fn constant(parameter: &Tensor, to: &Placement) -> Result<Tensor> {
+    to.take(&parameter.detach())
+}
+
+/// Converts half precision to f32, for sums and roots. Other number types are returned as they
+/// are. Gradients pass through.
+pub(crate) fn wide(x: &Tensor) -> Result<Tensor> {
+    Ok(match x.dtype() {
+        DType::F16 | DType::BF16 => x.to_dtype(DType::F32)?,
+        _ => x.clone(),
+    })
 }
 
 fn first(x: &[usize]) -> usize {

@@ -3,6 +3,7 @@
 
 use super::Preprocess;
 use super::gradients::{self, GradientCheck, Outcome};
+use crate::ops::Placement;
 use crate::{Error, Result};
 use candle_core::{D, DType, Device, Tensor};
 use invariances_core::names::nearest;
@@ -11,6 +12,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 /// A network as a chain of named layers.
+///
+/// Images may be on any device and have any floating-point type: they are moved and converted to
+/// those of the network's parameters ([`Network::placement`]), and the results stay there.
 ///
 /// Three functions are enough to implement it for your own network. With [`super::Custom`], which
 /// takes candle modules and closures, no implementation is needed. All other functions are
@@ -70,6 +74,12 @@ pub trait Network: Send + Sync {
         Preprocess::none()
     }
 
+    /// The device and the number type of the parameters. Images are moved and converted to them
+    /// before the preprocessing. `None`: images are used as they are.
+    fn placement(&self) -> Option<Placement> {
+        None
+    }
+
     /// Applies several layers in sequence. The result must be identical to that of
     /// [`Network::layer`].
     ///
@@ -81,13 +91,17 @@ pub trait Network: Send + Sync {
 
     /// The shape of each layer's output for one preprocessed image (channels, height, width),
     /// without the batch. By default an image of zeros is passed through the network to find
-    /// them.
+    /// them. It is f32 on the CPU if the network has no [`Network::placement`].
     ///
     /// # Errors
     /// [`Error::Invalid`] if the network cannot process images of this size.
     fn shapes(&self, image: [usize; 3]) -> Result<Vec<Vec<usize>>> {
         let [c, h, w] = image;
-        let mut x = Tensor::zeros((1, c, h, w), DType::F32, &Device::Cpu)?;
+        let at = self.placement().unwrap_or(Placement {
+            device: Device::Cpu,
+            dtype: DType::F32,
+        });
+        let mut x = Tensor::zeros((1, c, h, w), at.dtype, &at.device)?;
         let mut shapes = Vec::new();
         for index in 0..self.layers().len() {
             x = self.run(&x, index..index + 1)?.detach();
@@ -145,7 +159,7 @@ pub trait Network: Send + Sync {
     /// [`Error::Invalid`] with the layers whose gradient is wrong or missing, and what to use
     /// instead; also as [`Network::forward`].
     fn check_gradients(&self, images: &Tensor) -> Result<GradientCheck> {
-        let x = self.preprocess().apply(&images.detach())?;
+        let x = self.preprocess().apply(&placed(self, &images.detach())?)?;
         match gradients::examine(self, &x, 0..self.output() + 1)? {
             Outcome::Fine(check) => Ok(check),
             Outcome::Faulty(_, why) => Err(Error::invalid(why)),
@@ -181,12 +195,13 @@ pub trait Network: Send + Sync {
         )))
     }
 
-    /// f(x): the output (logits, for a classifier) of images (batch, 3, h, w) in [−1, 1].
+    /// f(x): the output (logits, for a classifier) of images (batch, 3, h, w) in [−1, 1]. It is
+    /// on the network's device.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the images do not fit the network.
     fn forward(&self, images: &Tensor) -> Result<Tensor> {
-        let x = self.preprocess().apply(images)?;
+        let x = self.preprocess().apply(&placed(self, images)?)?;
         self.run(&x, 0..self.output() + 1)
     }
 
@@ -196,7 +211,7 @@ pub trait Network: Send + Sync {
     /// [`Error::Invalid`] for an unknown layer, with the existing names.
     fn encode(&self, images: &Tensor, layer: &str) -> Result<Tensor> {
         let end = self.position(layer)?;
-        let x = self.preprocess().apply(images)?;
+        let x = self.preprocess().apply(&placed(self, images)?)?;
         self.run(&x, 0..end + 1)
     }
 
@@ -207,7 +222,7 @@ pub trait Network: Send + Sync {
     /// [`Error::Invalid`] for an unknown layer, with the existing names.
     fn decode(&self, z: &Tensor, layer: &str) -> Result<Tensor> {
         let end = self.position(layer)?;
-        self.run(z, end + 1..self.output().max(end) + 1)
+        self.run(&placed(self, z)?, end + 1..self.output().max(end) + 1)
     }
 
     /// The outputs of several layers in one pass, in the order of `layers`.
@@ -222,7 +237,7 @@ pub trait Network: Send + Sync {
         let mut order = places.clone();
         order.sort_unstable();
         order.dedup();
-        let mut x = self.preprocess().apply(images)?;
+        let mut x = self.preprocess().apply(&placed(self, images)?)?;
         let (mut from, mut found) = (0, Vec::new());
         for place in order {
             x = self.run(&x, from..place + 1)?;
@@ -302,6 +317,14 @@ pub trait Network: Send + Sync {
     }
 }
 
+/// Moves a tensor to the network's device and converts it to its number type, if they are known.
+pub(super) fn placed<N: Network + ?Sized>(network: &N, x: &Tensor) -> Result<Tensor> {
+    match network.placement() {
+        Some(placement) => placement.take(x),
+        None => Ok(x.clone()),
+    }
+}
+
 /// Applies layers in sequence, and adds the layer's name to an error.
 pub(super) fn one_by_one<N: Network + ?Sized>(
     network: &N,
@@ -339,6 +362,10 @@ impl<N: Network + ?Sized> Network for Arc<N> {
 
     fn preprocess(&self) -> Preprocess {
         (**self).preprocess()
+    }
+
+    fn placement(&self) -> Option<Placement> {
+        (**self).placement()
     }
 
     fn run(&self, x: &Tensor, layers: Range<usize>) -> Result<Tensor> {

@@ -26,5 +26,5 @@ pub(crate) fn patch_layers(at: &Scope) -> Result<Backbone> {
     }
     let last = Conv::biased(size(512, 1), config(1, Activation::None), &at.pp(11))?;
     net.push("main.11", Layer::Conv(last));
-    Ok(net.done(at.device()))
+    Ok(net.done(&at))
 }

@@ -97,13 +97,13 @@ pub fn resnet(depth: usize, classes: usize, at: &Scope) -> Result<Backbone> {
     );
     net.output();
     net.push("softmax", Layer::Softmax);
-    Ok(net.done(at.device()))
+    Ok(net.done(at))
 }
 
 /// A ResNet up to `avgpool` with a chosen normalization, the encoder of the authors' BigAE.
 pub(crate) fn resnet_features(depth: usize, kind: NormKind, at: &Scope) -> Result<Backbone> {
     let (net, _) = features(depth, kind, at)?;
-    Ok(net.done(at.device()).with_preprocess(&Preprocess::none()))
+    Ok(net.done(at).with_preprocess(&Preprocess::none()))
 }
 
 /// The layers up to `avgpool`, and the number of output channels.

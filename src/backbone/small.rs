@@ -50,7 +50,7 @@ pub fn squeezenet_small(classes: usize, at: &Scope) -> Result<Backbone> {
     net.push("fire4", fire(128, 32, 64, &at.pp("fire4"))?);
     net.push("pool", Layer::GlobalMean);
     classifier(&mut net, 128, classes, at)?;
-    Ok(net.done(at.device()))
+    Ok(net.done(at))
 }
 
 /// Builds a plain convolutional network. Its architecture differs from that of the network under
@@ -69,7 +69,7 @@ pub fn plain_small(classes: usize, at: &Scope) -> Result<Backbone> {
     net.push("conv6", conv(96, 128, 3, 1, &at.pp("conv6"))?);
     net.push("pool", Layer::GlobalMean);
     classifier(&mut net, 128, classes, at)?;
-    Ok(net.done(at.device()))
+    Ok(net.done(at))
 }
 
 /// Builds an AlexNet (arXiv 1404.5997) for images of 32 to 64 px. Its layers have the paper's
@@ -102,7 +102,7 @@ pub fn alexnet_small(width: usize, classes: usize, at: &Scope) -> Result<Backbon
     net.push("fc8", Layer::Dense(logits));
     net.output();
     net.push("softmax", Layer::Softmax);
-    Ok(net.done(at.device()))
+    Ok(net.done(at))
 }
 
 /// Builds a ResNet (arXiv 1512.03385) for images of 32 to 64 px, with batch norm. Its layers are
@@ -133,7 +133,7 @@ pub fn resnet_small(width: usize, classes: usize, at: &Scope) -> Result<Backbone
     }
     net.push("avgpool", Layer::GlobalMean);
     classifier(&mut net, inputs, classes, at)?;
-    Ok(net.done(at.device()))
+    Ok(net.done(at))
 }
 
 /// Builds a small face recognition network in the style of FaceNet (arXiv 1503.03832) for images
@@ -158,5 +158,5 @@ pub fn facenet_small(people: usize, at: &Scope) -> Result<Backbone> {
     let embedding = Dense::new(128 * 16, 128, &at.pp("embedding"))?;
     net.push("embedding", Layer::Dense(embedding));
     classifier(&mut net, 128, people, at)?;
-    Ok(net.done(at.device()))
+    Ok(net.done(at))
 }

@@ -87,5 +87,5 @@ pub fn squeezenet(version: SqueezeNet, classes: usize, at: &Scope) -> Result<Bac
     net.alias("avgpool");
     net.output();
     net.push("softmax", Layer::Softmax);
-    Ok(net.done(at.device()))
+    Ok(net.done(at))
 }

@@ -2,6 +2,7 @@
 
 use super::layer::{Layer, run};
 use super::{Network, Preprocess};
+use crate::ops::{Placement, Scope};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use std::collections::BTreeMap;
@@ -32,7 +33,7 @@ pub struct Backbone {
     output: usize,
     preprocess: Preprocess,
     mode: Mode,
-    device: Device,
+    placement: Placement,
 }
 
 impl fmt::Debug for Backbone {
@@ -82,7 +83,7 @@ impl Backbone {
     /// # Errors
     /// [`Error::Tensor`] if memory runs out.
     pub fn frozen(&self) -> Result<Self> {
-        self.frozen_as(None)
+        self.frozen_as(&self.placement)
     }
 
     /// Same as [`Backbone::frozen`], on another device.
@@ -90,17 +91,35 @@ impl Backbone {
     /// # Errors
     /// [`Error::Tensor`] if memory runs out.
     pub fn frozen_on(&self, device: &Device) -> Result<Self> {
-        self.frozen_as(Some(device))
+        self.frozen_as(&Placement {
+            device: device.clone(),
+            dtype: self.placement.dtype,
+        })
     }
 
-    fn frozen_as(&self, device: Option<&Device>) -> Result<Self> {
-        let device = device.unwrap_or(&self.device);
+    /// Same as [`Backbone::frozen`], on another device and with another number type. For fast
+    /// inference in half precision, load the weights as f32 and convert them here: the batch
+    /// norms are then folded in f32.
+    ///
+    /// ```
+    /// use invariances::backbone::{Network, resnet_small};
+    /// use invariances::ops::{Params, Placement};
+    /// use invariances::candle_core::{DType, Device};
+    /// let network = resnet_small(8, 10, &Params::new(0).root())?;
+    /// let double = network.frozen_as(&Placement { device: Device::Cpu, dtype: DType::F64 })?;
+    /// assert_eq!(double.placement().unwrap().dtype, DType::F64);
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if memory runs out.
+    pub fn frozen_as(&self, placement: &Placement) -> Result<Self> {
         let layers = self.layers.iter();
-        let frozen = layers.map(|(name, layer)| Ok((name.clone(), layer.frozen(device)?)));
+        let frozen = layers.map(|(name, layer)| Ok((name.clone(), layer.frozen(placement)?)));
         Ok(Self {
             layers: Arc::new(frozen.collect::<Result<_>>()?),
             mode: Mode::Evaluation,
-            device: device.clone(),
+            placement: placement.clone(),
             ..self.clone()
         })
     }
@@ -137,7 +156,12 @@ impl Network for Backbone {
         self.preprocess.clone()
     }
 
+    fn placement(&self) -> Option<Placement> {
+        Some(self.placement.clone())
+    }
+
     fn run(&self, x: &Tensor, layers: Range<usize>) -> Result<Tensor> {
+        let x = &self.placement.take(x)?;
         let chosen = self.layers.get(layers.clone()).ok_or_else(|| {
             Error::invalid(format!(
                 "layers {layers:?} of {}, which has {}",
@@ -217,8 +241,8 @@ impl Stack {
         self.output = Some(self.last());
     }
 
-    /// Returns the network, whose parameters are on `device`.
-    pub(super) fn done(self, device: &Device) -> Backbone {
+    /// Returns the network, whose parameters are those of `at`.
+    pub(super) fn done(self, at: &Scope) -> Backbone {
         Backbone {
             output: self.output.unwrap_or(self.last()),
             name: self.name,
@@ -226,7 +250,7 @@ impl Stack {
             aliases: Arc::new(self.aliases),
             preprocess: self.preprocess,
             mode: Mode::default(),
-            device: device.clone(),
+            placement: at.placement(),
         }
     }
 }

@@ -6,9 +6,9 @@
 
 use super::layer::{Dense, Layer, constant};
 use super::{Backbone, Preprocess, Stack};
-use crate::ops::{ConvConfig, Init, Scope, conv2d, layer_norm, resize_bicubic, softmax};
+use crate::ops::{ConvConfig, Init, Placement, Scope, conv2d, layer_norm, resize_bicubic, softmax};
 use crate::{Error, Result};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 /// The model family of a transformer: it decides parameter names and details.
@@ -108,10 +108,10 @@ impl LayerNorm {
         2 * self.weight.elem_count()
     }
 
-    pub(super) fn frozen(&self, device: &Device) -> Result<Self> {
+    pub(super) fn frozen(&self, to: &Placement) -> Result<Self> {
         Ok(Self {
-            weight: constant(&self.weight, device)?,
-            bias: constant(&self.bias, device)?,
+            weight: constant(&self.weight, to)?,
+            bias: constant(&self.bias, to)?,
             eps: self.eps,
         })
     }
@@ -233,12 +233,12 @@ impl Embed {
         self.parameters
     }
 
-    pub(super) fn frozen(&self, device: &Device) -> Result<Self> {
+    pub(super) fn frozen(&self, to: &Placement) -> Result<Self> {
         Ok(Self {
-            weight: constant(&self.weight, device)?,
-            bias: constant(&self.bias, device)?,
-            class: constant(&self.class, device)?,
-            position: constant(&self.position, device)?,
+            weight: constant(&self.weight, to)?,
+            bias: constant(&self.bias, to)?,
+            class: constant(&self.class, to)?,
+            position: constant(&self.position, to)?,
             parameters: self.parameters,
         })
     }
@@ -390,20 +390,20 @@ impl Encoder {
         dense + norms + scales.sum::<usize>()
     }
 
-    pub(super) fn frozen(&self, device: &Device) -> Result<Self> {
+    pub(super) fn frozen(&self, to: &Placement) -> Result<Self> {
         let [norm1, norm2] = &self.norms;
         let [wide, narrow] = &self.perceptron;
         let scales = match &self.scales {
-            Some([a, b]) => Some([constant(a, device)?, constant(b, device)?]),
+            Some([a, b]) => Some([constant(a, to)?, constant(b, to)?]),
             None => None,
         };
         Ok(Self {
-            norms: [norm1.frozen(device)?, norm2.frozen(device)?],
-            query: self.query.frozen(device)?,
-            key: self.key.frozen(device)?,
-            value: self.value.frozen(device)?,
-            out: self.out.frozen(device)?,
-            perceptron: [wide.frozen(device)?, narrow.frozen(device)?],
+            norms: [norm1.frozen(to)?, norm2.frozen(to)?],
+            query: self.query.frozen(to)?,
+            key: self.key.frozen(to)?,
+            value: self.value.frozen(to)?,
+            out: self.out.frozen(to)?,
+            perceptron: [wide.frozen(to)?, narrow.frozen(to)?],
             scales,
             heads: self.heads,
             gelu: self.gelu,
@@ -512,7 +512,7 @@ fn build(config: &TransformerConfig, at: &Scope) -> Result<Backbone> {
             }
         }
     }
-    Ok(net.done(at.device()))
+    Ok(net.done(at))
 }
 
 #[cfg(test)]
@@ -520,7 +520,7 @@ mod tests {
     use super::*;
     use crate::backbone::{Greybox, Network};
     use crate::ops::{Params, Rng};
-    use candle_core::DType;
+    use candle_core::{DType, Device};
     use candle_nn::{Module, VarBuilder};
     use candle_transformers::models::{clip, dinov2, vit};
     use std::collections::HashMap;

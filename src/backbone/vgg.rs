@@ -35,5 +35,5 @@ pub fn vgg16(classes: usize, at: &Scope) -> Result<Backbone> {
     }
     net.push("avgpool", Layer::AdaptivePool(7));
     head(&mut net, 512 * 49, classes, [0, 3, 6], at)?;
-    Ok(net.done(at.device()))
+    Ok(net.done(at))
 }
