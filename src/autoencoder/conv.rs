@@ -268,3 +268,31 @@ impl Decoder for ConvVae {
         self.last.weight()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::{Params, Rng, values};
+    use candle_core::{DType, Device};
+
+    #[test]
+    fn an_autoencoder_runs_in_half_precision() -> Result<()> {
+        let config = ConvVaeConfig::default();
+        let vae = ConvVae::new(&config, &Params::new(0).root())?;
+        let x = Rng::new(1).uniform(-1.0, 1.0, (2, 3, 32, 32), &Device::Cpu)?;
+        let expected = values(&vae.reconstruct(&x)?)?;
+        for dtype in [DType::BF16, DType::F16, DType::F64] {
+            let params = Params::with(0, dtype, &Device::Cpu);
+            let other = ConvVae::new(&config, &params.root())?;
+            let posterior = other.encode(&x)?;
+            assert_eq!(posterior.sample(&mut Rng::new(2))?.dtype(), dtype);
+            assert!(values(&posterior.kl()?)?.iter().all(|v| v.is_finite()));
+            let images = other.reconstruct(&x)?;
+            assert_eq!(images.dtype(), dtype);
+            for (a, b) in values(&images)?.iter().zip(&expected) {
+                assert!((a - b).abs() < 0.1, "{dtype:?}: {a} {b}");
+            }
+        }
+        Ok(())
+    }
+}

@@ -254,3 +254,85 @@ impl Stack {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backbone::{Family, TransformerConfig, resnet_small, transformer};
+    use crate::ops::{Params, Rng, values};
+    use candle_core::DType;
+
+    /// Asserts that values differ by at most a share of the largest one.
+    fn assert_near(a: &Tensor, b: &Tensor, share: f64) -> Result<()> {
+        assert_eq!(a.dims(), b.dims());
+        let (a, b) = (values(a)?, values(b)?);
+        let most = b.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
+        let off = |(a, b): (&f64, &f64)| (a - b).abs();
+        let far = a
+            .iter()
+            .zip(&b)
+            .map(off)
+            .fold(0.0, |far: f64, d| far.max(d));
+        assert!(a.iter().all(|v| v.is_finite()) && most > 0.0);
+        assert!(far <= share * most, "{far} of {most}");
+        Ok(())
+    }
+
+    fn placement(dtype: DType) -> Placement {
+        Placement {
+            device: Device::Cpu,
+            dtype,
+        }
+    }
+
+    #[test]
+    fn images_are_converted_to_the_type_of_the_parameters() -> Result<()> {
+        let network = resnet_small(4, 10, &Params::new(0).root())?;
+        let x = Rng::new(1).normal((2, 3, 32, 32), &Device::Cpu)?;
+        let y = network.forward(&x)?;
+        let same = network.forward(&x.to_dtype(DType::F64)?)?;
+        assert_eq!(same.dtype(), DType::F32);
+        assert_near(&same, &y, 0.0)?;
+        let z = network.encode(&x, "layer2")?.to_dtype(DType::F64)?;
+        assert_near(&network.decode(&z, "layer2")?, &y, 1e-6)?;
+        let double = network.frozen_as(&placement(DType::F64))?;
+        let precise = double.forward(&x)?;
+        assert_eq!(precise.dtype(), DType::F64);
+        assert_near(&precise, &y, 1e-4)
+    }
+
+    #[test]
+    fn networks_run_in_half_precision() -> Result<()> {
+        type Build = fn(&Scope) -> Result<Backbone>;
+        let vit: Build = |at| {
+            let config = TransformerConfig {
+                image: 32,
+                patch: 8,
+                width: 24,
+                depth: 2,
+                heads: 3,
+                hidden: 48,
+                outputs: 7,
+                family: Family::Vit,
+            };
+            transformer(&config, at)
+        };
+        let resnet: Build = |at| resnet_small(4, 10, at);
+        let x = Rng::new(1).normal((2, 3, 32, 32), &Device::Cpu)?;
+        for build in [resnet, vit] {
+            let network = build(&Params::new(0).root())?;
+            let y = network.forward(&x)?;
+            for dtype in [DType::BF16, DType::F16] {
+                let converted = network.frozen_as(&placement(dtype))?.forward(&x)?;
+                assert_eq!(converted.dtype(), dtype);
+                assert_near(&converted, &y, 0.1)?;
+                // Parameters that are created in half precision.
+                let params = Params::with(0, dtype, &Device::Cpu);
+                let half = build(&params.root())?.forward(&x)?;
+                assert_eq!(half.dtype(), dtype);
+                assert_near(&half, &y, 0.1)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -6,7 +6,7 @@ use crate::backbone::{
     Backbone, SqueezeNet, TransformerConfig, alexnet, facenet, fid_inception, resnet, squeezenet,
     transformer, vgg16,
 };
-use crate::ops::{Params, Scope};
+use crate::ops::{Params, Placement, Scope};
 use crate::{Error, Result};
 use candle_core::Device;
 use invariances_core::files::cache_dir;
@@ -183,6 +183,14 @@ impl Weights {
         self.load(self.path(hub)?)
     }
 
+    /// Same as [`Weights::fetch`], on another device and with another number type.
+    ///
+    /// # Errors
+    /// As [`Weights::fetch`], and [`Error::Tensor`] if the device's memory runs out.
+    pub fn fetch_on(&self, hub: &Hub, placement: &Placement) -> Result<Backbone> {
+        self.load_on(self.path(hub)?, placement)
+    }
+
     /// Builds the network with the weights of a file, in any format that [`Checkpoint`] reads.
     /// The network is frozen, in evaluation mode and on the CPU.
     ///
@@ -194,6 +202,15 @@ impl Weights {
         let network = self.network(&params.root())?;
         self.load_into(&params, path)?;
         network.frozen()
+    }
+
+    /// Same as [`Weights::load`], on another device and with another number type. Batch norms are
+    /// folded into the convolutions before them in f32, then all weights are converted.
+    ///
+    /// # Errors
+    /// As [`Weights::load`], and [`Error::Tensor`] if the device's memory runs out.
+    pub fn load_on(&self, path: impl AsRef<Path>, placement: &Placement) -> Result<Backbone> {
+        self.load(path)?.frozen_as(placement)
     }
 
     /// Loads the weights of a file into the parameters of [`Weights::network`], for example to
@@ -266,6 +283,21 @@ pub trait HubNetworks {
     /// # Errors
     /// As [`weights`] and [`Weights::fetch`].
     fn backbone(&self, name: &str) -> Result<Backbone>;
+
+    /// Same as [`HubNetworks::backbone`], on another device and with another number type.
+    ///
+    /// ```no_run
+    /// use invariances::{candle_core::DType, hub::{Hub, HubNetworks}, ops::{Placement, open_device}};
+    /// let gpu = Placement { device: open_device("cuda")?, dtype: DType::BF16 };
+    /// let vgg = Hub::open()?.backbone_on("vgg16", &gpu)?;
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`HubNetworks::backbone`], and [`Error::Tensor`] if the device's memory runs out.
+    fn backbone_on(&self, name: &str, placement: &Placement) -> Result<Backbone> {
+        self.backbone(name)?.frozen_as(placement)
+    }
 }
 
 impl HubNetworks for Hub {

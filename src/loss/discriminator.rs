@@ -1,7 +1,7 @@
 //! The patch discriminator, its losses, and the adaptive weight of the adversarial loss.
 
-use crate::backbone::{Backbone, Mode, Network, patch_layers};
-use crate::ops::Scope;
+use crate::backbone::{Backbone, Mode, Network, patch_layers, wide};
+use crate::ops::{Scope, scalar};
 use crate::{Error, Result};
 use candle_core::{D, Tensor};
 
@@ -42,7 +42,8 @@ impl PatchDiscriminator {
         }
     }
 
-    /// Returns the logits (batch, 1, h', w'), which rate how real each patch looks.
+    /// Returns the logits (batch, 1, h', w'), which rate how real each patch looks. Images are
+    /// moved and converted to the device and the number type of the parameters.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the images are too small.
@@ -56,8 +57,9 @@ impl PatchDiscriminator {
     /// # Errors
     /// As [`PatchDiscriminator::logits`].
     pub fn loss(&self, images: &Tensor, decoded: &Tensor) -> Result<Tensor> {
-        let real = softplus(&self.logits(&images.detach())?.neg()?)?.mean_all()?;
-        let fake = softplus(&self.logits(&decoded.detach())?)?.mean_all()?;
+        let logits = |x: &Tensor| wide(&self.logits(&x.detach())?);
+        let real = softplus(&logits(images)?.neg()?)?.mean_all()?;
+        let fake = softplus(&logits(decoded)?)?.mean_all()?;
         Ok(((real + fake)? * 0.5)?)
     }
 
@@ -66,7 +68,7 @@ impl PatchDiscriminator {
     /// # Errors
     /// As [`PatchDiscriminator::logits`].
     pub fn generator_loss(&self, decoded: &Tensor) -> Result<Tensor> {
-        Ok(self.logits(decoded)?.mean_all()?.neg()?)
+        Ok(wide(&self.logits(decoded)?)?.mean_all()?.neg()?)
     }
 }
 
@@ -94,12 +96,8 @@ pub fn adversarial_weight(
                 "the {what} loss does not depend on the layer at which gradients are compared"
             ))
         })?;
-        let gradient = gradient.detach().flatten_all()?;
-        let square = gradient.sqr()?.sum(D::Minus1)?;
-        Ok(square
-            .to_dtype(candle_core::DType::F64)?
-            .to_scalar::<f64>()?
-            .sqrt())
+        let gradient = wide(&gradient.detach().flatten_all()?)?;
+        Ok(scalar(&gradient.sqr()?.sum(D::Minus1)?)?.sqrt())
     };
     let (r, g) = (
         norm(reconstruction, "reconstruction's")?,

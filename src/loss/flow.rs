@@ -1,5 +1,7 @@
 //! The losses of the flows: the negative log-likelihood of t, and that of pairs of codes for e.
 
+use crate::backbone::wide;
+use crate::ops::{Placement, scalar};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 
@@ -29,7 +31,8 @@ impl Nll {
 
 /// Computes E[ ½‖v‖² − log|det ∂v/∂z̄| ], the loss of t (arXiv 2008.01777, equation 6), a scalar.
 ///
-/// The constant of the normal density is omitted. `v` is (batch, code), `logdet` is (batch,).
+/// The constant of the normal density is omitted. `v` is (batch, code), `logdet` is (batch,). The
+/// result is on the device of `v`, and in f32 if `v` has half precision.
 ///
 /// ```
 /// use invariances::{candle_core::{Device, Tensor}, loss::nll};
@@ -52,10 +55,9 @@ pub fn nll(v: &Tensor, logdet: &Tensor) -> Result<Tensor> {
 /// As [`nll`], and [`Error::Diverged`] if the loss is NaN or infinite.
 pub fn nll_parts(v: &Tensor, logdet: &Tensor) -> Result<Nll> {
     let (prior, logdet) = parts(v, logdet)?;
-    let number = |x: &Tensor| -> Result<f64> { Ok(x.to_dtype(DType::F64)?.to_scalar()?) };
     let nll = Nll {
-        prior: number(&prior)?,
-        logdet: number(&logdet)?,
+        prior: scalar(&prior)?,
+        logdet: scalar(&logdet)?,
         loss: (prior - logdet)?,
     };
     if nll.value().is_finite() {
@@ -76,6 +78,8 @@ fn parts(v: &Tensor, logdet: &Tensor) -> Result<(Tensor, Tensor)> {
             v.dims()
         )));
     }
+    let v = wide(v)?;
+    let logdet = Placement::of(&v).take(logdet)?;
     let prior = (v.sqr()?.sum_all()? * (0.5 / batch[0] as f64))?;
     Ok((prior, logdet.mean_all()?))
 }
@@ -103,6 +107,9 @@ pub struct PairNll {
 /// value −k (k ≥ 1) means that it shares **all but** k, the residual included, as in the authors'
 /// code. Factor 0 therefore cannot be the excluded one. `sizes` are the factors' sizes, the
 /// residual last. The paper uses ρ = 0.975.
+///
+/// The result is on the device of the first image's factors, and in f32 if they have half
+/// precision.
 ///
 /// ```
 /// use invariances::{candle_core::{Device, Tensor}, loss::pair_nll};
@@ -164,15 +171,28 @@ pub fn pair_nll(
             share.resize(share.len() + size, if shares { rho } else { 0.0 });
         }
     }
-    let share = Tensor::from_vec(share, (batch, code), first.0.device())?;
-    let rest = share.sqr()?.affine(-1.0, 1.0)?.to_dtype(first.0.dtype())?;
-    let share = share.to_dtype(first.0.dtype())?;
+    let a = wide(first.0)?;
+    let at = Placement::of(&a);
+    let b = at.take(second.0)?;
+    let tensor = |values: Vec<f64>| -> Result<Tensor> {
+        let shape = (batch, code);
+        // Not every device has f64.
+        Ok(match at.dtype {
+            DType::F64 => Tensor::from_vec(values, shape, &at.device)?,
+            _ => {
+                let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
+                Tensor::from_vec(values, shape, &at.device)?
+            }
+        })
+    };
+    let rest = tensor(share.iter().map(|s| 1.0 - s * s).collect())?;
+    let share = tensor(share)?;
     let mean = |square: Tensor, logdet: &Tensor| -> Result<Tensor> {
         let prior = (square.sum_all()? * (0.5 / batch as f64))?;
-        Ok((prior - logdet.mean_all()?)?)
+        Ok((prior - at.take(logdet)?.mean_all()?)?)
     };
-    let one = mean(first.0.sqr()?, first.1)?;
-    let off = (second.0 - (share * first.0)?)?;
+    let one = mean(a.sqr()?, first.1)?;
+    let off = (b - (share * &a)?)?;
     let two = mean((off.sqr()? / rest)?, second.1)?;
     Ok(PairNll {
         loss: (&one + &two)?,

@@ -1,6 +1,6 @@
 //! LPIPS, the learned perceptual distance between images, with VGG-16 features.
 
-use crate::backbone::{Backbone, Network, Preprocess};
+use crate::backbone::{Backbone, Network, Preprocess, wide};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use std::collections::HashMap;
@@ -10,7 +10,8 @@ const LAYERS: [&str; 5] = ["relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3"
 
 /// LPIPS (arXiv 1801.03924), a perceptual distance between two images. It compares features of
 /// VGG-16 at five depths; the channel weights were fitted to human judgements. The network is
-/// frozen, and the images get a gradient.
+/// frozen, and the images get a gradient. Images are moved and converted to the device and the
+/// number type of the network; the features of a network in half precision are compared in f32.
 ///
 /// VGG-16 comes from the hub, and the weights of the channels at the five depths are the authors'
 /// `vgg_lpips`:
@@ -48,6 +49,7 @@ impl Lpips {
         };
         let network = vgg.frozen()?.with_preprocess(&colours);
         let shapes = network.shapes([3, 64, 64])?;
+        let placement = network.placement();
         let found = LAYERS.iter().enumerate().map(|(i, layer)| {
             let channels = shapes[network.position(layer)?].first().copied();
             let channels = channels.unwrap_or(0);
@@ -63,7 +65,10 @@ impl Lpips {
                     head.dims()
                 )));
             }
-            Ok(head.detach())
+            Ok(match &placement {
+                Some(placement) => head.detach().to_device(&placement.device)?,
+                None => head.detach(),
+            })
         });
         let heads = found.collect::<Result<_>>()?;
         Ok(Self { network, heads })
@@ -83,6 +88,7 @@ impl Lpips {
             )));
         }
         let unit = |z: &Tensor| -> Result<Tensor> {
+            let z = wide(z)?;
             // 1e-20 keeps the gradient of the root finite at positions where all features are 0.
             let length = ((z.sqr()?.sum_keepdim(1)? + 1e-20)?.sqrt()? + 1e-10)?;
             Ok(z.broadcast_div(&length)?)
@@ -93,7 +99,8 @@ impl Lpips {
         );
         let parts = fa.iter().zip(&fb).zip(&self.heads).map(|((a, b), head)| {
             let differences = (unit(a)? - unit(b)?)?.sqr()?;
-            let weighted = differences.broadcast_mul(head)?.sum(1)?;
+            let head = head.to_dtype(differences.dtype())?;
+            let weighted = differences.broadcast_mul(&head)?.sum(1)?;
             Ok(weighted.flatten_from(1)?.mean(1)?)
         });
         let parts = parts.collect::<Result<Vec<_>>>()?;

@@ -2,7 +2,8 @@
 
 use super::Lpips;
 use crate::autoencoder::Posterior;
-use crate::backbone::Network;
+use crate::backbone::{Network, wide};
+use crate::ops::Placement;
 use crate::{Error, Result};
 use candle_core::Tensor;
 use std::fmt;
@@ -15,7 +16,8 @@ pub trait PerceptualDistance {
     fn name(&self) -> String;
 
     /// Computes the distance of each pair of images (batch, 3, h, w) in [−1, 1]; the result is
-    /// (batch,), with a gradient for both images.
+    /// (batch,), with a gradient for both images. It is on the device of the network whose
+    /// features are compared.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the shapes differ or do not fit the network.
@@ -110,11 +112,13 @@ impl PerceptualDistance for FeatureDistance {
             )));
         }
         let layers: Vec<&str> = self.layers.iter().map(String::as_str).collect();
+        let a = a.to_device(b.device())?;
         let (fa, fb) = (
-            self.network.encode_all(a, &layers)?,
+            self.network.encode_all(&a, &layers)?,
             self.network.encode_all(b, &layers)?,
         );
         let unit = |z: &Tensor| -> Result<Tensor> {
+            let z = wide(z)?;
             // 1e-10 is inside the root, so that the gradient at 0 is finite.
             let length = (z.sqr()?.sum_keepdim(1)? + 1e-10)?.sqrt()?;
             Ok(z.broadcast_div(&length)?)
@@ -152,7 +156,8 @@ pub struct PerceptualVaeLoss {
 ///
 /// The loss is (|x − x̂| + distance)/exp(γ) + γ, summed over pixels and channels, plus the KL
 /// divergence times `kl_weight`. The distance and the learned scalar γ are broadcast over all
-/// pixels and channels.
+/// pixels and channels. The terms are on the device of `decoded`, and in f32 if it has half
+/// precision.
 ///
 /// # Errors
 /// [`Error::Invalid`] if the shapes of the images differ.
@@ -171,15 +176,17 @@ pub fn perceptual_vae_loss(
         )));
     }
     let numbers = (x.elem_count() / x.dims()[0]) as f64;
-    let l1 = (x - decoded)?.abs()?.mean_all()?;
+    let wide_decoded = wide(decoded)?;
+    let at = Placement::of(&wide_decoded);
+    let l1 = (at.take(x)? - &wide_decoded)?.abs()?.mean_all()?;
     let perceptual = match distance {
-        Some(distance) => distance.distance(x, decoded)?.mean_all()?,
+        Some(distance) => at.take(&distance.distance(x, decoded)?.mean_all()?)?,
         None => l1.zeros_like()?,
     };
-    let gamma = gamma.reshape(())?;
+    let gamma = at.take(&gamma.reshape(())?)?;
     let per_number = ((&l1 + &perceptual)? / gamma.exp()?)?;
     let nll = ((per_number + &gamma)? * numbers)?;
-    let kl = posterior.kl()?.mean_all()?;
+    let kl = at.take(&posterior.kl()?.mean_all()?)?;
     Ok(PerceptualVaeLoss {
         loss: (&nll + (&kl * kl_weight)?)?,
         nll,

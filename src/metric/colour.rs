@@ -1,7 +1,8 @@
 //! Measurement of the foreground and background colour of images.
 
+use crate::ops::values;
 use crate::{Error, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use rayon::prelude::*;
 
 /// The fraction of an image's pixels that certainly belong to the foreground: even the thinnest
@@ -49,13 +50,9 @@ pub fn measure_colours(images: &Tensor) -> Result<(Tensor, Tensor)> {
         }
     };
     let device = images.device();
-    let mut values = images
-        .to_device(&Device::Cpu)?
-        .to_dtype(DType::F32)?
-        .flatten_all()?
-        .to_vec1::<f32>()?;
+    let mut pixels: Vec<f32> = values(images)?.into_iter().map(|v| v as f32).collect();
     let area = height * width;
-    let colours: Vec<Result<_>> = values
+    let colours: Vec<Result<_>> = pixels
         .par_chunks_mut(3 * area)
         .enumerate()
         .map(|(n, image)| {

@@ -1,7 +1,8 @@
 //! The Fréchet distance between two samples of features (FID for Inception features).
 
+use crate::ops::{host, values};
 use crate::{Error, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use nalgebra::DMatrix;
 
 /// The largest number of features; a covariance of this size takes 2 GiB.
@@ -75,18 +76,15 @@ pub fn frechet_distance(a: &Tensor, b: &Tensor) -> Result<f64> {
 /// Computes the mean and the unbiased covariance.
 fn moments(x: &Tensor) -> Result<(Vec<f64>, DMatrix<f64>)> {
     let (n, f) = x.dims2()?;
-    let x = x.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+    let x = host(x)?;
     let mean = x.mean_keepdim(0)?;
     let centred = x.broadcast_sub(&mean)?;
     let covariance = (centred.t()?.matmul(&centred)? / (n - 1) as f64)?;
-    let numbers: Vec<f64> = covariance.flatten_all()?.to_vec1()?;
+    let numbers = values(&covariance)?;
     if numbers.iter().any(|v| !v.is_finite()) {
         return Err(Error::invalid(
             "the Fréchet distance needs finite features, found NaN or infinity",
         ));
     }
-    Ok((
-        mean.flatten_all()?.to_vec1()?,
-        DMatrix::from_row_slice(f, f, &numbers),
-    ))
+    Ok((values(&mean)?, DMatrix::from_row_slice(f, f, &numbers)))
 }

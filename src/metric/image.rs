@@ -1,8 +1,10 @@
 //! Metrics of images: class agreement, PSNR, and the amount of fine structure.
 
 use super::same_answers;
+use crate::backbone::wide;
+use crate::ops::{Placement, values};
 use crate::{Error, Result};
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 /// Returns, per image, 1 if two class assignments agree and 0 otherwise. Both are u32 (batch,).
 ///
@@ -16,7 +18,9 @@ pub fn agreement(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
             b.dims()
         )));
     }
-    let classes = |x: &Tensor| x.to_dtype(DType::U32)?.to_vec1::<u32>();
+    let classes = |x: &Tensor| -> Result<Vec<u32>> {
+        Ok(values(x)?.into_iter().map(|class| class as u32).collect())
+    };
     same_answers(&classes(a)?, &classes(b)?)
 }
 
@@ -34,13 +38,10 @@ pub fn psnr(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
             y.dims()
         )));
     }
-    let mse = (x - y)?
-        .sqr()?
-        .flatten_from(1)?
-        .mean(1)?
-        .to_dtype(DType::F64)?
-        .to_vec1::<f64>()?;
-    Ok(mse
+    let x = wide(x)?;
+    let y = Placement::of(&x).take(y)?;
+    let mse = (x - y)?.sqr()?.flatten_from(1)?.mean(1)?;
+    Ok(values(&mse)?
         .into_iter()
         .map(|m| 10.0 * (4.0 / m.max(4e-12)).log10())
         .collect())
@@ -70,9 +71,36 @@ pub fn fine_structure(images: &Tensor) -> Result<Vec<f64>> {
             )));
         }
     };
+    let images = wide(images)?;
     let per_image = |t: Tensor| -> Result<Tensor> { Ok(t.sqr()?.flatten_from(1)?.mean(1)?) };
     let across = (images.narrow(3, 1, w - 1)? - images.narrow(3, 0, w - 1)?)?;
     let down = (images.narrow(2, 1, h - 1)? - images.narrow(2, 0, h - 1)?)?;
     let both = (per_image(across)? + per_image(down)?)?;
-    Ok(both.to_dtype(DType::F64)?.to_vec1()?)
+    values(&both)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::Rng;
+    use candle_core::{DType, Device};
+
+    #[test]
+    fn images_and_classes_of_other_types_are_compared() -> Result<()> {
+        let mut rng = Rng::new(0);
+        let shape = (2, 3, 16, 16);
+        let x = rng.uniform(-1.0, 1.0, shape, &Device::Cpu)?;
+        let y = rng.uniform(-1.0, 1.0, shape, &Device::Cpu)?;
+        let expected = psnr(&x, &y)?;
+        for dtype in [DType::BF16, DType::F16, DType::F64] {
+            let found = psnr(&x.to_dtype(dtype)?, &y)?;
+            for (a, b) in found.iter().zip(&expected) {
+                assert!((a - b).abs() < 0.1, "{dtype:?}: {a} {b}");
+            }
+        }
+        let classes = Tensor::new(&[3u32, 300], &Device::Cpu)?;
+        let others = Tensor::new(&[3i64, 301], &Device::Cpu)?;
+        assert_eq!(agreement(&classes, &others)?, [1.0, 0.0]);
+        Ok(())
+    }
 }

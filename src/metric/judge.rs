@@ -1,7 +1,7 @@
 //! The independent classifier, which predicts attributes of generated and original images.
 
 use super::same_answers;
-use crate::backbone::{Backbone, Network};
+use crate::backbone::{Backbone, Network, wide};
 use crate::data::{Attribute, Factors};
 use crate::{Error, Result};
 use candle_core::{D, Tensor};
@@ -146,7 +146,7 @@ impl Judge {
         let mut losses = Vec::new();
         for (attribute, logits) in self.attributes.iter().zip(self.logits(images)?) {
             let truth = Tensor::new(attribute.of(factors)?, logits.device())?;
-            losses.push(candle_nn::loss::cross_entropy(&logits, &truth)?);
+            losses.push(candle_nn::loss::cross_entropy(&wide(&logits)?, &truth)?);
         }
         Ok(Tensor::stack(&losses, 0)?.mean_all()?)
     }

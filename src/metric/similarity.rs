@@ -1,7 +1,9 @@
 //! Similarity of two representations: cosines of rows, and centred kernel alignment (CKA).
 
+use crate::backbone::wide;
+use crate::ops::{Placement, host, values};
 use crate::{Error, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 
 /// Computes the cosine similarity between each row of x and the same row of y, both (n, p).
 ///
@@ -23,10 +25,11 @@ pub fn cosines(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
             y.dims()
         )));
     }
+    let x = wide(x)?;
+    let y = Placement::of(&x).take(y)?;
     let length = |x: &Tensor| -> Result<Tensor> { Ok(x.sqr()?.sum(1)?.sqrt()?) };
-    let lengths = ((length(x)? * length(y)?)? + 1e-12)?;
-    let cosines = ((x * y)?.sum(1)? / lengths)?;
-    Ok(cosines.to_dtype(DType::F64)?.to_vec1()?)
+    let lengths = ((length(&x)? * length(&y)?)? + 1e-12)?;
+    values(&((x * y)?.sum(1)? / lengths)?)
 }
 
 /// Computes the similarity of two representations of the same images by linear centred kernel
@@ -61,9 +64,9 @@ pub fn cka(x: &Tensor, y: &Tensor) -> Result<f64> {
     // Inner products of all pairs of rows in f64, without the diagonal. The estimate does not
     // need centred rows, but centring improves the numerical precision.
     let gram = |x: &Tensor| -> Result<Vec<f64>> {
-        let x = x.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+        let x = host(x)?;
         let x = x.broadcast_sub(&x.mean_keepdim(0)?)?;
-        let mut gram: Vec<f64> = x.matmul(&x.t()?)?.flatten_all()?.to_vec1()?;
+        let mut gram = values(&x.matmul(&x.t()?)?)?;
         (0..n).for_each(|i| gram[i * n + i] = 0.0);
         Ok(gram)
     };

@@ -1,6 +1,6 @@
 //! Structural similarity (SSIM) of images.
 
-use crate::ops::{ConvConfig, conv2d};
+use crate::ops::{ConvConfig, conv2d, host, values};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 
@@ -40,14 +40,11 @@ pub fn ssim(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
         .map(|i| (-(i as f64 - middle).powi(2) / (2.0 * SIGMA * SIGMA)).exp())
         .collect();
     let sum: f64 = line.iter().sum();
-    let line = Tensor::new(line, x.device())?.affine(1.0 / sum, 0.0)?;
     // Channel by channel, in f64: variances are differences of nearly equal numbers.
-    let plane = |t: &Tensor| -> Result<Tensor> {
-        Ok(t.detach()
-            .to_dtype(DType::F64)?
-            .reshape((batch * channels, 1, h, w))?)
-    };
+    let plane =
+        |t: &Tensor| -> Result<Tensor> { Ok(host(t)?.reshape((batch * channels, 1, h, w))?) };
     let (x, y) = (plane(x)?, plane(y)?);
+    let line = Tensor::new(line, x.device())?.affine(1.0 / sum, 0.0)?;
     let none = Tensor::zeros(1, DType::F64, x.device())?;
     let blurred = |t: &Tensor| -> Result<Tensor> {
         let plain = ConvConfig::default();
@@ -62,6 +59,5 @@ pub fn ssim(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
     let (c1, c2) = (0.02f64.powi(2), 0.06f64.powi(2));
     let above = (both.affine(2.0, c1)? * covariance.affine(2.0, c2)?)?;
     let below = ((xx + yy)?.affine(1.0, c1)? * variances.affine(1.0, c2)?)?;
-    let each = (above / below)?.reshape((batch, ()))?.mean(1)?;
-    Ok(each.to_vec1()?)
+    values(&(above / below)?.reshape((batch, ()))?.mean(1)?)
 }

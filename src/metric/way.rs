@@ -1,8 +1,9 @@
 //! Metrics of sequences: the change between video frames, and the unevenness of interpolation
 //! paths.
 
+use crate::ops::{host, scalar, values};
 use crate::{Error, Result};
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 
 /// Measures the motion of a video: the root mean square difference between consecutive frames,
 /// over all pixels and frames. `frames` is (count, channels, h, w).
@@ -23,9 +24,9 @@ pub fn frame_step(frames: &Tensor) -> Result<f64> {
             "a step leads from a frame to the next: expected at least two frames, found {count}"
         )));
     }
-    let frames = frames.to_dtype(DType::F64)?;
+    let frames = host(frames)?;
     let step = (frames.narrow(0, 1, count - 1)? - frames.narrow(0, 0, count - 1)?)?;
-    Ok(step.sqr()?.mean_all()?.to_scalar::<f64>()?.sqrt())
+    Ok(scalar(&step.sqr()?.mean_all()?)?.sqrt())
 }
 
 /// Measures the unevenness of paths: the length of the longest step divided by the mean step
@@ -53,8 +54,8 @@ pub fn unevenness(points: &[Tensor]) -> Result<Vec<f64>> {
     }
     let mut steps: Vec<Vec<f64>> = Vec::new();
     for pair in points.windows(2) {
-        let step = (&pair[1] - &pair[0])?.to_dtype(DType::F64)?;
-        steps.push(step.sqr()?.sum(1)?.sqrt()?.to_vec1()?);
+        let step = host(&(&pair[1] - &pair[0])?)?;
+        steps.push(values(&step.sqr()?.sum(1)?.sqrt()?)?);
     }
     let rows = 0..steps[0].len();
     Ok(rows

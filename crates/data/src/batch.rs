@@ -66,7 +66,8 @@ impl Batch {
         let rows = Tensor::new(rows, self.images.device())?;
         Ok((
             self.images.index_select(&rows, 0)?,
-            self.labels.index_select(&rows, 0)?,
+            self.labels
+                .index_select(&rows.to_device(self.labels.device())?, 0)?,
         ))
     }
 }

@@ -790,7 +790,8 @@ impl Batch {
     /// labels; [`Error::Io`] if the file cannot be written.
     pub fn write_parquet(&self, path: impl AsRef<Path>, columns: &ImageColumns) -> Result<()> {
         let images = png_files(&self.images)?;
-        let labels = self.labels.to_dtype(DType::I64)?.to_vec1::<i64>()?;
+        let labels = self.labels.to_device(&Device::Cpu)?.to_dtype(DType::I64)?;
+        let labels = labels.to_vec1::<i64>()?;
         let count = images.len();
         if labels.len() != count {
             return Err(Error::invalid(format!(
@@ -828,6 +829,7 @@ fn png_files(images: &Tensor) -> Result<Vec<Vec<u8>>> {
         }
     };
     let values = images
+        .to_device(&Device::Cpu)?
         .to_dtype(DType::F32)?
         .flatten_all()?
         .to_vec1::<f32>()?;

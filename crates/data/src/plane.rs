@@ -1,8 +1,8 @@
 //! Labelled 2D points from known densities, to test conditional flows.
 
 use crate::{Error, Result};
-use candle_core::{DType, Device, Tensor};
-use invariances_ops::Rng;
+use candle_core::{Device, Tensor};
+use invariances_ops::{Rng, values};
 use std::f64::consts::{PI, TAU};
 
 /// A distribution of labelled points in the plane whose density is known exactly. What a
@@ -139,11 +139,11 @@ impl Plane {
                 labels.dims()
             )));
         }
-        let points: Vec<Vec<f64>> = points.to_dtype(DType::F64)?.to_vec2()?;
+        let points = values(points)?;
         let labels: Vec<u32> = labels.argmax(1)?.to_vec1()?;
         let centres: Vec<_> = (0..self.labels()).map(|l| self.centres(l)).collect();
         let wide = 2.0 * self.noise * self.noise;
-        let values = points.iter().zip(labels).map(|(p, label)| {
+        let values = points.chunks_exact(2).zip(labels).map(|(p, label)| {
             let centres = &centres[label as usize];
             let near = |c: &[f64; 2]| -((p[0] - c[0]).powi(2) + (p[1] - c[1]).powi(2)) / wide;
             // Log-sum-exp: the largest term is factored out, because far from the centres all
@@ -190,7 +190,7 @@ impl Plane {
         let step = 2.0 * self.extent() / side as f64;
         let each = 1.0 / (n as f64 * step * step);
         let mut picture = vec![0f32; side * side];
-        for p in points.to_dtype(DType::F64)?.to_vec2::<f64>()? {
+        for p in values(points)?.chunks_exact(2) {
             let [x, y] = [p[0], p[1]].map(|c| ((c + self.extent()) / step).floor());
             let inside = |c: f64| c >= 0.0 && c < side as f64;
             if inside(x) && inside(y) {
@@ -204,6 +204,7 @@ impl Plane {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::DType;
 
     /// The stated density matches that of the sampled points and integrates to 1.
     #[test]

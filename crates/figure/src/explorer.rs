@@ -5,7 +5,7 @@ use super::grid::pixels;
 use super::{Figure, ImageGrid, LONGEST, escape, html, png, texts};
 use crate::{Error, Result};
 use base64::Engine as _;
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use invariances_core::files::write_atomic;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -62,7 +62,8 @@ impl Explorer {
     pub fn new(images: &Tensor) -> Result<Self> {
         Ok(Self {
             images: pixels(images)?,
-            tensor: images.detach(),
+            // On the CPU, so that a figure keeps no memory of a GPU.
+            tensor: images.detach().to_device(&Device::Cpu)?,
             axes: Vec::new(),
             begin: Vec::new(),
             title: String::new(),
