@@ -74,8 +74,8 @@ impl Posterior {
 }
 
 /// Samples `count` codes from the normal distribution with the mean and covariance of `codes`;
-/// the result is (count, code), f32 on the device of `codes`. Decoded, these codes show what D makes of random codes before t
-/// has learned their true distribution.
+/// the result is (count, code), f32 on the device of `codes`. Decoded, these codes show what D
+/// makes of random codes before t has learned their true distribution.
 ///
 /// ```
 /// use invariances::{autoencoder::normal_like, candle_core::Device, ops::Rng};

@@ -268,11 +268,7 @@ mod tests {
         let (a, b) = (values(a)?, values(b)?);
         let most = b.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
         let off = |(a, b): (&f64, &f64)| (a - b).abs();
-        let far = a
-            .iter()
-            .zip(&b)
-            .map(off)
-            .fold(0.0, |far: f64, d| far.max(d));
+        let far = a.iter().zip(&b).map(off).fold(0.0, f64::max);
         assert!(a.iter().all(|v| v.is_finite()) && most > 0.0);
         assert!(far <= share * most, "{far} of {most}");
         Ok(())

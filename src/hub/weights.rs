@@ -287,7 +287,8 @@ pub trait HubNetworks {
     /// Same as [`HubNetworks::backbone`], on another device and with another number type.
     ///
     /// ```no_run
-    /// use invariances::{candle_core::DType, hub::{Hub, HubNetworks}, ops::{Placement, open_device}};
+    /// use invariances::ops::{Placement, open_device};
+    /// use invariances::{candle_core::DType, hub::{Hub, HubNetworks}};
     /// let gpu = Placement { device: open_device("cuda")?, dtype: DType::BF16 };
     /// let vgg = Hub::open()?.backbone_on("vgg16", &gpu)?;
     /// # Ok::<(), invariances::Error>(())
