@@ -144,6 +144,11 @@ impl ActNorm {
         }
     }
 
+    /// Returns whether a result would have a graph.
+    fn tracked(&self, x: &Tensor) -> bool {
+        [x, &self.loc, &self.scale].iter().any(|t| t.track_op())
+    }
+
     /// Returns only the normalised `x`, for networks that need no log-determinant.
     ///
     /// # Errors
@@ -189,6 +194,9 @@ impl Flow for ActNorm {
 
     fn inverse(&self, v: &Tensor, _: Option<&Tensor>) -> Result<Tensor> {
         self.positions(v)?;
+        if v.rank() == 2 && gpu::is_available(v) && !self.tracked(v) {
+            return gpu::actnorm_inverse(v, &self.loc, &self.scale);
+        }
         let (loc, scale) = self.parameters(v)?;
         Ok(v.broadcast_div(&scale)?.broadcast_sub(&loc)?)
     }
@@ -199,6 +207,27 @@ impl Flow for ActNorm {
 }
 
 impl Layer for ActNorm {
+    fn state_forward(
+        &self,
+        state: &Tensor,
+        _: Option<&Tensor>,
+    ) -> Result<(Tensor, Option<CouplingTape>)> {
+        Ok((gpu::actnorm(state, &self.loc, &self.scale)?, None))
+    }
+
+    fn state_backward(
+        &self,
+        state: &Tensor,
+        _: Option<&CouplingTape>,
+        _: Option<&Tensor>,
+        gradient: &Tensor,
+        _: &mut Option<Tensor>,
+    ) -> Result<(Tensor, Vec<Tensor>)> {
+        let [to_state, to_loc, to_scale] =
+            gpu::actnorm_backward(state, &self.loc, &self.scale, gradient)?;
+        Ok((to_state, vec![to_loc, to_scale]))
+    }
+
     fn parameters(&self) -> Vec<Tensor> {
         vec![self.loc.clone(), self.scale.clone()]
     }

@@ -3,6 +3,7 @@
 use super::layer::{Layer, Undone, detached, net};
 use super::{Flow, given, rows};
 use crate::ops::coupling::{self, Direction, Layers, Nets, Plan, SLOPE};
+use crate::ops::gpu::{self, CouplingTape};
 use crate::ops::{Activation, Scope, dense, has_kernel, repeated};
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -99,10 +100,28 @@ impl AffineCoupling {
 
     fn run_inverse(&self, v: &Tensor, condition: Option<&Tensor>, share: usize) -> Result<Tensor> {
         let c = self.checked(v, condition, share)?;
+        if gpu::is_available(v) && !self.tracked(v, &c) {
+            return gpu::coupling_inverse(v, &c, share, &self.nets, &self.plan);
+        }
         if !has_kernel(v) {
             return self.composed_inverse(v, &repeated(&c, share)?);
         }
         coupling::coupling(v, &c, &self.nets, self.plan, share, Direction::Inverse)
+    }
+
+    /// Returns whether a result would have a graph.
+    fn tracked(&self, x: &Tensor, condition: &Tensor) -> bool {
+        let parameters = coupling::parameters(&self.nets);
+        let mut all = parameters.iter().chain([x, condition]);
+        all.any(|t| t.track_op())
+    }
+
+    /// The condition of a state on a GPU; (batch, 0) if the coupling has none.
+    fn state_condition(&self, state: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+        match self.plan.condition {
+            0 => Ok(state.narrow(1, 0, 0)?),
+            _ => Ok(given(condition, "this coupling")?.contiguous()?),
+        }
     }
 
     /// Computes s and t of half-step `i` with candle's operations.
@@ -184,6 +203,44 @@ impl Flow for AffineCoupling {
 }
 
 impl Layer for AffineCoupling {
+    fn state_forward(
+        &self,
+        state: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Result<(Tensor, Option<CouplingTape>)> {
+        let c = self.state_condition(state, condition)?;
+        let (state, tape) = gpu::coupling(state, &c, &self.nets, &self.plan)?;
+        Ok((state, Some(tape)))
+    }
+
+    fn state_backward(
+        &self,
+        state: &Tensor,
+        tape: Option<&CouplingTape>,
+        condition: Option<&Tensor>,
+        gradient: &Tensor,
+        to_condition: &mut Option<Tensor>,
+    ) -> Result<(Tensor, Vec<Tensor>)> {
+        let c = self.state_condition(state, condition)?;
+        let again;
+        let tape = match tape {
+            Some(tape) => tape,
+            None => {
+                again = gpu::coupling(state, &c, &self.nets, &self.plan)?.1;
+                &again
+            }
+        };
+        let sum = match to_condition.take() {
+            Some(sum) => sum,
+            None => c.zeros_like()?,
+        };
+        let found = gpu::coupling_backward(tape, gradient, &sum, &self.nets, &self.plan)?;
+        if self.plan.condition > 0 {
+            *to_condition = Some(sum);
+        }
+        Ok(found)
+    }
+
     fn parameters(&self) -> Vec<Tensor> {
         coupling::parameters(&self.nets)
     }

@@ -3,6 +3,7 @@
 
 use super::Flow;
 use crate::Result;
+use crate::ops::gpu::CouplingTape;
 use crate::ops::{Scope, backward, repeated};
 use candle_core::{Tensor, Var};
 use std::sync::Arc;
@@ -55,6 +56,43 @@ pub(super) trait Layer: Flow + std::fmt::Debug {
         self.reverse_by_graph(v, condition, gradient)
     }
 
+    /// Applies the layer to a state (batch, code + 1) on a GPU: the code, and the log-determinant
+    /// as the last column. Nothing of it is in a graph; the tape is for [`Layer::state_backward`].
+    fn state_forward(
+        &self,
+        state: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Result<(Tensor, Option<CouplingTape>)> {
+        let code = state.dim(1)? - 1;
+        let x = state.narrow(1, 0, code)?.contiguous()?;
+        let (v, logdet) = self.detached().forward(&x, condition)?;
+        let logdet = (state.narrow(1, code, 1)? + logdet.unsqueeze(1)?)?;
+        Ok((Tensor::cat(&[v, logdet], 1)?, None))
+    }
+
+    /// Returns the gradient of the state before the layer from that of the state after it, and the
+    /// gradients of the parameters. The gradient of the condition is added to `to_condition`.
+    fn state_backward(
+        &self,
+        state: &Tensor,
+        _tape: Option<&CouplingTape>,
+        condition: Option<&Tensor>,
+        gradient: &Tensor,
+        to_condition: &mut Option<Tensor>,
+    ) -> Result<(Tensor, Vec<Tensor>)> {
+        let code = state.dim(1)? - 1;
+        let x = state.narrow(1, 0, code)?.contiguous()?;
+        let undone = self.gradients_at(&x, condition, gradient)?;
+        if let Some(more) = undone.to_condition {
+            *to_condition = Some(match to_condition.take() {
+                Some(sum) => (sum + more)?,
+                None => more,
+            });
+        }
+        let to_state = Tensor::cat(&[&undone.to_x, &gradient.narrow(1, code, 1)?], 1)?;
+        Ok((to_state, undone.to_parameters))
+    }
+
     /// Implements [`Layer::reverse`] for any layer and device: it inverts the layer, then builds
     /// a graph of this layer alone.
     fn reverse_by_graph(
@@ -63,8 +101,19 @@ pub(super) trait Layer: Flow + std::fmt::Debug {
         condition: Option<&Tensor>,
         gradient: &Tensor,
     ) -> Result<Undone> {
-        let code = v.dim(1)?;
-        let x = Var::from_tensor(&self.detached().inverse(v, condition)?)?;
+        let x = self.detached().inverse(v, condition)?;
+        self.gradients_at(&x, condition, gradient)
+    }
+
+    /// Computes the gradients with a graph of this layer alone, from its input.
+    fn gradients_at(
+        &self,
+        x: &Tensor,
+        condition: Option<&Tensor>,
+        gradient: &Tensor,
+    ) -> Result<Undone> {
+        let code = x.dim(1)?;
+        let x = Var::from_tensor(x)?;
         let condition = condition.map(Var::from_tensor).transpose()?;
         let (again, logdet) = self.forward(&x, condition.as_ref().map(|c| c.as_tensor()))?;
         let to_logdet = gradient.narrow(1, code, 1)?.squeeze(1)?;

@@ -4,6 +4,7 @@ use super::layer::Layer;
 use super::{Flow, rows};
 use crate::Result;
 use crate::ops::Scope;
+use crate::ops::gpu::{self, CouplingTape};
 use candle_core::{DType, Tensor};
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use std::sync::Arc;
 /// into different halves.
 ///
 /// The buffers are `forward_shuffle_idx` and `backward_shuffle_idx`, both (code,). They hold
-/// integers in the dtype of all parameters (f32 is exact up to 2²⁴).
+/// integers as f32, which is exact up to 2²⁴, or as f64 if that is the parameters' number type.
 #[derive(Clone, Debug)]
 pub struct Permutation {
     code: usize,
@@ -45,6 +46,9 @@ impl Permutation {
     fn ordered(&self, x: &Tensor, order: &Tensor) -> Result<Tensor> {
         rows(x, self.code, "the code")?;
         // The buffer is read at each call because loading a checkpoint changes it.
+        if gpu::is_available(x) && !x.track_op() {
+            return gpu::permute(x, &order.to_dtype(DType::U32)?);
+        }
         Ok(x.contiguous()?
             .index_select(&order.to_dtype(DType::U32)?, 1)?)
     }
@@ -68,5 +72,27 @@ impl Flow for Permutation {
 impl Layer for Permutation {
     fn detached(&self) -> Arc<dyn Layer> {
         Arc::new(self.clone())
+    }
+
+    fn state_forward(
+        &self,
+        state: &Tensor,
+        _: Option<&Tensor>,
+    ) -> Result<(Tensor, Option<CouplingTape>)> {
+        let order = self.forward.to_dtype(DType::U32)?;
+        Ok((gpu::permute(state, &order)?, None))
+    }
+
+    fn state_backward(
+        &self,
+        _: &Tensor,
+        _: Option<&CouplingTape>,
+        _: Option<&Tensor>,
+        gradient: &Tensor,
+        _: &mut Option<Tensor>,
+    ) -> Result<(Tensor, Vec<Tensor>)> {
+        // The gradient of a permutation is its inverse.
+        let order = self.backward.to_dtype(DType::U32)?;
+        Ok((gpu::permute(gradient, &order)?, Vec::new()))
     }
 }

@@ -5,11 +5,15 @@
 //! Here both directions are matrix products with the same patch matrix ("im2col" and its
 //! adjoint), with bias and leaky ReLU in the same pass.
 
-use crate::dense::{check_activation, numbers};
+use crate::dense::{check_activation, have_kernel, numbers};
 use crate::kernels::Number;
 use crate::kernels::convolution::{Finish, Geometry, bias_gradient, unfinished};
 use crate::kernels::patches::Patches;
 use crate::{Error, Result};
+#[cfg(feature = "cuda")]
+use crate::kernels::cuda::{Address, Buffer, Gpu, layers::slope_of};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Tensor, WithDType};
 
 /// The activation that is applied after a layer, in the same pass.
@@ -225,6 +229,49 @@ impl Convolution {
     }
 }
 
+#[cfg(feature = "cuda")]
+impl Convolution {
+    fn bwd_on_gpu(
+        &self,
+        gpu: &Gpu,
+        [x, w, b, res, grad]: [&Tensor; 5],
+    ) -> Result<[Option<Tensor>; 3]> {
+        let g = self.geometry(x.dims(), w.dims(), b.dims())?;
+        let [to_x, to_w, to_b] = [x, w, b].map(|t| t.track_op());
+        let (x, w) = (x.contiguous()?, w.contiguous()?);
+        let grad = grad.contiguous()?;
+        let d = match self.config.activation {
+            Activation::None => grad,
+            Activation::Leaky(slope) => {
+                let res = res.contiguous()?;
+                let n = res.elem_count();
+                let d = gpu.slope(gpu.of_tensor(&res)?, gpu.of_tensor(&grad)?, n, slope)?;
+                gpu.tensor(d, res.shape())
+            }
+        };
+        let (at, wt) = (gpu.of_tensor(&d)?, gpu.of_tensor(&w)?);
+        let none = (Address::NULL, 1.0);
+        let dx = to_x.then(|| match self.transposed {
+            true => gpu.project(&g, at, wt, none),
+            false => gpu.spread(&g, at, wt, none),
+        });
+        let dw = to_w.then(|| {
+            let xt = gpu.of_tensor(&x)?;
+            match self.transposed {
+                true => gpu.correlate(&g, at, xt),
+                false => gpu.correlate(&g, xt, at),
+            }
+        });
+        let (batch, c, h, wd) = self.result_shape(&g);
+        let db = to_b.then(|| gpu.channel_sum(at, (batch, c, h * wd)));
+        let tensor = |buffer: Option<candle_core::Result<Buffer>>, like: &Tensor| -> Result<_> {
+            let buffer = buffer.transpose()?;
+            Ok(buffer.map(|buffer| gpu.tensor(buffer, like.shape())))
+        };
+        Ok([tensor(dx, &x)?, tensor(dw, &w)?, tensor(db, b)?])
+    }
+}
+
 fn slice<'a, T: WithDType>(
     storage: &'a candle_core::Storage,
     layout: &Layout,
@@ -277,6 +324,29 @@ impl CustomOp3 for Convolution {
         }
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        xl: &Layout,
+        w: &CudaStorage,
+        wl: &Layout,
+        b: &CudaStorage,
+        bl: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        let g = self
+            .geometry(xl.dims(), wl.dims(), bl.dims())
+            .map_err(candle_core::Error::wrap)?;
+        let gpu = Gpu::of_storage(x);
+        let (x, w) = (gpu.address(x, xl)?, gpu.address(w, wl)?);
+        let finish = (gpu.address(b, bl)?, slope_of(self.config.activation));
+        let y = match self.transposed {
+            true => gpu.spread(&g, x, w, finish)?,
+            false => gpu.project(&g, x, w, finish)?,
+        };
+        Ok((gpu.storage(y), self.result_shape(&g).into()))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -285,6 +355,13 @@ impl CustomOp3 for Convolution {
         res: &Tensor,
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = Gpu::of(x) {
+            let [dx, dw, db] = self
+                .bwd_on_gpu(&gpu, [x, w, b, res, grad])
+                .map_err(candle_core::Error::wrap)?;
+            return Ok((dx, dw, db));
+        }
         let [dx, dw, db] = match x.dtype() {
             DType::F64 => self.bwd_of::<f64>(x, w, b, res, grad),
             _ => self.bwd_of::<f32>(x, w, b, res, grad),
@@ -296,7 +373,7 @@ impl CustomOp3 for Convolution {
 
 pub(crate) fn apply(op: Convolution, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     op.geometry(x.dims(), weight.dims(), bias.dims())?;
-    if x.device().is_cpu() {
+    if have_kernel(&[x, weight, bias]) {
         return Ok(x
             .contiguous()?
             .apply_op3(&weight.contiguous()?, &bias.contiguous()?, op)?);
@@ -322,7 +399,7 @@ pub(crate) fn apply(op: Convolution, x: &Tensor, weight: &Tensor, bias: &Tensor)
     let y = y.broadcast_add(&bias.reshape((1, (), 1, 1))?)?;
     Ok(match activation {
         Activation::None => y,
-        Activation::Leaky(slope) => candle_nn::ops::leaky_relu(&y, slope)?,
+        Activation::Leaky(slope) => crate::leaky_relu(&y, slope)?,
     })
 }
 

@@ -2,12 +2,20 @@
 //! gradients; and helpers that the other kernels share.
 
 use super::Activation;
+use super::gpu;
 use super::gradients::hand_over;
 use crate::kernels::Number;
 use crate::kernels::elementwise::{PARALLEL, map, map2};
 use crate::kernels::product::{Matrix, product, product_new, product_transposed};
 use crate::{Error, Result};
+#[cfg(feature = "cuda")]
+use crate::kernels::cuda::{
+    Gpu,
+    layers::{dense_backward, slope_of},
+};
 use candle_core::backend::BackendStorage;
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor, WithDType, bail,
 };
@@ -40,7 +48,14 @@ impl Real for f64 {
 /// Returns whether the CPU kernels of this crate support this tensor (f32 or f64 on the CPU). For
 /// other tensors candle's operations are composed.
 pub fn has_kernel(x: &Tensor) -> bool {
-    x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64)
+    x.device().is_cpu()
+        && matches!(x.dtype(), DType::F32 | DType::F64)
+        && crate::kernels_are_used()
+}
+
+/// Returns whether all tensors are supported by the CPU kernels, or all by the CUDA kernels.
+pub(crate) fn have_kernel(tensors: &[&Tensor]) -> bool {
+    tensors.iter().all(|t| has_kernel(t)) || tensors.iter().all(|t| gpu::is_available(t))
 }
 
 /// Returns the elements of a contiguous tensor. The callers make their arguments contiguous
@@ -89,6 +104,13 @@ impl CustomOp1 for LeakyRelu {
         Ok((y, l.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, l: &Layout) -> candle_core::Result<(CudaStorage, Shape)> {
+        let gpu = Gpu::of_storage(x);
+        let y = gpu.leaky(gpu.address(x, l)?, l.shape().elem_count(), self.0)?;
+        Ok((gpu.storage(y), l.shape().clone()))
+    }
+
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> candle_core::Result<Option<Tensor>> {
         // The slope depends only on the sign of the argument.
         let op = Slope(Activation::Leaky(self.0));
@@ -133,6 +155,21 @@ impl CustomOp2 for Slope {
             other => bail!("activation_gradient has no kernel for {:?}", other.dtype()),
         };
         Ok((out, l.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        y: &CudaStorage,
+        l: &Layout,
+        grad: &CudaStorage,
+        lg: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        let gpu = Gpu::of_storage(y);
+        let (y, grad) = (gpu.address(y, l)?, gpu.address(grad, lg)?);
+        let slope = slope_of(self.0);
+        let out = gpu.slope(y, grad, l.shape().elem_count(), slope)?;
+        Ok((gpu.storage(out), l.shape().clone()))
     }
 }
 
@@ -440,6 +477,28 @@ impl CustomOp3 for Dense {
         Ok((y, (batch, outputs).into()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        lx: &Layout,
+        w: &CudaStorage,
+        lw: &Layout,
+        b: &CudaStorage,
+        lb: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        let gpu = Gpu::of_storage(x);
+        let (batch, inputs) = lx.shape().dims2()?;
+        let outputs = lb.shape().elem_count();
+        let all = [
+            gpu.address(x, lx)?,
+            gpu.address(w, lw)?,
+            gpu.address(b, lb)?,
+        ];
+        let y = gpu.dense(all, (batch, inputs, outputs), slope_of(self.0))?;
+        Ok((gpu.storage(y), (batch, outputs).into()))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -449,6 +508,15 @@ impl CustomOp3 for Dense {
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = Gpu::of(x) {
+            let slope = (self.0 != Activation::None).then(|| slope_of(self.0));
+            let wanted = [x, w, b].map(|t| t.track_op());
+            let [to_x, to_w, to_b] = dense_backward(&gpu, [x, w, b], (y, &grad), slope, wanted)?;
+            let to_w = to_w.map(|g| hand_over(w, g)).transpose()?.flatten();
+            let to_b = to_b.map(|g| hand_over(b, g)).transpose()?.flatten();
+            return Ok((to_x, to_w, to_b));
+        }
         let grad = match self.0 {
             Activation::None => grad,
             other => y.apply_op2_no_bwd(&grad, &Slope(other))?,
@@ -519,6 +587,20 @@ impl CustomOp2 for Sum {
         Ok((y, la.shape().clone()))
     }
 
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        a: &CudaStorage,
+        la: &Layout,
+        b: &CudaStorage,
+        lb: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        let gpu = Gpu::of_storage(a);
+        let (a, b) = (gpu.address(a, la)?, gpu.address(b, lb)?);
+        let y = gpu.add_leaky(a, b, la.shape().elem_count(), slope_of(self.0))?;
+        Ok((gpu.storage(y), la.shape().clone()))
+    }
+
     fn bwd(
         &self,
         _: &Tensor,
@@ -549,7 +631,7 @@ pub fn add(a: &Tensor, b: &Tensor, activation: Activation) -> Result<Tensor> {
         )));
     }
     check_activation(activation)?;
-    if has_kernel(a) && a.dtype() == b.dtype() {
+    if have_kernel(&[a, b]) && a.dtype() == b.dtype() {
         return Ok(a
             .contiguous()?
             .apply_op2(&b.contiguous()?, Sum(activation))?);
@@ -569,7 +651,7 @@ pub fn add(a: &Tensor, b: &Tensor, activation: Activation) -> Result<Tensor> {
 /// could not be recovered from the result.
 pub fn leaky_relu(x: &Tensor, slope: f64) -> Result<Tensor> {
     check_slope(slope)?;
-    if has_kernel(x) {
+    if have_kernel(&[x]) {
         return Ok(x.contiguous()?.apply_op1(LeakyRelu(slope))?);
     }
     Ok((x.relu()? - (x.neg()?.relu()? * slope)?)?)
@@ -632,7 +714,7 @@ pub fn dense(x: &Tensor, weight: &Tensor, bias: &Tensor, activation: Activation)
         )));
     }
     check_activation(activation)?;
-    if has_kernel(x) {
+    if have_kernel(&[x]) {
         let (x, weight) = (x.contiguous()?, weight.contiguous()?);
         return Ok(x.apply_op3(&weight, &bias.contiguous()?, Dense(activation))?);
     }

@@ -57,12 +57,13 @@ fn cuda(number: usize) -> Result<Device> {
     if !candle_core::utils::cuda_is_available() {
         return Err(unsupported("cuda"));
     }
-    let opened = Device::new_cuda_with_stream(number);
-    opened.map_err(|e| {
+    let opened = Device::new_cuda_with_stream(number).map_err(|e| {
         Error::invalid(format!(
             "the device cuda:{number} cannot be opened: {e}. `nvidia-smi` lists the GPUs of this machine; without one, use the device cpu"
         ))
-    })
+    })?;
+    crate::gpu::prepare(&opened)?;
+    Ok(opened)
 }
 
 fn metal(number: usize) -> Result<Device> {
@@ -95,7 +96,7 @@ impl Placement {
     /// number type. Gradients pass through both. A tensor that is there already is returned as it
     /// is.
     pub fn take(&self, x: &Tensor) -> Result<Tensor> {
-        let x = x.to_device(&self.device)?;
+        let x = moved(x, &self.device)?;
         Ok(match x.dtype().is_float() {
             true => x.to_dtype(self.dtype)?,
             false => x,
@@ -103,10 +104,29 @@ impl Placement {
     }
 }
 
+/// Moves a tensor to a device. Gradients pass through. A tensor that is there already is returned
+/// as it is.
+pub fn moved(x: &Tensor, device: &Device) -> Result<Tensor> {
+    if x.device().same_device(device) {
+        return Ok(x.clone());
+    }
+    // candle would move all memory that a narrowed view shares.
+    Ok(x.force_contiguous()?.to_device(device)?)
+}
+
+/// Returns a tensor in f32 if it has a half-precision type, otherwise as it is. Use it where half
+/// precision does not suffice: sums, variances, logarithms.
+pub fn widened(x: &Tensor) -> Result<Tensor> {
+    Ok(match x.dtype() {
+        DType::F16 | DType::BF16 => x.to_dtype(DType::F32)?,
+        _ => x.clone(),
+    })
+}
+
 /// Copies a tensor to the CPU and converts it to f64 there. (Not every device has f64.) The result
 /// is contiguous and keeps no graph.
 pub fn host(t: &Tensor) -> Result<Tensor> {
-    let t = t.detach().to_device(&Device::Cpu)?;
+    let t = moved(&t.detach(), &Device::Cpu)?;
     Ok(t.to_dtype(DType::F64)?.contiguous()?)
 }
 

@@ -8,6 +8,7 @@ mod conv;
 pub mod coupling;
 mod dense;
 mod device;
+pub mod gpu;
 pub mod gradients;
 // The only unsafe code of the project's libraries.
 #[allow(unsafe_code)]
@@ -22,7 +23,9 @@ pub mod spline;
 
 pub use conv::{Activation, ConvConfig, conv_transpose2d, conv2d};
 pub use dense::{add, dense, has_kernel, leaky_relu, repeated};
-pub use device::{Placement, device_name, host, open_device, scalar, values};
+pub use device::{
+    Placement, device_name, host, moved, open_device, scalar, values, widened,
+};
 pub use gradients::backward;
 pub use kernels::memory::keep_freed_memory;
 pub use layers::{Conv2d, Linear};
@@ -33,6 +36,24 @@ pub use resize::{adaptive_avg_pool2d, resize_bicubic, resize_bilinear, resize_ne
 pub use rng::Rng;
 
 pub use invariances_core::{Error, Result};
+
+/// Whether the kernels of this crate are used at all.
+static KERNELS: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(true);
+
+/// Switches the kernels of this crate on (the default) or off for the whole process. Without
+/// them every operation is composed of candle's operations, as on devices for which there are no
+/// kernels. Tests use it to compare both.
+pub fn use_kernels(on: bool) {
+    KERNELS.store(on, std::sync::atomic::Ordering::Relaxed);
+}
+
+/// Returns whether the kernels are switched on, see [`use_kernels`]. The environment variable
+/// `INVARIANCES_COMPOSE=1` switches them off at the start.
+pub fn kernels_are_used() -> bool {
+    static COMPOSE: std::sync::LazyLock<bool> =
+        std::sync::LazyLock::new(|| std::env::var("INVARIANCES_COMPOSE").is_ok_and(|v| v == "1"));
+    KERNELS.load(std::sync::atomic::Ordering::Relaxed) && !*COMPOSE
+}
 
 /// Returns the machine epsilon of a dtype: the distance from 1 to the next larger number. For
 /// dtypes that are not floating point it is that of f32.

@@ -289,7 +289,7 @@ fn composed(pool: Pool, x: &Tensor, [_, _, h, w, oh, ow]: [usize; 6]) -> Result<
 
 fn apply(pool: Pool, x: &Tensor) -> Result<Tensor> {
     let s = pool.shape(x.dims())?;
-    if x.device().is_cpu() {
+    if crate::has_kernel(x) {
         Ok(x.contiguous()?.apply_op1(pool)?)
     } else {
         composed(pool, x, s)

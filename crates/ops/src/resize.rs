@@ -9,7 +9,7 @@ use super::dense::numbers;
 use crate::kernels::Number;
 use crate::{Error, Result};
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 /// The weights that map an axis of `inputs` pixels to an axis of another length: each output
@@ -270,7 +270,7 @@ fn separable(
     if rows.is_identity() && columns.is_identity() {
         return Ok(x.clone());
     }
-    if x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64) {
+    if crate::has_kernel(x) {
         let adjoint = false;
         let op = Separable {
             rows,

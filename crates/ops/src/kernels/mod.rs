@@ -1,7 +1,9 @@
-//! CPU kernels on slices: matrix products, convolutions, normalisation, pooling. All `unsafe` code that
+//! Kernels for the CPU, on slices, and for CUDA (`cuda`): matrix products, convolutions, normalisation, pooling. All `unsafe` code that
 //! computes is in this folder; the modules above it check shapes and call it.
 
 pub(crate) mod convolution;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 pub(crate) mod elementwise;
 pub(crate) mod memory;
 pub(crate) mod norm;
