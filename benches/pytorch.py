@@ -7,7 +7,8 @@
     python3 benches/pytorch.py --memory       # peak memory of a training step, PyTorch's
 
 The networks are those of the cINN t (arXiv 2008.01777) as the original builds them: modules, one after the other,
-each half-step's nets on the concatenation of half and condition, Adam with betas (0.5, 0.9).
+each half-step's nets on the concatenation of half and condition, Adam with betas (0.5, 0.9). `benches/gpu.py` measures
+them on a GPU.
 """
 
 import argparse
@@ -61,8 +62,8 @@ def networks(torch):
             self.norm = ActNorm(code)
             self.s = nn.ModuleList(mlp(half + code, half, hidden, depth, True) for _ in range(2))
             self.t = nn.ModuleList(mlp(half + code, half, hidden, depth, False) for _ in range(2))
-            self.order = torch.randperm(code)
-            self.back = torch.argsort(self.order)
+            self.register_buffer("order", torch.randperm(code), persistent=False)
+            self.register_buffer("back", torch.argsort(self.order), persistent=False)
 
         def forward(self, x, c):
             x, logdet = self.norm(x)
@@ -112,7 +113,7 @@ def networks(torch):
         @torch.no_grad()
         def sample(self, z, n):
             c = self.embed(z).repeat_interleave(n, 0)
-            x = torch.randn(n * z.shape[0], self.code)
+            x = torch.randn(n * z.shape[0], self.code, device=z.device)
             for block in reversed(self.blocks):
                 x = block.inverse(x, c)
             return x
@@ -131,11 +132,13 @@ def median(f, times, warm):
     return statistics.median(spent) * 1e3
 
 
-def training(torch, size, batch):
+def training(torch, size, batch, device="cpu", fused=None):
+    """A network, conditions, and a function that runs one training step, on a device."""
     torch.manual_seed(0)
-    t = networks(torch)(**size)
-    adam = torch.optim.Adam(t.parameters(), lr=1e-6, betas=(0.5, 0.9))
-    x, z = torch.randn(batch, size["code"]), torch.randn(batch, size["condition"])
+    with torch.device(device):
+        t = networks(torch)(**size)
+        x, z = torch.randn(batch, size["code"]), torch.randn(batch, size["condition"])
+    adam = torch.optim.Adam(t.parameters(), lr=1e-6, betas=(0.5, 0.9), fused=fused)
     t(x, z)
 
     def step():

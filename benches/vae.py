@@ -16,9 +16,7 @@ import sys
 import time
 
 
-def measure():
-    import torch
-
+def network(torch):
     nn = torch.nn
 
     class ActNorm(nn.Module):
@@ -31,7 +29,7 @@ def measure():
             return self.scale * (x + self.loc)
 
     widths = [64, 128, 256, 512]
-    encoder, decoder, before = [], [], 3
+    encoder, before = [], 3
     for width in widths:
         encoder += [nn.Conv2d(before, width, 4, 2, 1, bias=False), ActNorm(width), nn.LeakyReLU(0.2)]
         before = width
@@ -42,9 +40,16 @@ def measure():
     decoder += [nn.ConvTranspose2d(64, 3, 4, 2, 1, bias=False), nn.Tanh()]
     encoder, decoder = nn.Sequential(*encoder), nn.Sequential(*decoder)
     gamma = nn.Parameter(torch.zeros(()))
+    return encoder, decoder, gamma
+
+
+def training(torch, batch, device="cpu"):
+    """A function that runs one training step on fixed images, on a device."""
+    with torch.device(device):
+        encoder, decoder, gamma = network(torch)
+        x = torch.rand(batch, 3, 32, 32) * 2 - 1
     parameters = [*encoder.parameters(), *decoder.parameters(), gamma]
     adam = torch.optim.Adam(parameters, 1e-4, betas=(0.5, 0.9))
-    x = torch.rand(25, 3, 32, 32) * 2 - 1
     numbers = 3 * 32 * 32
 
     def step():
@@ -57,6 +62,13 @@ def measure():
         (nll + kl).backward()
         adam.step()
 
+    return step
+
+
+def measure():
+    import torch
+
+    step = training(torch, 25)
     step()
     times = []
     for _ in range(15):
