@@ -3,9 +3,10 @@
 use super::Flow;
 use super::layer::Layer;
 use super::statistics::{Statistics, notice};
-use crate::ops::{Activation, Init, Scope, batch_norm, leaky_relu};
+use crate::ops::gpu::{self, CouplingTape};
+use crate::ops::{Activation, Init, Scope, batch_norm, leaky_relu, scalar};
 use crate::{Error, Result};
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use invariances_core::say;
 use std::sync::Arc;
 
@@ -74,7 +75,7 @@ impl ActNorm {
     /// # Errors
     /// [`Error::Tensor`] if the flag cannot be read.
     pub fn is_initialized(&self) -> Result<bool> {
-        Ok(self.initialized.to_dtype(DType::F64)?.to_scalar::<f64>()? != 0.0)
+        Ok(scalar(&self.initialized)? != 0.0)
     }
 
     /// Sets `loc` = −mean and `scale` = 1/(std + 1e-6) of this batch per channel, as the authors

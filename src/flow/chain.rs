@@ -4,12 +4,13 @@
 use super::layer::Layer;
 use super::statistics::notice;
 use super::{ActNorm, AffineCoupling, InvertibleLeakyRelu, LuMixing, Permutation, SplineCoupling};
-use crate::ops::gradients::{Slot, give, stand, through_candle};
-use crate::ops::{Rng, Scope};
+use crate::ops::gradients::{Slot, give, is_collected, stand, through_candle};
+use crate::ops::gpu::{self, CouplingTape};
+use crate::ops::{Rng, Scope, values};
 use crate::{Error, Result};
 use candle_core::backend::BackendStorage;
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp3, DType, Layout, MetalStorage, Shape, Storage, Tensor, bail,
+    CpuStorage, CudaStorage, CustomOp3, Layout, MetalStorage, Shape, Storage, Tensor, bail,
 };
 use invariances_core::say;
 use serde::{Deserialize, Serialize};
@@ -293,32 +294,81 @@ impl Chain {
     }
 
     pub(super) fn forward(&self, x: &Tensor, condition: &Tensor) -> Result<(Tensor, Tensor)> {
-        let Memory::Constant { tolerance } = self.memory else {
-            return self.run(&self.blocks, x, condition);
-        };
-        let parameters: Vec<Tensor> = self.parameters();
-        let trained = parameters.iter().any(Tensor::track_op);
-        if !(trained || x.track_op() || condition.track_op()) {
+        let on_gpu = gpu::is_available(x);
+        if self.memory == Memory::Ordinary && !on_gpu {
             return self.run(&self.blocks, x, condition);
         }
-        let (v, logdet) = self.run(&self.frozen, &x.detach(), &condition.detach())?;
+        let parameters: Vec<Tensor> = self.parameters();
+        let trained = parameters.iter().any(Tensor::track_op);
+        let graph = trained || x.track_op() || condition.track_op();
+        let (x0, condition0) = (x.detach(), condition.detach());
+        let (out, origin) = match self.memory {
+            Memory::Ordinary => {
+                let (out, kept) = self.states(&x0, &condition0, graph)?;
+                (out, Origin::Kept(kept))
+            }
+            Memory::Constant { tolerance } if graph => {
+                let out = if on_gpu {
+                    self.states(&x0, &condition0, false)?.0
+                } else {
+                    let (v, logdet) = self.run(&self.frozen, &x0, &condition0)?;
+                    Tensor::cat(&[v, logdet.unsqueeze(1)?], 1)?
+                };
+                self.watch.graphs.fetch_add(1, Ordering::Relaxed);
+                (out, Origin::Inverted { tolerance })
+            }
+            Memory::Constant { .. } if on_gpu => {
+                let (out, kept) = self.states(&x0, &condition0, false)?;
+                (out, Origin::Kept(kept))
+            }
+            Memory::Constant { .. } => return self.run(&self.blocks, x, condition),
+        };
+        if !graph {
+            let logdet = out.narrow(1, self.code, 1)?.squeeze(1)?;
+            return Ok((out.narrow(1, 0, self.code)?.contiguous()?, logdet));
+        }
+        // On a GPU each node of the graph costs several launches.
+        let lone = on_gpu && is_collected();
         let (stand, slot) = if trained {
-            let (stand, slot) = stand(&parameters, x)?;
+            let mut linked = parameters.iter().filter(|p| p.track_op()).cloned();
+            let (stand, slot) = match linked.next() {
+                Some(first) if lone => stand(&[first], x)?,
+                _ => stand(&parameters, x)?,
+            };
             (stand, Some(slot))
         } else {
             (Tensor::zeros((), x.dtype(), x.device())?, None)
         };
-        self.watch.graphs.fetch_add(1, Ordering::Relaxed);
-        let op = Reversible {
+        let op = Whole {
             chain: self.clone(),
-            tolerance,
-            out: Tensor::cat(&[v, logdet.unsqueeze(1)?], 1)?,
+            origin,
+            out,
             slot,
+            lone,
             parameters,
         };
         let both = x.apply_op3(condition, &stand, op)?;
         let logdet = both.narrow(1, self.code, 1)?.squeeze(1)?;
         Ok((both.narrow(1, 0, self.code)?.contiguous()?, logdet))
+    }
+
+    /// Runs the blocks on a GPU, on states (batch, code + 1), without a graph. With `keep`, what
+    /// the backward pass needs of each layer is returned.
+    fn states(&self, x: &Tensor, condition: &Tensor, keep: bool) -> Result<(Tensor, Vec<Kept>)> {
+        let zeros = Tensor::zeros((x.dim(0)?, 1), x.dtype(), x.device())?;
+        let mut state = Tensor::cat(&[x, &zeros], 1)?;
+        let mut kept = Vec::new();
+        for (i, block) in self.frozen.iter().enumerate() {
+            let c = seen(condition, self.width, i)?;
+            for layer in block {
+                let (next, tape) = layer.state_forward(&state, c.as_ref())?;
+                if keep {
+                    kept.push(Kept { state, tape });
+                }
+                state = next;
+            }
+        }
+        Ok((state, kept))
     }
 
     fn run(&self, blocks: &[Block], x: &Tensor, condition: &Tensor) -> Result<(Tensor, Tensor)> {
@@ -373,41 +423,126 @@ impl Chain {
     }
 }
 
-/// A whole chain as one operation in the graph. Its backward pass inverts the network.
-struct Reversible {
+/// What the backward pass of a layer on a GPU needs.
+#[derive(Debug)]
+struct Kept {
+    /// The state before the layer.
+    state: Tensor,
+    tape: Option<CouplingTape>,
+}
+
+/// Where the backward pass gets the values of the forward pass from.
+enum Origin {
+    /// They were stored: one entry per layer, in the order of the forward pass.
+    Kept(Vec<Kept>),
+    /// The network is inverted.
+    Inverted { tolerance: f64 },
+}
+
+/// A whole chain as one operation in the graph.
+struct Whole {
     chain: Chain,
-    tolerance: f64,
+    origin: Origin,
     /// v, with the log-determinant as the last column.
     out: Tensor,
     /// Receives the parameters' gradients; present if a parameter is trained.
     slot: Option<Arc<Slot>>,
+    /// Whether only one of the parameters is in the graph.
+    lone: bool,
     parameters: Vec<Tensor>,
 }
 
-impl Drop for Reversible {
+impl Drop for Whole {
     fn drop(&mut self) {
-        self.chain.watch.graphs.fetch_sub(1, Ordering::Relaxed);
+        if let Origin::Inverted { .. } = self.origin {
+            self.chain.watch.graphs.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
 /// Returns the largest absolute value, or NaN if `x` contains NaN.
 fn largest(x: &Tensor) -> Result<f64> {
-    let x = x.abs()?.flatten_all()?.to_dtype(DType::F64)?;
-    let nan = x.sum(0)?.to_scalar::<f64>()?.is_nan();
-    Ok(if nan {
-        f64::NAN
-    } else {
-        x.max(0)?.to_scalar()?
-    })
+    let values = values(&x.abs()?)?;
+    let larger = |most: f64, x: &f64| if x.is_nan() { f64::NAN } else { most.max(*x) };
+    Ok(values.iter().fold(0.0, |most: f64, x| match most.is_nan() {
+        true => most,
+        false => larger(most, x),
+    }))
 }
 
-impl Reversible {
+impl Whole {
+    /// The backward pass with stored values, on a GPU.
+    fn by_kept(
+        &self,
+        kept: &[Kept],
+        condition: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let chain = &self.chain;
+        let condition = condition.detach();
+        let shared = chain.width == condition.dim(1)?;
+        let mut gradient = gradient.contiguous()?;
+        let mut to_conditions: Vec<Option<Tensor>> = vec![None; chain.blocks.len()];
+        let mut left = Vec::new();
+        let layers = chain.blocks.iter().enumerate();
+        let layers = layers.flat_map(|(i, block)| block.iter().map(move |layer| (i, layer)));
+        let pairs: Vec<_> = layers.zip(kept).collect();
+        for ((i, layer), kept) in pairs.into_iter().rev() {
+            let c = seen(&condition, chain.width, i)?;
+            // If all blocks share the condition, they add to one gradient.
+            let place = if shared { 0 } else { i };
+            let (to_state, to_parameters) = layer.state_backward(
+                &kept.state,
+                kept.tape.as_ref(),
+                c.as_ref(),
+                &gradient,
+                &mut to_conditions[place],
+            )?;
+            gradient = to_state;
+            if self.slot.is_some() {
+                left.push(give(&layer.parameters(), to_parameters, false)?);
+            }
+        }
+        self.leave(left)?;
+        let to_condition = match chain.width {
+            0 => None,
+            _ if shared => to_conditions.swap_remove(0),
+            w => {
+                let zeros = || Tensor::zeros((condition.dim(0)?, w), condition.dtype(), condition.device());
+                let parts = to_conditions.into_iter().map(|p| p.map_or_else(zeros, Ok));
+                Some(Tensor::cat(&parts.collect::<candle_core::Result<Vec<_>>>()?, 1)?)
+            }
+        };
+        let to_x = gradient.narrow(1, 0, chain.code)?.contiguous()?;
+        Ok((to_x, to_condition))
+    }
+
+    /// If candle's own backward pass collects the gradients of the layers' parameters, leaves them
+    /// for it. They come from the last layer to the first.
+    fn leave(&self, left: Vec<Option<Vec<Tensor>>>) -> Result<()> {
+        if let Some(slot) = &self.slot
+            && let Some(gradients) = left.into_iter().rev().collect::<Option<Vec<_>>>()
+        {
+            if self.lone {
+                return Err(Error::invalid(
+                    "this loss was computed within `ops::gradients::collected`, as in a step of the trainer: compute its gradients by `ops::backward(&loss)`, not by `loss.backward()`",
+                ));
+            }
+            slot.leave(&self.parameters, gradients.concat())?;
+        }
+        Ok(())
+    }
+
     fn reverse(
         &self,
         x: &Tensor,
         condition: &Tensor,
         gradient: &Tensor,
     ) -> Result<(Tensor, Option<Tensor>)> {
+        let tolerance = match &self.origin {
+            Origin::Kept(kept) => return self.by_kept(kept, condition, gradient),
+            Origin::Inverted { tolerance } => *tolerance,
+        };
         let chain = &self.chain;
         let graphs = chain.watch.graphs.load(Ordering::Relaxed);
         let condition = condition.detach();
@@ -436,13 +571,7 @@ impl Reversible {
                 }
             }
         }
-        // If candle's own backward pass collects the gradients, leave them for it, in the order
-        // of the forward pass.
-        if let Some(slot) = &self.slot
-            && let Some(gradients) = left.into_iter().rev().collect::<Option<Vec<_>>>()
-        {
-            slot.leave(&self.parameters, gradients.concat())?;
-        }
+        self.leave(left)?;
         let scale = largest(&x.detach())?.max(1.0);
         let drift = largest(&(&v - x.detach())?)? / scale;
         let mut known = chain
@@ -451,10 +580,10 @@ impl Reversible {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         *known = Some(known.map_or(drift, |k| if drift.is_nan() { drift } else { k.max(drift) }));
-        if drift.is_nan() || drift > self.tolerance {
+        if drift.is_nan() || drift > tolerance {
             return Err(Error::Diverged(format!(
                 "going back through the network ended {drift:.1e} of the code's largest number away from the code, more than the tolerance of {:.1e}: these gradients would be wrong. Use Memory::Ordinary, a smaller clamp, weight decay or f64",
-                self.tolerance
+                tolerance
             )));
         }
         let to_condition = match (chain.width, condition.dim(1)?) {
@@ -495,9 +624,9 @@ impl Reversible {
     }
 }
 
-impl CustomOp3 for Reversible {
+impl CustomOp3 for Whole {
     fn name(&self) -> &'static str {
-        "reversible-flow"
+        "flow"
     }
 
     fn cpu_fwd(

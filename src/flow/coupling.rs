@@ -86,7 +86,7 @@ impl AffineCoupling {
     fn checked(&self, x: &Tensor, condition: Option<&Tensor>, share: usize) -> Result<Tensor> {
         let batch = rows(x, self.plan.code, "the code")?;
         if self.plan.condition == 0 {
-            return Ok(Tensor::zeros((batch / share, 0), x.dtype(), x.device())?);
+            return Ok(x.detach().narrow(0, 0, batch / share)?.narrow(1, 0, 0)?);
         }
         let c = given(condition, "this coupling")?;
         let conditions = rows(c, self.plan.condition, "the condition")?;
@@ -232,6 +232,7 @@ impl Layer for AffineCoupling {
         };
         let sum = match to_condition.take() {
             Some(sum) => sum,
+            None if self.plan.condition == 0 => c.clone(),
             None => c.zeros_like()?,
         };
         let found = gpu::coupling_backward(tape, gradient, &sum, &self.nets, &self.plan)?;
@@ -263,6 +264,18 @@ impl Layer for AffineCoupling {
 
     fn reverse(&self, v: &Tensor, condition: Option<&Tensor>, gradient: &Tensor) -> Result<Undone> {
         let c = self.checked(v, condition, 1)?;
+        if gpu::is_available(v) {
+            let (x, tape) = gpu::coupling_undo(v, &c, &self.nets, &self.plan)?;
+            let mut to_condition = None;
+            let (to_state, to_parameters) =
+                self.state_backward(&x, Some(&tape), condition, gradient, &mut to_condition)?;
+            return Ok(Undone {
+                to_x: to_state.narrow(1, 0, self.plan.code)?.contiguous()?,
+                x,
+                to_condition,
+                to_parameters,
+            });
+        }
         if !has_kernel(v) {
             return self.reverse_by_graph(v, condition, gradient);
         }

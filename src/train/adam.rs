@@ -1,6 +1,7 @@
 //! The Adam optimiser. On the CPU it updates a parameter, its gradient and both moments in one
 //! pass, and it can update the parameters of a flow within the backward pass.
 
+use crate::ops::gpu::{self, AdamRule, AdamUpdate, AdamWorkspace};
 use crate::ops::gradients::{Sink, failure, with_sink};
 use crate::{Error, Result};
 use candle_core::backprop::GradStore;
@@ -42,6 +43,7 @@ pub struct Adam {
     clip: Option<f64>,
     parameters: Vec<Parameter>,
     count: usize,
+    gpu: AdamWorkspace,
 }
 
 #[derive(Debug)]
@@ -58,7 +60,8 @@ struct Parameter {
 enum Moments {
     F32(Vec<f32>, Vec<f32>),
     F64(Vec<f64>, Vec<f64>),
-    /// Moments on another device or of another floating-point type.
+    /// Moments on another device or of another floating-point type; f32 for parameters in half
+    /// precision.
     Other(Tensor, Tensor),
 }
 
@@ -80,8 +83,13 @@ impl Adam {
                     (DType::F32, Device::Cpu) => Moments::F32(vec![0.0; n], vec![0.0; n]),
                     (DType::F64, Device::Cpu) => Moments::F64(vec![0.0; n], vec![0.0; n]),
                     (d, _) if d.is_float() => {
-                        let zeros = var.as_detached_tensor().zeros_like()?;
-                        Moments::Other(zeros.clone(), zeros)
+                        // In half precision ε and small squares would round to 0.
+                        let wide = match d {
+                            DType::F16 | DType::BF16 => DType::F32,
+                            other => other,
+                        };
+                        let zeros = || Tensor::zeros(var.shape(), wide, var.device());
+                        Moments::Other(zeros()?, zeros()?)
                     }
                     (d, _) => {
                         return Err(Error::invalid(format!(
@@ -104,6 +112,7 @@ impl Adam {
             clip: None,
             parameters: parameters?,
             count,
+            gpu: AdamWorkspace::default(),
         })
     }
 
@@ -145,7 +154,8 @@ impl Adam {
     ///
     /// # Errors
     /// [`Error::Diverged`] if clipping is on and the norm of the gradients is not finite; no
-    /// parameter has changed then.
+    /// parameter has changed then. On a GPU the norm is not read back: [`Adam::has_diverged`] says
+    /// whether it was ever not finite, and no parameter has changed since.
     pub fn step(&mut self, grads: &GradStore, learning_rate: f64) -> Result<()> {
         let gradients: Vec<Option<Tensor>> = self
             .parameters
@@ -155,6 +165,13 @@ impl Adam {
                 grad.map(|g| Ok(g.detach().contiguous()?)).transpose()
             })
             .collect::<Result<_>>()?;
+        let on_gpu = self.parameters.iter().all(Parameter::is_on_gpu);
+        if on_gpu {
+            let settings = self.settings(learning_rate, 1.0);
+            let pairs = self.parameters.iter_mut().zip(&gradients);
+            let pairs = pairs.filter_map(|(p, g)| Some((p, g.as_ref()?)));
+            return step_on_gpu(&mut self.gpu, pairs, &settings, self.clip);
+        }
         let scale = match self.clip {
             None => 1.0,
             Some(most) => {
@@ -175,13 +192,21 @@ impl Adam {
                 None => Ok(()),
             }
         };
-        if self.count < CHUNK {
+        // Other devices run in parallel by themselves.
+        let on_cpu = self.parameters.iter().all(|p| p.var.device().is_cpu());
+        if self.count < CHUNK || !on_cpu {
             let mut pairs = self.parameters.iter_mut().zip(&gradients);
             pairs.try_for_each(update)
         } else {
             let pairs = self.parameters.par_iter_mut().zip(&gradients);
             pairs.try_for_each(update)
         }
+    }
+
+    /// Returns whether the norm of clipped gradients on a GPU was ever not finite. Waits for the
+    /// GPU.
+    pub fn has_diverged(&self) -> Result<bool> {
+        self.gpu.diverged()
     }
 
     fn settings(&self, learning_rate: f64, scale: f64) -> Settings {
@@ -222,10 +247,12 @@ impl Adam {
             gradients: HashMap::new(),
             done: vec![false; self.parameters.len()],
             parameters: std::mem::take(&mut self.parameters),
+            gpu: std::mem::take(&mut self.gpu),
         };
         let (mut sink, store) = with_sink(sink, || loss.backward());
         let rest = store.map_err(failure).and_then(|store| sink.rest(&store));
         self.parameters = sink.parameters;
+        self.gpu = sink.gpu;
         rest
     }
 
@@ -321,6 +348,7 @@ struct InBackward {
     places: HashMap<TensorId, usize>,
     gradients: HashMap<usize, Tensor>,
     done: Vec<bool>,
+    gpu: AdamWorkspace,
 }
 
 impl InBackward {
@@ -335,6 +363,9 @@ impl InBackward {
         let mut pairs: Vec<_> = parameters
             .filter_map(|(i, p)| Some((p, gradients.get(&i)?)))
             .collect();
+        if pairs.iter().all(|(p, _)| p.is_on_gpu()) {
+            return step_on_gpu(&mut self.gpu, pairs, &settings, None);
+        }
         // The small parameters of a layer are not worth parallel tasks; the update of a large one
         // is parallel by itself.
         pairs
@@ -397,13 +428,53 @@ struct Rule {
     eps: f64,
 }
 
+/// Updates parameters on a GPU, all in one launch.
+fn step_on_gpu<'a>(
+    workspace: &mut AdamWorkspace,
+    pairs: impl IntoIterator<Item = (&'a mut Parameter, &'a Tensor)>,
+    settings: &Settings,
+    clip: Option<f64>,
+) -> Result<()> {
+    let mut updates = Vec::new();
+    for (parameter, gradient) in pairs {
+        let rule = parameter.next_rule(settings);
+        let Moments::Other(m, v) = &parameter.moments else {
+            return Err(Error::invalid("the moments of a parameter are not on its device"));
+        };
+        updates.push(AdamUpdate {
+            value: parameter.var.as_detached_tensor(),
+            gradient: gradient.detach().contiguous()?,
+            moments: [m.clone(), v.clone()],
+            step: rule.step,
+            root: rule.root,
+        });
+    }
+    let rule = AdamRule {
+        betas: settings.betas,
+        keep: 1.0 - settings.learning_rate * settings.weight_decay,
+        eps: settings.eps,
+        clip,
+    };
+    workspace.step(&updates, rule)
+}
+
 impl Parameter {
+    fn is_on_gpu(&self) -> bool {
+        gpu::is_available(self.var.as_tensor()) && self.var.is_contiguous()
+    }
+
     /// Updates the parameter with this gradient.
     fn step(&mut self, gradient: &Tensor, settings: &Settings) -> Result<()> {
+        let rule = self.next_rule(settings);
+        self.update(gradient, rule)
+    }
+
+    /// Counts a step and returns its constants.
+    fn next_rule(&mut self, settings: &Settings) -> Rule {
         self.steps += 1;
         let t = self.steps as f64;
         let (first, second) = settings.betas;
-        let rule = Rule {
+        Rule {
             scale: settings.scale,
             beta1: first,
             beta2: second,
@@ -411,19 +482,19 @@ impl Parameter {
             step: settings.learning_rate / (1.0 - first.powf(t)),
             root: (1.0 - second.powf(t)).sqrt().recip(),
             eps: settings.eps,
-        };
-        self.update(gradient, rule)
+        }
     }
 
     fn update(&mut self, grad: &Tensor, rule: Rule) -> Result<()> {
         if let Moments::Other(m, v) = &mut self.moments {
-            let grad = grad.affine(rule.scale, 0.0)?;
+            let grad = grad.to_dtype(m.dtype())?.affine(rule.scale, 0.0)?;
             *m = (m.affine(rule.beta1, 0.0)? + grad.affine(1.0 - rule.beta1, 0.0)?)?;
             *v = (v.affine(rule.beta2, 0.0)? + grad.sqr()?.affine(1.0 - rule.beta2, 0.0)?)?;
             let denominator = v.sqrt()?.affine(rule.root, rule.eps)?;
             let change = m.div(&denominator)?.affine(rule.step, 0.0)?;
-            let kept = self.var.as_detached_tensor().affine(rule.keep, 0.0)?;
-            self.var.set(&(kept - change)?)?;
+            let value = self.var.as_detached_tensor().to_dtype(m.dtype())?;
+            let kept = value.affine(rule.keep, 0.0)?;
+            self.var.set(&(kept - change)?.to_dtype(self.var.dtype())?)?;
             return Ok(());
         }
         let pass = Pass {

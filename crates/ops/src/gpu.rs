@@ -89,7 +89,7 @@ pub fn coupling(
     {
         let gpu = gpu(state)?;
         let (rows, width) = state.dims2()?;
-        let (x, c) = (state.contiguous()?, condition.contiguous()?);
+        let (x, c) = (state.contiguous()?, whole(condition)?);
         let (out, tape) = gpu.coupling(gpu.of_tensor(&x)?, address(&gpu, &c)?, nets, plan, rows)?;
         Ok((gpu.tensor(out, (rows, width)), CouplingTape { tape }))
     }
@@ -98,6 +98,15 @@ pub fn coupling(
         let _ = (state, condition, nets, plan);
         unsupported()
     }
+}
+
+/// Returns a contiguous condition. Nothing is allocated for one without columns.
+#[cfg(feature = "cuda")]
+fn whole(condition: &Tensor) -> Result<Tensor> {
+    Ok(match condition.elem_count() {
+        0 => condition.clone(),
+        _ => condition.contiguous()?,
+    })
 }
 
 /// The address of a condition, which may have no columns.
@@ -125,7 +134,7 @@ pub fn coupling_inverse(
     {
         let gpu = gpu(v)?;
         let (rows, code) = v.dims2()?;
-        let (v, c) = (v.contiguous()?, condition.contiguous()?);
+        let (v, c) = (v.contiguous()?, whole(condition)?);
         let c = (address(&gpu, &c)?, share);
         let (x, _) = gpu.coupling_inverse(gpu.of_tensor(&v)?, code, c, nets, plan, rows, false)?;
         Ok(gpu.tensor(x, (rows, code)))
@@ -151,7 +160,7 @@ pub fn coupling_undo(
     {
         let gpu = gpu(v)?;
         let (rows, code) = v.dims2()?;
-        let (v, c) = (v.contiguous()?, condition.contiguous()?);
+        let (v, c) = (v.contiguous()?, whole(condition)?);
         let c = (address(&gpu, &c)?, 1);
         let (x, tape) = gpu.coupling_inverse(gpu.of_tensor(&v)?, code, c, nets, plan, rows, true)?;
         Ok((gpu.tensor(x, (rows, code)), CouplingTape { tape }))

@@ -12,7 +12,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{
     CpuStorage, CudaStorage, CustomOp2, Layout, MetalStorage, Shape, Tensor, TensorId, bail,
 };
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,6 +32,8 @@ pub trait Sink {
 }
 
 thread_local! {
+    /// Whether the graphs of this thread are for [`backward`], see [`collected`].
+    static COLLECTED: Cell<bool> = const { Cell::new(false) };
     static SINK: RefCell<Option<Rc<RefCell<dyn Sink>>>> = const { RefCell::new(None) };
     /// The original error of an operation's backward pass; candle would keep only its text.
     static FAILURE: RefCell<Option<Error>> = const { RefCell::new(None) };
@@ -52,6 +54,26 @@ pub fn failure(error: candle_core::Error) -> Error {
     // An error that candle's own `backward` returned to the caller may still be stored here.
     let ours = ours.filter(|ours| text.contains(&ours.to_string()));
     ours.unwrap_or(Error::Tensor(error))
+}
+
+/// Runs `f`, which computes a loss whose gradients [`backward`] or an optimiser of this project will
+/// collect, not candle's own `backward`. On a GPU the graph of a flow then needs one node instead
+/// of one per parameter. The trainer calls it for each step.
+pub fn collected<R>(f: impl FnOnce() -> R) -> R {
+    /// Restores the previous value, also if `f` panics.
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            COLLECTED.with(|c| c.set(self.0));
+        }
+    }
+    let _restore = Restore(COLLECTED.with(|c| c.replace(true)));
+    f()
+}
+
+/// Returns whether the caller runs within [`collected`].
+pub fn is_collected() -> bool {
+    COLLECTED.with(Cell::get)
 }
 
 fn active() -> Option<Rc<RefCell<dyn Sink>>> {
