@@ -3,6 +3,7 @@
 use super::Features;
 use crate::backbone::Network;
 use crate::metric::frechet_distance;
+use crate::ops::scalar;
 use crate::{Error, Result};
 use candle_core::Tensor;
 use std::fmt;
@@ -69,8 +70,8 @@ impl Fid {
     /// # Errors
     /// [`Error::Invalid`] if all real images have the same features.
     pub fn in_units(&self) -> Result<Self> {
-        let variance = f64::from(self.real.var(0)?.sum_all()?.to_scalar::<f32>()?);
-        let size = f64::from(self.real.sqr()?.mean(0)?.sum_all()?.to_scalar::<f32>()?);
+        let variance = scalar(&self.real.var(0)?.sum_all()?)?;
+        let size = scalar(&self.real.sqr()?.mean(0)?.sum_all()?)?;
         // A variance at the level of rounding errors counts as zero.
         if variance.is_nan() || variance <= 1e-9 * size {
             return Err(Error::invalid(
