@@ -111,7 +111,7 @@ impl Features {
                 self.len()
             )));
         }
-        // On the CPU, and in f32 as there: a device may find another order among equals.
+        // The order is found in f32 on the CPU, whatever the network's device and number type.
         let z = self
             .at(layer)?
             .to_device(&Device::Cpu)?

@@ -92,7 +92,8 @@ impl Probe {
 /// network with one hidden layer of width 128 is trained for `steps` steps with batch size 128.
 /// The share is its squared error on held-out features, divided by the variance of the held-out
 /// target, one value per held-out row. If z leaves a factor free, the mean of this share is 1 as
-/// well. All tensors are moved to the device of `features`. This is a check of [`free_share`](super::free_share) that needs neither t nor D.
+/// well. It is therefore a check of [`free_share`](super::free_share) that needs neither t nor D.
+/// The network is on the device of `features`; the other tensors are moved there.
 ///
 /// # Errors
 /// [`Error::Invalid`] if the numbers of rows do not fit or the target does not vary.
