@@ -249,3 +249,45 @@ impl Codes {
         .identified("shuffled")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::autoencoder::{ConvVae, ConvVaeConfig};
+    use crate::backbone::squeezenet_small;
+    use crate::data::Digits;
+    use crate::flow::CinnConfig;
+    use crate::interpret::Probe;
+    use crate::ops::{Params, values};
+    use candle_core::DType;
+
+    /// Codes have the number type of the networks, and so has what is computed from them. The
+    /// invariances do not depend on how many images t takes at once.
+    #[test]
+    fn codes_keep_the_number_type_of_their_networks() -> Result<()> {
+        let exact = |seed: u64| Params::with(seed, DType::F64, &Device::Cpu);
+        let network = squeezenet_small(10, &exact(0).root())?;
+        let vae = ConvVae::new(&ConvVaeConfig::default(), &exact(1).root())?;
+        let digits = Digits::strokes(32, 0)?;
+        let codes = Codes::of(&vae, &network, "pool", &digits, Split::Test, 6)?;
+        let (code, z) = codes.draw(4, &mut Rng::new(2))?;
+        for x in [&code, &z, &codes.z(), &codes.sample(&mut Rng::new(2))?] {
+            assert_eq!(x.dtype(), DType::F64);
+        }
+        let config = CinnConfig {
+            flows: 2,
+            hidden: 16,
+            ..CinnConfig::new(codes.code(), codes.condition())
+        };
+        let t = Cinn::new(&config, &exact(3).root())?;
+        let v = codes.invariances(&t, &mut Rng::new(4))?;
+        let sample = codes.sample(&mut Rng::new(4))?;
+        let (whole, _) = t.detached().forward(&sample, &codes.z())?;
+        assert_eq!(values(&v)?, values(&whole)?);
+        // A probe takes features of another number type than it was trained on.
+        let probe = Probe::train(&codes.z(), &codes.labels(), 2, 0)?;
+        let rounded = codes.z().to_dtype(DType::F32)?;
+        assert_eq!(probe.right(&rounded, &codes.labels())?.len(), 6);
+        Ok(())
+    }
+}

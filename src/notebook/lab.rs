@@ -198,8 +198,8 @@ impl Lab {
         Params::with(seed, self.dtype, &self.device)
     }
 
-    /// The batch with its images on the lab's device and in its number type, for a batch that is
-    /// shown or compared next to what the networks make of it. The labels stay where they are.
+    /// The batch with its images and labels on the lab's device, the images in its number type.
+    /// Use it for images that are shown next to what the networks make of them.
     ///
     /// ```
     /// use invariances::prelude::*;
@@ -214,6 +214,7 @@ impl Lab {
     pub fn on_device(&self, batch: Batch) -> Result<Batch> {
         Ok(Batch {
             images: self.placement().take(&batch.images)?,
+            labels: batch.labels.to_device(&self.device)?,
             ..batch
         })
     }

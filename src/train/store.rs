@@ -73,6 +73,7 @@ pub struct Card {
     pub machine: String,
     /// The device it was trained on, as [`open_device`](crate::ops::open_device) takes it. Empty
     /// in cards of versions that trained on the CPU only.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub device: String,
     /// Measured results, such as the accuracy, by name.
     pub figures: BTreeMap<String, f64>,
