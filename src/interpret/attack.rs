@@ -1,7 +1,7 @@
 //! Adversarial attacks on a network (FGSM and PGD), and measures of their effect.
 
 use super::{device_of, rows_on};
-use crate::backbone::Network;
+use crate::backbone::{Network, wide};
 use crate::metric::agreement;
 use crate::ops::{Rng, backward, values};
 use crate::{Error, Result};
@@ -135,7 +135,7 @@ impl Attack {
             let labels = labels.to_device(logits.device())?;
             // Multiplied by the number of images (a sum instead of a mean), so that each image is
             // attacked independently of the others.
-            let loss = candle_nn::loss::cross_entropy(&logits, &labels)?;
+            let loss = candle_nn::loss::cross_entropy(&wide(&logits)?, &labels)?;
             let mut gradients = backward(&(loss * x.dims()[0] as f64)?)?;
             let gradient = gradients.remove(&var).ok_or_else(|| {
                 Error::invalid(format!(
@@ -232,7 +232,7 @@ impl Attacked {
         let before = Features::of(network, layers, &self.originals)?;
         let after = Features::of(network, layers, &self.images)?;
         let apart = |a: &Tensor, b: &Tensor| -> Result<Vec<f64>> {
-            values(&(a - b)?.sqr()?.sum(D::Minus1)?.sqrt()?)
+            values(&(wide(a)? - wide(b)?)?.sqr()?.sum(D::Minus1)?.sqrt()?)
         };
         let each = layers.iter().map(|layer| {
             let (a, b) = (before.at(layer)?, after.at(layer)?);

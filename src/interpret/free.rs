@@ -3,7 +3,7 @@
 
 use super::{device_of, rows_on};
 use crate::autoencoder::Autoencoder;
-use crate::backbone::Network;
+use crate::backbone::{Network, wide};
 use crate::flow::Cinn;
 use crate::metric::{Judge, agreement, cosines};
 use crate::ops::{Placement, Rng, scalar, values};
@@ -298,7 +298,7 @@ pub struct Reencoded {
 }
 
 fn distances(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
-    values(&(a - b)?.sqr()?.sum(1)?.sqrt()?)
+    values(&(wide(a)? - wide(b)?)?.sqr()?.sum(1)?.sqrt()?)
 }
 
 /// The share of a factor's variance that z leaves free, one value per original. It is the
@@ -335,11 +335,11 @@ pub(super) fn share_within(
     per_image: usize,
 ) -> Result<Vec<f64>> {
     let (n, parts) = of_samples.dims2()?;
-    let within = of_samples
+    let within = wide(of_samples)?
         .reshape((n / per_image, per_image, parts))?
         .var(1)?
         .sum(1)?;
-    let total = scalar(&all.var(0)?.sum_all()?)?;
+    let total = scalar(&wide(all)?.var(0)?.sum_all()?)?;
     if total <= 0.0 || !total.is_finite() {
         return Err(Error::invalid(
             "the factor does not vary over the originals: no share of its variance can be stated",

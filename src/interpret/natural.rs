@@ -1,7 +1,7 @@
 //! [`Fid`], a measure of how natural images are.
 
 use super::Features;
-use crate::backbone::Network;
+use crate::backbone::{Network, wide};
 use crate::metric::frechet_distance;
 use crate::ops::scalar;
 use crate::{Error, Result};
@@ -49,7 +49,7 @@ impl Fid {
         layer: &str,
         real: &Tensor,
     ) -> Result<Self> {
-        let real = Features::of(network, &[layer], real)?.at(layer)?;
+        let real = wide(&Features::of(network, &[layer], real)?.at(layer)?)?;
         if real.dims()[0] < 2 {
             return Err(Error::invalid(
                 "the Fréchet distance needs at least two real images, found 1",

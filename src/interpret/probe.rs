@@ -1,5 +1,6 @@
 //! Probes: small networks that measure how well a class or a factor can be read from features.
 
+use crate::backbone::wide;
 use crate::metric::agreement;
 use crate::ops::{
     Activation, Conv2d, ConvConfig, Init, Linear, Params, Placement, Rng, scalar, values,
@@ -21,7 +22,8 @@ pub struct Probe {
 
 impl Probe {
     /// Trains a probe on features (n, f) and classes u32 (n,) for `steps` steps with batch
-    /// size 128, on the device and in the number type of the features.
+    /// size 128, on the device and in the number type of the features (f32 for features in half
+    /// precision).
     ///
     /// # Errors
     /// [`Error::Invalid`] if the numbers of features and classes differ.
@@ -34,11 +36,11 @@ impl Probe {
                 )));
             }
         };
+        let features = &wide(&features.detach())?;
         let labels = labels.detach().to_device(features.device())?;
         let classes = scalar(&labels.max(0)?)? as usize + 1;
         let params = Params::with(seed, features.dtype(), features.device());
         let probe = Self::new(features, classes, &params)?;
-        let features = features.detach();
         let mut adam = Adam::new(params.trained())?.betas(0.9, 0.99);
         for step in 0..steps {
             let mut rng = Rng::at(seed, "probe", step);
@@ -111,10 +113,11 @@ pub fn unread_share(
             )));
         }
     };
+    let features = &wide(&features.detach())?;
     let placement = Placement::of(features);
     let params = Params::with(seed, placement.dtype, &placement.device);
     let probe = Probe::new(features, parts, &params)?;
-    let (features, target) = (features.detach(), placement.take(&target.detach())?);
+    let target = placement.take(&target.detach())?;
     let mut adam = Adam::new(params.trained())?.betas(0.9, 0.99);
     for step in 0..steps {
         let mut rng = Rng::at(seed, "reading", step);

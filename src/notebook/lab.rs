@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex};
 /// | --- | --- | --- |
 /// | `INVARIANCES_SCALE` | sizes, steps, data sources: smoke, quick, real, paper | quick |
 /// | `INVARIANCES_SEED` | the seed of every random number | 0 |
-/// | `INVARIANCES_DEVICE` | the device of the networks: cpu, cuda, cuda:1, metal | [`chosen_device`] |
+/// | `INVARIANCES_DEVICE` | the device of the networks: cpu, cuda:1, metal | [`chosen_device`] |
 /// | `INVARIANCES_OUT` | the folder of figures and claims | `out` in the project's folder |
 /// | `INVARIANCES_CACHE` | the folder of trained networks and downloads | the user's cache folder |
 /// | `INVARIANCES_MNIST` | the parquet file of real digits | the hub's `ylecun/mnist` |

@@ -147,15 +147,6 @@ fn to_load(placement: &Placement) -> Params {
     }
 }
 
-/// The network with its published weights, frozen, on a device.
-fn fetch(weights: &Weights, hub: &Hub, placement: &Placement) -> Result<Backbone> {
-    let path = weights.path(hub)?;
-    let params = to_load(placement);
-    let network = weights.network(&params.root())?;
-    weights.load_into(&params, path)?;
-    network.frozen()
-}
-
 /// The layers of AlexNet in Figure 2 of the paper.
 const ALEXNET: [&str; 5] = ["conv5", "fc6", "fc7", "fc8", "softmax"];
 
@@ -272,7 +263,7 @@ impl Subject {
         hub: &Hub,
         placement: &Placement,
     ) -> Result<Self> {
-        let judge = fetch(&sources.judge, hub, placement)?;
+        let judge = sources.judge.fetch_on(hub, placement)?;
         let classes: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
         let classes: Vec<&str> = classes.iter().map(String::as_str).collect();
         let params = to_load(placement);
@@ -284,12 +275,12 @@ impl Subject {
         let hash = |p: &Published| p.md5.clone().unwrap_or_else(|| p.url.clone());
         Ok(Self {
             name: "published".into(),
-            network: Arc::new(fetch(&sources.network, hub, placement)?),
+            network: Arc::new(sources.network.fetch_on(hub, placement)?),
             layers: ALEXNET.map(String::from).to_vec(),
             autoencoder: Arc::new(bigae.frozen()?),
             few: Some(world.len(Split::Test).min(world.len(Split::Validation))),
             world: Arc::new(world),
-            eye: (fetch(&sources.eye, hub, placement)?, "pool".into(), false),
+            eye: (sources.eye.fetch_on(hub, placement)?, "pool".into(), false),
             judge: Judge::new(&judge, &[Attribute::class("class", &classes)])?,
             // The classes of the network are those of ImageNet; the classes of the images are the
             // user's.

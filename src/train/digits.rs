@@ -4,7 +4,7 @@
 
 use super::{Card, Decay, Slot, Step, Store, TrainConfig, Trainer, pretrained};
 use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig};
-use crate::backbone::{Backbone, Network, plain_small, squeezenet_small};
+use crate::backbone::{Backbone, Network, plain_small, squeezenet_small, wide};
 use crate::data::{Digits, Split, World};
 use crate::loss::vae_loss;
 use crate::metric::{agreement, psnr};
@@ -195,7 +195,7 @@ fn step(
             let right = agreement(&logits.argmax(1)?, &batch.labels)?;
             let right = right.iter().sum::<f64>() / right.len().max(1) as f64;
             let labels = batch.labels.to_device(logits.device())?;
-            let loss = candle_nn::loss::cross_entropy(&logits, &labels)?;
+            let loss = candle_nn::loss::cross_entropy(&wide(&logits)?, &labels)?;
             Ok(Step::new(loss).with("accuracy", right))
         }
         (None, None) => Err(Error::invalid("nothing to train")),

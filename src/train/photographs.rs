@@ -3,7 +3,7 @@
 
 use super::{Card, Decay, Step, Store, TrainConfig, Trainer, VaeTraining};
 use crate::autoencoder::ConvVae;
-use crate::backbone::{Backbone, Mode, Network, alexnet_small, plain_small};
+use crate::backbone::{Backbone, Mode, Network, alexnet_small, plain_small, wide};
 use crate::data::{Ahead, Photographs, Split, World};
 use crate::metric::{Judge, agreement};
 use crate::{Error, Result};
@@ -90,7 +90,7 @@ impl PhotographsNetworks {
                 .with_mode(Mode::Training)
                 .forward(&batch.images)?;
             let labels = batch.labels.to_device(logits.device())?;
-            let loss = candle_nn::loss::cross_entropy(&logits, &labels)?;
+            let loss = candle_nn::loss::cross_entropy(&wide(&logits)?, &labels)?;
             Ok(Step::new(loss))
         })?;
         say(&format!("the network under study: {trained}"));

@@ -217,7 +217,9 @@ impl VaeTraining {
                     match &weighted {
                         None => ((&parts.loss - &parts.kl)?, vec![("mse", parts.mse)]),
                         Some(weighted) => {
+                            // The network of the distance may be on another device.
                             let apart = weighted.distance(x, decoded)?.mean_all()?;
+                            let apart = Placement::of(&parts.mse).take(&apart)?;
                             let numbers = (x.elem_count() / x.dims()[0]) as f64;
                             let error = (&parts.mse + &apart)?;
                             (

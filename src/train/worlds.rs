@@ -3,7 +3,7 @@
 
 use super::{Card, Decay, Step, Store, TrainConfig, Trainer, pretrained};
 use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig};
-use crate::backbone::{Backbone, Mode, Network, alexnet_small, facenet_small, plain_small};
+use crate::backbone::{Backbone, Mode, Network, alexnet_small, facenet_small, plain_small, wide};
 use crate::data::{Ahead, Creatures, Faces, Split, World};
 use crate::loss::vae_loss;
 use crate::metric::{Judge, agreement, psnr};
@@ -271,7 +271,7 @@ impl Built {
                 let right = agreement(&logits.argmax(1)?, &batch.labels)?;
                 let right = right.iter().sum::<f64>() / right.len().max(1) as f64;
                 let labels = batch.labels.to_device(logits.device())?;
-                let loss = candle_nn::loss::cross_entropy(&logits, &labels)?;
+                let loss = candle_nn::loss::cross_entropy(&wide(&logits)?, &labels)?;
                 Ok(Step::new(loss).with("accuracy", right))
             }
         }

@@ -1,7 +1,7 @@
 //! Inversion of a representation by gradient descent on the image.
 
 use super::super::rows_on;
-use crate::backbone::Greybox;
+use crate::backbone::{Greybox, wide};
 use crate::ops::{Placement, Rng, backward, scalar, values};
 use crate::train::Adam;
 use crate::{Error, Result};
@@ -94,7 +94,7 @@ impl Descent {
                 greybox.network().name()
             )));
         }
-        let placement = greybox.network().placement().unwrap_or(Placement::of(z));
+        let placement = greybox.placement().unwrap_or(Placement::of(z));
         let (mut images, mut error) = (Vec::new(), Vec::new());
         for start in (0..count).step_by(TOGETHER) {
             let z = rows_on(&placement.device, z, start, TOGETHER.min(count - start))?;
@@ -135,16 +135,17 @@ impl Descent {
         rng: &mut Rng,
     ) -> Result<(Tensor, Vec<f64>)> {
         let n = z.dim(0)?;
-        let target = z.flatten_from(1)?;
+        // In half precision, the image and the objective are in f32.
+        let target = wide(&z.flatten_from(1)?)?;
         let length = (target.sqr()?.sum(1)? + 1e-12)?;
         let off = |x: &Tensor| -> Result<Tensor> {
-            let apart = (greybox.encode(x)?.flatten_from(1)? - &target)?;
+            let apart = (wide(&greybox.encode(x)?.flatten_from(1)?)? - &target)?;
             Ok((apart.sqr()?.sum(1)? / &length)?)
         };
         let noise = rng
             .normal((n, 3, size, size), z.device())?
             .affine(0.1, 0.0)?;
-        let x = Var::from_tensor(&noise.to_dtype(z.dtype())?)?;
+        let x = Var::from_tensor(&noise.to_dtype(target.dtype())?)?;
         let mut adam = Adam::new(vec![("image".into(), x.clone())])?.betas(0.9, 0.99);
         let pixels = (3 * size * size) as f64;
         for step in 0..self.steps {

@@ -2,7 +2,7 @@
 
 use super::super::{Codes, rows_on};
 use crate::autoencoder::Decoder;
-use crate::backbone::{Mode, Network};
+use crate::backbone::{Mode, Network, wide};
 use crate::data::{Ahead, Split, World};
 use crate::flow::Embedder;
 use crate::loss::{PatchDiscriminator, adversarial_weight};
@@ -194,21 +194,21 @@ impl Regression {
         discriminator: Option<&PatchDiscriminator>,
     ) -> Result<Step> {
         // The network under study may be on another device than the decoder.
-        let placement = Placement::of(x);
-        let z = placement.take(&seen[0].detach())?;
-        let features = seen[1].detach();
+        let z = Placement::of(x).take(&seen[0].detach())?;
+        let features = wide(&seen[1].detach())?;
         let hidden = inverter
             .decoder
             .before_last(&inverter.embedder.forward(&z)?)?;
         let made = inverter.decoder.last_layer(&hidden)?;
-        let mse = (&made - x)?.sqr()?.mean_all()?;
+        let mse = (wide(&made)? - wide(x)?)?.sqr()?.mean_all()?;
+        let at = Placement::of(&mse);
         let mut loss = (&mse * self.image)?;
         let mut step_values = vec![("mse", mse)];
         if self.feature > 0.0 {
-            let again = network.encode(&made, &self.comparator)?;
+            let again = wide(&network.encode(&made, &self.comparator)?)?;
             let apart = (again - &features)?.sqr()?.mean_all()?;
             let apart = (apart / (features.sqr()?.mean_all()? + 1e-12)?)?;
-            let apart = placement.take(&apart)?;
+            let apart = at.take(&apart)?;
             loss = (loss + (&apart * self.feature)?)?;
             step_values.push(("feature", apart));
         }
@@ -217,7 +217,7 @@ impl Regression {
         if let Some(discriminator) = discriminator {
             // The weight is computed on a graph of the last layer alone.
             let alone = inverter.decoder.last_layer(&hidden.detach())?;
-            let error = ((&alone - x)?.sqr()?.mean_all()? * self.image)?;
+            let error = ((wide(&alone)? - wide(x)?)?.sqr()?.mean_all()? * self.image)?;
             weight = self.adversary
                 * adversarial_weight(
                     &error,
