@@ -334,8 +334,8 @@ impl Lab {
 
     /// Saves a figure as `figures/<notebook>-<name>.png`, `.svg` and `.pdf` in the output folder,
     /// and its data as `.csv`. The notebook, the scale, the seed, the device and the version are
-    /// added to the metadata. Returns the figure, so that it is shown if it is a cell's last expression
-    /// (`lab.figure("samples", &figure)?`).
+    /// added to the metadata. Returns the figure, so that it is shown if it is a cell's last
+    /// expression (`lab.figure("samples", &figure)?`).
     ///
     /// # Errors
     /// [`Error::Invalid`] for a name that cannot be part of a file name, [`Error::Io`] if a file
