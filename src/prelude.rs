@@ -47,7 +47,7 @@ pub use crate::metric::{
 pub use crate::notebook::{
     Claim, ClaimBuilder, Claims, Expected, Lab, Progress, Repeated, Scale, Sources, Study, Subject,
 };
-pub use crate::ops::{Init, Params, Rng, Scope};
+pub use crate::ops::{Init, Params, Placement, Rng, Scope, host, scalar, values};
 pub use crate::train::{
     Adam, Card, CreaturesNetworks, Decay, DigitsNetwork, DigitsNetworks, FacesNetworks,
     PhotographsNetworks, Pixels, Slot, Step, Store, TrainConfig, Trained, Trainer, VaeTraining,

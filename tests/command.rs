@@ -97,6 +97,17 @@ fn bad_settings_are_refused_before_anything_is_written() {
         run().env("INVARIANCES_SEED", "-1"),
         &["INVARIANCES_SEED: expected a whole number", "found `-1`"],
     );
+    let devices = "expected a device such as cpu, cuda, cuda:1 or metal, found";
+    refuses(run().args(["--device", "tpu"]), &["--device", devices]);
+    refuses(
+        run().env("INVARIANCES_DEVICE", "tpu"),
+        &["INVARIANCES_DEVICE", devices],
+    );
+    #[cfg(not(feature = "cuda"))]
+    refuses(
+        run().args(["--device", "cuda"]),
+        &["--device", "--features cuda"],
+    );
     refuses(
         run().arg("77_nowhere"),
         &[

@@ -1,10 +1,11 @@
 //! Adversarial attacks on a network (FGSM and PGD), and measures of their effect.
 
-use crate::backbone::Network;
+use super::{device_of, rows_on};
+use crate::backbone::{Network, wide};
 use crate::metric::agreement;
-use crate::ops::{Rng, backward};
+use crate::ops::{Rng, backward, values};
 use crate::{Error, Result};
-use candle_core::{D, DType, Tensor, Var};
+use candle_core::{D, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 /// The number of images that are attacked at once.
@@ -70,7 +71,8 @@ impl Attack {
 
     /// Attacks a network's classification of images with `labels`, u32 (batch,). Use a frozen
     /// network ([`Backbone::frozen`](crate::backbone::Backbone::frozen)): then no gradient of its
-    /// parameters is computed. The random generator is used only with more than one step.
+    /// parameters is computed. The random generator is used only with more than one step. The
+    /// result is on the network's device.
     ///
     /// # Errors
     /// [`Error::Invalid`] for no image, no step, a number of labels other than the number of
@@ -96,7 +98,7 @@ impl Attack {
                 network.name()
             )));
         }
-        let originals = images.detach();
+        let originals = images.detach().to_device(&device_of(network, images))?;
         let mut attacked = Vec::new();
         for start in (0..count).step_by(TOGETHER) {
             let n = TOGETHER.min(count - start);
@@ -130,9 +132,10 @@ impl Attack {
         for _ in 0..self.steps {
             let var = Var::from_tensor(&at)?;
             let logits = network.forward(&var)?;
+            let labels = labels.to_device(logits.device())?;
             // Multiplied by the number of images (a sum instead of a mean), so that each image is
             // attacked independently of the others.
-            let loss = candle_nn::loss::cross_entropy(&logits, labels)?;
+            let loss = candle_nn::loss::cross_entropy(&wide(&logits)?, &labels)?;
             let mut gradients = backward(&(loss * x.dims()[0] as f64)?)?;
             let gradient = gradients.remove(&var).ok_or_else(|| {
                 Error::invalid(format!(
@@ -200,9 +203,10 @@ impl Attacked {
         let right = |images: &Tensor| -> Result<Vec<f64>> {
             let mut right = Vec::new();
             let count = images.dims()[0];
+            let device = device_of(network, images);
             for start in (0..count).step_by(TOGETHER) {
                 let n = TOGETHER.min(count - start);
-                let named = network.classify(&images.narrow(0, start, n)?)?;
+                let named = network.classify(&rows_on(&device, images, start, n)?)?;
                 right.extend(agreement(&named, &labels.narrow(0, start, n)?)?);
             }
             Ok(right)
@@ -228,8 +232,7 @@ impl Attacked {
         let before = Features::of(network, layers, &self.originals)?;
         let after = Features::of(network, layers, &self.images)?;
         let apart = |a: &Tensor, b: &Tensor| -> Result<Vec<f64>> {
-            let length = (a - b)?.sqr()?.sum(D::Minus1)?.sqrt()?;
-            Ok(length.to_dtype(DType::F64)?.to_vec1()?)
+            values(&(wide(a)? - wide(b)?)?.sqr()?.sum(D::Minus1)?.sqrt()?)
         };
         let each = layers.iter().map(|layer| {
             let (a, b) = (before.at(layer)?, after.at(layer)?);

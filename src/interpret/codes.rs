@@ -1,10 +1,11 @@
 //! [`Codes`], the training data of t: codes of images and their representations at a layer.
 
+use super::rows_on;
 use crate::autoencoder::{Autoencoder, Posterior};
 use crate::backbone::Network;
 use crate::data::{Factors, Split, World};
 use crate::flow::{Cinn, Condition};
-use crate::ops::Rng;
+use crate::ops::{Placement, Rng};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 
@@ -13,10 +14,16 @@ use candle_core::{Device, Tensor};
 ///
 /// E and the network under study are frozen, so both are computed once. Each training step
 /// samples new codes from the posterior, as in the paper.
+///
+/// Both are kept in the computer's main memory, in the number types in which they were computed,
+/// so that many images do not fill the memory of a GPU. Only [`Codes::draw`] returns tensors on
+/// the device of E.
 #[derive(Clone, Debug)]
 pub struct Codes {
     posterior: Posterior,
     z: Tensor,
+    /// The device and the number type of E.
+    placement: Placement,
     /// The shape of one image's z before flattening.
     shape: Vec<usize>,
     labels: Tensor,
@@ -45,7 +52,7 @@ impl Codes {
 
     /// Computes the codes of the same images for several layers, in one pass. The codes share
     /// their memory; each layer's z is stored separately. The outputs of a network's first layers
-    /// are large, and z of all `count` images is kept in memory in f32.
+    /// are large, and z of all `count` images is kept in main memory.
     ///
     /// ```
     /// use invariances::prelude::*;
@@ -93,12 +100,14 @@ impl Codes {
         let mut parts: Vec<Vec<Tensor>> = vec![vec![]; layers];
         let mut shapes: Vec<Vec<usize>> = Vec::new();
         let mut factors = Factors::new();
+        let mut placement = None;
         for start in (0..count).step_by(128) {
             let batch = world.batch(split, start as u64, 128.min(count - start))?;
             let images = batch.images.detach();
             let posterior = autoencoder.encode(&images)?;
-            mean.push(posterior.mode().detach());
-            logvar.push(posterior.logvar().detach());
+            placement = Some(Placement::of(&posterior.mode()));
+            mean.push(posterior.mode().detach().to_device(&Device::Cpu)?);
+            logvar.push(posterior.logvar().detach().to_device(&Device::Cpu)?);
             let mut found = Vec::new();
             for (network, layers) in networks {
                 found.extend(network.encode_all(&images, layers)?);
@@ -108,17 +117,19 @@ impl Codes {
                 .map(|z| z.dims().get(1..).unwrap_or_default().to_vec())
                 .collect();
             for (parts, z) in parts.iter_mut().zip(found) {
-                parts.push(z.flatten_from(1)?.detach());
+                parts.push(z.flatten_from(1)?.detach().to_device(&Device::Cpu)?);
             }
-            labels.push(batch.labels);
+            labels.push(batch.labels.to_device(&Device::Cpu)?);
             factors = factors.then(&batch.factors)?;
         }
         let posterior = Posterior::new(&Tensor::cat(&mean, 0)?, &Tensor::cat(&logvar, 0)?)?;
         let labels = Tensor::cat(&labels, 0)?;
+        let placement = placement.unwrap_or(Placement::of(&posterior.mode()));
         let each = parts.into_iter().zip(shapes).map(|(parts, shape)| {
             Self {
                 posterior: posterior.clone(),
                 z: Tensor::cat(&parts, 0)?,
+                placement: placement.clone(),
                 shape,
                 labels: labels.clone(),
                 factors: factors.clone(),
@@ -162,7 +173,7 @@ impl Codes {
         self.posterior.mode().dims().get(1).copied().unwrap_or(0)
     }
 
-    /// The representations z, (count, n).
+    /// The representations z, (count, n), on the CPU.
     pub fn z(&self) -> Tensor {
         self.z.clone()
     }
@@ -187,7 +198,7 @@ impl Codes {
     pub fn colours(&self) -> Result<(Tensor, Tensor)> {
         let tensor = |colours: Vec<[f32; 3]>| {
             let shape = (colours.len(), 3);
-            Tensor::from_vec(colours.concat(), shape, &Device::Cpu)
+            Tensor::from_vec(colours.concat(), shape, self.z.device())
         };
         Ok((
             tensor(self.factors.foreground())?,
@@ -195,32 +206,33 @@ impl Codes {
         ))
     }
 
-    /// Samples a code z̄ for every image from its posterior, (count, code).
+    /// Samples a code z̄ for every image from its posterior, (count, code), on the CPU.
     pub fn sample(&self, rng: &mut Rng) -> Result<Tensor> {
         self.posterior.sample(rng)
     }
 
     /// Samples z̄ from the posterior for `count` randomly chosen images, and returns it with
-    /// their z.
+    /// their z. Both are on the device of E.
     pub fn draw(&self, count: usize, rng: &mut Rng) -> Result<(Tensor, Tensor)> {
         let chosen: Vec<u32> = (0..count).map(|_| rng.below(self.len()) as u32).collect();
-        let chosen = Tensor::new(chosen, &Device::Cpu)?.to_device(self.z.device())?;
+        let chosen = Tensor::new(chosen, self.z.device())?;
         let code = self.posterior.select(&chosen)?.sample(rng)?;
-        Ok((code, self.z.index_select(&chosen, 0)?))
+        let z = self.z.index_select(&chosen, 0)?;
+        let device = &self.placement.device;
+        Ok((code.to_device(device)?, z.to_device(device)?))
     }
 
     /// v = t(z̄ | z) of every image, with z̄ sampled from its posterior: (count, code), without a
-    /// graph.
+    /// graph and on the CPU.
     pub fn invariances(&self, t: &Cinn, rng: &mut Rng) -> Result<Tensor> {
         let (t, code) = (t.detached(), self.sample(rng)?);
+        let device = &self.placement.device;
         let mut v = Vec::new();
         for start in (0..self.len()).step_by(512) {
             let count = 512.min(self.len() - start);
-            let (part, _) = t.forward(
-                &code.narrow(0, start, count)?,
-                &self.z.narrow(0, start, count)?,
-            )?;
-            v.push(part);
+            let code = rows_on(device, &code, start, count)?;
+            let z = rows_on(device, &self.z, start, count)?;
+            v.push(t.forward(&code, &z)?.0.to_device(&Device::Cpu)?);
         }
         Ok(Tensor::cat(&v, 0)?)
     }
@@ -229,11 +241,53 @@ impl Codes {
     /// information about z̄.
     pub fn shuffled(&self, seed: u64) -> Result<Self> {
         let order = Rng::named(seed, "shuffled z").permutation(self.len());
-        let order = Tensor::new(order, &Device::Cpu)?.to_device(self.z.device())?;
+        let order = Tensor::new(order, self.z.device())?;
         Self {
             z: self.z.index_select(&order, 0)?,
             ..self.clone()
         }
         .identified("shuffled")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::autoencoder::{ConvVae, ConvVaeConfig};
+    use crate::backbone::squeezenet_small;
+    use crate::data::Digits;
+    use crate::flow::CinnConfig;
+    use crate::interpret::Probe;
+    use crate::ops::{Params, values};
+    use candle_core::DType;
+
+    /// Codes have the number type of the networks, and so has what is computed from them. The
+    /// invariances do not depend on how many images t takes at once.
+    #[test]
+    fn codes_keep_the_number_type_of_their_networks() -> Result<()> {
+        let exact = |seed: u64| Params::with(seed, DType::F64, &Device::Cpu);
+        let network = squeezenet_small(10, &exact(0).root())?;
+        let vae = ConvVae::new(&ConvVaeConfig::default(), &exact(1).root())?;
+        let digits = Digits::strokes(32, 0)?;
+        let codes = Codes::of(&vae, &network, "pool", &digits, Split::Test, 6)?;
+        let (code, z) = codes.draw(4, &mut Rng::new(2))?;
+        for x in [&code, &z, &codes.z(), &codes.sample(&mut Rng::new(2))?] {
+            assert_eq!(x.dtype(), DType::F64);
+        }
+        let config = CinnConfig {
+            flows: 2,
+            hidden: 16,
+            ..CinnConfig::new(codes.code(), codes.condition())
+        };
+        let t = Cinn::new(&config, &exact(3).root())?;
+        let v = codes.invariances(&t, &mut Rng::new(4))?;
+        let sample = codes.sample(&mut Rng::new(4))?;
+        let (whole, _) = t.detached().forward(&sample, &codes.z())?;
+        assert_eq!(values(&v)?, values(&whole)?);
+        // A probe takes features of another number type than it was trained on.
+        let probe = Probe::train(&codes.z(), &codes.labels(), 2, 0)?;
+        let rounded = codes.z().to_dtype(DType::F32)?;
+        assert_eq!(probe.right(&rounded, &codes.labels())?.len(), 6);
+        Ok(())
     }
 }

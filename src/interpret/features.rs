@@ -1,6 +1,7 @@
 //! [`Features`], the outputs of several layers for a set of images, and nearest neighbours by
 //! them.
 
+use super::{device_of, rows_on};
 use crate::backbone::Network;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
@@ -30,7 +31,7 @@ pub struct Features {
 
 impl Features {
     /// Computes the outputs of the named layers for images (n, 3, h, w) in [−1, 1], in one pass.
-    /// All of them are kept in memory.
+    /// All of them are kept in the memory of the network's device.
     ///
     /// # Errors
     /// [`Error::Invalid`] for an unknown layer, no layers or no images.
@@ -44,8 +45,9 @@ impl Features {
             )));
         }
         let mut parts: Vec<Vec<Tensor>> = vec![Vec::new(); layers.len()];
+        let device = device_of(network, images);
         for start in (0..count).step_by(TOGETHER) {
-            let some = images.narrow(0, start, TOGETHER.min(count - start))?;
+            let some = rows_on(&device, images, start, TOGETHER.min(count - start))?;
             let found = network.encode_all(&some.detach(), layers)?;
             for (parts, z) in parts.iter_mut().zip(found) {
                 parts.push(z.detach().flatten_from(1)?);
@@ -109,10 +111,11 @@ impl Features {
                 self.len()
             )));
         }
+        // The order is found in f32 on the CPU, whatever the network's device and number type.
         let z = self
             .at(layer)?
-            .to_dtype(DType::F32)?
-            .to_device(&Device::Cpu)?;
+            .to_device(&Device::Cpu)?
+            .to_dtype(DType::F32)?;
         let centred = z.broadcast_sub(&z.mean_keepdim(0)?)?;
         let length = (centred.sqr()?.sum_keepdim(1)?.sqrt()? + 1e-12)?;
         let unit = centred.broadcast_div(&length)?;
@@ -120,7 +123,7 @@ impl Features {
         if chosen.is_empty() {
             return Ok(Vec::new());
         }
-        let queries = unit.index_select(&Tensor::new(chosen, &Device::Cpu)?, 0)?;
+        let queries = unit.index_select(&Tensor::new(chosen, unit.device())?, 0)?;
         let cosine = queries.matmul(&unit.t()?)?.to_vec2::<f32>()?;
         let order = rows.iter().zip(cosine).map(|(row, cosine)| {
             let mut others: Vec<usize> = (0..cosine.len()).filter(|i| i != row).collect();

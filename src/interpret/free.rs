@@ -1,13 +1,14 @@
 //! Samples of images with the same representation ([`Samples`]), and what varies between them:
 //! the share of a factor's variance that a layer leaves free ([`free_share`]).
 
+use super::{device_of, rows_on};
 use crate::autoencoder::Autoencoder;
-use crate::backbone::Network;
+use crate::backbone::{Network, wide};
 use crate::flow::Cinn;
 use crate::metric::{Judge, agreement, cosines};
-use crate::ops::Rng;
+use crate::ops::{Placement, Rng, scalar, values};
 use crate::{Error, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use std::collections::BTreeMap;
 
 /// Images that a layer cannot distinguish from their originals: D(t⁻¹(v | z)) with v ~ N(0, 1),
@@ -19,7 +20,8 @@ pub struct Samples {
 }
 
 impl Samples {
-    /// Draws `per_image` samples for each representation z (batch, n) and decodes them.
+    /// Draws `per_image` samples for each representation z (batch, n) and decodes them. The
+    /// images are on D's device.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the shapes do not fit t or D, or if `per_image` is 0.
@@ -119,15 +121,16 @@ impl Samples {
     }
 
     /// The rows of a grid: for each original its image from each tensor in `before` (each
-    /// (batch, 3, h, w)), then its samples.
+    /// (batch, 3, h, w)), then its samples. All of them are moved to the device of the samples.
     ///
     /// # Errors
     /// [`Error::Tensor`] if the shapes differ.
     pub fn rows(&self, before: &[Tensor]) -> Result<Tensor> {
         let (n, c, h, w) = self.images.dims4()?;
+        let placement = Placement::of(&self.images);
         let mut parts = Vec::new();
         for images in before {
-            parts.push(images.unsqueeze(1)?);
+            parts.push(placement.take(images)?.unsqueeze(1)?);
         }
         parts.push(
             self.images
@@ -238,11 +241,13 @@ impl Samples {
             )));
         }
         let mut again = Vec::new();
+        let device = device_of(network, &self.images);
         for start in (0..count).step_by(64) {
-            let some = self.images.narrow(0, start, 64.min(count - start))?;
+            let some = rows_on(&device, &self.images, start, 64.min(count - start))?;
             again.push(network.encode(&some, layer)?.flatten_from(1)?.detach());
         }
         let again = Tensor::cat(&again, 0)?;
+        let z = Placement::of(&again).take(&z)?;
         let rows: Vec<u32> = (0..count).map(|i| (i / self.per_image) as u32).collect();
         let own = z.index_select(&Tensor::new(rows, z.device())?, 0)?;
         let mean = |values: Vec<f64>| -> Vec<f64> {
@@ -267,9 +272,10 @@ impl Samples {
             .repeat((1, self.per_image))?
             .flatten_all()?;
         let mut kept = Vec::new();
+        let device = device_of(network, &self.images);
         for start in (0..self.images.dims()[0]).step_by(256) {
             let count = 256.min(self.images.dims()[0] - start);
-            let classes = network.classify(&self.images.narrow(0, start, count)?)?;
+            let classes = network.classify(&rows_on(&device, &self.images, start, count)?)?;
             kept.extend(agreement(&classes, &repeated.narrow(0, start, count)?)?);
         }
         Ok(kept)
@@ -292,8 +298,7 @@ pub struct Reencoded {
 }
 
 fn distances(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
-    let apart = (a - b)?.sqr()?.sum(1)?.sqrt()?;
-    Ok(apart.to_dtype(DType::F64)?.to_vec1()?)
+    values(&(wide(a)? - wide(b)?)?.sqr()?.sum(1)?.sqrt()?)
 }
 
 /// The share of a factor's variance that z leaves free, one value per original. It is the
@@ -330,20 +335,15 @@ pub(super) fn share_within(
     per_image: usize,
 ) -> Result<Vec<f64>> {
     let (n, parts) = of_samples.dims2()?;
-    let within = of_samples
+    let within = wide(of_samples)?
         .reshape((n / per_image, per_image, parts))?
         .var(1)?
         .sum(1)?;
-    let total = all
-        .var(0)?
-        .sum_all()?
-        .to_dtype(DType::F64)?
-        .to_scalar::<f64>()?;
+    let total = scalar(&wide(all)?.var(0)?.sum_all()?)?;
     if total <= 0.0 || !total.is_finite() {
         return Err(Error::invalid(
             "the factor does not vary over the originals: no share of its variance can be stated",
         ));
     }
-    let within = within.to_dtype(DType::F64)?.to_vec1::<f64>()?;
-    Ok(within.into_iter().map(|w| w / total).collect())
+    Ok(values(&within)?.into_iter().map(|w| w / total).collect())
 }

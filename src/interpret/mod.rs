@@ -12,6 +12,10 @@ mod probe;
 mod semantics;
 mod training;
 
+use crate::Result;
+use crate::backbone::Network;
+use candle_core::{Device, Tensor};
+
 pub use attack::{Attack, Attacked};
 pub use codes::Codes;
 pub use features::Features;
@@ -22,3 +26,21 @@ pub use natural::Fid;
 pub use probe::{Probe, chance, unread_share};
 pub use semantics::{FactorTraining, Semantics};
 pub use training::CinnTraining;
+
+/// The device of a network's parameters. For a network that does not know it, the device of `x`.
+fn device_of(network: &dyn Network, x: &Tensor) -> Device {
+    let placement = network.placement();
+    placement.map_or_else(|| x.device().clone(), |p| p.device)
+}
+
+/// Rows `start` to `start + count` of `x` on a device, in the number type of `x`.
+///
+/// A view is copied before it is moved to another device: candle would move all rows of the tensor
+/// that it belongs to.
+fn rows_on(device: &Device, x: &Tensor, start: usize, count: usize) -> Result<Tensor> {
+    let rows = x.narrow(0, start, count)?;
+    Ok(match rows.device().same_device(device) {
+        true => rows,
+        false => rows.force_contiguous()?.to_device(device)?,
+    })
+}

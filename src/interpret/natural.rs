@@ -1,8 +1,9 @@
 //! [`Fid`], a measure of how natural images are.
 
 use super::Features;
-use crate::backbone::Network;
+use crate::backbone::{Network, wide};
 use crate::metric::frechet_distance;
+use crate::ops::scalar;
 use crate::{Error, Result};
 use candle_core::Tensor;
 use std::fmt;
@@ -48,7 +49,7 @@ impl Fid {
         layer: &str,
         real: &Tensor,
     ) -> Result<Self> {
-        let real = Features::of(network, &[layer], real)?.at(layer)?;
+        let real = wide(&Features::of(network, &[layer], real)?.at(layer)?)?;
         if real.dims()[0] < 2 {
             return Err(Error::invalid(
                 "the Fréchet distance needs at least two real images, found 1",
@@ -69,8 +70,8 @@ impl Fid {
     /// # Errors
     /// [`Error::Invalid`] if all real images have the same features.
     pub fn in_units(&self) -> Result<Self> {
-        let variance = f64::from(self.real.var(0)?.sum_all()?.to_scalar::<f32>()?);
-        let size = f64::from(self.real.sqr()?.mean(0)?.sum_all()?.to_scalar::<f32>()?);
+        let variance = scalar(&self.real.var(0)?.sum_all()?)?;
+        let size = scalar(&self.real.sqr()?.mean(0)?.sum_all()?)?;
         // A variance at the level of rounding errors counts as zero.
         if variance.is_nan() || variance <= 1e-9 * size {
             return Err(Error::invalid(

@@ -1,10 +1,13 @@
 //! Probes: small networks that measure how well a class or a factor can be read from features.
 
+use crate::backbone::wide;
 use crate::metric::agreement;
-use crate::ops::{Activation, Conv2d, ConvConfig, Init, Linear, Params, Rng};
+use crate::ops::{
+    Activation, Conv2d, ConvConfig, Init, Linear, Params, Placement, Rng, scalar, values,
+};
 use crate::train::Adam;
 use crate::{Error, Result};
-use candle_core::{D, DType, Device, Tensor};
+use candle_core::{D, Tensor};
 
 /// A small network (one hidden layer of width 128) that predicts a class from features. If it
 /// fails on held-out features, the features do not contain the class in a form that a network of
@@ -19,7 +22,8 @@ pub struct Probe {
 
 impl Probe {
     /// Trains a probe on features (n, f) and classes u32 (n,) for `steps` steps with batch
-    /// size 128.
+    /// size 128, on the device and in the number type of the features (f32 for features in half
+    /// precision).
     ///
     /// # Errors
     /// [`Error::Invalid`] if the numbers of features and classes differ.
@@ -32,15 +36,16 @@ impl Probe {
                 )));
             }
         };
-        let classes = labels.max(0)?.to_scalar::<u32>()? as usize + 1;
-        let params = Params::new(seed);
+        let features = &wide(&features.detach())?;
+        let labels = labels.detach().to_device(features.device())?;
+        let classes = scalar(&labels.max(0)?)? as usize + 1;
+        let params = Params::with(seed, features.dtype(), features.device());
         let probe = Self::new(features, classes, &params)?;
-        let (features, labels) = (features.detach(), labels.detach());
         let mut adam = Adam::new(params.trained())?.betas(0.9, 0.99);
         for step in 0..steps {
             let mut rng = Rng::at(seed, "probe", step);
             let chosen: Vec<u32> = (0..128).map(|_| rng.below(n) as u32).collect();
-            let chosen = Tensor::new(chosen, &Device::Cpu)?;
+            let chosen = Tensor::new(chosen, features.device())?;
             let logits = probe.logits(&features.index_select(&chosen, 0)?)?;
             let loss = candle_nn::loss::cross_entropy(&logits, &labels.index_select(&chosen, 0)?)?;
             let rate = 2e-3 * (1.0 - step as f64 / steps as f64);
@@ -80,7 +85,8 @@ impl Probe {
 
     /// For each held-out feature vector (n, f): 1 if the probe predicts its class, else 0.
     pub fn right(&self, features: &Tensor, labels: &Tensor) -> Result<Vec<f64>> {
-        agreement(&self.logits(&features.detach())?.argmax(D::Minus1)?, labels)
+        let features = Placement::of(&self.mean).take(&features.detach())?;
+        agreement(&self.logits(&features)?.argmax(D::Minus1)?, labels)
     }
 }
 
@@ -89,6 +95,7 @@ impl Probe {
 /// The share is its squared error on held-out features, divided by the variance of the held-out
 /// target, one value per held-out row. If z leaves a factor free, the mean of this share is 1 as
 /// well. It is therefore a check of [`free_share`](super::free_share) that needs neither t nor D.
+/// The network is on the device of `features`; the other tensors are moved there.
 ///
 /// # Errors
 /// [`Error::Invalid`] if the numbers of rows do not fit or the target does not vary.
@@ -106,43 +113,42 @@ pub fn unread_share(
             )));
         }
     };
-    let params = Params::new(seed);
+    let features = &wide(&features.detach())?;
+    let placement = Placement::of(features);
+    let params = Params::with(seed, placement.dtype, &placement.device);
     let probe = Probe::new(features, parts, &params)?;
-    let (features, target) = (features.detach(), target.detach());
+    let target = placement.take(&target.detach())?;
     let mut adam = Adam::new(params.trained())?.betas(0.9, 0.99);
     for step in 0..steps {
         let mut rng = Rng::at(seed, "reading", step);
         let chosen: Vec<u32> = (0..128).map(|_| rng.below(n) as u32).collect();
-        let chosen = Tensor::new(chosen, &Device::Cpu)?;
+        let chosen = Tensor::new(chosen, features.device())?;
         let read = probe.logits(&features.index_select(&chosen, 0)?)?;
         let loss = (read - target.index_select(&chosen, 0)?)?
             .sqr()?
             .mean_all()?;
         adam.step(&loss.backward()?, 2e-3 * (1.0 - step as f64 / steps as f64))?;
     }
-    let error = (probe.logits(&held_out.detach())? - held_out_target)?
+    let held_out = placement.take(&held_out.detach())?;
+    let held_out_target = placement.take(&held_out_target.detach())?;
+    let error = (probe.logits(&held_out)? - &held_out_target)?
         .sqr()?
         .sum(1)?;
-    let variance = held_out_target
-        .var(0)?
-        .sum_all()?
-        .to_dtype(DType::F64)?
-        .to_scalar::<f64>()?;
+    let variance = scalar(&held_out_target.var(0)?.sum_all()?)?;
     if variance.is_nan() || variance <= 0.0 {
         return Err(Error::invalid(
             "the factor does not vary: no share of its variance can be stated",
         ));
     }
-    let error = error.to_dtype(DType::F64)?.to_vec1::<f64>()?;
-    Ok(error.into_iter().map(|e| e / variance).collect())
+    Ok(values(&error)?.into_iter().map(|e| e / variance).collect())
 }
 
 /// The chance level of predicting a class (u32, (n,)): the share of the most frequent class.
 pub fn chance(labels: &Tensor) -> Result<f64> {
-    let labels = labels.to_vec1::<u32>()?;
+    let labels = values(labels)?;
     let mut counts = std::collections::BTreeMap::new();
     for label in &labels {
-        *counts.entry(label).or_insert(0usize) += 1;
+        *counts.entry(label.to_bits()).or_insert(0usize) += 1;
     }
     Ok(counts.values().max().copied().unwrap_or(0) as f64 / labels.len().max(1) as f64)
 }

@@ -7,10 +7,10 @@ use crate::autoencoder::{Autoencoder, Posterior};
 use crate::data::{Split, World};
 use crate::flow::{Cinn, FactorConfig, FactorInn, factor_dims};
 use crate::loss::pair_nll;
-use crate::ops::{Params, Rng};
+use crate::ops::Rng;
 use crate::train::{Decay, Step, Store, TrainConfig, Trained, Trainer};
 use crate::{Error, Result};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use invariances_core::names::nearest;
 use invariances_core::say;
 use serde::{Deserialize, Serialize};
@@ -69,7 +69,7 @@ impl FactorTraining {
     /// Trains e with the pair loss ([`pair_nll`]) on the codes of the dataset's pairs for each of
     /// `concepts` (a selection of [`World::concepts`]). The result is kept in `store`. The key is
     /// `name`, these settings and the content of the codes. If a trained e exists under this key,
-    /// it is loaded instead.
+    /// it is loaded instead. e is on the store's device.
     ///
     /// # Errors
     /// [`Error::Invalid`] if there are no concepts or no pairs, or if a concept is repeated or
@@ -131,11 +131,12 @@ impl FactorTraining {
             ..FactorConfig::new(sizes.clone())
         };
         let training = &self.training;
-        let params = Params::new(training.seed);
+        let params = store.params(training.seed);
+        let placement = params.placement();
         let e = FactorInn::new(&config, &params.root())?;
         let some = Rng::named(training.seed, "start").permutation(a.dim(0)?);
-        let some = Tensor::new(&some[..512.min(some.len())], &Device::Cpu)?;
-        e.initialize(&a.index_select(&some, 0)?)?;
+        let some = Tensor::new(&some[..512.min(some.len())], a.device())?;
+        e.initialize(&placement.take(&a.index_select(&some, 0)?)?)?;
         let mut hash = blake3::Hasher::new();
         for codes in [&a, &b] {
             let mut bytes = Vec::new();
@@ -158,8 +159,8 @@ impl FactorTraining {
                 shared.extend(std::iter::repeat_n(k as i64, count));
             }
             let (a, b) = (Tensor::cat(&a, 0)?, Tensor::cat(&b, 0)?);
-            let (va, la) = e.forward(&a)?;
-            let (vb, lb) = e.forward(&b)?;
+            let (va, la) = e.forward(&placement.take(&a)?)?;
+            let (vb, lb) = e.forward(&placement.take(&b)?)?;
             Ok(Step::new(
                 pair_nll((&va, &la), (&vb, &lb), &shared, &sizes, self.rho)?.loss,
             ))
@@ -204,7 +205,7 @@ impl Pairs {
     fn draw(&self, count: usize, rng: &mut Rng) -> Result<(Tensor, Tensor)> {
         let most = self.first.mode().dim(0)?;
         let chosen: Vec<u32> = (0..count).map(|_| rng.below(most) as u32).collect();
-        let chosen = Tensor::new(chosen, &Device::Cpu)?;
+        let chosen = Tensor::new(chosen, self.first.mode().device())?;
         Ok((
             self.first.select(&chosen)?.sample(rng)?,
             self.second.select(&chosen)?.sample(rng)?,

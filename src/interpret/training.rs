@@ -4,7 +4,7 @@ use super::Codes;
 use crate::Result;
 use crate::flow::{Cinn, CinnConfig};
 use crate::loss::nll;
-use crate::ops::{Params, Rng};
+use crate::ops::Rng;
 use crate::train::{Decay, Step, Store, TrainConfig, Trained, Trainer};
 use serde::{Deserialize, Serialize};
 
@@ -75,20 +75,21 @@ impl CinnTraining {
 
     /// Trains t with the paper's loss ([`nll`]) and keeps it in `store`. The key is `name`, these
     /// settings and the content of the codes. If a trained t exists under this key, it is loaded
-    /// instead.
+    /// instead. t is on the store's device.
     ///
     /// # Errors
     /// As [`Cinn::new`] and [`Trainer::fit_in`].
     pub fn fit(&self, name: &str, codes: &Codes, store: &Store) -> Result<(Cinn, Trained)> {
         let (training, config) = (&self.training, self.config(codes));
-        let params = Params::new(training.seed);
+        let params = store.params(training.seed);
+        let placement = params.placement();
         let t = Cinn::new(&config, &params.root())?;
         let (code, z) = codes.draw(512, &mut Rng::named(training.seed, "start"))?;
-        t.initialize(&code, &z)?;
+        t.initialize(&placement.take(&code)?, &placement.take(&z)?)?;
         let slot = store.slot(name, &(&config, training, codes.id()))?;
         let trained = Trainer::new(training.clone()).fit_in(&slot, &params, |_, rng| {
             let (code, z) = codes.draw(training.batch, rng)?;
-            let (v, logdet) = t.forward(&code, &z)?;
+            let (v, logdet) = t.forward(&placement.take(&code)?, &placement.take(&z)?)?;
             Ok(Step::new(nll(&v, &logdet)?))
         })?;
         Ok((t, trained))

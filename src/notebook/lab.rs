@@ -1,14 +1,14 @@
 //! [`Lab`], a notebook's settings and the place where its results are saved.
 
 use super::{Claim, ClaimBuilder, Claims, Scale};
-use crate::data::Digits;
+use crate::data::{Batch, Digits};
 use crate::figure::{Explorer, Figure, Film, escape, show};
 use crate::hub::Hub;
 use crate::metric::Estimate;
-use crate::ops::keep_freed_memory;
+use crate::ops::{Params, Placement, device_name, keep_freed_memory, open_device};
 use crate::train::Store;
 use crate::{Error, Result};
-use candle_core::Device;
+use candle_core::{DType, Device};
 use invariances_core::files::cache_dir;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex};
 /// | --- | --- | --- |
 /// | `INVARIANCES_SCALE` | sizes, steps, data sources: smoke, quick, real, paper | quick |
 /// | `INVARIANCES_SEED` | the seed of every random number | 0 |
+/// | `INVARIANCES_DEVICE` | the device of the networks: cpu, cuda:1, metal | [`chosen_device`] |
 /// | `INVARIANCES_OUT` | the folder of figures and claims | `out` in the project's folder |
 /// | `INVARIANCES_CACHE` | the folder of trained networks and downloads | the user's cache folder |
 /// | `INVARIANCES_MNIST` | the parquet file of real digits | the hub's `ylecun/mnist` |
@@ -50,6 +51,7 @@ pub struct Lab {
     scale: Scale,
     seed: u64,
     device: Device,
+    dtype: DType,
     out: PathBuf,
     cache: PathBuf,
     offline: bool,
@@ -104,7 +106,8 @@ impl Lab {
             notebook: notebook.into(),
             scale,
             seed,
-            device: device()?,
+            device: chosen_device()?,
+            dtype: DType::F32,
             out,
             cache: cache_dir()?,
             offline,
@@ -124,6 +127,15 @@ impl Lab {
     pub fn with_seed(&self, seed: u64) -> Self {
         Self {
             seed,
+            ..self.clone()
+        }
+    }
+
+    /// Returns the same settings with another device and number type of the networks.
+    pub fn with_placement(&self, placement: &Placement) -> Self {
+        Self {
+            device: placement.device.clone(),
+            dtype: placement.dtype,
             ..self.clone()
         }
     }
@@ -151,10 +163,60 @@ impl Lab {
         self.seed
     }
 
-    /// The device of the tensors: the CPU, or a GPU if the crate was built for one and one is
-    /// available.
+    /// The device of the networks ([`chosen_device`]).
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// The number type of the networks: f32, unless [`Lab::with_placement`] set another.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The device and the number type of the networks.
+    pub fn placement(&self) -> Placement {
+        Placement {
+            device: self.device.clone(),
+            dtype: self.dtype,
+        }
+    }
+
+    /// An empty set of parameters with the lab's seed, device and number type.
+    ///
+    /// ```
+    /// use invariances::prelude::*;
+    /// let lab = Lab::open("example")?;
+    /// let network = squeezenet_small(10, &lab.params().root())?;
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    pub fn params(&self) -> Params {
+        self.params_with_seed(self.seed)
+    }
+
+    /// An empty set of parameters with another seed, and the lab's device and number type.
+    pub fn params_with_seed(&self, seed: u64) -> Params {
+        Params::with(seed, self.dtype, &self.device)
+    }
+
+    /// The batch with its images and labels on the lab's device, the images in its number type.
+    /// Use it for images that are shown next to what the networks make of them.
+    ///
+    /// ```
+    /// use invariances::prelude::*;
+    /// let lab = Lab::open("example")?;
+    /// let test = lab.on_device(Digits::strokes(32, 0)?.batch(Split::Test, 0, 4)?)?;
+    /// assert_eq!(test.images.dims(), [4, 3, 32, 32]);
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the images do not fit the device's memory.
+    pub fn on_device(&self, batch: Batch) -> Result<Batch> {
+        Ok(Batch {
+            images: self.placement().take(&batch.images)?,
+            labels: batch.labels.to_device(&self.device)?,
+            ..batch
+        })
     }
 
     /// The folder of figures and claims.
@@ -172,9 +234,9 @@ impl Lab {
         self.offline
     }
 
-    /// The trained networks in the cache.
+    /// The trained networks in the cache, on the lab's device.
     pub fn store(&self) -> Store {
-        Store::open(self.cache.join("trained"))
+        Store::open(self.cache.join("trained")).on(&self.placement())
     }
 
     /// The hub as configured by the environment variables, offline if `INVARIANCES_OFFLINE` is
@@ -271,9 +333,9 @@ impl Lab {
     }
 
     /// Saves a figure as `figures/<notebook>-<name>.png`, `.svg` and `.pdf` in the output folder,
-    /// and its data as `.csv`. The notebook, the scale, the seed and the version are added to the
-    /// metadata. Returns the figure, so that it is shown if it is a cell's last expression
-    /// (`lab.figure("samples", &figure)?`).
+    /// and its data as `.csv`. The notebook, the scale, the seed, the device and the version are
+    /// added to the metadata. Returns the figure, so that it is shown if it is a cell's last
+    /// expression (`lab.figure("samples", &figure)?`).
     ///
     /// # Errors
     /// [`Error::Invalid`] for a name that cannot be part of a file name, [`Error::Io`] if a file
@@ -284,6 +346,7 @@ impl Lab {
             .note("notebook", &self.notebook)
             .note("scale", self.scale)
             .note("seed", self.seed)
+            .note("device", device_name(&self.device))
             .note("version", crate::VERSION);
         let numbers = figure.has_numbers().then_some("csv");
         for ending in ["png", "svg", "pdf"].into_iter().chain(numbers) {
@@ -301,7 +364,8 @@ impl Lab {
         let film = film
             .note("notebook", &self.notebook)
             .note("scale", self.scale)
-            .note("seed", self.seed);
+            .note("seed", self.seed)
+            .note("device", device_name(&self.device));
         film.save(self.kept(name, "png"))?;
         Ok(film)
     }
@@ -316,7 +380,8 @@ impl Lab {
         let explorer = explorer
             .note("notebook", &self.notebook)
             .note("scale", self.scale)
-            .note("seed", self.seed);
+            .note("seed", self.seed)
+            .note("device", device_name(&self.device));
         explorer.save(self.kept(name, "html"))?;
         Ok(explorer)
     }
@@ -356,8 +421,7 @@ impl fmt::Display for Lab {
                     if threads == 1 { "" } else { "s" }
                 )
             }
-            Device::Cuda(_) => "CUDA".into(),
-            Device::Metal(_) => "Metal".into(),
+            other => device_name(other),
         };
         write!(
             f,
@@ -420,12 +484,91 @@ fn project_folder() -> Result<PathBuf> {
     Ok(inside.unwrap_or(&here).to_path_buf())
 }
 
-fn device() -> Result<Device> {
-    if cfg!(feature = "cuda") {
-        return Ok(Device::cuda_if_available(0)?);
+/// Opens the device that the variable `INVARIANCES_DEVICE` names: `cpu`, `cuda` (the first GPU),
+/// `cuda:1`, `metal`. If the variable is not set, it is the first GPU if the crate was built for
+/// one (features `cuda`, `metal`) and it can be opened, otherwise the CPU.
+///
+/// A device is opened once per process: tensors of two openings of one GPU could not be combined.
+///
+/// # Errors
+/// [`Error::Invalid`] for an unknown name, for a device that this build does not support, and for
+/// one that cannot be opened.
+pub fn chosen_device() -> Result<Device> {
+    device_or_default(setting("INVARIANCES_DEVICE")?.as_deref())
+}
+
+fn device_or_default(name: Option<&str>) -> Result<Device> {
+    static OPENED: Mutex<BTreeMap<String, Device>> = Mutex::new(BTreeMap::new());
+    let mut opened = OPENED.lock().unwrap_or_else(|p| p.into_inner());
+    let mut open = |name: &str| -> Result<Device> {
+        let name = name.trim().to_ascii_lowercase();
+        let name = match name.strip_suffix(":0") {
+            Some(first) => first.to_string(),
+            None => name,
+        };
+        if let Some(device) = opened.get(&name) {
+            return Ok(device.clone());
+        }
+        let device = open_device(&name)?;
+        opened.insert(name, device.clone());
+        Ok(device)
+    };
+    if let Some(name) = name {
+        return open(name).map_err(|e| Error::invalid(format!("INVARIANCES_DEVICE: {e}")));
     }
-    if cfg!(feature = "metal") {
-        return Ok(Device::metal_if_available(0)?);
+    let built_for = [
+        ("cuda", cfg!(feature = "cuda")),
+        ("metal", cfg!(feature = "metal")),
+    ];
+    let mut names = built_for.into_iter().filter(|(_, built)| *built);
+    let found = names.find_map(|(name, _)| open(name).ok());
+    Ok(found.unwrap_or(Device::Cpu))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_there_is_not_is_refused() -> Result<()> {
+        let refused = |name: &str| match device_or_default(Some(name)) {
+            Ok(device) => panic!("{name} was opened as {}", device_name(&device)),
+            Err(e) => e.to_string(),
+        };
+        let text = refused("tpu");
+        for choice in ["INVARIANCES_DEVICE", "cpu", "cuda", "metal", "tpu"] {
+            assert!(text.contains(choice), "{text}");
+        }
+        #[cfg(not(feature = "cuda"))]
+        assert!(refused("cuda").contains("--features cuda"));
+        #[cfg(not(feature = "metal"))]
+        assert!(refused("metal").contains("--features metal"));
+        assert_eq!(device_name(&device_or_default(Some(" CPU "))?), "cpu");
+        #[cfg(not(any(feature = "cuda", feature = "metal")))]
+        assert_eq!(device_name(&device_or_default(None)?), "cpu");
+        Ok(())
     }
-    Ok(Device::Cpu)
+
+    /// The store and the parameters of a lab have its device, number type and seed.
+    #[test]
+    fn a_lab_places_its_networks() -> Result<()> {
+        let exact = Placement {
+            device: Device::Cpu,
+            dtype: DType::F64,
+        };
+        let lab = Lab::open("example")?.with_placement(&exact).with_seed(7);
+        assert_eq!(lab.params().dtype(), DType::F64);
+        assert_eq!(lab.store().params(1).dtype(), DType::F64);
+        assert_eq!(lab.placement().dtype, lab.dtype());
+        let init = crate::ops::Init::Normal(1.0);
+        let draw = |params: Params| -> Result<Vec<f64>> {
+            crate::ops::values(&params.root().get(3, "w", init)?)
+        };
+        assert_eq!(draw(lab.params())?, draw(lab.store().params(7))?);
+        assert_ne!(draw(lab.params())?, draw(lab.params_with_seed(8))?);
+        let batch = Digits::strokes(32, 0)?;
+        let batch = crate::data::World::batch(&batch, crate::data::Split::Test, 0, 2)?;
+        assert_eq!(lab.on_device(batch)?.images.dtype(), DType::F64);
+        Ok(())
+    }
 }

@@ -14,7 +14,7 @@ mod study;
 mod subject;
 
 pub use claim::{Claim, ClaimBuilder, Claims, Expected};
-pub use lab::Lab;
+pub use lab::{Lab, chosen_device};
 pub use progress::Progress;
 pub use scale::Scale;
 pub use study::{Repeated, Study};

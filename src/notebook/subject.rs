@@ -9,10 +9,10 @@ use crate::flow::Cinn;
 use crate::hub::{Hub, Published, Weights, published, weights};
 use crate::interpret::{CinnTraining, Codes, Fid, mix};
 use crate::metric::Judge;
-use crate::ops::Params;
+use crate::ops::{Params, Placement};
 use crate::train::{CreaturesNetworks, FacesNetworks, PhotographsNetworks, Store};
 use crate::{Error, Result};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use invariances_core::names::nearest;
 use invariances_core::say;
 use std::collections::BTreeMap;
@@ -131,17 +131,41 @@ impl Sources {
     }
 }
 
+/// f32 on the CPU.
+fn cpu() -> Placement {
+    Placement {
+        device: Device::Cpu,
+        dtype: DType::F32,
+    }
+}
+
+/// Parameters whose values are loaded next. They are created without random numbers where possible.
+fn to_load(placement: &Placement) -> Params {
+    match placement.dtype {
+        DType::F32 => Params::blank(&placement.device),
+        dtype => Params::with(0, dtype, &placement.device),
+    }
+}
+
 /// The layers of AlexNet in Figure 2 of the paper.
 const ALEXNET: [&str; 5] = ["conv5", "fc6", "fc7", "fc8", "softmax"];
 
 impl Subject {
     /// Synthetic faces, and the networks for them that are shipped with the project. The network
-    /// under study classifies 200 people.
+    /// under study classifies 200 people. They are in f32 on the CPU.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the shipped weights are missing.
     pub fn faces() -> Result<Self> {
-        let networks = FacesNetworks::load()?;
+        Self::faces_on(&cpu())
+    }
+
+    /// Same as [`Subject::faces`], with the networks on a device and in a number type.
+    ///
+    /// # Errors
+    /// As [`Subject::faces`].
+    pub fn faces_on(placement: &Placement) -> Result<Self> {
+        let networks = FacesNetworks::load_on(placement)?;
         let weights = networks.cards.into_iter();
         Ok(Self {
             name: "faces".into(),
@@ -159,12 +183,21 @@ impl Subject {
         })
     }
 
-    /// Synthetic creatures, and the networks for them that are shipped with the project.
+    /// Synthetic creatures, and the networks for them that are shipped with the project, in f32 on
+    /// the CPU.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the shipped weights are missing.
     pub fn creatures() -> Result<Self> {
-        let networks = CreaturesNetworks::load()?;
+        Self::creatures_on(&cpu())
+    }
+
+    /// Same as [`Subject::creatures`], with the networks on a device and in a number type.
+    ///
+    /// # Errors
+    /// As [`Subject::creatures`].
+    pub fn creatures_on(placement: &Placement) -> Result<Self> {
+        let networks = CreaturesNetworks::load_on(placement)?;
         let weights = networks.cards.into_iter();
         Ok(Self {
             name: "creatures".into(),
@@ -183,14 +216,14 @@ impl Subject {
         })
     }
 
-    /// Photographs, and small networks that are trained on them. E and D are trained for `steps`
-    /// steps.
+    /// Photographs, and small networks that are trained on them, on the store's device. E and D are
+    /// trained for `steps` steps.
     ///
     /// # Errors
     /// As [`PhotographsNetworks::fit`].
     pub fn photographs(images: &Images, steps: u64, store: &Store) -> Result<Self> {
         let world = Photographs::new(images, SIZE, 0)?;
-        let start = CreaturesNetworks::load()?.autoencoder;
+        let start = CreaturesNetworks::load_on(&store.placement())?.autoencoder;
         let networks = PhotographsNetworks::fit(&world, &start, steps, store)?;
         let weights = networks.cards.into_iter();
         let few = world.len(Split::Test).min(world.len(Split::Validation));
@@ -211,16 +244,29 @@ impl Subject {
     }
 
     /// Photographs, the hub's AlexNet, and the authors' BigAE and t: the paper's own networks.
-    /// Each t is downloaded when it is first needed.
+    /// Each t is downloaded when it is first needed. The networks are in f32 on the CPU.
     ///
     /// # Errors
     /// [`Error::Download`] if a file cannot be downloaded; [`Error::Content`] if a file has
     /// unexpected content.
     pub fn published(images: &Images, sources: &Sources, hub: &Hub) -> Result<Self> {
-        let judge = sources.judge.fetch(hub)?;
+        Self::published_on(images, sources, hub, &cpu())
+    }
+
+    /// Same as [`Subject::published`], with the networks on a device and in a number type.
+    ///
+    /// # Errors
+    /// As [`Subject::published`].
+    pub fn published_on(
+        images: &Images,
+        sources: &Sources,
+        hub: &Hub,
+        placement: &Placement,
+    ) -> Result<Self> {
+        let judge = sources.judge.fetch_on(hub, placement)?;
         let classes: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
         let classes: Vec<&str> = classes.iter().map(String::as_str).collect();
-        let params = Params::blank(&Device::Cpu);
+        let params = to_load(placement);
         let bigae = BigAe::new(&BigAeConfig::animals(), &params.root())?;
         sources.autoencoder.fetch(hub)?;
         sources.autoencoder.open()?.load_into(&params)?;
@@ -229,12 +275,12 @@ impl Subject {
         let hash = |p: &Published| p.md5.clone().unwrap_or_else(|| p.url.clone());
         Ok(Self {
             name: "published".into(),
-            network: Arc::new(sources.network.fetch(hub)?),
+            network: Arc::new(sources.network.fetch_on(hub, placement)?),
             layers: ALEXNET.map(String::from).to_vec(),
             autoencoder: Arc::new(bigae.frozen()?),
             few: Some(world.len(Split::Test).min(world.len(Split::Validation))),
             world: Arc::new(world),
-            eye: (sources.eye.fetch(hub)?, "pool".into(), false),
+            eye: (sources.eye.fetch_on(hub, placement)?, "pool".into(), false),
             judge: Judge::new(&judge, &[Attribute::class("class", &classes)])?,
             // The classes of the network are those of ImageNet; the classes of the images are the
             // user's.
@@ -275,7 +321,7 @@ impl Subject {
     }
 
     /// t of a layer: the published one if it exists. Otherwise t is trained on `codes` and kept
-    /// in `store` under the settings `how`.
+    /// in `store` under the settings `how`. t is on the store's device.
     ///
     /// # Errors
     /// As [`CinnTraining::fit`]; [`Error::Download`] and [`Error::Content`] for a published t.
@@ -288,7 +334,7 @@ impl Subject {
             if let Some(hub) = &self.hub {
                 file.fetch(hub)?;
             }
-            let params = Params::blank(&Device::Cpu);
+            let params = to_load(&store.placement());
             let t = Cinn::new(&file.cinn()?, &params.root())?;
             file.open()?.load_into(&params)?;
             return Ok(t);
@@ -351,7 +397,7 @@ impl Lab {
     /// The subject of the notebook. The setting `images` selects `creatures`
     /// (the default at smoke and quick), `faces`, `photographs` (the default at real) or
     /// `published` (the default at paper). The photographs are those in the variable
-    /// `INVARIANCES_IMAGES` ([`Lab::images`]).
+    /// `INVARIANCES_IMAGES` ([`Lab::images`]). The networks are on the lab's device.
     ///
     /// # Errors
     /// As [`Subject::creatures`], [`Subject::faces`], [`Subject::photographs`] and
@@ -368,16 +414,22 @@ impl Lab {
         let all = ["creatures", "faces", "photographs", "published"];
         let default = self.scale().pick(world, world, all[2], all[3]);
         let source: String = self.setting("images", default.to_string())?;
+        let placement = self.placement();
         match source.as_str() {
-            "creatures" => Subject::creatures(),
-            "faces" => Subject::faces(),
+            "creatures" => Subject::creatures_on(&placement),
+            "faces" => Subject::faces_on(&placement),
             "photographs" => {
                 // At smoke, enough steps for the classifier to give two images different answers.
                 // If all answers are equal, a free share is not defined.
                 let steps = self.scale().pick(40, 2500, 20_000, 40_000);
                 Subject::photographs(&self.images()?, steps, &self.store())
             }
-            "published" => Subject::published(&self.images()?, &Sources::authors()?, &self.hub()?),
+            "published" => Subject::published_on(
+                &self.images()?,
+                &Sources::authors()?,
+                &self.hub()?,
+                &placement,
+            ),
             other => Err(unknown("images", other, &all)),
         }
     }

@@ -4,7 +4,7 @@
 
 use super::{Card, Decay, Slot, Step, Store, TrainConfig, Trainer, pretrained};
 use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig};
-use crate::backbone::{Backbone, Network, plain_small, squeezenet_small};
+use crate::backbone::{Backbone, Network, plain_small, squeezenet_small, wide};
 use crate::data::{Digits, Split, World};
 use crate::loss::vae_loss;
 use crate::metric::{agreement, psnr};
@@ -122,8 +122,8 @@ struct Building {
     chain: Option<Backbone>,
 }
 
-fn build(network: DigitsNetwork, seed: u64) -> Result<Building> {
-    let params = Params::new(seed);
+fn build(network: DigitsNetwork, seed: u64, store: &Store) -> Result<Building> {
+    let params = store.params(seed);
     let at = params.root();
     Ok(match network {
         DigitsNetwork::Autoencoder => {
@@ -161,7 +161,9 @@ pub(super) fn roughen(images: &Tensor, rng: &mut Rng) -> Result<Tensor> {
         .pad_with_same(2, 1, 1)?
         .pad_with_same(3, 1, 1)?;
     debug_assert_eq!(soft.dims()[2], inner + 2);
-    let grain = rng.normal(images.shape(), images.device())?;
+    let grain = rng
+        .normal(images.shape(), images.device())?
+        .to_dtype(images.dtype())?;
     Ok(((images * (1.0 - blur))? + (soft * blur)? + (grain * noise)?)?)
 }
 
@@ -174,27 +176,27 @@ fn step(
     rng: &mut Rng,
 ) -> Result<Step> {
     let batch = digits.batch(Split::Train, (step - 1) * batch as u64, batch)?;
+    let images = building.params.placement().take(&batch.images)?;
     match (&building.vae, &building.chain) {
         (Some(vae), _) => {
-            let posterior = vae.encode(&batch.images)?;
+            let posterior = vae.encode(&images)?;
             let decoded = vae.decode(&posterior.sample(rng)?)?;
-            let parts = vae_loss(&batch.images, &decoded, &posterior, &vae.gamma())?;
+            let parts = vae_loss(&images, &decoded, &posterior, &vae.gamma())?;
             Ok(Step::new(parts.loss)
                 .with_tensor("mse", &parts.mse)
                 .with_tensor("kl", &parts.kl))
         }
         (None, Some(chain)) => {
             let images = match network {
-                DigitsNetwork::Judge => roughen(&batch.images, rng)?,
-                _ => batch.images,
+                DigitsNetwork::Judge => roughen(&images, rng)?,
+                _ => images,
             };
             let logits = chain.forward(&images)?;
             let right = agreement(&logits.argmax(1)?, &batch.labels)?;
             let right = right.iter().sum::<f64>() / right.len().max(1) as f64;
-            Ok(
-                Step::new(candle_nn::loss::cross_entropy(&logits, &batch.labels)?)
-                    .with("accuracy", right),
-            )
+            let labels = batch.labels.to_device(logits.device())?;
+            let loss = candle_nn::loss::cross_entropy(&wide(&logits)?, &labels)?;
+            Ok(Step::new(loss).with("accuracy", right))
         }
         (None, None) => Err(Error::invalid("nothing to train")),
     }
@@ -202,15 +204,15 @@ fn step(
 
 /// Trains one network on `digits` with the settings `training` and stores it in `slot`. Training
 /// starts from `start` if it is given. A network that is already in the slot is loaded and not
-/// trained again.
+/// trained again. The network is on the device of `store`.
 fn fit(
     network: DigitsNetwork,
     digits: &Digits,
     training: &TrainConfig,
-    slot: &Slot,
+    (store, slot): (&Store, &Slot),
     start: Option<&Params>,
 ) -> Result<Building> {
-    let building = build(network, training.seed)?;
+    let building = build(network, training.seed, store)?;
     if let Some(start) = start {
         building.params.set_all(&start.tensors())?;
     }
@@ -239,18 +241,19 @@ fn figures(
     };
     for start in (0..count).step_by(250) {
         let batch = digits.batch(Split::Test, start as u64, 250.min(count - start))?;
+        let images = building.params.placement().take(&batch.images)?;
         if let Some(chain) = &building.chain {
             add(
                 "accuracy",
-                &agreement(&chain.classify(&batch.images)?, &batch.labels)?,
+                &agreement(&chain.classify(&images)?, &batch.labels)?,
             );
         }
         if let (Some(vae), Some(judge)) = (&building.vae, judge) {
-            let decoded = vae.reconstruct(&batch.images)?;
-            add("psnr", &psnr(&batch.images, &decoded)?);
+            let decoded = vae.reconstruct(&images)?;
+            add("psnr", &psnr(&images, &decoded)?);
             add(
                 "judge_agrees",
-                &agreement(&judge.classify(&decoded)?, &judge.classify(&batch.images)?)?,
+                &agreement(&judge.classify(&decoded)?, &judge.classify(&images)?)?,
             );
             add(
                 "judge_right",
@@ -267,7 +270,8 @@ fn figures(
 impl DigitsNetworks {
     /// Loads the networks for `digits`. If `digits` are the procedural digits, these are the
     /// networks that ship with the project. For other digits (for example MNIST), the shipped
-    /// networks are fine-tuned for `adapt` steps and stored in `store`.
+    /// networks are fine-tuned for `adapt` steps and stored in `store`. All of them are on the
+    /// store's device.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the images are not 32 px in size, or if the shipped weights are
@@ -283,7 +287,7 @@ impl DigitsNetworks {
         let mut cards = BTreeMap::new();
         let mut take = |network: DigitsNetwork| -> Result<Building> {
             let training = network.training();
-            let building = build(network, training.seed)?;
+            let building = build(network, training.seed, store)?;
             let name = network.name();
             let configuration = network.configuration(&home, &training, None);
             let card = pretrained::load(&name, &configuration, &building.params)?.ok_or_else(|| {
@@ -305,7 +309,13 @@ impl DigitsNetworks {
                 say(&format!(
                     "{name}: the shipped weights, trained on for {adapt} steps on these digits"
                 ));
-                let adapted = fit(network, digits, &training, &slot, Some(&building.params))?;
+                let adapted = fit(
+                    network,
+                    digits,
+                    &training,
+                    (store, &slot),
+                    Some(&building.params),
+                )?;
                 cards.insert(name, slot.load(&adapted.params)?.unwrap_or(card));
                 return Ok(adapted);
             }
@@ -336,7 +346,7 @@ impl DigitsNetworks {
         training: &TrainConfig,
         store: &Store,
     ) -> Result<super::Trained> {
-        let building = build(network, training.seed)?;
+        let building = build(network, training.seed, store)?;
         let slot = store.slot(
             &network.name(),
             &network.configuration(digits, training, None),
@@ -354,11 +364,11 @@ impl DigitsNetworks {
         let training = network.training();
         let configuration = network.configuration(&home, &training, None);
         let slot = store.slot(&network.name(), &configuration)?;
-        let building = fit(network, &home, &training, &slot, None)?;
+        let building = fit(network, &home, &training, (store, &slot), None)?;
         let judge = match network {
             DigitsNetwork::Autoencoder => {
-                let judge = build(DigitsNetwork::Judge, DigitsNetwork::Judge.training().seed)?;
                 let training = DigitsNetwork::Judge.training();
+                let judge = build(DigitsNetwork::Judge, training.seed, store)?;
                 let configuration = DigitsNetwork::Judge.configuration(&home, &training, None);
                 let found =
                     pretrained::load(&DigitsNetwork::Judge.name(), &configuration, &judge.params)?;

@@ -3,10 +3,9 @@
 
 use super::{Card, Decay, Step, Store, TrainConfig, Trainer, VaeTraining};
 use crate::autoencoder::ConvVae;
-use crate::backbone::{Backbone, Mode, Network, alexnet_small, plain_small};
+use crate::backbone::{Backbone, Mode, Network, alexnet_small, plain_small, wide};
 use crate::data::{Ahead, Photographs, Split, World};
 use crate::metric::{Judge, agreement};
-use crate::ops::Params;
 use crate::{Error, Result};
 use invariances_core::say;
 use serde_json::json;
@@ -19,7 +18,7 @@ use std::collections::BTreeMap;
 /// use invariances::prelude::*;
 /// let lab = Lab::open("mine")?;
 /// let animals = Photographs::new(&Images::folder("animals")?, 64, 0)?; // one folder per class
-/// let start = CreaturesNetworks::load()?.autoencoder;
+/// let start = CreaturesNetworks::load_on(&lab.placement())?.autoencoder;
 /// let networks = PhotographsNetworks::fit(&animals, &start, 4000, &lab.store())?;
 /// println!("{:?}", networks.figures);
 /// # Ok::<(), invariances::Error>(())
@@ -58,9 +57,10 @@ fn training(steps: u64, batch: usize, seed: u64) -> TrainConfig {
 
 impl PhotographsNetworks {
     /// Trains all three networks and stores them in `store`; networks that are already there are
-    /// loaded. `start` is an encoder and a decoder of the images' size to fine-tune: a user's own
-    /// images are seldom enough to train from random weights. E and D are trained for `steps`
-    /// steps, the network under study and the independent classifier for a quarter of them.
+    /// loaded. All are on the store's device. `start` is an encoder and a decoder of the images'
+    /// size to fine-tune: a user's own images are seldom enough to train from random weights. E
+    /// and D are trained for `steps` steps, the network under study and the independent classifier
+    /// for a quarter of them.
     ///
     /// # Errors
     /// [`Error::Invalid`] for fewer than two classes, or if `start` has another image size;
@@ -77,7 +77,7 @@ impl PhotographsNetworks {
         let mut cards = BTreeMap::new();
 
         let how = training(few, 32, 0);
-        let params = Params::new(how.seed);
+        let params = store.params(how.seed);
         let classifier = alexnet_small(24, classes, &params.root())?;
         let slot = store.slot(
             "photographs-classifier",
@@ -89,14 +89,15 @@ impl PhotographsNetworks {
             let logits = classifier
                 .with_mode(Mode::Training)
                 .forward(&batch.images)?;
-            let loss = candle_nn::loss::cross_entropy(&logits, &batch.labels)?;
+            let labels = batch.labels.to_device(logits.device())?;
+            let loss = candle_nn::loss::cross_entropy(&wide(&logits)?, &labels)?;
             Ok(Step::new(loss))
         })?;
         say(&format!("the network under study: {trained}"));
         cards.extend(slot.load(&params)?.map(|c| ("classifier".to_string(), c)));
 
         let how = training(few, 32, 101);
-        let params = Params::new(how.seed);
+        let params = store.params(how.seed);
         let judge = Judge::new(&plain_small(classes, &params.root())?, &images.attributes())?;
         let slot = store.slot(
             "photographs-judge",
@@ -105,7 +106,7 @@ impl PhotographsNetworks {
         let batches = ahead(images, how.batch);
         let trained = Trainer::new(how).fit_in(&slot, &params, |n, rng| {
             let batch = batches.at(n)?;
-            let images = super::roughen(&batch.images, rng)?;
+            let images = super::roughen(&params.placement().take(&batch.images)?, rng)?;
             Ok(Step::new(judge.loss(&images, &batch.factors)?))
         })?;
         say(&format!("the judge: {trained}"));

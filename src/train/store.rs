@@ -2,16 +2,20 @@
 //! and a card that describes how the weights were trained.
 
 use super::TrainConfig;
-use crate::ops::Params;
+use crate::ops::{Params, Placement};
 use crate::{Error, Result, revision};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use invariances_core::files::{cache_dir, write_atomic};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-/// A folder of trained networks. Each network is identified by its name and its configuration.
+/// A folder of trained networks, and the device and number type of the networks that are trained
+/// or loaded with it. Each network is identified by its name and its configuration.
+///
+/// The files do not depend on the device: a network that was trained on one device can be loaded
+/// on another.
 ///
 /// ```no_run
 /// use invariances::{ops::Params, train::{Store, Step, TrainConfig, Trainer}};
@@ -25,9 +29,17 @@ use std::path::{Path, PathBuf};
 /// })?;
 /// # Ok::<(), invariances::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Store {
     folder: PathBuf,
+    placement: Placement,
+}
+
+impl PartialEq for Store {
+    fn eq(&self, other: &Self) -> bool {
+        let (a, b) = (&self.placement, &other.placement);
+        self.folder == other.folder && a.dtype == b.dtype && a.device.same_device(&b.device)
+    }
 }
 
 /// The place of one trained network in a [`Store`]: a name, and the configuration that
@@ -59,6 +71,10 @@ pub struct Card {
     pub date: String,
     /// The system it was trained on: operating system, processor architecture, number of threads.
     pub machine: String,
+    /// The device it was trained on, as [`open_device`](crate::ops::open_device) takes it. Empty
+    /// in cards of versions that trained on the CPU only.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub device: String,
     /// Measured results, such as the accuracy, by name.
     pub figures: BTreeMap<String, f64>,
     /// The command that trains the network again.
@@ -72,13 +88,45 @@ pub struct Card {
 }
 
 impl Store {
-    /// Opens a folder of trained networks, which need not exist yet.
+    /// Opens a folder of trained networks, which need not exist yet. Its networks are f32 on the
+    /// CPU; [`Store::on`] chooses another device.
     pub fn open(folder: impl AsRef<Path>) -> Self {
         let folder = folder.as_ref().to_path_buf();
-        Self { folder }
+        let placement = Placement {
+            device: Device::Cpu,
+            dtype: DType::F32,
+        };
+        Self { folder, placement }
     }
 
-    /// Opens `trained/` in the project's cache folder ([`cache_dir`]).
+    /// Returns the same folder with another device and number type: networks that are trained or
+    /// loaded with it are created there.
+    ///
+    /// ```
+    /// use invariances::{candle_core::{DType, Device}, ops::Placement, train::Store};
+    /// let exact = Placement { device: Device::Cpu, dtype: DType::F64 };
+    /// let store = Store::open("trained").on(&exact);
+    /// assert_eq!(store.params(0).dtype(), DType::F64);
+    /// ```
+    pub fn on(&self, placement: &Placement) -> Self {
+        Self {
+            placement: placement.clone(),
+            ..self.clone()
+        }
+    }
+
+    /// Returns the device and the number type of the networks of this store.
+    pub fn placement(&self) -> Placement {
+        self.placement.clone()
+    }
+
+    /// Returns an empty set of parameters on the store's device and in its number type, with
+    /// initial values from `seed`.
+    pub fn params(&self, seed: u64) -> Params {
+        Params::with(seed, self.placement.dtype, &self.placement.device)
+    }
+
+    /// Opens `trained/` in the project's cache folder ([`cache_dir`]), as [`Store::open`] does.
     ///
     /// # Errors
     /// As [`cache_dir`].
@@ -94,7 +142,8 @@ impl Store {
     /// Returns the slot of the network `name` with this configuration. The configuration must
     /// contain everything that determines the weights: the settings of the network and of the
     /// training, the data, the seed. Another configuration gives another slot, and so does another
-    /// revision of the code that trains ([`revision::code`]).
+    /// revision of the code that trains ([`revision::code`]). A number type other than f32 gives
+    /// another slot; another device does not.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a name that cannot be a file name, or a configuration that cannot
@@ -114,6 +163,9 @@ impl Store {
         for part in [name, &canonical(&configuration), code] {
             hash.update(&(part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
+        }
+        if self.placement.dtype != DType::F32 {
+            hash.update(self.placement.dtype.as_str().as_bytes());
         }
         let key = hash.finalize().to_hex();
         Ok(Slot {
@@ -354,6 +406,35 @@ mod tests {
     use super::*;
     use crate::ops::Init;
     use crate::train::{Step, Trainer};
+
+    /// A store hands its device and number type to the networks. The folder of an f32 network
+    /// does not depend on how the store was made; another number type has a folder of its own.
+    #[test]
+    fn a_store_has_a_device_and_a_number_type() -> Result<()> {
+        let store = Store::open("trained");
+        assert_eq!(store.params(3).dtype(), DType::F32);
+        let exact = Placement {
+            device: Device::Cpu,
+            dtype: DType::F64,
+        };
+        let exact = store.on(&exact);
+        assert_eq!(exact.params(3).dtype(), DType::F64);
+        assert_eq!(exact.placement().dtype, DType::F64);
+        assert!(exact != store && exact.on(&store.placement()) == store);
+        let slot = |store: &Store| store.slot("net", &1);
+        assert_eq!(slot(&exact.on(&store.placement()))?, slot(&store)?);
+        assert_ne!(slot(&exact)?, slot(&store)?);
+        Ok(())
+    }
+
+    /// A card that was written before cards named a device can still be read.
+    #[test]
+    fn a_card_without_a_device_is_read() -> Result<()> {
+        let card: Card = serde_json::from_str("{\"name\": \"net\", \"machine\": \"linux\"}")
+            .map_err(|e| Error::invalid(e.to_string()))?;
+        assert_eq!((card.name.as_str(), card.device.as_str()), ("net", ""));
+        Ok(())
+    }
 
     #[test]
     fn weights_of_another_revision_of_the_code_are_not_reused() -> Result<()> {

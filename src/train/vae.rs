@@ -10,7 +10,7 @@ use crate::loss::{
     perceptual_vae_loss, vae_loss,
 };
 use crate::metric::Judge;
-use crate::ops::{Params, Rng};
+use crate::ops::{Params, Placement, Rng, values};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use invariances_core::say;
@@ -91,10 +91,9 @@ impl VaeTraining {
             let mut rng = Rng::named(0, "perceptual distance");
             let a = rng.uniform(-1.0, 1.0, (1, 3, size, size), &Device::Cpu)?;
             let b = rng.uniform(-1.0, 1.0, (1, 3, size, size), &Device::Cpu)?;
-            Ok((
-                distance.name(),
-                distance.distance(&a, &b)?.to_vec1::<f32>()?,
-            ))
+            let apart = values(&distance.distance(&a, &b)?)?;
+            let apart: Vec<f32> = apart.into_iter().map(|v| v as f32).collect();
+            Ok((distance.name(), apart))
         });
         let answers = answers.transpose()?;
         store.slot(
@@ -118,7 +117,7 @@ impl VaeTraining {
         perceptual: Option<&dyn PerceptualDistance>,
         store: &Store,
     ) -> Result<(ConvVae, Trained)> {
-        let params = Params::new(self.training.seed);
+        let params = store.params(self.training.seed);
         let vae = ConvVae::new(&self.network, &params.root())?;
         let slot = self.slot(name, world, perceptual, None, store)?;
         self.run((vae, params), world, perceptual, &slot)
@@ -145,7 +144,7 @@ impl VaeTraining {
                 start.config()
             )));
         }
-        let params = Params::new(self.training.seed);
+        let params = store.params(self.training.seed);
         let vae = start.copy_to(&params.root())?;
         let slot = self.slot(name, world, perceptual, Some(&params.digest()?), store)?;
         self.run((vae, params), world, perceptual, &slot)
@@ -168,7 +167,8 @@ impl VaeTraining {
         if let Some(distance) = perceptual {
             say(&format!("perceptual distance: {}", distance.name()));
         }
-        let against = Params::new(self.training.seed.wrapping_add(1));
+        let seed = self.training.seed.wrapping_add(1);
+        let against = Params::with(seed, params.dtype(), params.device());
         let adversary = match self.adversary_from {
             Some(from) => Some((PatchDiscriminator::new(&against.root())?, from)),
             None => None,
@@ -199,6 +199,8 @@ impl VaeTraining {
         adversary: Option<&PatchDiscriminator>,
         rng: &mut Rng,
     ) -> Result<Step> {
+        // The images are compared with those of D, so they are moved to D's device, once.
+        let x = &Placement::of(&vae.last_weight()).take(x)?;
         let posterior = vae.encode(x)?;
         let hidden = vae.before_last(&posterior.sample(rng)?)?;
         let decoded = vae.last_layer(&hidden)?;
@@ -215,7 +217,9 @@ impl VaeTraining {
                     match &weighted {
                         None => ((&parts.loss - &parts.kl)?, vec![("mse", parts.mse)]),
                         Some(weighted) => {
+                            // The network of the distance may be on another device.
                             let apart = weighted.distance(x, decoded)?.mean_all()?;
+                            let apart = Placement::of(&parts.mse).take(&apart)?;
                             let numbers = (x.elem_count() / x.dims()[0]) as f64;
                             let error = (&parts.mse + &apart)?;
                             (
@@ -308,7 +312,7 @@ pub fn train_perceptual(
 ) -> Result<(FeatureDistance, Trained)> {
     let questions = world.attributes();
     let outputs = questions.iter().map(|q| q.answers.len()).sum();
-    let params = Params::new(training.seed ^ 0x9E37);
+    let params = store.params(training.seed ^ 0x9E37);
     let network = plain_small(outputs, &params.root())?;
     let judge = Judge::new(&network, &questions)?;
     let key = json!({"perceptual": "plain_small", "data": world.id(), "training": training});
@@ -320,7 +324,7 @@ pub fn train_perceptual(
     });
     let trained = Trainer::new(training.clone()).fit_in(&slot, &params, |n, rng| {
         let batch = batches.at(n)?;
-        let images = super::roughen(&batch.images, rng)?;
+        let images = super::roughen(&params.placement().take(&batch.images)?, rng)?;
         Ok(Step::new(judge.loss(&images, &batch.factors)?))
     })?;
     let distance = FeatureDistance::new(&network.frozen()?, &["conv1", "conv2", "conv4", "conv5"])?;

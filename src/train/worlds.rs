@@ -3,12 +3,13 @@
 
 use super::{Card, Decay, Step, Store, TrainConfig, Trainer, pretrained};
 use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig};
-use crate::backbone::{Backbone, Mode, Network, alexnet_small, facenet_small, plain_small};
+use crate::backbone::{Backbone, Mode, Network, alexnet_small, facenet_small, plain_small, wide};
 use crate::data::{Ahead, Creatures, Faces, Split, World};
 use crate::loss::vae_loss;
 use crate::metric::{Judge, agreement, psnr};
-use crate::ops::{Params, Rng};
+use crate::ops::{Params, Placement, Rng};
 use crate::{Error, Result};
+use candle_core::{DType, Device};
 use invariances_core::say;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -167,8 +168,8 @@ impl WorldNetwork {
         }))
     }
 
-    fn build(self) -> Result<Building> {
-        let params = Params::new(self.training().seed);
+    fn build(self, placement: &Placement) -> Result<Building> {
+        let params = Params::with(self.training().seed, placement.dtype, &placement.device);
         let at = params.root();
         let network = match self {
             Self::FacesAutoencoder | Self::CreaturesAutoencoder => {
@@ -185,9 +186,9 @@ impl WorldNetwork {
         Ok(Building { params, network })
     }
 
-    /// Builds the network and loads the shipped weights.
-    fn shipped(self, cards: &mut BTreeMap<String, Card>) -> Result<Built> {
-        let building = self.build()?;
+    /// Builds the network on a device and loads the shipped weights.
+    fn shipped(self, placement: &Placement, cards: &mut BTreeMap<String, Card>) -> Result<Built> {
+        let building = self.build(placement)?;
         let name = self.name();
         let card = pretrained::load(&name, &self.configuration()?, &building.params)?;
         let card = card.ok_or_else(|| {
@@ -210,7 +211,8 @@ impl WorldNetwork {
     pub fn retrain(self, store: &Store) -> Result<Card> {
         let (training, configuration) = (self.training(), self.configuration()?);
         let slot = store.slot(&self.name(), &configuration)?;
-        let building = self.build()?;
+        let placement = store.placement();
+        let building = self.build(&placement)?;
         let world = self.world()?;
         let size = training.batch;
         let batches = Ahead::new({
@@ -219,12 +221,15 @@ impl WorldNetwork {
         });
         let trained = Trainer::new(training).fit_in(&slot, &building.params, |n, rng| {
             let batch = batches.at(n)?;
-            building.network.step(&batch, rng)
+            building.network.step(&batch, &placement, rng)
         })?;
         say(&format!("{}: {trained}", self.name()));
+        let mut cards = BTreeMap::new();
         let judge = match self {
-            Self::FacesAutoencoder => Some(Self::FacesJudge.shipped(&mut BTreeMap::new())?),
-            Self::CreaturesAutoencoder => Some(Self::CreaturesJudge.shipped(&mut BTreeMap::new())?),
+            Self::FacesAutoencoder => Some(Self::FacesJudge.shipped(&placement, &mut cards)?),
+            Self::CreaturesAutoencoder => {
+                Some(Self::CreaturesJudge.shipped(&placement, &mut cards)?)
+            }
             _ => None,
         };
         let mut card = slot
@@ -232,31 +237,41 @@ impl WorldNetwork {
             .ok_or_else(|| Error::invalid("the trained weights could not be kept"))?;
         card.configuration = configuration;
         card.data = format!("{}, training split, each image once", world.id());
-        card.figures = building.network.figures(judge.as_ref(), &*world, 2000)?;
+        let count = 2000;
+        card.figures = building
+            .network
+            .figures(judge.as_ref(), &*world, count, &placement)?;
         card.command = format!("cargo run --release -- retrain {}", self.name());
         pretrained::save(&self.name(), &card, &building.params)
     }
 }
 
 impl Built {
-    fn step(&self, batch: &crate::data::Batch, rng: &mut Rng) -> Result<Step> {
+    fn step(
+        &self,
+        batch: &crate::data::Batch,
+        placement: &Placement,
+        rng: &mut Rng,
+    ) -> Result<Step> {
+        let images = placement.take(&batch.images)?;
         match self {
             Self::Vae(vae) => {
-                let posterior = vae.encode(&batch.images)?;
+                let posterior = vae.encode(&images)?;
                 let decoded = vae.decode(&posterior.sample(rng)?)?;
-                let parts = vae_loss(&batch.images, &decoded, &posterior, &vae.gamma())?;
+                let parts = vae_loss(&images, &decoded, &posterior, &vae.gamma())?;
                 Ok(Step::new(parts.loss)
                     .with_tensor("mse", &parts.mse)
                     .with_tensor("kl", &parts.kl))
             }
             Self::Judge(judge) => Ok(Step::new(
-                judge.loss(&super::roughen(&batch.images, rng)?, &batch.factors)?,
+                judge.loss(&super::roughen(&images, rng)?, &batch.factors)?,
             )),
             Self::Classifier(network) => {
-                let logits = network.with_mode(Mode::Training).forward(&batch.images)?;
+                let logits = network.with_mode(Mode::Training).forward(&images)?;
                 let right = agreement(&logits.argmax(1)?, &batch.labels)?;
                 let right = right.iter().sum::<f64>() / right.len().max(1) as f64;
-                let loss = candle_nn::loss::cross_entropy(&logits, &batch.labels)?;
+                let labels = batch.labels.to_device(logits.device())?;
+                let loss = candle_nn::loss::cross_entropy(&wide(&logits)?, &labels)?;
                 Ok(Step::new(loss).with("accuracy", right))
             }
         }
@@ -272,6 +287,7 @@ impl Built {
         judge: Option<&Built>,
         world: &dyn World,
         count: usize,
+        placement: &Placement,
     ) -> Result<BTreeMap<String, f64>> {
         let mut sums: BTreeMap<String, (f64, f64)> = BTreeMap::new();
         let mut add = |name: &str, values: &[f64]| {
@@ -281,23 +297,24 @@ impl Built {
         };
         for start in (0..count).step_by(100) {
             let batch = world.batch(Split::Test, start as u64, 100.min(count - start))?;
+            let images = placement.take(&batch.images)?;
             match (self, judge) {
                 (Self::Classifier(network), _) => {
-                    let named = network.classify(&batch.images)?;
+                    let named = network.classify(&images)?;
                     add("accuracy", &agreement(&named, &batch.labels)?);
                 }
                 (Self::Judge(judge), _) => {
-                    for (name, right) in judge.right(&batch.images, &batch.factors)? {
+                    for (name, right) in judge.right(&images, &batch.factors)? {
                         add(&format!("accuracy {name}"), &right);
                     }
                 }
                 (Self::Vae(vae), Some(Self::Judge(judge))) => {
-                    let decoded = vae.reconstruct(&batch.images)?;
-                    add("psnr", &psnr(&batch.images, &decoded)?);
-                    for (name, same) in judge.agreement(&batch.images, &decoded)? {
+                    let decoded = vae.reconstruct(&images)?;
+                    add("psnr", &psnr(&images, &decoded)?);
+                    for (name, same) in judge.agreement(&images, &decoded)? {
                         add(&format!("judge agrees {name}"), &same);
                     }
-                    let before = judge.right(&batch.images, &batch.factors)?;
+                    let before = judge.right(&images, &batch.factors)?;
                     for (name, after) in judge.right(&decoded, &batch.factors)? {
                         add(&format!("judge right {name}"), &after);
                         // Only images whose original is classified correctly count, so attributes
@@ -314,6 +331,14 @@ impl Built {
         }
         let means = sums.into_iter().map(|(name, (sum, n))| (name, sum / n));
         Ok(means.collect())
+    }
+}
+
+/// f32 on the CPU.
+fn cpu() -> Placement {
+    Placement {
+        device: Device::Cpu,
+        dtype: DType::F32,
     }
 }
 
@@ -369,16 +394,26 @@ pub struct FacesNetworks {
 }
 
 impl FacesNetworks {
-    /// Loads the shipped weights.
+    /// Loads the shipped weights, in f32 on the CPU.
     ///
     /// # Errors
     /// [`Error::Invalid`] if they are missing: the message contains the command that trains them.
     pub fn load() -> Result<Self> {
+        Self::load_on(&cpu())
+    }
+
+    /// Loads the shipped weights on a device and in a number type, for example
+    /// [`Lab::placement`](crate::notebook::Lab::placement).
+    ///
+    /// # Errors
+    /// As [`FacesNetworks::load`].
+    pub fn load_on(placement: &Placement) -> Result<Self> {
         let mut cards = BTreeMap::new();
+        let mut load = |network: WorldNetwork| network.shipped(placement, &mut cards);
         Ok(Self {
-            autoencoder: vae(WorldNetwork::FacesAutoencoder.shipped(&mut cards)?)?,
-            recogniser: classifier(WorldNetwork::FacesRecogniser.shipped(&mut cards)?)?,
-            judge: judge(WorldNetwork::FacesJudge.shipped(&mut cards)?)?,
+            autoencoder: vae(load(WorldNetwork::FacesAutoencoder)?)?,
+            recogniser: classifier(load(WorldNetwork::FacesRecogniser)?)?,
+            judge: judge(load(WorldNetwork::FacesJudge)?)?,
             people: Faces::new(SIZE, SEED)?.people(PEOPLE)?,
             cards,
         })
@@ -409,16 +444,26 @@ pub struct CreaturesNetworks {
 }
 
 impl CreaturesNetworks {
-    /// Loads the shipped weights.
+    /// Loads the shipped weights, in f32 on the CPU.
     ///
     /// # Errors
     /// [`Error::Invalid`] if they are missing: the message contains the command that trains them.
     pub fn load() -> Result<Self> {
+        Self::load_on(&cpu())
+    }
+
+    /// Loads the shipped weights on a device and in a number type, for example
+    /// [`Lab::placement`](crate::notebook::Lab::placement).
+    ///
+    /// # Errors
+    /// As [`CreaturesNetworks::load`].
+    pub fn load_on(placement: &Placement) -> Result<Self> {
         let mut cards = BTreeMap::new();
+        let mut load = |network: WorldNetwork| network.shipped(placement, &mut cards);
         Ok(Self {
-            autoencoder: vae(WorldNetwork::CreaturesAutoencoder.shipped(&mut cards)?)?,
-            classifier: classifier(WorldNetwork::CreaturesClassifier.shipped(&mut cards)?)?,
-            judge: judge(WorldNetwork::CreaturesJudge.shipped(&mut cards)?)?,
+            autoencoder: vae(load(WorldNetwork::CreaturesAutoencoder)?)?,
+            classifier: classifier(load(WorldNetwork::CreaturesClassifier)?)?,
+            judge: judge(load(WorldNetwork::CreaturesJudge)?)?,
             cards,
         })
     }

@@ -49,6 +49,7 @@ pub fn main(_: Arguments) -> Result<ExitCode> {
     lines.push(rust_src());
     lines.push(linker());
     lines.push(scale());
+    lines.push(device());
     lines.push(ok("project", project.display().to_string()));
     let size = size(&cache) as f64 / (1u64 << 20) as f64;
     lines.push(ok("cache", format!("{}, {size:.0} MiB", cache.display())));
@@ -298,6 +299,19 @@ fn scale() -> Line {
                 crate::run::SCALES.join(", ")
             ),
             "unset INVARIANCES_SCALE",
+        ),
+    }
+}
+
+/// The device on which notebooks run their networks.
+fn device() -> Line {
+    match invariances::notebook::chosen_device() {
+        Ok(device) => ok("device", invariances::ops::device_name(&device)),
+        Err(error) => line(
+            "device",
+            State::Outdated,
+            error.to_string(),
+            "unset INVARIANCES_DEVICE, or name another device",
         ),
     }
 }

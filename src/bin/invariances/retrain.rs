@@ -1,5 +1,7 @@
 //! `invariances retrain`: trains the networks that ship with the project again.
 
+use invariances::notebook::chosen_device;
+use invariances::ops::Placement;
 use invariances::train::{Card, DigitsNetwork, DigitsNetworks, Store, WorldNetwork};
 use invariances::{Error, Result};
 use std::process::ExitCode;
@@ -33,7 +35,8 @@ impl Shipped {
     }
 }
 
-/// Trains shipped networks in full and writes them to the folder of the shipped weights.
+/// Trains shipped networks in full and writes them to the folder of the shipped weights. They are
+/// trained on the device that `INVARIANCES_DEVICE` names.
 pub fn main(arguments: Arguments) -> Result<ExitCode> {
     let digits = DigitsNetwork::all().into_iter().map(Shipped::Digits);
     let worlds = WorldNetwork::all().into_iter().map(Shipped::World);
@@ -50,6 +53,11 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
         chosen.push(*network);
     }
     let store = Store::cache()?;
+    let placement = Placement {
+        device: chosen_device()?,
+        ..store.placement()
+    };
+    let store = store.on(&placement);
     for network in if chosen.is_empty() { known } else { chosen } {
         println!("{}", network.name());
         for (figure, value) in &network.retrain(&store)?.figures {

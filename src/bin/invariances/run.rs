@@ -25,6 +25,10 @@ pub struct Arguments {
     /// Sizes, steps and sources: smoke, quick, real or paper [default: INVARIANCES_SCALE, or quick]
     #[arg(long)]
     scale: Option<String>,
+    /// The device of the networks: cpu, cuda, cuda:1 or metal
+    /// [default: INVARIANCES_DEVICE, or a GPU if this program was built for one and there is one]
+    #[arg(long, value_name = "NAME")]
+    device: Option<String>,
     /// Where notebooks, figures, claims and index.html go
     /// [default: INVARIANCES_OUT, or out/ in the project]
     #[arg(long, value_name = "DIR")]
@@ -44,6 +48,7 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     // All arguments are checked before anything is installed or written.
     let scale = scale(arguments.scale, variable("INVARIANCES_SCALE"))?;
     let seed = seed(variable("INVARIANCES_SEED"))?;
+    let device = device(arguments.device, variable("INVARIANCES_DEVICE"))?;
     let set = crate::study::settings(&arguments.settings)?;
     let set: Vec<String> = set.iter().map(|(n, v)| format!("{n}={v}")).collect();
     let set = match set.is_empty() {
@@ -65,7 +70,8 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
 
     interrupt::listen();
     println!(
-        "invariances {VERSION} · scale {scale} · seed {seed} · into {}",
+        "invariances {VERSION} · scale {scale} · seed {seed}{} · into {}",
+        said(device.as_deref()),
         out.display()
     );
     if cfg!(debug_assertions) {
@@ -82,7 +88,7 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     };
     println!("Set-up: all there ({}).", duration(began.elapsed()));
 
-    let settings: Vec<(&str, OsString)> = vec![
+    let mut settings: Vec<(&str, OsString)> = vec![
         ("INVARIANCES_OUT", out.clone().into()),
         ("INVARIANCES_SCALE", scale.clone().into()),
         ("INVARIANCES_SEED", seed.to_string().into()),
@@ -92,6 +98,7 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
             if offline { "1" } else { "0" }.into(),
         ),
     ];
+    settings.extend(device.map(|name| ("INVARIANCES_DEVICE", OsString::from(name))));
     let mut records = gallery::read_records(&out)?;
     let mut failures = Vec::new();
     let mut interrupted = false;
@@ -182,6 +189,25 @@ pub fn scale(option: Option<String>, variable: Option<String>) -> Result<String>
         "{from}: expected one of {}, found `{scale}`",
         SCALES.join(", ")
     )))
+}
+
+/// The name of the device that is asked for, if one is. It is opened once, so that a device that
+/// this program or this machine does not have is refused before anything is done.
+pub fn device(option: Option<String>, variable: Option<String>) -> Result<Option<String>> {
+    let (name, from) = match (option, variable) {
+        (Some(name), _) => (name, "--device"),
+        (None, Some(name)) => (name, "INVARIANCES_DEVICE"),
+        (None, None) => return Ok(None),
+    };
+    match invariances::ops::open_device(&name) {
+        Ok(device) => Ok(Some(invariances::ops::device_name(&device))),
+        Err(error) => Err(Error::invalid(format!("{from}: {error}"))),
+    }
+}
+
+/// The device as a part of the first line that is printed; nothing if none is asked for.
+pub fn said(device: Option<&str>) -> String {
+    device.map_or(String::new(), |name| format!(" · device {name}"))
 }
 
 fn seed(variable: Option<String>) -> Result<u64> {

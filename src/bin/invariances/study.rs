@@ -3,7 +3,7 @@
 
 use crate::execute::execute;
 use crate::interrupt;
-use crate::run::{choose, scale, stem, writable};
+use crate::run::{choose, device, said, scale, stem, writable};
 use crate::setup::{self, duration};
 use invariances::files::write_atomic;
 use invariances::notebook::Study;
@@ -28,6 +28,10 @@ pub struct Arguments {
     /// Sizes, steps and sources: smoke, quick, real or paper [default: INVARIANCES_SCALE, or quick]
     #[arg(long)]
     scale: Option<String>,
+    /// The device of the networks: cpu, cuda, cuda:1 or metal
+    /// [default: INVARIANCES_DEVICE, or a GPU if this program was built for one and there is one]
+    #[arg(long, value_name = "NAME")]
+    device: Option<String>,
     /// Where the executed notebooks and figures of each seed go [default: out/study in the project]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
@@ -43,6 +47,7 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     let began = Instant::now();
     let variable = |name: &str| std::env::var(name).ok().filter(|v| !v.is_empty());
     let scale = scale(arguments.scale.clone(), variable("INVARIANCES_SCALE"))?;
+    let device = device(arguments.device.clone(), variable("INVARIANCES_DEVICE"))?;
     let project = setup::project()?;
     let names = [arguments.notebook.clone()];
     let notebooks = choose(&project.join("notebooks"), &names, false)?;
@@ -65,8 +70,9 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
         .unwrap_or_else(|| project.join("data").join("studies"));
     interrupt::listen();
     println!(
-        "invariances {VERSION} · {name} · scale {scale} · {} seeds · into {}",
+        "invariances {VERSION} · {name} · scale {scale} · {} seeds{} · into {}",
         arguments.seeds,
+        said(device.as_deref()),
         studies.join(format!("{name}.json")).display()
     );
     let ready = setup::ready(variable("INVARIANCES_OFFLINE").is_some_and(|v| v != "0"))?;
@@ -155,12 +161,14 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
         let done = folder.join("done.json");
         // Claims of an interrupted run would count as claims of this one.
         let _ = std::fs::remove_dir_all(folder.join("claims"));
-        let environment: Vec<(&str, OsString)> = vec![
+        let mut environment: Vec<(&str, OsString)> = vec![
             ("INVARIANCES_OUT", folder.clone().into()),
             ("INVARIANCES_SCALE", scale.clone().into()),
             ("INVARIANCES_SEED", seed.to_string().into()),
             ("INVARIANCES_SET", set.clone().into()),
         ];
+        let named = device.clone();
+        environment.extend(named.map(|name| ("INVARIANCES_DEVICE", OsString::from(name))));
         std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
         let executed = folder.join(format!("{name}.ipynb"));
         let outcome = execute(&ready, notebook, &executed, &environment)?;

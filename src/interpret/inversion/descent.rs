@@ -1,10 +1,11 @@
 //! Inversion of a representation by gradient descent on the image.
 
-use crate::backbone::Greybox;
-use crate::ops::{Rng, backward};
+use super::super::rows_on;
+use crate::backbone::{Greybox, wide};
+use crate::ops::{Placement, Rng, backward, scalar, values};
 use crate::train::Adam;
 use crate::{Error, Result};
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 /// The number of images that are inverted at once.
@@ -68,7 +69,7 @@ pub struct Inverted {
 impl Descent {
     /// Inverts z = Φ(x), as computed by the greybox, to images of `size` × `size` pixels. Use a
     /// frozen network ([`Backbone::frozen`](crate::backbone::Backbone::frozen)): then no gradient
-    /// of its parameters is computed.
+    /// of its parameters is computed. The images are on the network's device.
     ///
     /// # Errors
     /// [`Error::Invalid`] for no z, no start or no step, and if no gradient passes through the
@@ -93,9 +94,11 @@ impl Descent {
                 greybox.network().name()
             )));
         }
+        let placement = greybox.placement().unwrap_or(Placement::of(z));
         let (mut images, mut error) = (Vec::new(), Vec::new());
         for start in (0..count).step_by(TOGETHER) {
-            let z = z.narrow(0, start, TOGETHER.min(count - start))?.detach();
+            let z = rows_on(&placement.device, z, start, TOGETHER.min(count - start))?;
+            let z = placement.take(&z.detach())?;
             let mut best: Option<(Tensor, Vec<f64>)> = None;
             for _ in 0..self.starts {
                 let (found, off) = self.once(greybox, &z, size, rng)?;
@@ -105,8 +108,7 @@ impl Descent {
                         let better: Vec<bool> =
                             off.iter().zip(&least).map(|(a, b)| a < b).collect();
                         let mask: Vec<u8> = better.iter().map(|b| u8::from(*b)).collect();
-                        let mask = Tensor::from_vec(mask, (better.len(), 1, 1, 1), &Device::Cpu)?
-                            .to_device(found.device())?
+                        let mask = Tensor::from_vec(mask, (better.len(), 1, 1, 1), found.device())?
                             .broadcast_as(found.shape())?;
                         let least = off.iter().zip(&least).map(|(a, b)| a.min(*b));
                         (mask.where_cond(&found, &kept)?, least.collect())
@@ -133,16 +135,17 @@ impl Descent {
         rng: &mut Rng,
     ) -> Result<(Tensor, Vec<f64>)> {
         let n = z.dim(0)?;
-        let target = z.flatten_from(1)?;
+        // In half precision, the image and the objective are in f32.
+        let target = wide(&z.flatten_from(1)?)?;
         let length = (target.sqr()?.sum(1)? + 1e-12)?;
         let off = |x: &Tensor| -> Result<Tensor> {
-            let apart = (greybox.encode(x)?.flatten_from(1)? - &target)?;
+            let apart = (wide(&greybox.encode(x)?.flatten_from(1)?)? - &target)?;
             Ok((apart.sqr()?.sum(1)? / &length)?)
         };
         let noise = rng
             .normal((n, 3, size, size), z.device())?
             .affine(0.1, 0.0)?;
-        let x = Var::from_tensor(&noise.to_dtype(z.dtype())?)?;
+        let x = Var::from_tensor(&noise.to_dtype(target.dtype())?)?;
         let mut adam = Adam::new(vec![("image".into(), x.clone())])?.betas(0.9, 0.99);
         let pixels = (3 * size * size) as f64;
         for step in 0..self.steps {
@@ -155,7 +158,7 @@ impl Descent {
             // Summed over the images, so that each image is optimized independently of the
             // others.
             let objective = (off(&x)?.sum_all()? + priors)?;
-            let value = objective.to_dtype(DType::F64)?.to_scalar::<f64>()?;
+            let value = scalar(&objective)?;
             if !value.is_finite() {
                 return Err(Error::Diverged(format!(
                     "the inversion left the numbers at step {}: the objective is {value}; lower `learning_rate`",
@@ -168,7 +171,7 @@ impl Descent {
             x.set(&x.as_detached_tensor().clamp(-1f32, 1f32)?)?;
         }
         let found = x.as_detached_tensor().copy()?;
-        let error = off(&found)?.to_dtype(DType::F64)?.to_vec1()?;
+        let error = values(&off(&found)?)?;
         Ok((found, error))
     }
 }

@@ -1,12 +1,12 @@
 //! Inversion of a representation by a decoder that is trained on images.
 
-use super::super::Codes;
+use super::super::{Codes, rows_on};
 use crate::autoencoder::Decoder;
-use crate::backbone::{Mode, Network};
+use crate::backbone::{Mode, Network, wide};
 use crate::data::{Ahead, Split, World};
 use crate::flow::Embedder;
 use crate::loss::{PatchDiscriminator, adversarial_weight};
-use crate::ops::{Params, Rng};
+use crate::ops::{Placement, Rng};
 use crate::train::{Decay, Step, Store, TrainConfig, Trained, Trainer};
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -93,15 +93,18 @@ impl Inverter {
         self.decoder.decode(&self.embedder.forward(z)?)
     }
 
-    /// Returns the image of each z, (batch, 3, size, size) in [−1, 1], without a graph.
+    /// Returns the image of each z, (batch, 3, size, size) in [−1, 1], without a graph and on the
+    /// decoder's device.
     ///
     /// # Errors
     /// [`Error::Invalid`] if z does not have the shape of the layer's output.
     pub fn invert(&self, z: &Tensor) -> Result<Tensor> {
+        let placement = Placement::of(&self.decoder.last_weight());
         let mut images = Vec::new();
         let count = z.dims().first().copied().unwrap_or(0);
         for start in (0..count).step_by(64) {
-            let z = z.narrow(0, start, 64.min(count - start))?.detach();
+            let z = rows_on(&placement.device, z, start, 64.min(count - start))?;
+            let z = placement.take(&z.detach())?;
             images.push(self.forward(&z)?.detach().clamp(-1f32, 1f32)?);
         }
         if images.is_empty() {
@@ -115,7 +118,7 @@ impl Regression {
     /// Trains a decoder for a layer's z on the training split of `world`, in order, starting from
     /// D's weights (`start`). The result is kept in `store`. The key is `name`, these settings,
     /// and the data and networks used. If a trained decoder exists under this key, it is loaded
-    /// instead. `codes` are the codes of the layer.
+    /// instead. `codes` are the codes of the layer. The decoder is on the store's device.
     ///
     /// # Errors
     /// [`Error::Invalid`] for an unknown layer or comparator, or if sizes do not fit; also as
@@ -130,7 +133,8 @@ impl Regression {
         store: &Store,
     ) -> Result<(Inverter, Trained)> {
         let training = &self.training;
-        let all = Params::new(training.seed);
+        let all = store.params(training.seed);
+        let placement = all.placement();
         let root = all.root();
         network.position(layer)?;
         network.position(&self.comparator)?;
@@ -139,7 +143,7 @@ impl Regression {
             decoder: start.copy_below(&root.pp("vae"))?,
         };
         let (_, z) = codes.draw(512, &mut Rng::named(training.seed, "start"))?;
-        inverter.embedder.initialize(&z)?;
+        inverter.embedder.initialize(&placement.take(&z)?)?;
         let origin = (codes.id(), all.below(&["vae"]).digest()?);
         if self.start_steps > 0 {
             let first = TrainConfig {
@@ -155,13 +159,14 @@ impl Regression {
                 .quiet()
                 .fit_in(&slot, &embedding, |_, rng| {
                     let (code, z) = codes.draw(128, rng)?;
+                    let (code, z) = (placement.take(&code)?, placement.take(&z)?);
                     let apart = (inverter.embedder.forward(&z)? - code)?;
                     Ok(Step::new(apart.sqr()?.mean_all()?))
                 })?;
         }
         // The encoder of the copied autoencoder is not trained.
         let params = all.below(&["embedder", "vae.decoder"]);
-        let against = Params::new(training.seed.wrapping_add(1));
+        let against = store.params(training.seed.wrapping_add(1));
         let discriminator = match self.adversary > 0.0 {
             true => Some(PatchDiscriminator::new(&against.root())?),
             false => None,
@@ -174,7 +179,7 @@ impl Regression {
             trainer = trainer.adversary(&against);
         }
         let trained = trainer.fit_in(&slot, &params, |n, _| {
-            let x = batches.at(n)?.images;
+            let x = placement.take(&batches.at(n)?.images)?;
             let seen = network.encode_all(&x, &[layer, self.comparator.as_str()])?;
             self.step(&inverter, network, (&x, &seen), discriminator.as_ref())
         })?;
@@ -188,18 +193,22 @@ impl Regression {
         (x, seen): (&Tensor, &[Tensor]),
         discriminator: Option<&PatchDiscriminator>,
     ) -> Result<Step> {
-        let (z, features) = (seen[0].detach(), seen[1].detach());
+        // The network under study may be on another device than the decoder.
+        let z = Placement::of(x).take(&seen[0].detach())?;
+        let features = wide(&seen[1].detach())?;
         let hidden = inverter
             .decoder
             .before_last(&inverter.embedder.forward(&z)?)?;
         let made = inverter.decoder.last_layer(&hidden)?;
-        let mse = (&made - x)?.sqr()?.mean_all()?;
+        let mse = (wide(&made)? - wide(x)?)?.sqr()?.mean_all()?;
+        let at = Placement::of(&mse);
         let mut loss = (&mse * self.image)?;
         let mut step_values = vec![("mse", mse)];
         if self.feature > 0.0 {
-            let again = network.encode(&made, &self.comparator)?;
+            let again = wide(&network.encode(&made, &self.comparator)?)?;
             let apart = (again - &features)?.sqr()?.mean_all()?;
             let apart = (apart / (features.sqr()?.mean_all()? + 1e-12)?)?;
+            let apart = at.take(&apart)?;
             loss = (loss + (&apart * self.feature)?)?;
             step_values.push(("feature", apart));
         }
@@ -208,7 +217,7 @@ impl Regression {
         if let Some(discriminator) = discriminator {
             // The weight is computed on a graph of the last layer alone.
             let alone = inverter.decoder.last_layer(&hidden.detach())?;
-            let error = ((&alone - x)?.sqr()?.mean_all()? * self.image)?;
+            let error = ((wide(&alone)? - wide(x)?)?.sqr()?.mean_all()? * self.image)?;
             weight = self.adversary
                 * adversarial_weight(
                     &error,
