@@ -1,8 +1,8 @@
 //! The generator of BigGAN (arXiv 1809.11096), with the structure and parameter names of the port
 //! that the paper's authors used.
 
-use crate::backbone::wide;
 use crate::flow::ActNorm;
+use crate::ops::widened as wide;
 use crate::ops::{
     Activation, ConvConfig, Init, Placement, PoolConfig, Scope, batch_norm, conv2d, dense,
     leaky_relu, max_pool2d, resize_nearest, softmax,

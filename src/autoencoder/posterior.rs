@@ -1,7 +1,7 @@
 //! The distribution of codes that an encoder returns, and sampling of codes from a fitted normal
 //! distribution.
 
-use crate::backbone::wide;
+use crate::ops::widened as wide;
 use crate::ops::{Rng, host, values};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};

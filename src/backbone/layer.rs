@@ -4,12 +4,13 @@
 use super::Mode;
 use super::transformer::{Embed, Encoder, LayerNorm};
 use crate::flow::ActNorm;
+use crate::ops::widened as wide;
 use crate::ops::{
     Activation, ConvConfig, Init, Placement, PoolConfig, Scope, adaptive_avg_pool2d, add,
     avg_pool2d, batch_norm, batch_norm_training, conv2d, dense, leaky_relu, max_pool2d, softmax,
 };
 use crate::{Error, Result};
-use candle_core::{DType, Tensor, Var};
+use candle_core::{Tensor, Var};
 
 pub(super) const RELU: Activation = Activation::Leaky(0.0);
 
@@ -598,15 +599,6 @@ fn check_sizes(inputs: usize, outputs: usize, at: &Scope) -> Result<()> {
 /// A parameter's values without a gradient, on a device and with a number type.
 pub(super) fn constant(parameter: &Tensor, to: &Placement) -> Result<Tensor> {
     to.take(&parameter.detach())
-}
-
-/// Converts half precision to f32, for sums and roots. Other number types are returned as they
-/// are. Gradients pass through.
-pub(crate) fn wide(x: &Tensor) -> Result<Tensor> {
-    Ok(match x.dtype() {
-        DType::F16 | DType::BF16 => x.to_dtype(DType::F32)?,
-        _ => x.clone(),
-    })
 }
 
 fn first(x: &[usize]) -> usize {

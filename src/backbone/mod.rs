@@ -61,7 +61,7 @@ pub use facenet::facenet;
 pub use gradients::{GradientCheck, GradientVerdict};
 pub use greybox::{Greybox, Pooling};
 pub use inception::fid_inception;
-pub(crate) use layer::{NormKind, wide};
+pub(crate) use layer::NormKind;
 pub use network::{LayerInfo, Network};
 pub(crate) use patch::patch_layers;
 pub use preprocess::Preprocess;

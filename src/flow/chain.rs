@@ -4,9 +4,9 @@
 use super::layer::Layer;
 use super::statistics::notice;
 use super::{ActNorm, AffineCoupling, InvertibleLeakyRelu, LuMixing, Permutation, SplineCoupling};
-use crate::ops::gradients::{Slot, give, is_collected, stand, through_candle};
 use crate::ops::gpu::{self, CouplingTape};
-use crate::ops::{Rng, Scope, values};
+use crate::ops::gradients::{Slot, give, is_collected, stand, through_candle};
+use crate::ops::{Placement, Rng, Scope, values};
 use crate::{Error, Result};
 use candle_core::backend::BackendStorage;
 use candle_core::{
@@ -201,6 +201,7 @@ pub(super) struct Chain {
     frozen: Vec<Block>,
     memory: Memory,
     watch: Arc<Watch>,
+    placement: Option<Placement>,
 }
 
 /// The state of a network's backward passes, shared by its clones.
@@ -225,7 +226,10 @@ impl Chain {
         let blocks = (0..flows).map(|i| block(config, &names(i)));
         let blocks: Vec<Block> = blocks.collect::<Result<_>>()?;
         let detached = |b: &Block| b.iter().map(|l| l.detached()).collect();
+        let parameters = blocks.iter().flatten().flat_map(|l| l.parameters());
+        let placement = parameters.map(|p| Placement::of(&p)).next();
         Ok(Self {
+            placement,
             code: config.code,
             width: config.condition,
             frozen: blocks.iter().map(detached).collect(),
@@ -246,6 +250,19 @@ impl Chain {
         Self {
             memory,
             ..self.clone()
+        }
+    }
+
+    /// The device and number type of the parameters; `None` if there are none.
+    pub(super) fn placement(&self) -> Option<Placement> {
+        self.placement.clone()
+    }
+
+    /// Moves a tensor to the device of the parameters, and converts it to their number type.
+    pub(super) fn take(&self, x: &Tensor) -> Result<Tensor> {
+        match &self.placement {
+            Some(placement) => placement.take(x),
+            None => Ok(x.clone()),
         }
     }
 
@@ -508,9 +525,18 @@ impl Whole {
             0 => None,
             _ if shared => to_conditions.swap_remove(0),
             w => {
-                let zeros = || Tensor::zeros((condition.dim(0)?, w), condition.dtype(), condition.device());
+                let zeros = || {
+                    Tensor::zeros(
+                        (condition.dim(0)?, w),
+                        condition.dtype(),
+                        condition.device(),
+                    )
+                };
                 let parts = to_conditions.into_iter().map(|p| p.map_or_else(zeros, Ok));
-                Some(Tensor::cat(&parts.collect::<candle_core::Result<Vec<_>>>()?, 1)?)
+                Some(Tensor::cat(
+                    &parts.collect::<candle_core::Result<Vec<_>>>()?,
+                    1,
+                )?)
             }
         };
         let to_x = gradient.narrow(1, 0, chain.code)?.contiguous()?;

@@ -9,7 +9,7 @@ use super::{
     given, normal, rows,
 };
 use crate::Result;
-use crate::ops::{Activation, Rng, Scope, dense};
+use crate::ops::{Activation, Placement, Rng, Scope, dense};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -203,6 +203,12 @@ impl Cinn {
         &self.config
     }
 
+    /// Returns the device and number type of the parameters. Codes and representations of another
+    /// device or number type are converted; results stay there.
+    pub fn placement(&self) -> Option<Placement> {
+        self.chain.placement()
+    }
+
     /// Returns the same network for evaluation: parameters are shared, and results keep no graph.
     pub fn detached(&self) -> Self {
         Self {
@@ -276,6 +282,7 @@ impl Cinn {
         if self.is_initialized()? {
             return Ok(());
         }
+        let (code, z) = (&self.chain.take(code)?, &self.chain.take(z)?);
         self.check(code, "the code")?;
         // All checks run before the first layer is initialised, so that a rejected batch does not
         // leave a partly initialised network.
@@ -294,7 +301,7 @@ impl Cinn {
     /// [`crate::Error::Invalid`] if z does not have the configured shape, or holds NaN or
     /// infinity.
     pub fn embed(&self, z: &Tensor) -> Result<Tensor> {
-        self.entrance.embedder.forward(z)
+        self.entrance.embedder.forward(&self.chain.take(z)?)
     }
 
     /// Returns v = t(z̄ | z), (batch, code), and log|det ∂v/∂z̄|, (batch,), in nats.
@@ -310,6 +317,7 @@ impl Cinn {
     /// # Errors
     /// As [`Cinn::forward`].
     pub fn forward_embedded(&self, code: &Tensor, embedding: &Tensor) -> Result<(Tensor, Tensor)> {
+        let (code, embedding) = (&self.chain.take(code)?, &self.chain.take(embedding)?);
         self.check(code, "the code")?;
         check_batch(code, embedding)?;
         self.chain
@@ -331,6 +339,7 @@ impl Cinn {
     /// # Errors
     /// As [`Cinn::forward`].
     pub fn inverse_embedded(&self, v: &Tensor, embedding: &Tensor) -> Result<Tensor> {
+        let (v, embedding) = (&self.chain.take(v)?, &self.chain.take(embedding)?);
         self.check(v, "v")?;
         check_batch(v, embedding)?;
         self.chain
@@ -343,6 +352,7 @@ impl Cinn {
     /// # Errors
     /// As [`Cinn::forward`].
     pub fn stages(&self, v: &Tensor, z: &Tensor) -> Result<Vec<Tensor>> {
+        let (v, z) = (&self.chain.take(v)?, &self.chain.take(z)?);
         self.check(v, "v")?;
         check_batch(v, z)?;
         let embedding = self.frozen.embedder.forward(&z.detach())?;
@@ -356,7 +366,8 @@ impl Cinn {
     /// # Errors
     /// As [`Cinn::forward`], and [`crate::Error::Invalid`] if `n` or the batch is 0.
     pub fn sample(&self, z: &Tensor, n: usize, rng: &mut Rng) -> Result<Tensor> {
-        let embedding = self.frozen.embedder.forward(&z.detach())?;
+        let z = self.chain.take(&z.detach())?;
+        let embedding = self.frozen.embedder.forward(&z)?;
         let (batch, code) = embedding.dims2()?;
         let v = normal(batch * n, code, rng, z.dtype(), z.device())?;
         // The conditions of each z are computed once and shared by all of its samples.

@@ -4,7 +4,7 @@
 use super::chain::{BlockConfig, Chain, Names};
 use super::statistics::check_varies;
 use super::{Coupling, Flow, FlowActivation, Memory, Mixing, check_finite, normal, rows};
-use crate::ops::{Rng, Scope};
+use crate::ops::{Rng, Scope, host};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -175,6 +175,7 @@ impl FactorInn {
         if self.is_initialized()? {
             return Ok(());
         }
+        let code = &self.chain.take(code)?;
         self.check(code, "the code")?;
         check_varies(code)?;
         self.chain.initialize(code, &self.no_condition(code)?)
@@ -185,6 +186,7 @@ impl FactorInn {
     /// # Errors
     /// [`Error::Invalid`] if the shape does not fit, or if a value is NaN or infinite.
     pub fn forward(&self, code: &Tensor) -> Result<(Tensor, Tensor)> {
+        let code = &self.chain.take(code)?;
         self.check(code, "the code")?;
         self.chain.forward(code, &self.no_condition(code)?)
     }
@@ -194,6 +196,7 @@ impl FactorInn {
     /// # Errors
     /// As [`FactorInn::forward`].
     pub fn inverse(&self, factors: &Tensor) -> Result<Tensor> {
+        let factors = &self.chain.take(factors)?;
         self.check(factors, "the factors")?;
         self.chain.inverse(factors, &self.no_condition(factors)?, 1)
     }
@@ -237,7 +240,8 @@ impl FactorInn {
     }
 
     fn no_condition(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(Tensor::zeros((x.dim(0)?, 0), x.dtype(), x.device())?)
+        // A view: a GPU has no memory of length 0.
+        Ok(x.detach().narrow(1, 0, 0)?)
     }
 }
 
@@ -297,9 +301,7 @@ pub fn factor_dims(
             concepts - 1
         )));
     }
-    let numbers = |t: &Tensor| -> Result<Vec<Vec<f64>>> {
-        Ok(t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.to_vec2()?)
-    };
+    let numbers = |t: &Tensor| -> Result<Vec<Vec<f64>>> { Ok(host(t)?.to_vec2()?) };
     let (a, b) = (numbers(a)?, numbers(b)?);
     let mut mean = vec![0.0; code];
     let mut variance = 0.0;

@@ -2,7 +2,7 @@
 
 use super::layer::Layer;
 use super::{Flow, rows};
-use crate::ops::{Init, Scope};
+use crate::ops::{Init, Scope, values};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
@@ -59,7 +59,7 @@ impl LuMixing {
             lower: zeros(&[code, code], "lower")?,
             upper: zeros(&[code, code], "upper")?,
             log_scale: zeros(&[code], "log_scale")?,
-            order: scope.buffer_from(&order, "order")?.as_detached_tensor(),
+            order: scope.indices_from(&order, "order")?.as_detached_tensor(),
             sign: scope
                 .buffer(code, "sign", Init::Const(1.0))?
                 .as_detached_tensor(),
@@ -79,15 +79,11 @@ impl LuMixing {
 
     /// Returns the inverse of L·(U + S), computed in f64 on the CPU, detached from any graph.
     fn inverse_matrix(&self) -> Result<Tensor> {
-        let numbers = |t: &Tensor| -> Result<Vec<f64>> {
-            let t = t.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
-            Ok(t.flatten_all()?.to_vec1()?)
-        };
         let n = self.code;
-        let (lower, upper) = (numbers(&self.lower)?, numbers(&self.upper)?);
-        let scale: Vec<f64> = numbers(&self.log_scale)?
+        let (lower, upper) = (values(&self.lower)?, values(&self.upper)?);
+        let scale: Vec<f64> = values(&self.log_scale)?
             .iter()
-            .zip(numbers(&self.sign)?)
+            .zip(values(&self.sign)?)
             .map(|(l, sign)| l.exp() * sign)
             .collect();
         // Forward substitution, row by row, solves L·Y = 1; backward substitution then solves

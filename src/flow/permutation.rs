@@ -34,7 +34,7 @@ impl Permutation {
         }
         let buffer = |order: Vec<u32>, name: &str| -> Result<Tensor> {
             let order = Tensor::from_vec(order, code, scope.device())?;
-            Ok(scope.buffer_from(&order, name)?.as_detached_tensor())
+            Ok(scope.indices_from(&order, name)?.as_detached_tensor())
         };
         Ok(Self {
             code,

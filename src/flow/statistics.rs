@@ -1,9 +1,9 @@
 //! Statistics of the batch that initialises an ActNorm, and detection of constant columns.
 
 use super::check_finite;
-use crate::ops::epsilon;
+use crate::ops::{epsilon, values, widened};
 use crate::{Error, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 
 /// A column is constant if its standard deviation is below this fraction of the median standard
 /// deviation of the columns that vary.
@@ -27,10 +27,7 @@ impl Statistics {
         check_finite(x, "the batch that initialises an ActNorm")?;
         let epsilon = epsilon(x.dtype());
         let x = x.detach().transpose(0, 1)?.flatten_from(1)?;
-        let x = match x.dtype() {
-            DType::F32 | DType::F64 => x,
-            _ => x.to_dtype(DType::F32)?,
-        };
+        let x = widened(&x)?;
         let count = x.dim(1)?;
         if count < 2 {
             return Err(Error::invalid(format!(
@@ -44,12 +41,8 @@ impl Statistics {
         let x = x.broadcast_sub(&first)?;
         let offset = x.mean_keepdim(1)?;
         let squares = x.broadcast_sub(&offset)?.sqr()?.sum_keepdim(1)?;
-        let list = |t: &Tensor| -> Result<Vec<f64>> {
-            let t = t.flatten_all()?.to_device(&Device::Cpu)?;
-            Ok(t.to_dtype(DType::F64)?.to_vec1()?)
-        };
-        let mean = list(&(first + offset)?)?;
-        let deviation: Vec<f64> = list(&squares)?
+        let mean = values(&(first + offset)?)?;
+        let deviation: Vec<f64> = values(&squares)?
             .iter()
             .map(|s| (s / (count - 1) as f64).sqrt())
             .collect();

@@ -1,8 +1,9 @@
 //! Adversarial attacks on a network (FGSM and PGD), and measures of their effect.
 
 use super::{device_of, rows_on};
-use crate::backbone::{Network, wide};
+use crate::backbone::Network;
 use crate::metric::agreement;
+use crate::ops::widened as wide;
 use crate::ops::{Rng, backward, values};
 use crate::{Error, Result};
 use candle_core::{D, Tensor, Var};

@@ -3,9 +3,10 @@
 
 use super::{device_of, rows_on};
 use crate::autoencoder::Autoencoder;
-use crate::backbone::{Network, wide};
+use crate::backbone::Network;
 use crate::flow::Cinn;
 use crate::metric::{Judge, agreement, cosines};
+use crate::ops::widened as wide;
 use crate::ops::{Placement, Rng, scalar, values};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};

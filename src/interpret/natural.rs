@@ -1,9 +1,10 @@
 //! [`Fid`], a measure of how natural images are.
 
 use super::Features;
-use crate::backbone::{Network, wide};
+use crate::backbone::Network;
 use crate::metric::frechet_distance;
 use crate::ops::scalar;
+use crate::ops::widened as wide;
 use crate::{Error, Result};
 use candle_core::Tensor;
 use std::fmt;

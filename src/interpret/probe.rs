@@ -1,7 +1,7 @@
 //! Probes: small networks that measure how well a class or a factor can be read from features.
 
-use crate::backbone::wide;
 use crate::metric::agreement;
+use crate::ops::widened as wide;
 use crate::ops::{
     Activation, Conv2d, ConvConfig, Init, Linear, Params, Placement, Rng, scalar, values,
 };

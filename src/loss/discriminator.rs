@@ -1,6 +1,7 @@
 //! The patch discriminator, its losses, and the adaptive weight of the adversarial loss.
 
-use crate::backbone::{Backbone, Mode, Network, patch_layers, wide};
+use crate::backbone::{Backbone, Mode, Network, patch_layers};
+use crate::ops::widened as wide;
 use crate::ops::{Scope, scalar};
 use crate::{Error, Result};
 use candle_core::{D, Tensor};

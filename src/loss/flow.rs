@@ -1,6 +1,6 @@
 //! The losses of the flows: the negative log-likelihood of t, and that of pairs of codes for e.
 
-use crate::backbone::wide;
+use crate::ops::widened as wide;
 use crate::ops::{Placement, scalar};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};

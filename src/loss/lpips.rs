@@ -1,6 +1,7 @@
 //! LPIPS, the learned perceptual distance between images, with VGG-16 features.
 
-use crate::backbone::{Backbone, Network, Preprocess, wide};
+use crate::backbone::{Backbone, Network, Preprocess};
+use crate::ops::widened as wide;
 use crate::{Error, Result};
 use candle_core::Tensor;
 use std::collections::HashMap;

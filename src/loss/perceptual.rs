@@ -2,8 +2,9 @@
 
 use super::Lpips;
 use crate::autoencoder::Posterior;
-use crate::backbone::{Network, wide};
+use crate::backbone::Network;
 use crate::ops::Placement;
+use crate::ops::widened as wide;
 use crate::{Error, Result};
 use candle_core::Tensor;
 use std::fmt;

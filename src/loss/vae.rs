@@ -1,8 +1,8 @@
 //! The loss of a VAE with a calibrated normal likelihood.
 
 use crate::autoencoder::Posterior;
-use crate::backbone::wide;
 use crate::ops::Placement;
+use crate::ops::widened as wide;
 use crate::{Error, Result};
 use candle_core::Tensor;
 

@@ -1,7 +1,7 @@
 //! Metrics of images: class agreement, PSNR, and the amount of fine structure.
 
 use super::same_answers;
-use crate::backbone::wide;
+use crate::ops::widened as wide;
 use crate::ops::{Placement, values};
 use crate::{Error, Result};
 use candle_core::Tensor;

@@ -1,8 +1,9 @@
 //! The independent classifier, which predicts attributes of generated and original images.
 
 use super::same_answers;
-use crate::backbone::{Backbone, Network, wide};
+use crate::backbone::{Backbone, Network};
 use crate::data::{Attribute, Factors};
+use crate::ops::widened as wide;
 use crate::{Error, Result};
 use candle_core::{D, Tensor};
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! Similarity of two representations: cosines of rows, and centred kernel alignment (CKA).
 
-use crate::backbone::wide;
+use crate::ops::widened as wide;
 use crate::ops::{Placement, host, values};
 use crate::{Error, Result};
 use candle_core::Tensor;

@@ -562,7 +562,7 @@ mod tests {
         assert_eq!(lab.placement().dtype, lab.dtype());
         let init = crate::ops::Init::Normal(1.0);
         let draw = |params: Params| -> Result<Vec<f64>> {
-            crate::ops::values(&params.root().get(3, "w", init)?)
+            crate::ops::values(&params.root().get(3, "w", init)?.as_detached_tensor())
         };
         assert_eq!(draw(lab.params())?, draw(lab.store().params(7))?);
         assert_ne!(draw(lab.params())?, draw(lab.params_with_seed(8))?);

@@ -439,7 +439,9 @@ fn step_on_gpu<'a>(
     for (parameter, gradient) in pairs {
         let rule = parameter.next_rule(settings);
         let Moments::Other(m, v) = &parameter.moments else {
-            return Err(Error::invalid("the moments of a parameter are not on its device"));
+            return Err(Error::invalid(
+                "the moments of a parameter are not on its device",
+            ));
         };
         updates.push(AdamUpdate {
             value: parameter.var.as_detached_tensor(),
@@ -494,7 +496,8 @@ impl Parameter {
             let change = m.div(&denominator)?.affine(rule.step, 0.0)?;
             let value = self.var.as_detached_tensor().to_dtype(m.dtype())?;
             let kept = value.affine(rule.keep, 0.0)?;
-            self.var.set(&(kept - change)?.to_dtype(self.var.dtype())?)?;
+            self.var
+                .set(&(kept - change)?.to_dtype(self.var.dtype())?)?;
             return Ok(());
         }
         let pass = Pass {

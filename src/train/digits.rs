@@ -4,10 +4,11 @@
 
 use super::{Card, Decay, Slot, Step, Store, TrainConfig, Trainer, pretrained};
 use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig};
-use crate::backbone::{Backbone, Network, plain_small, squeezenet_small, wide};
+use crate::backbone::{Backbone, Network, plain_small, squeezenet_small};
 use crate::data::{Digits, Split, World};
 use crate::loss::vae_loss;
 use crate::metric::{agreement, psnr};
+use crate::ops::widened as wide;
 use crate::ops::{Params, PoolConfig, Rng, avg_pool2d};
 use crate::{Error, Result};
 use candle_core::Tensor;

@@ -32,11 +32,14 @@ impl Log {
         }
     }
 
-    /// Adds a step's loss to the running mean. Returns true if the log schedule gives this step a
-    /// row.
-    pub fn count(&mut self, step: u64, loss: f64) -> bool {
+    /// Adds a step's loss to the running mean.
+    pub fn count(&mut self, loss: f64) {
         self.window.0 += loss;
         self.window.1 += 1.0;
+    }
+
+    /// Whether a row should be written after this step.
+    pub fn is_due(&self, step: u64) -> bool {
         step == 1 || step.is_multiple_of(self.every)
     }
 

@@ -3,9 +3,10 @@
 
 use super::{Card, Decay, Step, Store, TrainConfig, Trainer, VaeTraining};
 use crate::autoencoder::ConvVae;
-use crate::backbone::{Backbone, Mode, Network, alexnet_small, plain_small, wide};
+use crate::backbone::{Backbone, Mode, Network, alexnet_small, plain_small};
 use crate::data::{Ahead, Photographs, Split, World};
 use crate::metric::{Judge, agreement};
+use crate::ops::widened as wide;
 use crate::{Error, Result};
 use invariances_core::say;
 use serde_json::json;

@@ -7,7 +7,8 @@ use super::log::{Log, read_frame, write_frame};
 use super::progress::{Progress, number, span};
 use super::store::{CARD, LOG, WEIGHTS, differences, machine, today};
 use super::{Card, Slot, TrainConfig};
-use crate::ops::{Params, Rng, backward, keep_freed_memory};
+use crate::ops::gradients::collected;
+use crate::ops::{Params, Rng, backward, keep_freed_memory, widened};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
 use invariances_core::say;
@@ -74,7 +75,40 @@ fn scalar(t: &Tensor) -> Result<f64> {
             t.dims()
         )));
     }
-    Ok(t.flatten_all()?.get(0)?.to_dtype(DType::F64)?.to_scalar()?)
+    crate::ops::scalar(t)
+}
+
+/// Losses of steps that were not read back yet. On the CPU each is read at once; reading one from
+/// another device waits for the device, so there many are read together.
+#[derive(Default)]
+struct Pending(Vec<(u64, Tensor)>);
+
+/// The largest number of losses that wait.
+const WAITING: usize = 50;
+
+impl Pending {
+    fn push(&mut self, step: u64, loss: &Tensor) -> Result<()> {
+        if loss.elem_count() != 1 {
+            scalar(loss)?;
+        }
+        self.0.push((step, loss.detach().flatten_all()?));
+        Ok(())
+    }
+
+    /// Whether the losses can wait longer.
+    fn can_wait(&self) -> bool {
+        let on_cpu = self.0.iter().any(|(_, loss)| loss.device().is_cpu());
+        self.0.len() < WAITING && !on_cpu
+    }
+
+    fn read(&mut self) -> Result<Vec<(u64, f64)>> {
+        let (steps, losses): (Vec<u64>, Vec<Tensor>) = self.0.drain(..).unzip();
+        if losses.is_empty() {
+            return Ok(Vec::new());
+        }
+        let values = crate::ops::values(&Tensor::cat(&losses, 0)?)?;
+        Ok(steps.into_iter().zip(values).collect())
+    }
 }
 
 /// Returns copies of the current parameters and buffers.
@@ -86,8 +120,13 @@ fn copies(params: &Params) -> Result<HashMap<String, Tensor>> {
 /// Returns the name of the first parameter that contains NaN or infinite values.
 fn not_finite(params: &Params) -> Result<Option<String>> {
     for (name, var) in params.trained() {
-        let sum = var.as_detached_tensor().to_dtype(DType::F64)?.sum_all()?;
-        if !sum.to_scalar::<f64>()?.is_finite() {
+        let value = var.as_detached_tensor();
+        // On the CPU the sum is in f64; other devices may not have it.
+        let value = match var.device().is_cpu() {
+            true => value.to_dtype(DType::F64)?,
+            false => (widened(&value)? * 0.0)?,
+        };
+        if !crate::ops::scalar(&value.sum_all()?)?.is_finite() {
             return Ok(Some(name));
         }
     }
@@ -464,6 +503,7 @@ impl Trainer {
             version: crate::VERSION.into(),
             code: crate::revision::code(),
             weights: blake3::hash(&bytes).to_hex().to_string(),
+            device: crate::ops::device_name(params.device()),
             ..Card::default()
         };
         card.write(&slot.file(CARD))?;
@@ -561,11 +601,11 @@ impl Trainer {
         let least = Duration::from_secs_f64(config.checkpoint_seconds.clamp(0.1, 1e6));
         let mut pause = least;
         let mut steps = done.step;
+        let mut pending = Pending::default();
         for n in done.step + 1..=config.steps {
             steps = n;
-            let this = step(n, &mut Rng::at(config.seed, "step", n))?;
-            let loss = scalar(&this.loss)?;
-            let diverged = |what: String| {
+            let this = collected(|| step(n, &mut Rng::at(config.seed, "step", n)))?;
+            let diverged = |n: u64, what: String| {
                 let kept = match last_saved {
                     Some(at) => format!("the checkpoint of step {at} is kept"),
                     None => "no checkpoint was written yet".into(),
@@ -574,8 +614,21 @@ impl Trainer {
                     "training left the numbers at step {n}: {what}; {kept}. Try a lower learning rate, a warm-up or `clip`"
                 ))
             };
-            if !loss.is_finite() {
-                return Err(diverged(format!("the loss is {loss}")));
+            // A loss that is not finite changes no parameter on the CPU, where it is read first.
+            let mut losses = Vec::new();
+            pending.push(n, &this.loss)?;
+            let mut stop = n == config.steps;
+            let is_validation =
+                self.measure.is_some() && (stop || n.is_multiple_of(config.validation_steps()));
+            let save_is_due = folder.is_some() && saved_at.elapsed() >= pause;
+            let progress_is_due = progress.is_due(n);
+            let row_is_due = state.log.is_due(n);
+            let wanted = stop || is_validation || save_is_due || progress_is_due || row_is_due;
+            if wanted || !pending.can_wait() {
+                losses = pending.read()?;
+            }
+            if let Some((n, loss)) = losses.iter().find(|(_, loss)| !loss.is_finite()) {
+                return Err(diverged(*n, format!("the loss is {loss}")));
             }
             let learning_rate = config.learning_rate_at(n);
             let stepped = if config.step_in_backward {
@@ -585,7 +638,7 @@ impl Trainer {
                 gradients.and_then(|g| state.adam.step(&g, learning_rate))
             };
             match stepped {
-                Err(Error::Diverged(what)) => return Err(diverged(what)),
+                Err(Error::Diverged(what)) => return Err(diverged(n, what)),
                 other => other?,
             }
             if let Some(loss) = &this.adversary {
@@ -594,13 +647,23 @@ impl Trainer {
                         "a step has a loss for an adversary, and the trainer knows none: give it the parameters by `Trainer::adversary`",
                     ));
                 };
-                let value = scalar(loss)?;
-                if !value.is_finite() {
-                    return Err(diverged(format!("the adversary's loss is {value}")));
+                if loss.device().is_cpu() || !losses.is_empty() {
+                    let value = scalar(loss)?;
+                    if !value.is_finite() {
+                        return Err(diverged(n, format!("the adversary's loss is {value}")));
+                    }
                 }
                 match backward(loss).and_then(|g| adam.step(&g, learning_rate)) {
-                    Err(Error::Diverged(what)) => return Err(diverged(what)),
+                    Err(Error::Diverged(what)) => return Err(diverged(n, what)),
                     other => other?,
+                }
+            }
+            if !losses.is_empty() {
+                let adversary = state.adversary.as_ref();
+                let of_adversary = adversary.map(|(_, adam)| adam.has_diverged()).transpose()?;
+                if state.adam.has_diverged()? || of_adversary == Some(true) {
+                    let what = "the norm of a gradient is not finite".into();
+                    return Err(diverged(n, what));
                 }
             }
             if n == done.step + 1 {
@@ -619,10 +682,9 @@ impl Trainer {
                 }
             }
             snapshot(n)?;
-            let mut stop = n == config.steps;
             let mut validation = None;
             if let Some(measure) = &self.measure
-                && (stop || n.is_multiple_of(config.validation_steps()))
+                && is_validation
             {
                 let value = with_average(params, state.average, || measure())?;
                 if let Some(patience) = config.patience {
@@ -632,26 +694,30 @@ impl Trainer {
                 validation = Some(("validation".to_string(), value));
             }
             let seconds = done.seconds + start.elapsed().as_secs_f64();
-            if state.log.count(n, loss) || stop || validation.is_some() {
+            for (_, loss) in &losses {
+                state.log.count(*loss);
+            }
+            if row_is_due || stop || validation.is_some() {
                 let mut values = this.values()?;
                 values.extend(validation);
                 state
                     .log
                     .row(n, seconds, config.learning_rate_at(n), &values)?;
             }
-            if progress.is_due(n) {
-                let mut values = vec![("loss".to_string(), loss)];
+            if progress_is_due && let Some((_, loss)) = losses.last() {
+                let mut values = vec![("loss".to_string(), *loss)];
                 values.extend(this.values()?);
                 progress.line(n, &values);
             }
             let begin = Instant::now();
-            let save = folder.filter(|_| !stop && saved_at.elapsed() >= pause);
+            let save = folder.filter(|_| !stop && save_is_due);
             // A gradient that is not finite shows only in the loss of the next step, so the
             // parameters are checked before they are written.
             if save.is_some() || stop {
                 let of_adversary = self.adversary.as_ref().map(not_finite).transpose()?;
                 if let Some(name) = not_finite(params)?.or(of_adversary.flatten()) {
-                    return Err(diverged(format!("{name} has numbers that are not finite")));
+                    let what = format!("{name} has numbers that are not finite");
+                    return Err(diverged(n, what));
                 }
             }
             if let Some(folder) = save {

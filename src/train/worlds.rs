@@ -3,10 +3,11 @@
 
 use super::{Card, Decay, Step, Store, TrainConfig, Trainer, pretrained};
 use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig};
-use crate::backbone::{Backbone, Mode, Network, alexnet_small, facenet_small, plain_small, wide};
+use crate::backbone::{Backbone, Mode, Network, alexnet_small, facenet_small, plain_small};
 use crate::data::{Ahead, Creatures, Faces, Split, World};
 use crate::loss::vae_loss;
 use crate::metric::{Judge, agreement, psnr};
+use crate::ops::widened as wide;
 use crate::ops::{Params, Placement, Rng};
 use crate::{Error, Result};
 use candle_core::{DType, Device};

@@ -8,10 +8,10 @@
 use crate::dense::{check_activation, have_kernel, numbers};
 use crate::kernels::Number;
 use crate::kernels::convolution::{Finish, Geometry, bias_gradient, unfinished};
-use crate::kernels::patches::Patches;
-use crate::{Error, Result};
 #[cfg(feature = "cuda")]
 use crate::kernels::cuda::{Address, Buffer, Gpu, layers::slope_of};
+use crate::kernels::patches::Patches;
+use crate::{Error, Result};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Tensor, WithDType};

@@ -5,17 +5,17 @@ use super::Activation;
 use super::gpu;
 use super::gradients::hand_over;
 use crate::kernels::Number;
-use crate::kernels::elementwise::{PARALLEL, map, map2};
-use crate::kernels::product::{Matrix, product, product_new, product_transposed};
-use crate::{Error, Result};
 #[cfg(feature = "cuda")]
 use crate::kernels::cuda::{
     Gpu,
     layers::{dense_backward, slope_of},
 };
-use candle_core::backend::BackendStorage;
+use crate::kernels::elementwise::{PARALLEL, map, map2};
+use crate::kernels::product::{Matrix, product, product_new, product_transposed};
+use crate::{Error, Result};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
+use candle_core::backend::BackendStorage;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Shape, Tensor, WithDType, bail,
 };
@@ -48,9 +48,7 @@ impl Real for f64 {
 /// Returns whether the CPU kernels of this crate support this tensor (f32 or f64 on the CPU). For
 /// other tensors candle's operations are composed.
 pub fn has_kernel(x: &Tensor) -> bool {
-    x.device().is_cpu()
-        && matches!(x.dtype(), DType::F32 | DType::F64)
-        && crate::kernels_are_used()
+    x.device().is_cpu() && matches!(x.dtype(), DType::F32 | DType::F64) && crate::kernels_are_used()
 }
 
 /// Returns whether all tensors are supported by the CPU kernels, or all by the CUDA kernels.

@@ -162,7 +162,8 @@ pub fn coupling_undo(
         let (rows, code) = v.dims2()?;
         let (v, c) = (v.contiguous()?, whole(condition)?);
         let c = (address(&gpu, &c)?, 1);
-        let (x, tape) = gpu.coupling_inverse(gpu.of_tensor(&v)?, code, c, nets, plan, rows, true)?;
+        let (x, tape) =
+            gpu.coupling_inverse(gpu.of_tensor(&v)?, code, c, nets, plan, rows, true)?;
         Ok((gpu.tensor(x, (rows, code)), CouplingTape { tape }))
     }
     #[cfg(not(feature = "cuda"))]
@@ -214,7 +215,11 @@ pub fn actnorm(state: &Tensor, loc: &Tensor, scale: &Tensor) -> Result<Tensor> {
         let gpu = gpu(state)?;
         let (rows, width) = state.dims2()?;
         let x = state.contiguous()?;
-        let all = [gpu.of_tensor(&x)?, gpu.of_tensor(loc)?, gpu.of_tensor(scale)?];
+        let all = [
+            gpu.of_tensor(&x)?,
+            gpu.of_tensor(loc)?,
+            gpu.of_tensor(scale)?,
+        ];
         Ok(gpu.tensor(gpu.actnorm(all, (rows, width - 1))?, (rows, width)))
     }
     #[cfg(not(feature = "cuda"))]
@@ -234,7 +239,11 @@ pub fn actnorm_inverse(v: &Tensor, loc: &Tensor, scale: &Tensor) -> Result<Tenso
         let gpu = gpu(v)?;
         let (rows, n) = v.dims2()?;
         let v = v.contiguous()?;
-        let all = [gpu.of_tensor(&v)?, gpu.of_tensor(loc)?, gpu.of_tensor(scale)?];
+        let all = [
+            gpu.of_tensor(&v)?,
+            gpu.of_tensor(loc)?,
+            gpu.of_tensor(scale)?,
+        ];
         Ok(gpu.tensor(gpu.actnorm_inverse(all, (rows, n))?, (rows, n)))
     }
     #[cfg(not(feature = "cuda"))]

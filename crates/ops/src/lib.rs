@@ -23,9 +23,7 @@ pub mod spline;
 
 pub use conv::{Activation, ConvConfig, conv_transpose2d, conv2d};
 pub use dense::{add, dense, has_kernel, leaky_relu, repeated};
-pub use device::{
-    Placement, device_name, host, moved, open_device, scalar, values, widened,
-};
+pub use device::{Placement, device_name, host, moved, open_device, scalar, values, widened};
 pub use gradients::backward;
 pub use kernels::memory::keep_freed_memory;
 pub use layers::{Conv2d, Linear};

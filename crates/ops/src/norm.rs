@@ -6,9 +6,14 @@
 
 use super::Activation;
 use super::dense::{Real, check_activation, numbers};
+use super::widened;
 use crate::kernels::Number;
+#[cfg(feature = "cuda")]
+use crate::kernels::cuda::{Gpu, layers::slope_of};
 use crate::kernels::norm::{ChannelNorm, statistics};
 use crate::{Error, Result};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp3, D, DType, Layout, Shape, Storage, Tensor, bail,
@@ -130,6 +135,95 @@ fn activated(y: Tensor, activation: Activation) -> Result<Tensor> {
     }
 }
 
+/// Computes activation(x·scale + shift) with one scale and one shift per channel of x (batch,
+/// channels, …), on devices without a CPU kernel.
+fn channel_affine(
+    x: &Tensor,
+    scale: &Tensor,
+    shift: &Tensor,
+    activation: Activation,
+) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if super::gpu::is_available(x) {
+        let (x, scale, shift) = (x.contiguous()?, scale.contiguous()?, shift.contiguous()?);
+        return Ok(x.apply_op3(&scale, &shift, ChannelAffine(activation))?);
+    }
+    let y = x
+        .broadcast_mul(&per_channel(scale, x)?)?
+        .broadcast_add(&per_channel(shift, x)?)?;
+    activated(y, activation)
+}
+
+/// [`channel_affine`] as one operation on a GPU.
+#[cfg(feature = "cuda")]
+struct ChannelAffine(Activation);
+
+#[cfg(feature = "cuda")]
+impl CustomOp3 for ChannelAffine {
+    fn name(&self) -> &'static str {
+        "channel_affine"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> candle_core::Result<(CpuStorage, Shape)> {
+        bail!("this operation is for GPUs")
+    }
+
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        lx: &Layout,
+        a: &CudaStorage,
+        la: &Layout,
+        b: &CudaStorage,
+        lb: &Layout,
+    ) -> candle_core::Result<(CudaStorage, Shape)> {
+        let gpu = Gpu::of_storage(x);
+        let all = [
+            gpu.address(x, lx)?,
+            gpu.address(a, la)?,
+            gpu.address(b, lb)?,
+        ];
+        let sizes = (lx.dims()[0], lx.dims()[1], plane(lx.dims()));
+        let y = gpu.channel_affine(all, sizes, slope_of(self.0))?;
+        Ok((gpu.storage(y), lx.shape().clone()))
+    }
+
+    fn bwd(
+        &self,
+        x: &Tensor,
+        a: &Tensor,
+        b: &Tensor,
+        y: &Tensor,
+        grad: &Tensor,
+    ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let Some(gpu) = Gpu::of(x) else {
+            bail!("this operation is for GPUs")
+        };
+        let grad = grad.contiguous()?;
+        let all = [
+            gpu.of_tensor(x)?,
+            gpu.of_tensor(a)?,
+            gpu.of_tensor(y)?,
+            gpu.of_tensor(&grad)?,
+        ];
+        let sizes = (x.dims()[0], x.dims()[1], plane(x.dims()));
+        let [dx, da, db] = gpu.channel_affine_backward(all, sizes, slope_of(self.0))?;
+        Ok((
+            Some(gpu.tensor(dx, x.shape())),
+            Some(gpu.tensor(da, a.shape())),
+            Some(gpu.tensor(db, b.shape())),
+        ))
+    }
+}
+
 /// Applies batch norm in evaluation mode (arXiv 1502.03167), then the activation.
 ///
 /// The result is activation((x − mean)/√(variance + eps)·weight + bias) for each channel of x
@@ -158,13 +252,13 @@ pub fn batch_norm(
         ],
     )?;
     if !super::has_kernel(x) {
-        let rstd = (variance.detach() + eps)?.sqrt()?.recip()?;
-        let scale = (weight * rstd)?;
-        let shift = (bias - (mean.detach() * &scale)?)?;
-        let y = x
-            .broadcast_mul(&per_channel(&scale, x)?)?
-            .broadcast_add(&per_channel(&shift, x)?)?;
-        return activated(y, activation);
+        // Half precision has too few digits for the statistics.
+        let [mean, variance] = [mean, variance].map(|t| widened(&t.detach()));
+        let rstd = (variance? + eps)?.sqrt()?.recip()?;
+        let scale = (widened(weight)? * rstd)?;
+        let shift = (widened(bias)? - (mean? * &scale)?)?;
+        let (scale, shift) = (scale.to_dtype(x.dtype())?, shift.to_dtype(x.dtype())?);
+        return channel_affine(x, &scale, &shift, activation);
     }
     let list = |t: &Tensor| t.to_dtype(DType::F64)?.to_vec1::<f64>();
     let op = ChannelNorm {
@@ -216,18 +310,19 @@ pub fn batch_norm_training(
         )));
     }
     if !super::has_kernel(x) {
+        let (own, x) = (x.dtype(), &widened(x)?);
         let flat = x.transpose(0, 1)?.flatten_from(1)?;
         let mean = flat.mean(1)?;
         let centred = x.broadcast_sub(&per_channel(&mean, x)?)?;
         let variance = centred.sqr()?.transpose(0, 1)?.flatten_from(1)?.mean(1)?;
         let rstd = (&variance + eps)?.sqrt()?.recip()?;
         let y = centred
-            .broadcast_mul(&per_channel(&(weight * rstd)?, x)?)?
-            .broadcast_add(&per_channel(bias, x)?)?;
+            .broadcast_mul(&per_channel(&(widened(weight)? * rstd)?, x)?)?
+            .broadcast_add(&per_channel(&widened(bias)?, x)?)?;
         return Ok(BatchNormed {
-            y: activated(y, activation)?,
-            mean: mean.detach(),
-            variance: variance.detach(),
+            y: activated(y.to_dtype(own)?, activation)?,
+            mean: mean.detach().to_dtype(own)?,
+            variance: variance.detach().to_dtype(own)?,
         });
     }
     let x = x.contiguous()?;
@@ -323,8 +418,10 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
             x.dims()
         )));
     }
+    let (own, x) = (x.dtype(), &widened(x)?);
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
     let normed = centred.broadcast_div(&(variance + eps)?.sqrt()?)?;
+    let normed = normed.to_dtype(own)?;
     Ok(normed.broadcast_mul(weight)?.broadcast_add(bias)?)
 }

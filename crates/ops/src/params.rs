@@ -221,11 +221,7 @@ impl Params {
         let tensors: BTreeMap<String, Tensor> = self.tensors().into_iter().collect();
         for (name, tensor) in tensors {
             hash.update(format!("{name}{:?}", tensor.dims()).as_bytes());
-            for value in tensor
-                .flatten_all()?
-                .to_dtype(DType::F64)?
-                .to_vec1::<f64>()?
-            {
+            for value in super::values(&tensor)? {
                 hash.update(&value.to_le_bytes());
             }
         }
@@ -257,7 +253,7 @@ impl Params {
         // All values are converted before the first is set: a conversion can fail on a device.
         let convert = |(name, entry): (&String, &Entry)| {
             let value = tensors[name]
-                .to_dtype(self.dtype)?
+                .to_dtype(entry.var.dtype())?
                 .to_device(&self.device)?;
             // The copy is needed: a variable cannot be set from a value that shares its memory.
             Ok((entry.var.clone(), value.copy()?))
@@ -461,31 +457,39 @@ impl Scope {
     /// # Errors
     /// [`Error::Invalid`] if it exists with another shape.
     pub fn get(&self, shape: impl Into<Shape>, name: &str, init: Init) -> Result<Var> {
-        self.entry(shape.into(), name, init, true)
+        self.entry((shape.into(), self.dtype()), name, init, true)
     }
 
     /// Returns a buffer, as [`Scope::get`] does: a value that is stored and saved but not
     /// trained, such as a permutation, a running mean or a flag.
     pub fn buffer(&self, shape: impl Into<Shape>, name: &str, init: Init) -> Result<Var> {
-        self.entry(shape.into(), name, init, false)
+        self.entry((shape.into(), self.dtype()), name, init, false)
     }
 
-    /// Returns a buffer that starts with `value`. A buffer that already exists keeps its value.
-    pub fn buffer_from(&self, value: &Tensor, name: &str) -> Result<Var> {
+    /// Returns a buffer of indices that starts with `value`. A buffer that already exists keeps its
+    /// value. The indices are stored as f32 (exact up to 2²⁴), or as f64 if that is the number type
+    /// of the parameters: half precision is exact up to 256 only.
+    pub fn indices_from(&self, value: &Tensor, name: &str) -> Result<Var> {
         let fresh = !self.params.lock().contains_key(&self.path(name));
-        let var = self.buffer(value.shape().clone(), name, Init::Const(0.0))?;
+        let dtype = match self.dtype() {
+            DType::F64 => DType::F64,
+            _ => DType::F32,
+        };
+        let shape = value.shape().clone();
+        let var = self.entry((shape, dtype), name, Init::Const(0.0), false)?;
         if fresh {
-            var.set(
-                &value
-                    .to_dtype(self.dtype())?
-                    .to_device(self.device())?
-                    .copy()?,
-            )?;
+            var.set(&value.to_dtype(dtype)?.to_device(self.device())?.copy()?)?;
         }
         Ok(var)
     }
 
-    fn entry(&self, shape: Shape, name: &str, init: Init, trained: bool) -> Result<Var> {
+    fn entry(
+        &self,
+        (shape, dtype): (Shape, DType),
+        name: &str,
+        init: Init,
+        trained: bool,
+    ) -> Result<Var> {
         let path = self.path(name);
         let mut entries = self.params.lock();
         if let Some(entry) = entries.get(&path) {
@@ -520,11 +524,7 @@ impl Scope {
         } else {
             Tensor::from_vec(draw(init), shape, &Device::Cpu)?
         };
-        let var = Var::from_tensor(
-            &value
-                .to_dtype(self.params.dtype)?
-                .to_device(&self.params.device)?,
-        )?;
+        let var = Var::from_tensor(&value.to_dtype(dtype)?.to_device(&self.params.device)?)?;
         let entry = Entry {
             var: var.clone(),
             trained,

@@ -1,7 +1,8 @@
 //! Inversion of a representation by gradient descent on the image.
 
 use super::super::rows_on;
-use crate::backbone::{Greybox, wide};
+use crate::backbone::Greybox;
+use crate::ops::widened as wide;
 use crate::ops::{Placement, Rng, backward, scalar, values};
 use crate::train::Adam;
 use crate::{Error, Result};

@@ -2,10 +2,11 @@
 
 use super::super::{Codes, rows_on};
 use crate::autoencoder::Decoder;
-use crate::backbone::{Mode, Network, wide};
+use crate::backbone::{Mode, Network};
 use crate::data::{Ahead, Split, World};
 use crate::flow::Embedder;
 use crate::loss::{PatchDiscriminator, adversarial_weight};
+use crate::ops::widened as wide;
 use crate::ops::{Placement, Rng};
 use crate::train::{Decay, Step, Store, TrainConfig, Trained, Trainer};
 use crate::{Error, Result};

@@ -1,7 +1,6 @@
 //! One Adam step for many parameters on the GPU, in one launch, or three with clipping.
 
 use super::{Address, Arg, Gpu};
-use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
 use candle_core::{Result, Tensor, bail};
 
@@ -86,7 +85,10 @@ impl Workspace {
             ];
             for tensor in tensors {
                 if tensor.elem_count() != n {
-                    bail!("adam: a parameter of {n} elements has a gradient or moment of {}", tensor.elem_count())
+                    bail!(
+                        "adam: a parameter of {n} elements has a gradient or moment of {}",
+                        tensor.elem_count()
+                    )
                 }
                 table.push(gpu.of_tensor(tensor)?.0);
             }

@@ -95,7 +95,7 @@ impl Gpu {
     ) -> Result<()> {
         let mut arguments = vec![columns.into(), x.into()];
         arguments.extend(&sizes.arguments(batch)[..11]);
-        arguments.extend([bias.into(), slope.into()]);
+        arguments.extend([Arg::from(bias), Arg::from(slope)]);
         // SAFETY: x has `batch` images, and `columns` their patches.
         unsafe { self.map("col2im", (batch * sizes.image(), 1), &arguments) }
     }

@@ -193,12 +193,28 @@ impl Gpu {
         let logdet = Some([of(x, plan.code), of(y, plan.code)]);
         let halves = [of(x, plan.first), of(y, 0)];
         let zero = self.half_step(
-            Way::Forward, plan, 0, nets, of(x, 0), c, halves, logdet, rows,
+            Way::Forward,
+            plan,
+            0,
+            nets,
+            of(x, 0),
+            c,
+            halves,
+            logdet,
+            rows,
         )?;
         let logdet = Some([of(y, plan.code), of(y, plan.code)]);
         let halves = [of(x, 0), of(y, second)];
         let one = self.half_step(
-            Way::Forward, plan, 1, nets, of(y, 0), c, halves, logdet, rows,
+            Way::Forward,
+            plan,
+            1,
+            nets,
+            of(y, 0),
+            c,
+            halves,
+            logdet,
+            rows,
         )?;
         Ok((out, Tape([zero, one])))
     }
@@ -255,16 +271,38 @@ impl Gpu {
         let Tape([zero, one]) = tape;
         // The second half-step changed a, which lies in columns second.. of v.
         let from = (gradient, pitch, second);
-        let d = self.couple_backward(from, one, (&to_x, pitch, 0), logdet, (rows, first), plan, None)?;
+        let d = self.couple_backward(
+            from,
+            one,
+            (&to_x, pitch, 0),
+            logdet,
+            (rows, first),
+            plan,
+            None,
+        )?;
         let (ones, to_seen) = self.nets_backward(one, d, nets, 1, rows)?;
         let base = (gradient, pitch);
-        self.seen_add(base, &to_seen, (of_b.address, second), (second, plan.condition), to_condition, rows)?;
+        self.seen_add(
+            base,
+            &to_seen,
+            (of_b.address, second),
+            (second, plan.condition),
+            to_condition,
+            rows,
+        )?;
         let from = (of_b.address, second, 0);
         let to = (&to_x, pitch, first);
         let d = self.couple_backward(from, zero, to, logdet, (rows, second), plan, Some(code))?;
         let (zeros, to_seen) = self.nets_backward(zero, d, nets, 0, rows)?;
         let base = (to_x.address, pitch);
-        self.seen_add(base, &to_seen, base, (first, plan.condition), to_condition, rows)?;
+        self.seen_add(
+            base,
+            &to_seen,
+            base,
+            (first, plan.condition),
+            to_condition,
+            rows,
+        )?;
         let parameters = [zeros, ones].concat();
         Ok(Gradients {
             state: to_x,

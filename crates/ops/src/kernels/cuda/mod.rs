@@ -107,8 +107,9 @@ fn compiled(capability: (i32, i32)) -> Result<Arc<str>> {
         )],
         ..CompileOptions::default()
     };
-    let ptx = compile_ptx_with_opts(SOURCE, options)
-        .map_err(|e| candle_core::Error::Msg(format!("NVRTC cannot compile the CUDA kernels: {e:?}")))?;
+    let ptx = compile_ptx_with_opts(SOURCE, options).map_err(|e| {
+        candle_core::Error::Msg(format!("NVRTC cannot compile the CUDA kernels: {e:?}"))
+    })?;
     let ptx: Arc<str> = ptx.to_src().into();
     all.insert(capability, ptx.clone());
     Ok(ptx)
@@ -133,20 +134,12 @@ impl Gpu {
         }
     }
 
-    pub(crate) fn device(&self) -> Device {
-        Device::Cuda(self.device.clone())
-    }
-
     /// Memory whose content is undefined.
     pub(crate) fn empty(&self, elements: usize) -> Result<Buffer> {
         // SAFETY: f32 has no invalid values, and every kernel writes all elements of its output
         // before another reads them.
         let slice = unsafe { self.device.alloc::<f32>(elements.max(1))? };
         Ok(self.buffer(slice))
-    }
-
-    pub(crate) fn zeros(&self, elements: usize) -> Result<Buffer> {
-        Ok(self.buffer(self.device.alloc_zeros::<f32>(elements.max(1))?))
     }
 
     fn buffer(&self, slice: CudaSlice<f32>) -> Buffer {
@@ -180,7 +173,10 @@ impl Gpu {
         let (storage, layout) = x.storage_and_layout();
         match &*storage {
             Storage::Cuda(storage) => self.address(storage, layout),
-            _ => bail!("expected a tensor on the GPU, found one on {:?}", x.device()),
+            _ => bail!(
+                "expected a tensor on the GPU, found one on {:?}",
+                x.device()
+            ),
         }
     }
 
@@ -188,7 +184,10 @@ impl Gpu {
     pub(crate) fn of_indices(&self, x: &Tensor) -> Result<Address> {
         let (storage, layout) = x.storage_and_layout();
         let Storage::Cuda(storage) = &*storage else {
-            bail!("expected indices on the GPU, found them on {:?}", x.device())
+            bail!(
+                "expected indices on the GPU, found them on {:?}",
+                x.device()
+            )
         };
         if layout.contiguous_offsets().is_none() {
             bail!("this kernel needs contiguous indices, found strides {layout:?}")
@@ -212,7 +211,12 @@ impl Gpu {
     ) -> Result<()> {
         let stream = self.device.cuda_stream();
         let function = {
-            let capability = self.device.cuda_stream().context().compute_capability().w()?;
+            let capability = self
+                .device
+                .cuda_stream()
+                .context()
+                .compute_capability()
+                .w()?;
             let ptx = compiled(capability)?;
             self.device.get_or_load_custom_func(kernel, MODULE, &ptx)?
         };
