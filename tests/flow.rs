@@ -910,7 +910,10 @@ fn what_cannot_be_used_is_said() -> Result<()> {
     says(t.inverse(&none.0, &none.1).map(drop), "at least 1 row");
     says(t.sample(&z, 0, &mut rng).map(drop), "at least 1 sample");
     says(t.sample(&none.1, 2, &mut rng).map(drop), "at least 1 z");
-    says(t.embed(&z.to_dtype(DType::F64)?).map(drop), "convert");
+    // Another number type is converted to that of the parameters.
+    let exact = t.embed(&z.to_dtype(DType::F64)?)?;
+    assert_eq!(exact.dtype(), DType::F32);
+    assert_eq!(exact.to_vec2::<f32>()?, t.embed(&z)?.to_vec2::<f32>()?);
     let coupling = AffineCoupling::new(6, 0, 8, 1, &Params::new(0).root())?;
     says(coupling.forward(&none.0, None).map(drop), "at least 1 row");
     for config in [

@@ -322,7 +322,7 @@ impl Chain {
         let (out, origin) = match self.memory {
             Memory::Ordinary => {
                 let (out, kept) = self.states(&x0, &condition0, graph)?;
-                (out, Origin::Kept(kept))
+                (out, Origin::Kept(Mutex::new(kept)))
             }
             Memory::Constant { tolerance } if graph => {
                 let out = if on_gpu {
@@ -336,7 +336,7 @@ impl Chain {
             }
             Memory::Constant { .. } if on_gpu => {
                 let (out, kept) = self.states(&x0, &condition0, false)?;
-                (out, Origin::Kept(kept))
+                (out, Origin::Kept(Mutex::new(kept)))
             }
             Memory::Constant { .. } => return self.run(&self.blocks, x, condition),
         };
@@ -371,7 +371,12 @@ impl Chain {
 
     /// Runs the blocks on a GPU, on states (batch, code + 1), without a graph. With `keep`, what
     /// the backward pass needs of each layer is returned.
-    fn states(&self, x: &Tensor, condition: &Tensor, keep: bool) -> Result<(Tensor, Vec<Kept>)> {
+    fn states(
+        &self,
+        x: &Tensor,
+        condition: &Tensor,
+        keep: bool,
+    ) -> Result<(Tensor, Vec<Option<Kept>>)> {
         let zeros = Tensor::zeros((x.dim(0)?, 1), x.dtype(), x.device())?;
         let mut state = Tensor::cat(&[x, &zeros], 1)?;
         let mut kept = Vec::new();
@@ -380,7 +385,7 @@ impl Chain {
             for layer in block {
                 let (next, tape) = layer.state_forward(&state, c.as_ref())?;
                 if keep {
-                    kept.push(Kept { state, tape });
+                    kept.push(Some(Kept { state, tape }));
                 }
                 state = next;
             }
@@ -451,7 +456,7 @@ struct Kept {
 /// Where the backward pass gets the values of the forward pass from.
 enum Origin {
     /// They were stored: one entry per layer, in the order of the forward pass.
-    Kept(Vec<Kept>),
+    Kept(Mutex<Vec<Option<Kept>>>),
     /// The network is inverted.
     Inverted { tolerance: f64 },
 }
@@ -491,7 +496,7 @@ impl Whole {
     /// The backward pass with stored values, on a GPU.
     fn by_kept(
         &self,
-        kept: &[Kept],
+        kept: &Mutex<Vec<Option<Kept>>>,
         condition: &Tensor,
         gradient: &Tensor,
     ) -> Result<(Tensor, Option<Tensor>)> {
@@ -503,8 +508,14 @@ impl Whole {
         let mut left = Vec::new();
         let layers = chain.blocks.iter().enumerate();
         let layers = layers.flat_map(|(i, block)| block.iter().map(move |layer| (i, layer)));
-        let pairs: Vec<_> = layers.zip(kept).collect();
-        for ((i, layer), kept) in pairs.into_iter().rev() {
+        let layers: Vec<_> = layers.collect();
+        let mut all = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((i, layer), stored) in layers.into_iter().zip(all.iter_mut()).rev() {
+            let Some(kept) = stored.as_ref() else {
+                return Err(Error::invalid(
+                    "the gradients of this loss were computed before: on a GPU a step of the trainer frees the values that they need; compute the loss again",
+                ));
+            };
             let c = seen(&condition, chain.width, i)?;
             // If all blocks share the condition, they add to one gradient.
             let place = if shared { 0 } else { i };
@@ -516,6 +527,10 @@ impl Whole {
                 &mut to_conditions[place],
             )?;
             gradient = to_state;
+            if self.lone {
+                // Training computes the gradients once, and gradients take the freed memory.
+                *stored = None;
+            }
             if self.slot.is_some() {
                 left.push(give(&layer.parameters(), to_parameters, false)?);
             }

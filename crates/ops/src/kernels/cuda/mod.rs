@@ -15,10 +15,10 @@ pub(crate) mod layers;
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::cublas::{result as blas, sys};
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaSlice, DevicePtr, LaunchConfig, PushKernelArg, sys as driver,
+    CudaFunction, CudaSlice, DevicePtr, LaunchConfig, PushKernelArg, sys as driver,
 };
 use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
-use candle_core::cuda_backend::{CudaDevice, CudaStorage, WrapErr};
+use candle_core::cuda_backend::{CudaDevice, CudaStorage, DeviceId, WrapErr};
 use candle_core::op::BackpropOp;
 use candle_core::{DType, Device, Layout, Result, Shape, Storage, Tensor, bail};
 use std::collections::HashMap;
@@ -197,6 +197,23 @@ impl Gpu {
         Ok(Address(start).at(layout.start_offset()))
     }
 
+    /// Returns a kernel. It is loaded once per device.
+    fn function(&self, kernel: &'static str) -> Result<CudaFunction> {
+        type Loaded = HashMap<(DeviceId, &'static str), CudaFunction>;
+        static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
+        let mut all = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = all.get_or_insert_default();
+        if let Some(function) = all.get(&(self.device.id(), kernel)) {
+            return Ok(function.clone());
+        }
+        let capability = self.device.cuda_stream().context().compute_capability();
+        let ptx = compiled(capability.w()?)?;
+        let function = self.device.get_or_load_custom_func(kernel, MODULE, &ptx)?;
+        let function = function.into_cuda_function();
+        all.insert((self.device.id(), kernel), function.clone());
+        Ok(function)
+    }
+
     /// Launches a kernel.
     ///
     /// # Safety
@@ -204,23 +221,13 @@ impl Gpu {
     /// must be as long as the kernel expects for this grid.
     pub(crate) unsafe fn launch(
         &self,
-        kernel: &str,
+        kernel: &'static str,
         grid: (u32, u32),
         block: (u32, u32),
         arguments: &[Arg],
     ) -> Result<()> {
         let stream = self.device.cuda_stream();
-        let function = {
-            let capability = self
-                .device
-                .cuda_stream()
-                .context()
-                .compute_capability()
-                .w()?;
-            let ptx = compiled(capability)?;
-            self.device.get_or_load_custom_func(kernel, MODULE, &ptx)?
-        };
-        let function = function.into_cuda_function();
+        let function = self.function(kernel)?;
         let mut builder = stream.launch_builder(&function);
         for argument in arguments {
             match argument {
@@ -246,7 +253,7 @@ impl Gpu {
     /// As [`Gpu::launch`].
     pub(crate) unsafe fn map(
         &self,
-        kernel: &str,
+        kernel: &'static str,
         (elements, layers): (usize, u32),
         arguments: &[Arg],
     ) -> Result<()> {
