@@ -6,10 +6,20 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A setting, shape or name that cannot be used. The message states what was expected, what
-    /// was found and what to do.
+    /// A setting or argument whose value cannot be used. As in the next three, the message states
+    /// what was expected, what was found and what to do.
     #[error("{0}")]
     Invalid(String),
+    /// A tensor whose shape, number of elements or number type does not fit.
+    #[error("{0}")]
+    Shape(String),
+    /// A name that does not exist: of a layer, a parameter, a dataset, a factor.
+    #[error("{0}")]
+    Unknown(String),
+    /// A request that is valid, but that this network, device, file format or build does not
+    /// support.
+    #[error("{0}")]
+    Unsupported(String),
     /// A file that cannot be read or written.
     #[error("{}: {source}{}", path.display(), advice(.hint))]
     Io {
@@ -55,9 +65,25 @@ fn advice(hint: &str) -> String {
 }
 
 impl Error {
-    /// Creates an [`Error::Invalid`]: a setting, shape or name that cannot be used.
+    /// Creates an [`Error::Invalid`]: a setting or argument whose value cannot be used.
     pub fn invalid(what: impl Into<String>) -> Self {
         Self::Invalid(what.into())
+    }
+
+    /// Creates an [`Error::Shape`]: a tensor whose shape, number of elements or number type does
+    /// not fit.
+    pub fn shape(what: impl Into<String>) -> Self {
+        Self::Shape(what.into())
+    }
+
+    /// Creates an [`Error::Unknown`]: a name that does not exist.
+    pub fn unknown(what: impl Into<String>) -> Self {
+        Self::Unknown(what.into())
+    }
+
+    /// Creates an [`Error::Unsupported`]: a valid request that is not supported here.
+    pub fn unsupported(what: impl Into<String>) -> Self {
+        Self::Unsupported(what.into())
     }
 
     /// Creates an [`Error::Io`] from an error of the operating system and the file that it
