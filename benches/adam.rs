@@ -68,10 +68,10 @@ fn optimisers() -> invariances::Result<()> {
         vars.len(),
         rayon::current_num_threads()
     );
-    let mut ours = Adam::new(named())?;
-    let plain = time(|| ours.step(&grads, 1e-4))?;
-    let mut ours = Adam::new(named())?.weight_decay(0.01).clip(Some(1.0));
-    let clipped = time(|| ours.step(&grads, 1e-4))?;
+    let mut ours = Adam::named(named())?;
+    let plain = time(|| ours.step_at(&grads, 1e-4))?;
+    let mut ours = Adam::named(named())?.weight_decay(0.01).clip(Some(1.0));
+    let clipped = time(|| ours.step_at(&grads, 1e-4))?;
     let settings = ParamsAdamW {
         lr: 1e-4,
         beta1: 0.5,
@@ -81,8 +81,8 @@ fn optimisers() -> invariances::Result<()> {
     let mut candles = AdamW::new(vars.clone(), settings)?;
     let candle = time(|| Ok(candles.step(&grads)?))?;
     for (name, seconds) in [
-        ("Adam::step", plain),
-        ("Adam::step, clipped, decaying", clipped),
+        ("Adam::step_at", plain),
+        ("Adam::step_at, clipped, decaying", clipped),
         ("candle_nn's AdamW", candle),
     ] {
         println!(

@@ -41,7 +41,7 @@ impl Training {
         };
         let (code, z) = inputs(config, batch)?;
         t.initialize(&code, &z)?;
-        let adam = Adam::new(params.trained())?;
+        let adam = Adam::named(params.trained())?;
         Ok(Self {
             t,
             adam,
@@ -56,7 +56,7 @@ impl Training {
         let loss = nll(&v, &logdet)?;
         match self.way {
             Way::InBackward => self.adam.step_in_backward(&loss, 1e-6),
-            _ => self.adam.step(&backward(&loss)?, 1e-6),
+            _ => self.adam.step_at(&backward(&loss)?, 1e-6),
         }
     }
 }

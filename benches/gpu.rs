@@ -84,7 +84,7 @@ impl Bench {
             let params = Params::with(0, DType::F32, &self.device);
             let t = Cinn::new(config, &params.root())?.with_memory(memory);
             t.initialize(&code, &z)?;
-            let mut adam = Adam::new(params.trained())?;
+            let mut adam = Adam::named(params.trained())?;
             self.time(&name, || {
                 let loss = collected(|| {
                     let (v, logdet) = t.forward(&code, &z)?;
@@ -92,7 +92,7 @@ impl Bench {
                 })?;
                 match in_backward {
                     true => adam.step_in_backward(&loss, 1e-6),
-                    false => adam.step(&backward(&loss)?, 1e-6),
+                    false => adam.step_at(&backward(&loss)?, 1e-6),
                 }
             })?;
         }
@@ -120,12 +120,12 @@ impl Bench {
         let gamma = Var::from_tensor(&Tensor::zeros((), DType::F32, &self.device)?)?;
         let mut trained = params.trained();
         trained.push(("gamma".into(), gamma.clone()));
-        let mut adam = Adam::new(trained)?;
+        let mut adam = Adam::named(trained)?;
         self.time(&name, || {
             let posterior = vae.encode(&x)?;
             let decoded = vae.decode(&posterior.sample(&mut rng)?)?;
             let loss = perceptual_vae_loss((&x, &decoded), &posterior, &gamma, None, 1.0)?;
-            adam.step(&backward(&loss.loss)?, 1e-4)
+            adam.step_at(&backward(&loss.loss)?, 1e-4)
         })
     }
 }

@@ -46,13 +46,13 @@ fn steps(way: &str, size: &str, flows: usize, batch: usize) -> Result<()> {
     let code = rng.normal((batch, config.code), &Device::Cpu)?;
     let z = rng.normal((batch, numbers), &Device::Cpu)?;
     t.initialize(&code.narrow(0, 0, 16)?, &z.narrow(0, 0, 16)?)?;
-    let mut adam = Adam::new(params.trained())?;
+    let mut adam = Adam::named(params.trained())?;
     for _ in 0..2 {
         let (v, logdet) = t.forward(&code, &z)?;
         let loss = nll(&v, &logdet)?;
         match way {
             "in-backward" => adam.step_in_backward(&loss, 1e-6)?,
-            _ => adam.step(&backward(&loss)?, 1e-6)?,
+            _ => adam.step_at(&backward(&loss)?, 1e-6)?,
         }
     }
     // Weights, gradients and both moments of Adam, 4 bytes each.

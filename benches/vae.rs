@@ -39,12 +39,12 @@ fn step() -> Result<f64> {
     let gamma = Var::new(0f32, &Device::Cpu)?;
     let mut trained = params.trained();
     trained.push(("gamma".into(), gamma.clone()));
-    let mut adam = Adam::new(trained)?;
+    let mut adam = Adam::named(trained)?;
     median(|| {
         let posterior = vae.encode(&x)?;
         let decoded = vae.decode(&posterior.sample(&mut rng)?)?;
         let loss = perceptual_vae_loss((&x, &decoded), &posterior, &gamma, None, 1.0)?;
-        adam.step(&backward(&loss.loss)?, 1e-4)
+        adam.step_at(&backward(&loss.loss)?, 1e-4)
     })
 }
 

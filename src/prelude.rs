@@ -49,11 +49,11 @@ pub use crate::notebook::{
 };
 pub use crate::ops::{Init, Params, Placement, Rng, Scope, host, scalar, values};
 pub use crate::train::{
-    Adam, Card, CreaturesNetworks, Decay, DigitsNetwork, DigitsNetworks, FacesNetworks,
+    Adam, AdamConfig, Card, CreaturesNetworks, Decay, DigitsNetwork, DigitsNetworks, FacesNetworks,
     PhotographsNetworks, Pixels, Slot, Step, Store, TrainConfig, Trained, Trainer, VaeTraining,
     WorldNetwork, train_perceptual,
 };
 pub use crate::{candle_core, candle_nn, candle_transformers, hf_hub, plotters, polars};
 pub use candle_core::{DType, Device, Tensor, Var};
-pub use candle_nn::Module;
+pub use candle_nn::{Module, Optimizer};
 pub use polars::frame::DataFrame;

@@ -546,7 +546,7 @@ fn adam() -> Result<()> {
                 .enumerate()
                 .map(|(i, s)| at.get(*s, &format!("p{i}"), Init::Normal(1.0)))
                 .collect::<Result<_>>()?;
-            let mut adam = Adam::new(params.trained())?
+            let mut adam = Adam::named(params.trained())?
                 .betas(0.9, 0.99)
                 .weight_decay(decay)
                 .clip(clip);
@@ -558,7 +558,7 @@ fn adam() -> Result<()> {
                 }
                 match in_backward {
                     true => adam.step_in_backward(&loss, 0.05)?,
-                    false => adam.step(&backward(&loss)?, 0.05)?,
+                    false => adam.step_at(&backward(&loss)?, 0.05)?,
                 }
             }
             assert_eq!(adam.without_gradient(), ["p3"]);

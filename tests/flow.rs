@@ -464,7 +464,7 @@ fn a_step_within_the_backward_pass_is_the_step_after_it() -> Result<()> {
     let train = |within: bool, memory: Memory, twice: bool| -> Result<Vec<Vec<f32>>> {
         let (t, params, code, z) = started(&config, DType::F32)?;
         let t = t.with_memory(memory);
-        let mut adam = Adam::new(params.trained())?.weight_decay(0.1);
+        let mut adam = Adam::named(params.trained())?.weight_decay(0.1);
         for _ in 0..4 {
             let (v, logdet) = t.forward(&code, &z)?;
             let mut loss = nll(&v, &logdet)?;
@@ -476,7 +476,7 @@ fn a_step_within_the_backward_pass_is_the_step_after_it() -> Result<()> {
             if within {
                 adam.step_in_backward(&loss, 1e-3)?;
             } else {
-                adam.step(&backward(&loss)?, 1e-3)?;
+                adam.step_at(&backward(&loss)?, 1e-3)?;
             }
         }
         let numbers = |(_, v): (String, Var)| Ok(v.flatten_all()?.to_vec1()?);
@@ -488,7 +488,7 @@ fn a_step_within_the_backward_pass_is_the_step_after_it() -> Result<()> {
         }
     }
     let (t, params, code, z) = started(&config, DType::F32)?;
-    let mut adam = Adam::new(params.trained())?.clip(Some(1.0));
+    let mut adam = Adam::named(params.trained())?.clip(Some(1.0));
     let (v, logdet) = t.forward(&code, &z)?;
     let refused = adam.step_in_backward(&nll(&v, &logdet)?, 1e-3);
     assert!(refused.is_err_and(|e| e.to_string().contains("clip")));

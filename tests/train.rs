@@ -183,7 +183,7 @@ fn adam_takes_the_steps_of_its_formula() -> Result<()> {
         for (betas, eps, decay) in [((0.5, 0.9), 1e-8, 0.0), ((0.9, 0.999), 1e-6, 0.1)] {
             let x = Var::from_tensor(&Tensor::new(&start, &Device::Cpu)?.to_dtype(dtype)?)?;
             let c = Tensor::new(&factors, &Device::Cpu)?.to_dtype(dtype)?;
-            let mut adam = Adam::new(vec![("x".into(), x.clone())])?
+            let mut adam = Adam::named(vec![("x".into(), x.clone())])?
                 .betas(betas.0, betas.1)
                 .eps(eps)
                 .weight_decay(decay);
@@ -192,7 +192,7 @@ fn adam_takes_the_steps_of_its_formula() -> Result<()> {
             for n in 1..=6 {
                 let lr = 0.02 * f64::from(n);
                 let loss = ((x.sqr()?.sqr()? * &c)? / 4.0)?.sum_all()?;
-                adam.step(&loss.backward()?, lr)?;
+                adam.step_at(&loss.backward()?, lr)?;
                 for ((p, r), c) in expected.iter_mut().zip(&mut references).zip(factors) {
                     *p = r.step(*p, c * p.powi(3), lr, betas, eps, decay);
                 }
@@ -211,14 +211,14 @@ fn adam_takes_the_steps_of_its_formula() -> Result<()> {
 #[test]
 fn the_first_step_of_adam_by_hand() -> Result<()> {
     let x = Var::new(&[1f64, 2.0], &Device::Cpu)?;
-    let mut adam = Adam::new(vec![("x".into(), x.clone())])?.eps(0.0);
+    let mut adam = Adam::named(vec![("x".into(), x.clone())])?.eps(0.0);
     // Corrected means of one gradient are the gradient: the step is its sign times the learning rate.
     let g = Tensor::new(&[3f64, -0.001], &Device::Cpu)?;
-    adam.step(&(x.as_tensor() * &g)?.sum_all()?.backward()?, 0.25)?;
+    adam.step_at(&(x.as_tensor() * &g)?.sum_all()?.backward()?, 0.25)?;
     assert_eq!(x.to_vec1::<f64>()?, [0.75, 2.25]);
     // Then −3 with betas (0.5, 0.9): m = 0.5·1.5 − 1.5 = −0.75 over 0.75, v = 0.9·0.9 + 0.9 = 1.71 over 0.19.
     let g = Tensor::new(&[-3f64, 0.0], &Device::Cpu)?;
-    adam.step(&(x.as_tensor() * &g)?.sum_all()?.backward()?, 0.25)?;
+    adam.step_at(&(x.as_tensor() * &g)?.sum_all()?.backward()?, 0.25)?;
     let expected = 0.75 + 0.25 * 1.0 / (1.71f64 / 0.19).sqrt();
     let found = x.to_vec1::<f64>()?[0];
     assert!((found - expected).abs() < 1e-15, "{found}, {expected}");
@@ -232,9 +232,9 @@ fn clipping_shortens_all_gradients_together() -> Result<()> {
         let x = Var::from_tensor(&Tensor::new(&[0f64], &Device::Cpu)?.to_dtype(dtype)?)?;
         let y = Var::from_tensor(&Tensor::new(&[0f64], &Device::Cpu)?.to_dtype(dtype)?)?;
         let parameters = vec![("x".to_string(), x.clone()), ("y".to_string(), y.clone())];
-        let mut adam = Adam::new(parameters)?.clip(Some(0.1));
+        let mut adam = Adam::named(parameters)?.clip(Some(0.1));
         let loss = (x.affine(3.0, 0.0)? + y.affine(4.0, 0.0)?)?.sum_all()?;
-        adam.step(&loss.backward()?, 1e-3)?;
+        adam.step_at(&loss.backward()?, 1e-3)?;
         let state: HashMap<_, _> = adam.state()?.into_iter().collect();
         for (name, expected) in [("adam.m/x", 0.5 * 0.06), ("adam.m/y", 0.5 * 0.08)] {
             let found = scalar(&state[name].get(0)?)?;
@@ -243,11 +243,11 @@ fn clipping_shortens_all_gradients_together() -> Result<()> {
         // A short gradient stays, and one that is not a number changes nothing.
         let before = x.to_dtype(DType::F64)?.to_vec1::<f64>()?;
         let bad = (x.affine(f64::NAN, 0.0)? + y.as_tensor())?.sum_all()?;
-        let error = adam.step(&bad.backward()?, 1e-3).unwrap_err();
+        let error = adam.step_at(&bad.backward()?, 1e-3).unwrap_err();
         assert!(matches!(error, Error::Diverged(_)), "{error}");
         assert_eq!(x.to_dtype(DType::F64)?.to_vec1::<f64>()?, before);
-        let mut free = Adam::new(vec![("x".into(), x.clone())])?.clip(Some(10.0));
-        free.step(&x.affine(3.0, 0.0)?.sum_all()?.backward()?, 1e-3)?;
+        let mut free = Adam::named(vec![("x".into(), x.clone())])?.clip(Some(10.0));
+        free.step_at(&x.affine(3.0, 0.0)?.sum_all()?.backward()?, 1e-3)?;
         let state: HashMap<_, _> = free.state()?.into_iter().collect();
         assert_eq!(scalar(&state["adam.m/x"].get(0)?)?, 1.5);
     }
@@ -262,12 +262,12 @@ fn adam_names_what_no_gradient_reaches_and_leaves_it() -> Result<()> {
         ("used".to_string(), used.clone()),
         ("unused".to_string(), unused.clone()),
     ];
-    let mut adam = Adam::new(parameters)?.weight_decay(0.5);
-    adam.step(&used.sqr()?.sum_all()?.backward()?, 0.1)?;
+    let mut adam = Adam::named(parameters)?.weight_decay(0.5);
+    adam.step_at(&used.sqr()?.sum_all()?.backward()?, 0.1)?;
     assert_eq!(adam.without_gradient(), ["unused"]);
     assert_eq!(unused.to_vec1::<f32>()?, [1.0]);
     let whole = Var::new(&[1u32], &Device::Cpu)?;
-    let error = Adam::new(vec![("labels".into(), whole)]).unwrap_err();
+    let error = Adam::named(vec![("labels".into(), whole)]).unwrap_err();
     assert!(error.to_string().contains("labels"), "{error}");
     Ok(())
 }
@@ -286,13 +286,13 @@ fn the_number_of_threads_changes_no_bit() -> Result<()> {
                     Ok((format!("{n}"), Var::from_tensor(&start)?))
                 })
                 .collect::<Result<_>>()?;
-            let mut adam = Adam::new(vars.clone())?.clip(Some(0.5)).weight_decay(0.1);
+            let mut adam = Adam::named(vars.clone())?.clip(Some(0.5)).weight_decay(0.1);
             for _ in 0..4 {
                 let mut loss = Tensor::new(0f32, &Device::Cpu)?;
                 for (_, v) in &vars {
                     loss = (loss + v.sqr()?.sqr()?.mean_all()?)?;
                 }
-                adam.step(&loss.backward()?, 0.01)?;
+                adam.step_at(&loss.backward()?, 0.01)?;
             }
             let mut bits = Vec::new();
             for (_, v) in &vars {
@@ -310,15 +310,15 @@ fn the_number_of_threads_changes_no_bit() -> Result<()> {
 #[test]
 fn the_state_of_adam_goes_on_where_it_was() -> Result<()> {
     let step = |adam: &mut Adam, x: &Var| -> Result<()> {
-        adam.step(&x.sqr()?.sqr()?.sum_all()?.backward()?, 0.05)
+        adam.step_at(&x.sqr()?.sqr()?.sum_all()?.backward()?, 0.05)
     };
     let x = Var::new(&[1f32, -2.0], &Device::Cpu)?;
-    let mut adam = Adam::new(vec![("x".into(), x.clone())])?;
+    let mut adam = Adam::named(vec![("x".into(), x.clone())])?;
     for _ in 0..3 {
         step(&mut adam, &x)?;
     }
     let y = Var::from_tensor(&x.as_detached_tensor().copy()?)?;
-    let mut other = Adam::new(vec![("x".into(), y.clone())])?;
+    let mut other = Adam::named(vec![("x".into(), y.clone())])?;
     other.set_state(&adam.state()?.into_iter().collect())?;
     step(&mut adam, &x)?;
     step(&mut other, &y)?;
@@ -326,7 +326,7 @@ fn the_state_of_adam_goes_on_where_it_was() -> Result<()> {
     let error = other.set_state(&HashMap::new()).unwrap_err();
     assert!(error.to_string().contains("adam.steps"), "{error}");
     let z = Var::zeros(3, DType::F32, &Device::Cpu)?;
-    let error = Adam::new(vec![("x".into(), z)])?
+    let error = Adam::named(vec![("x".into(), z)])?
         .set_state(&adam.state()?.into_iter().collect())
         .unwrap_err();
     assert!(error.to_string().contains("[3]"), "{error}");

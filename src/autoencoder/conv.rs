@@ -1,7 +1,7 @@
 //! A small residual convolutional VAE for square images.
 
 use super::{Autoencoder, Decoder, Posterior};
-use crate::ops::{Activation, Conv2d, ConvConfig, Init, Linear, Placement, Scope};
+use crate::ops::{Activation, Conv2d, ConvConfig, ConvTranspose2d, Init, Linear, Placement, Scope};
 use crate::{Error, Result};
 use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
@@ -58,10 +58,10 @@ impl Default for ConvVaeConfig {
 #[derive(Clone, Debug)]
 pub struct ConvVae {
     config: ConvVaeConfig,
-    down: Vec<Stage>,
+    down: Vec<Stage<Conv2d>>,
     to_code: Linear,
     from_code: Linear,
-    up: Vec<Stage>,
+    up: Vec<Stage<ConvTranspose2d>>,
     last: Conv2d,
     gamma: Var,
     at: Scope,
@@ -69,8 +69,8 @@ pub struct ConvVae {
 
 /// A change of resolution and the residual blocks at the lower resolution.
 #[derive(Clone, Debug)]
-struct Stage {
-    resample: Conv2d,
+struct Stage<C> {
+    resample: C,
     blocks: Vec<Residual>,
 }
 
@@ -151,7 +151,7 @@ impl ConvVae {
             let at = d.pp(n);
             up.push(Stage {
                 blocks: residuals(config.decoder_blocks[n], widths[n], &at.pp("block"))?,
-                resample: Conv2d::transposed(widths[n], outputs, 4, halve, &at.pp("up"))?,
+                resample: ConvTranspose2d::new(widths[n], outputs, 4, halve, &at.pp("up"))?,
             });
         }
         let smallest = widths[2] * (size / 8) * (size / 8);
@@ -265,7 +265,7 @@ impl Decoder for ConvVae {
     }
 
     fn last_weight(&self) -> Tensor {
-        self.last.weight()
+        self.last.weight().clone()
     }
 }
 

@@ -41,7 +41,7 @@ impl Probe {
         let classes = scalar(&labels.max(0)?)? as usize + 1;
         let params = Params::with(seed, features.dtype(), features.device());
         let probe = Self::new(features, classes, &params)?;
-        let mut adam = Adam::new(params.trained())?.betas(0.9, 0.99);
+        let mut adam = Adam::named(params.trained())?.betas(0.9, 0.99);
         for step in 0..steps {
             let mut rng = Rng::at(seed, "probe", step);
             let chosen: Vec<u32> = (0..128).map(|_| rng.below(n) as u32).collect();
@@ -49,7 +49,7 @@ impl Probe {
             let logits = probe.logits(&features.index_select(&chosen, 0)?)?;
             let loss = candle_nn::loss::cross_entropy(&logits, &labels.index_select(&chosen, 0)?)?;
             let rate = 2e-3 * (1.0 - step as f64 / steps as f64);
-            adam.step(&loss.backward()?, rate)?;
+            adam.step_at(&loss.backward()?, rate)?;
         }
         Ok(probe)
     }
@@ -118,7 +118,7 @@ pub fn unread_share(
     let params = Params::with(seed, placement.dtype, &placement.device);
     let probe = Probe::new(features, parts, &params)?;
     let target = placement.take(&target.detach())?;
-    let mut adam = Adam::new(params.trained())?.betas(0.9, 0.99);
+    let mut adam = Adam::named(params.trained())?.betas(0.9, 0.99);
     for step in 0..steps {
         let mut rng = Rng::at(seed, "reading", step);
         let chosen: Vec<u32> = (0..128).map(|_| rng.below(n) as u32).collect();
@@ -127,7 +127,7 @@ pub fn unread_share(
         let loss = (read - target.index_select(&chosen, 0)?)?
             .sqr()?
             .mean_all()?;
-        adam.step(&loss.backward()?, 2e-3 * (1.0 - step as f64 / steps as f64))?;
+        adam.step_at(&loss.backward()?, 2e-3 * (1.0 - step as f64 / steps as f64))?;
     }
     let held_out = placement.take(&held_out.detach())?;
     let held_out_target = placement.take(&held_out_target.detach())?;

@@ -1,7 +1,7 @@
 //! Checkpoints of a training run: what they contain, how they are written so that a kill leaves a
 //! readable one, and how they are checked when they are read.
 
-use super::adam::Adam;
+use super::Adam;
 use super::log::Log;
 use crate::ops::Params;
 use crate::{Error, Result};

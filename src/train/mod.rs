@@ -2,7 +2,6 @@
 //! learning-rate schedules, a log that is a data frame, and checkpoints from which a killed run
 //! continues. The networks that ship with the project are defined here too.
 
-mod adam;
 mod checkpoint;
 mod config;
 mod digits;
@@ -15,7 +14,7 @@ mod trainer;
 mod vae;
 mod worlds;
 
-pub use adam::Adam;
+pub use crate::ops::{Adam, AdamConfig};
 pub use config::{Decay, TrainConfig};
 pub use digits::{DigitsNetwork, DigitsNetworks};
 pub use photographs::PhotographsNetworks;

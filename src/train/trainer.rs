@@ -1,12 +1,11 @@
 //! The trainer: runs the steps of a training, logs, prints progress, validates, and stores the
 //! result in a slot, with checkpoints from which an interrupted training continues.
 
-use super::adam::Adam;
 use super::checkpoint::{self, Average, BEFORE, Best, NEWEST, NEXT, Place, State};
 use super::log::{Log, read_frame, write_frame};
 use super::progress::{Progress, number, span};
 use super::store::{CARD, LOG, WEIGHTS, differences, machine, today};
-use super::{Card, Slot, TrainConfig};
+use super::{Adam, Card, Slot, TrainConfig};
 use crate::ops::gradients::collected;
 use crate::ops::{Params, Rng, backward, keep_freed_memory, widened};
 use crate::{Error, Result};
@@ -538,7 +537,7 @@ impl Trainer {
         };
         keep_freed_memory();
         let adam = |params: &Params| -> Result<Adam> {
-            Ok(Adam::new(params.trained())?
+            Ok(Adam::named(params.trained())?
                 .betas(config.betas.0, config.betas.1)
                 .weight_decay(config.weight_decay)
                 .clip(config.clip))
@@ -635,7 +634,7 @@ impl Trainer {
                 state.adam.step_in_backward(&this.loss, learning_rate)
             } else {
                 let gradients = backward(&this.loss);
-                gradients.and_then(|g| state.adam.step(&g, learning_rate))
+                gradients.and_then(|g| state.adam.step_at(&g, learning_rate))
             };
             match stepped {
                 Err(Error::Diverged(what)) => return Err(diverged(n, what)),
@@ -653,7 +652,7 @@ impl Trainer {
                         return Err(diverged(n, format!("the adversary's loss is {value}")));
                     }
                 }
-                match backward(loss).and_then(|g| adam.step(&g, learning_rate)) {
+                match backward(loss).and_then(|g| adam.step_at(&g, learning_rate)) {
                     Err(Error::Diverged(what)) => return Err(diverged(n, what)),
                     other => other?,
                 }

@@ -373,8 +373,8 @@ impl Checkpoint {
             self.say_decision(cut);
             let mut values = HashMap::new();
             for (name, tensor, shape) in chosen {
-                let value = self.load(tensor)?.reshape(shape)?;
-                values.insert(name, value.to_dtype(params.dtype())?);
+                // `set_all` converts each value to the type of its parameter or buffer.
+                values.insert(name, self.load(tensor)?.reshape(shape)?);
             }
             return params.set_all(&values);
         }

@@ -101,7 +101,8 @@ use invariances_ops::Params;
 use std::path::Path;
 
 /// Loads every value of a checkpoint into `params`: [`Checkpoint::open`], then
-/// [`Checkpoint::load_into`].
+/// [`Checkpoint::load_into`]. Each value is converted to the dtype of its parameter, as with
+/// [`Params::load`].
 ///
 /// # Errors
 /// Those of [`Checkpoint::open`] and [`Checkpoint::load_into`].

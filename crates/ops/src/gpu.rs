@@ -336,7 +336,7 @@ pub struct AdamRule {
     pub clip: Option<f64>,
 }
 
-/// Adam for all parameters in one launch; see `invariances::train::Adam`.
+/// Adam for all parameters in one launch; see [`Adam`](crate::Adam).
 #[derive(Debug, Default)]
 pub struct AdamWorkspace {
     #[cfg(feature = "cuda")]

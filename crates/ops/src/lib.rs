@@ -1,9 +1,15 @@
 //! Operations that candle lacks or runs slowly, with their gradients: convolution, dense layers,
 //! normalization, pooling, resizing, splines and coupling layers. Also a seeded random number
-//! generator ([`Rng`]) and parameters by name ([`Params`]).
+//! generator ([`Rng`]), parameters by name ([`Params`]) and the optimiser [`Adam`].
+//!
+//! Layers, parameters and optimiser implement candle's traits: the layers `candle_nn::Module`
+//! (batch norm `ModuleT`), [`Adam`] `candle_nn::Optimizer`, and [`Params::builder`] returns a
+//! `candle_nn::VarBuilder`, so a model of candle-nn or candle-transformers can be built on
+//! [`Params`].
 
 #![deny(unsafe_code)]
 
+mod adam;
 mod conv;
 pub mod coupling;
 mod dense;
@@ -21,12 +27,13 @@ mod resize;
 mod rng;
 pub mod spline;
 
+pub use adam::{Adam, AdamConfig};
 pub use conv::{Activation, ConvConfig, conv_transpose2d, conv2d};
 pub use dense::{add, dense, has_kernel, leaky_relu, repeated};
 pub use device::{Placement, device_name, host, moved, open_device, scalar, values, widened};
 pub use gradients::backward;
 pub use kernels::memory::keep_freed_memory;
-pub use layers::{Conv2d, Linear};
+pub use layers::{BatchNorm, Conv2d, ConvTranspose2d, LayerNorm, Linear};
 pub use norm::{BatchNormed, batch_norm, batch_norm_training, layer_norm, softmax};
 pub use params::{Init, Params, Scope};
 pub use pool::{PoolConfig, avg_pool2d, max_pool2d};
@@ -34,6 +41,14 @@ pub use resize::{adaptive_avg_pool2d, resize_bicubic, resize_bilinear, resize_ne
 pub use rng::Rng;
 
 pub use invariances_core::{Error, Result};
+
+/// Converts an error for a method of one of candle's traits.
+pub(crate) fn candle_error(error: Error) -> candle_core::Error {
+    match error {
+        Error::Tensor(error) => error,
+        other => candle_core::Error::wrap(other),
+    }
+}
 
 /// Whether the kernels of this crate are used at all.
 static KERNELS: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(true);

@@ -1,6 +1,8 @@
 //! The parameters of a network by name, with seeded initial values: [`Params`], [`Scope`] (a
 //! place in the tree of names) and [`Init`] (the distribution of the initial values).
 
+mod builder;
+
 use super::{Placement, Rng};
 use crate::{Error, Result};
 use candle_core::{DType, Device, Shape, Tensor, Var};
@@ -31,12 +33,65 @@ pub enum Init {
     He,
 }
 
+impl Init {
+    /// Returns the distribution of a parameter of this shape.
+    fn draw(self, shape: &Shape) -> Draw {
+        let outputs = shape.dims().first().copied().unwrap_or(1).max(1);
+        let fan_in = (shape.elem_count() / outputs).max(1) as f64;
+        let normal = |deviation| Draw::Normal {
+            mean: 0.0,
+            deviation,
+        };
+        let uniform = |bound: f64| Draw::Uniform {
+            low: -bound,
+            high: bound,
+        };
+        match self {
+            Self::Const(value) => Draw::Const(value),
+            Self::Normal(deviation) => normal(deviation),
+            Self::Uniform(bound) => uniform(bound),
+            Self::FanIn => uniform(fan_in.sqrt().recip()),
+            Self::He => normal((2.0 / fan_in).sqrt()),
+        }
+    }
+}
+
+/// A distribution of initial values, the same for every element.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Draw {
+    Const(f64),
+    Normal { mean: f64, deviation: f64 },
+    Uniform { low: f64, high: f64 },
+}
+
+impl Draw {
+    fn values(self, count: usize, rng: &mut Rng) -> Vec<f32> {
+        match self {
+            Self::Const(value) => vec![value as f32; count],
+            Self::Normal { mean, deviation } => {
+                let (mean, deviation) = (mean as f32, deviation as f32);
+                let normal = (0..count).map(|_| rng.normal_f32() * deviation);
+                // Adding 0 would change the sign of −0.
+                if mean == 0.0 {
+                    normal.collect()
+                } else {
+                    normal.map(|v| v + mean).collect()
+                }
+            }
+            Self::Uniform { low, high } => {
+                let (low, high) = (low as f32, high as f32);
+                (0..count).map(|_| rng.range(low, high)).collect()
+            }
+        }
+    }
+}
+
 /// The parameters of a network, by name, with seeded initial values.
 ///
-/// It replaces candle's `VarMap` and `VarBuilder`: their initialisers cannot be seeded, and the
-/// builder does not survive a notebook cell. The initial values of a parameter depend only on the
-/// seed and its name, not on the order in which a network creates its parameters. A clone shares
-/// the parameters.
+/// It replaces candle's `VarMap`, whose initial values cannot be seeded; [`Params::builder`]
+/// returns a `VarBuilder` for models of candle-nn and candle-transformers. The initial values of a
+/// parameter depend only on the seed and its name, not on the order in which a network creates its
+/// parameters. A clone shares the parameters.
 ///
 /// ```
 /// use invariances_ops::{Init, Params};
@@ -110,6 +165,45 @@ impl Params {
         // The map is valid after every statement. It can therefore be used after another thread
         // panicked while it held the lock.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the parameter or buffer `name`; if it does not exist, creates it with initial
+    /// values from `draw`.
+    fn entry(
+        &self,
+        name: String,
+        (shape, dtype): (Shape, DType),
+        draw: Draw,
+        trained: bool,
+    ) -> Result<Var> {
+        let mut entries = self.lock();
+        if let Some(entry) = entries.get(&name) {
+            if entry.var.shape() != &shape {
+                return Err(Error::invalid(format!(
+                    "parameter {name} exists with shape {:?}, asked for {:?}",
+                    entry.var.dims(),
+                    shape.dims()
+                )));
+            }
+            return Ok(entry.var.clone());
+        }
+        let value = if self.blank {
+            Tensor::zeros(shape, DType::F32, &Device::Cpu)?
+        } else {
+            let mut rng = Rng::named(self.seed, &name);
+            Tensor::from_vec(
+                draw.values(shape.elem_count(), &mut rng),
+                shape,
+                &Device::Cpu,
+            )?
+        };
+        let var = Var::from_tensor(&value.to_dtype(dtype)?.to_device(&self.device)?)?;
+        let entry = Entry {
+            var: var.clone(),
+            trained,
+        };
+        entries.insert(name, entry);
+        Ok(var)
     }
 
     /// Returns the root of the tree of names.
@@ -333,8 +427,9 @@ impl Params {
         Ok(())
     }
 
-    /// Loads every value from a safetensors file. The crate `invariances-hub` reads PyTorch's
-    /// formats.
+    /// Loads every value from a safetensors file. Each value is converted to the dtype of its
+    /// parameter: a file in F64, F32, F16 or BF16 loads into parameters of any of these types, as
+    /// with `invariances_hub::load`, which also reads PyTorch's formats.
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be read, [`Error::Content`] if it is not a safetensors
@@ -490,46 +585,65 @@ impl Scope {
         init: Init,
         trained: bool,
     ) -> Result<Var> {
+        let draw = init.draw(&shape);
         let path = self.path(name);
-        let mut entries = self.params.lock();
-        if let Some(entry) = entries.get(&path) {
-            if entry.var.shape() != &shape {
-                return Err(Error::invalid(format!(
-                    "parameter {path} exists with shape {:?}, asked for {:?}",
-                    entry.var.dims(),
-                    shape.dims()
-                )));
+        self.params.entry(path, (shape, dtype), draw, trained)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_any_floating_type_loads_into_parameters_of_any() -> Result<()> {
+        let folder = tempfile::tempdir().map_err(|e| Error::io("a temporary folder", e))?;
+        let path = folder.path().join("t.safetensors");
+        let types = [DType::F64, DType::F32, DType::F16, DType::BF16];
+        for of_file in types {
+            // Powers of two are exact in all four types.
+            let value = Tensor::new(&[[1.0, -0.5], [4.0, 0.0]], &Device::Cpu)?;
+            let tensors = HashMap::from([("fc.weight", value.to_dtype(of_file)?)]);
+            candle_core::safetensors::save(&tensors, &path)?;
+            for of_params in types {
+                let params = Params::with(0, of_params, &Device::Cpu);
+                let weight = params.root().pp("fc").get((2, 2), "weight", Init::He)?;
+                params.load(&path)?;
+                assert_eq!(weight.dtype(), of_params);
+                assert_eq!(crate::values(&weight)?, [1.0, -0.5, 4.0, 0.0]);
             }
-            return Ok(entry.var.clone());
         }
-        let count = shape.elem_count();
-        let fan_in = (count / shape.dims().first().copied().unwrap_or(1).max(1)).max(1) as f64;
-        let mut rng = Rng::named(self.params.seed, &path);
-        let mut draw = |init: Init| -> Vec<f32> {
-            let uniform = |rng: &mut Rng, b: f64| {
-                (0..count).map(|_| rng.range(-b as f32, b as f32)).collect()
-            };
-            let normal =
-                |rng: &mut Rng, s: f64| (0..count).map(|_| rng.normal_f32() * s as f32).collect();
-            match init {
-                Init::Const(c) => vec![c as f32; count],
-                Init::Normal(s) => normal(&mut rng, s),
-                Init::Uniform(b) => uniform(&mut rng, b),
-                Init::FanIn => uniform(&mut rng, fan_in.sqrt().recip()),
-                Init::He => normal(&mut rng, (2.0 / fan_in).sqrt()),
-            }
+        Ok(())
+    }
+
+    #[test]
+    fn initial_values_are_those_of_their_distribution() -> Result<()> {
+        let at = Params::new(1).root();
+        let near = |found: f64, expected: f64| assert!((found / expected - 1.0).abs() < 0.1);
+        let square = |t: &Var| -> Result<f64> {
+            let all = crate::values(t)?;
+            Ok((all.iter().map(|v| v * v).sum::<f64>() / all.len() as f64).sqrt())
         };
-        let value = if self.params.blank {
-            Tensor::zeros(shape, DType::F32, &Device::Cpu)?
-        } else {
-            Tensor::from_vec(draw(init), shape, &Device::Cpu)?
-        };
-        let var = Var::from_tensor(&value.to_dtype(dtype)?.to_device(&self.params.device)?)?;
-        let entry = Entry {
-            var: var.clone(),
-            trained,
-        };
-        entries.insert(path, entry);
-        Ok(var)
+        let shape = (16, 8, 3, 3);
+        near(square(&at.get(shape, "normal", Init::Normal(0.3))?)?, 0.3);
+        let fan_in = 72.0f64;
+        near(
+            square(&at.get(shape, "he", Init::He)?)?,
+            (2.0 / fan_in).sqrt(),
+        );
+        let bound = fan_in.sqrt().recip();
+        let uniform = at.get(shape, "fan_in", Init::FanIn)?;
+        near(square(&uniform)?, bound / 3f64.sqrt());
+        assert!(
+            crate::values(&uniform)?
+                .iter()
+                .all(|v| v.abs() <= bound + 1e-6)
+        );
+        // The generator of a name alone decides its values.
+        let mut rng = at.rng("normal");
+        let first = f64::from(rng.normal_f32() * 0.3);
+        let found = crate::values(&at.get(shape, "normal", Init::Normal(0.3))?)?[0];
+        assert_eq!(found, first);
+        Ok(())
     }
 }

@@ -147,7 +147,7 @@ impl Descent {
             .normal((n, 3, size, size), z.device())?
             .affine(0.1, 0.0)?;
         let x = Var::from_tensor(&noise.to_dtype(target.dtype())?)?;
-        let mut adam = Adam::new(vec![("image".into(), x.clone())])?.betas(0.9, 0.99);
+        let mut adam = Adam::named(vec![("image".into(), x.clone())])?.betas(0.9, 0.99);
         let pixels = (3 * size * size) as f64;
         for step in 0..self.steps {
             let across = (x.narrow(3, 1, size - 1)? - x.narrow(3, 0, size - 1)?)?;
@@ -168,7 +168,7 @@ impl Descent {
             }
             let done = step as f64 / self.steps as f64;
             let rate = self.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * done).cos());
-            adam.step(&backward(&objective)?, rate)?;
+            adam.step_at(&backward(&objective)?, rate)?;
             x.set(&x.as_detached_tensor().clamp(-1f32, 1f32)?)?;
         }
         let found = x.as_detached_tensor().copy()?;

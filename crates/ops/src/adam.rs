@@ -1,9 +1,10 @@
-//! The Adam optimiser. On the CPU it updates a parameter, its gradient and both moments in one
-//! pass, and it can update the parameters of a flow within the backward pass.
+//! The Adam optimiser, also as candle's `Optimizer`. On the CPU it updates a parameter, its
+//! gradient and both moments in one pass, and it can update the parameters of a flow within the
+//! backward pass.
 
-use crate::ops::gpu::{self, AdamRule, AdamUpdate, AdamWorkspace};
-use crate::ops::gradients::{Sink, failure, with_sink};
-use crate::{Error, Result};
+use crate::gpu::{self, AdamRule, AdamUpdate, AdamWorkspace};
+use crate::gradients::{Sink, failure, with_sink};
+use crate::{Error, Result, candle_error};
 use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Storage, Tensor, TensorId, Var};
 use rayon::prelude::*;
@@ -13,6 +14,38 @@ use std::collections::HashMap;
 /// Number of elements per parallel task: four arrays of this length fit into a core's cache.
 const CHUNK: usize = 1 << 14;
 
+/// The settings of [`Adam`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamConfig {
+    /// Learning rate of [`candle_nn::Optimizer::step`]; default 1e-3. [`Adam::step_at`] receives
+    /// its own.
+    pub learning_rate: f64,
+    /// Decay rates of the moving averages of the gradient and of its square, both in [0, 1).
+    /// Default (0.5, 0.9), as in the paper that this project reproduces; PyTorch's and candle's
+    /// default is (0.9, 0.999).
+    pub betas: (f64, f64),
+    /// Term that is added to the square root of the second moment; default 1e-8.
+    pub eps: f64,
+    /// Decoupled weight decay: each step multiplies a parameter by
+    /// 1 − learning rate × `weight_decay`. Default 0.
+    pub weight_decay: f64,
+    /// Maximum norm of all gradients together. Larger gradients are scaled down to this norm.
+    /// Default `None`: no clipping.
+    pub clip: Option<f64>,
+}
+
+impl Default for AdamConfig {
+    fn default() -> Self {
+        Self {
+            learning_rate: 1e-3,
+            betas: (0.5, 0.9),
+            eps: 1e-8,
+            weight_decay: 0.0,
+            clip: None,
+        }
+    }
+}
+
 /// Adam (Kingma, Ba 2015, [arXiv 1412.6980](https://arxiv.org/abs/1412.6980)) with PyTorch's bias
 /// correction. Optional: decoupled weight decay (AdamW,
 /// [arXiv 1711.05101](https://arxiv.org/abs/1711.05101)) and clipping of the gradient's norm.
@@ -21,26 +54,43 @@ const CHUNK: usize = 1 << 14;
 /// threads and no temporary tensors, and the result does not depend on the number of threads. A
 /// parameter without a gradient does not change, and its moments do not change.
 ///
+/// It is a [`candle_nn::Optimizer`]: with this trait in scope, `new`, `step`, `backward_step` and
+/// `set_learning_rate` work as those of candle's `AdamW`.
+///
 /// ```
-/// use invariances::{candle_core::{Device, Var}, train::Adam};
+/// use candle_core::{Device, Var};
+/// use candle_nn::Optimizer;
+/// use invariances_ops::{Adam, AdamConfig};
 /// let x = Var::new(&[3f32], &Device::Cpu)?;
-/// let mut adam = Adam::new(vec![("x".into(), x.clone())])?;
+/// let config = AdamConfig { learning_rate: 0.1, ..Default::default() };
+/// let mut adam = Adam::new(vec![x.clone()], config)?;
+/// adam.backward_step(&x.sqr()?.sum_all()?)?;
+/// assert!(x.to_vec1::<f32>()?[0] < 3.0);
+/// # Ok::<(), invariances_ops::Error>(())
+/// ```
+///
+/// [`Adam::named`] keeps the names of the parameters, which a checkpoint of the optimiser needs
+/// ([`Adam::state`]). [`Adam::step_at`] takes the learning rate of each step, e.g. from a
+/// schedule.
+///
+/// ```
+/// use candle_core::{Device, Var};
+/// use invariances_ops::Adam;
+/// let x = Var::new(&[3f32], &Device::Cpu)?;
+/// let mut adam = Adam::named(vec![("x".into(), x.clone())])?;
 /// for n in 0..300 {
 ///     let loss = x.sqr()?.sum_all()?;
 ///     // Adam's steps have about the length of the learning rate, even where the loss is flat,
 ///     // so the learning rate has to fall for the parameter to converge.
 ///     let learning_rate = 0.1 * (1.0 - n as f64 / 300.0);
-///     adam.step(&loss.backward()?, learning_rate)?;
+///     adam.step_at(&loss.backward()?, learning_rate)?;
 /// }
 /// assert!(x.to_vec1::<f32>()?[0].abs() < 1e-2);
-/// # Ok::<(), invariances::Error>(())
+/// # Ok::<(), invariances_ops::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct Adam {
-    betas: (f64, f64),
-    eps: f64,
-    weight_decay: f64,
-    clip: Option<f64>,
+    config: AdamConfig,
     parameters: Vec<Parameter>,
     count: usize,
     gpu: AdamWorkspace,
@@ -66,13 +116,20 @@ enum Moments {
 }
 
 impl Adam {
-    /// Creates an optimiser for these parameters. Defaults: betas (0.5, 0.9) as in the paper,
-    /// ε = 1e-8, no weight decay, no clipping. [`Params::trained`](crate::ops::Params::trained)
-    /// returns the parameters of a network.
+    /// Creates an optimiser for these parameters, with the settings of [`AdamConfig::default`].
+    /// [`Params::trained`](crate::Params::trained) returns the parameters of a network.
     ///
     /// # Errors
     /// [`Error::Invalid`] for a variable of an integer type.
-    pub fn new(parameters: Vec<(String, Var)>) -> Result<Self> {
+    pub fn named(parameters: Vec<(String, Var)>) -> Result<Self> {
+        Self::with_config(parameters, AdamConfig::default())
+    }
+
+    /// Creates an optimiser for these parameters with these settings.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a variable of an integer type.
+    pub fn with_config(parameters: Vec<(String, Var)>, config: AdamConfig) -> Result<Self> {
         let mut count = 0;
         let parameters: Result<Vec<_>> = parameters
             .into_iter()
@@ -93,7 +150,7 @@ impl Adam {
                     }
                     (d, _) => {
                         return Err(Error::invalid(format!(
-                            "parameter {name} is of type {d:?}; only floating point numbers can be trained"
+                            "expected parameters of a floating-point type, found {name} of type {d:?}"
                         )));
                     }
                 };
@@ -106,10 +163,7 @@ impl Adam {
             })
             .collect();
         Ok(Self {
-            betas: (0.5, 0.9),
-            eps: 1e-8,
-            weight_decay: 0.0,
-            clip: None,
+            config,
             parameters: parameters?,
             count,
             gpu: AdamWorkspace::default(),
@@ -119,28 +173,33 @@ impl Adam {
     /// Sets the decay rates of the moving averages of the gradient and of its square, both in
     /// [0, 1).
     pub fn betas(mut self, first: f64, second: f64) -> Self {
-        self.betas = (first, second);
+        self.config.betas = (first, second);
         self
     }
 
     /// Sets ε, which is added to the square root of the second moment.
     pub fn eps(mut self, eps: f64) -> Self {
-        self.eps = eps;
+        self.config.eps = eps;
         self
     }
 
     /// Sets the decoupled weight decay: each step multiplies a parameter by
     /// 1 − learning rate × `weight_decay`.
     pub fn weight_decay(mut self, weight_decay: f64) -> Self {
-        self.weight_decay = weight_decay;
+        self.config.weight_decay = weight_decay;
         self
     }
 
     /// Sets the maximum norm of all gradients together. Larger gradients are scaled down to this
     /// norm.
     pub fn clip(mut self, norm: Option<f64>) -> Self {
-        self.clip = norm;
+        self.config.clip = norm;
         self
+    }
+
+    /// Returns the settings.
+    pub fn config(&self) -> &AdamConfig {
+        &self.config
     }
 
     /// Returns the names of the parameters that never had a gradient, so no step has changed them
@@ -150,13 +209,14 @@ impl Adam {
         without.map(|p| p.name.clone()).collect()
     }
 
-    /// Updates every parameter with its gradient.
+    /// Updates every parameter with its gradient and this learning rate.
+    /// [`candle_nn::Optimizer::step`] is the same with the learning rate of the settings.
     ///
     /// # Errors
     /// [`Error::Diverged`] if clipping is on and the norm of the gradients is not finite; no
     /// parameter has changed then. On a GPU the norm is not read back: [`Adam::has_diverged`] says
     /// whether it was ever not finite, and no parameter has changed since.
-    pub fn step(&mut self, grads: &GradStore, learning_rate: f64) -> Result<()> {
+    pub fn step_at(&mut self, grads: &GradStore, learning_rate: f64) -> Result<()> {
         let gradients: Vec<Option<Tensor>> = self
             .parameters
             .iter()
@@ -170,9 +230,9 @@ impl Adam {
             let settings = self.settings(learning_rate, 1.0);
             let pairs = self.parameters.iter_mut().zip(&gradients);
             let pairs = pairs.filter_map(|(p, g)| Some((p, g.as_ref()?)));
-            return step_on_gpu(&mut self.gpu, pairs, &settings, self.clip);
+            return step_on_gpu(&mut self.gpu, pairs, &settings, self.config.clip);
         }
-        let scale = match self.clip {
+        let scale = match self.config.clip {
             None => 1.0,
             Some(most) => {
                 let norm = norm(&gradients)?;
@@ -211,19 +271,19 @@ impl Adam {
 
     fn settings(&self, learning_rate: f64, scale: f64) -> Settings {
         Settings {
-            betas: self.betas,
-            eps: self.eps,
-            weight_decay: self.weight_decay,
+            betas: self.config.betas,
+            eps: self.config.eps,
+            weight_decay: self.config.weight_decay,
             learning_rate,
             scale,
         }
     }
 
     /// Computes the gradients of `loss` and updates the parameters in one pass. The parameters of
-    /// a flow with [`Memory::Constant`](crate::flow::Memory::Constant) are updated block by
-    /// block, as soon as the backward pass has their gradients, so the whole gradient is never in
-    /// memory. All other parameters are updated afterwards. The result equals that of
-    /// [`Adam::step`] bit for bit.
+    /// a flow that recomputes its activations (`Memory::Constant` of `invariances`) are updated
+    /// block by block, as soon as the backward pass has their gradients, so the whole gradient is
+    /// never in memory. All other parameters are updated afterwards. The result equals that of
+    /// [`Adam::step_at`] bit for bit.
     ///
     /// If a flow is used more than once within `loss`, its gradients are summed first.
     ///
@@ -231,9 +291,9 @@ impl Adam {
     /// [`Error::Invalid`] if clipping is on: it needs the norm of the whole gradient before the
     /// first update. After any other error some parameters may have changed and others not.
     pub fn step_in_backward(&mut self, loss: &Tensor, learning_rate: f64) -> Result<()> {
-        if self.clip.is_some() {
+        if self.config.clip.is_some() {
             return Err(Error::invalid(
-                "clipping needs the whole gradient before the first parameter changes; leave out `clip`, or use `step`",
+                "clipping needs the whole gradient before the first parameter changes: leave out `clip`, or use `step_at`",
             ));
         }
         let sink = InBackward {
@@ -292,7 +352,7 @@ impl Adam {
         let find = |name: &str, dims: &[usize]| {
             let tensor = state
                 .get(name)
-                .ok_or_else(|| Error::invalid(format!("the optimiser's state lacks {name}")))?;
+                .ok_or_else(|| Error::invalid(format!("the optimiser's state has no {name}")))?;
             if tensor.dims() != dims {
                 return Err(Error::invalid(format!(
                     "{name} of the optimiser's state has shape {:?}, expected {dims:?}",
@@ -326,6 +386,31 @@ impl Adam {
             p.steps = steps.max(0) as u64;
         }
         Ok(())
+    }
+}
+
+/// `new` names the parameters by their index and leaves out variables of integer types, as candle's
+/// optimisers do. Use [`Adam::with_config`] if the state is saved.
+impl candle_nn::Optimizer for Adam {
+    type Config = AdamConfig;
+
+    fn new(vars: Vec<Var>, config: AdamConfig) -> candle_core::Result<Self> {
+        let trainable = vars.into_iter().filter(|v| v.dtype().is_float());
+        let named = trainable.enumerate().map(|(n, v)| (n.to_string(), v));
+        Self::with_config(named.collect(), config).map_err(candle_error)
+    }
+
+    fn step(&mut self, grads: &GradStore) -> candle_core::Result<()> {
+        self.step_at(grads, self.config.learning_rate)
+            .map_err(candle_error)
+    }
+
+    fn learning_rate(&self) -> f64 {
+        self.config.learning_rate
+    }
+
+    fn set_learning_rate(&mut self, learning_rate: f64) {
+        self.config.learning_rate = learning_rate;
     }
 }
 
@@ -394,7 +479,7 @@ impl Sink for InBackward {
         };
         if self.done[place] {
             return Err(Error::invalid(format!(
-                "{} got more of its gradient after it had changed by it: use `step` where a loss passes a flow in several ways",
+                "{} was updated before its gradient was complete: use `step_at` for a loss that uses a flow in several ways",
                 self.parameters[place].name
             )));
         }
@@ -566,7 +651,7 @@ impl InplaceOp2 for Pass<'_> {
         };
         if p1 - p0 != g1 - g0 {
             candle_core::bail!(
-                "adam: a parameter of {} numbers has a gradient of {}",
+                "adam: a parameter of {} elements has a gradient of {}",
                 p1 - p0,
                 g1 - g0
             )
@@ -578,7 +663,7 @@ impl InplaceOp2 for Pass<'_> {
             (CpuStorage::F64(p), CpuStorage::F64(g), Moments::F64(m, v)) => {
                 pass_f64(&mut p[p0..p1], &g[g0..g1], m, v, self.rule);
             }
-            _ => candle_core::bail!("adam: parameter and gradient are of different number types"),
+            _ => candle_core::bail!("adam: parameter and gradient have different number types"),
         }
         Ok(())
     }
@@ -609,4 +694,83 @@ fn norm(gradients: &[Option<Tensor>]) -> Result<f64> {
         sum += squares.iter().sum::<f64>();
     }
     Ok(sum.sqrt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_nn::Optimizer;
+
+    fn start() -> Result<Vec<Var>> {
+        let values = crate::Rng::new(3).normal((2, 5), &Device::Cpu)?;
+        Ok(vec![
+            Var::from_tensor(&values)?,
+            Var::new(&[1f64, -2.0], &Device::Cpu)?,
+        ])
+    }
+
+    fn loss(vars: &[Var]) -> Result<Tensor> {
+        let first = vars[0].sqr()?.sum_all()?.to_dtype(DType::F64)?;
+        Ok((first + vars[1].sqr()?.sqr()?.sum_all()?)?)
+    }
+
+    fn bits(vars: &[Var]) -> Result<Vec<u64>> {
+        let mut all = Vec::new();
+        for var in vars {
+            all.extend(crate::values(var)?.iter().map(|v| v.to_bits()));
+        }
+        Ok(all)
+    }
+
+    #[test]
+    fn the_trait_of_candle_takes_the_same_steps() -> Result<()> {
+        let config = AdamConfig {
+            learning_rate: 0.02,
+            betas: (0.9, 0.99),
+            eps: 1e-6,
+            weight_decay: 0.1,
+            clip: Some(0.5),
+        };
+        let (ours, candles) = (start()?, start()?);
+        let named = ours
+            .iter()
+            .enumerate()
+            .map(|(n, v)| (n.to_string(), v.clone()));
+        let mut inherent = Adam::named(named.collect())?
+            .betas(0.9, 0.99)
+            .eps(1e-6)
+            .weight_decay(0.1)
+            .clip(Some(0.5));
+        let mut by_trait = Adam::new(candles.clone(), config)?;
+        for step in 0..5 {
+            let rate = if step < 3 { 0.02 } else { 0.005 };
+            by_trait.set_learning_rate(rate);
+            assert_eq!(by_trait.learning_rate(), rate);
+            inherent.step_at(&loss(&ours)?.backward()?, rate)?;
+            match step % 2 {
+                0 => by_trait.backward_step(&loss(&candles)?)?,
+                _ => by_trait.step(&loss(&candles)?.backward()?)?,
+            }
+            assert_eq!(bits(&ours)?, bits(&candles)?);
+        }
+        assert_ne!(bits(&ours)?, bits(&start()?)?);
+        Ok(())
+    }
+
+    #[test]
+    fn the_trait_leaves_out_integers_and_reports_divergence() -> Result<()> {
+        let mut vars = start()?;
+        vars.insert(0, Var::new(&[1u32], &Device::Cpu)?);
+        let config = AdamConfig {
+            clip: Some(1.0),
+            ..Default::default()
+        };
+        let mut adam = Adam::new(vars.clone(), config)?;
+        assert_eq!(adam.without_gradient(), ["0", "1"]);
+        assert_eq!(adam.config(), &config);
+        let loss = vars[1].affine(f64::NAN, 0.0)?.sum_all()?;
+        let error = adam.backward_step(&loss).unwrap_err();
+        assert!(error.to_string().contains("norm"), "{error}");
+        Ok(())
+    }
 }
