@@ -198,8 +198,8 @@ impl Network for Custom {
     fn layer(&self, index: usize, x: &Tensor) -> Result<Tensor> {
         match self.layers.get(index) {
             Some((_, module)) => Ok(module.forward(x)?),
-            None => Err(Error::invalid(format!(
-                "no layer {index} in {}, which has {}",
+            None => Err(Error::unknown(format!(
+                "no layer {index} in {}, which has {} layers",
                 self.name,
                 self.layers.len()
             ))),

@@ -38,7 +38,7 @@ pub(super) struct Point<'a> {
 impl Point<'_> {
     /// Compares the derivative along `direction` with the numeric one, and adds the result to
     /// `found`.
-    pub(super) fn look(&self, direction: &Tensor, found: &mut Along) -> Result<()> {
+    pub(super) fn compare_along(&self, direction: &Tensor, found: &mut Along) -> Result<()> {
         let step = found.step;
         let change = |by: f64| -> Result<f64> {
             let moved = (self.forward)(&(self.at + (direction * by)?)?)?;
@@ -48,11 +48,11 @@ impl Point<'_> {
         let numeric = (up - down) / (2.0 * step);
         let along = dot(self.gradient, direction)?;
         let rounding = self.rounding / step;
-        let unsure = (up + down).abs() / (2.0 * step) + rounding;
+        let uncertain = (up + down).abs() / (2.0 * step) + rounding;
         found.along += along.powi(2);
         found.numeric += numeric.powi(2);
-        found.apart += (along - numeric).powi(2);
-        found.unsure += unsure.powi(2);
+        found.deviation += (along - numeric).powi(2);
+        found.uncertain += uncertain.powi(2);
         found.rounding += rounding.powi(2);
         Ok(())
     }
@@ -63,8 +63,8 @@ pub(super) struct Along {
     step: f64,
     along: f64,
     numeric: f64,
-    apart: f64,
-    unsure: f64,
+    deviation: f64,
+    uncertain: f64,
     rounding: f64,
 }
 
@@ -75,8 +75,8 @@ impl Along {
             step,
             along: 0.0,
             numeric: 0.0,
-            apart: 0.0,
-            unsure: 0.0,
+            deviation: 0.0,
+            uncertain: 0.0,
             rounding: 0.0,
         }
     }
@@ -87,22 +87,22 @@ impl Along {
 
     /// Whether both derivatives are zero, up to rounding.
     pub(super) fn is_zero(&self) -> bool {
-        self.apart.is_finite() && self.size() <= self.rounding
+        self.deviation.is_finite() && self.size() <= self.rounding
     }
 
     /// Whether there is a finite, nonzero derivative.
-    pub(super) fn is_some(&self) -> bool {
-        self.apart.is_finite() && self.unsure.is_finite() && !self.is_zero()
+    pub(super) fn is_usable(&self) -> bool {
+        self.deviation.is_finite() && self.uncertain.is_finite() && !self.is_zero()
     }
 
     /// The difference of the two derivatives, relative to the larger one.
     pub(super) fn difference(&self) -> f64 {
-        (self.apart / self.size()).sqrt()
+        (self.deviation / self.size()).sqrt()
     }
 
     /// The uncertainty of the numeric derivative, relative to the larger of the two.
     pub(super) fn uncertainty(&self) -> f64 {
-        (self.unsure / self.size()).sqrt()
+        (self.uncertain / self.size()).sqrt()
     }
 
     pub(super) fn check(&self, verdict: GradientVerdict) -> GradientCheck {

@@ -134,7 +134,7 @@ fn mixed_7a(at: &Scope) -> Result<Layer> {
 /// person.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] if parameters exist with other shapes.
+/// [`crate::Error::Shape`] if parameters exist with other shapes.
 pub fn facenet(at: &Scope) -> Result<Backbone> {
     let mut net = Stack::new("facenet", Preprocess::facenet());
     let stem = |net: &mut Stack, name: &str, channels, kernel, stride, padding| -> Result<()> {

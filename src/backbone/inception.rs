@@ -173,7 +173,7 @@ fn inception_e(inputs: usize, pool: Layer, at: &Scope) -> Result<Layer> {
 /// the block names of pytorch-fid.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] if parameters exist with other shapes.
+/// [`crate::Error::Shape`] if parameters exist with other shapes.
 pub fn fid_inception(at: &Scope) -> Result<Backbone> {
     let preprocess = Preprocess {
         // The FID is defined with resizing that does not antialias.
@@ -215,7 +215,7 @@ pub fn fid_inception(at: &Scope) -> Result<Backbone> {
     mixed("Mixed_7a", "", &|at| inception_d(768, at))?;
     mixed("Mixed_7b", "", &|at| inception_e(1280, mean(), at))?;
     // The network's last pooling is a max pooling. This was a mistake, but every FID since then
-    // has kept it.
+    // uses it.
     let largest = || {
         Layer::MaxPool(PoolConfig {
             padding: 1,

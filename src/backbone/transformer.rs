@@ -172,8 +172,9 @@ impl Embed {
     fn grid(&self, h: usize, w: usize) -> Result<(usize, usize)> {
         let patch = self.weight.dim(2)?;
         if h == 0 || w == 0 || !h.is_multiple_of(patch) || !w.is_multiple_of(patch) {
-            return Err(Error::invalid(format!(
-                "expected images whose sides are multiples of the patch, {patch} pixels, found {h}×{w}"
+            return Err(Error::shape(format!(
+                "expected images whose height and width are multiples of the patch size {patch}, \
+                 found {h}×{w}"
             )));
         }
         Ok((h / patch, w / patch))
@@ -223,8 +224,8 @@ impl Embed {
                 let (rows, columns) = self.grid(h, w)?;
                 Ok(vec![rows * columns + 1, self.bias.elem_count()])
             }
-            _ => Err(Error::invalid(format!(
-                "expected images of 3 channels, found {image:?}"
+            _ => Err(Error::shape(format!(
+                "expected images with 3 channels, found shape {image:?}"
             ))),
         }
     }
@@ -427,7 +428,8 @@ fn eps(family: Family) -> f64 {
 /// `block0` … name the blocks of all three families.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the sizes do not fit each other.
+/// [`Error::Invalid`] if the sizes do not fit each other; [`Error::Shape`] if parameters exist with
+/// other shapes.
 pub fn transformer(config: &TransformerConfig, at: &Scope) -> Result<Backbone> {
     build(config, at)
 }
@@ -445,7 +447,8 @@ fn build(config: &TransformerConfig, at: &Scope) -> Result<Backbone> {
     } = *config;
     if patch == 0 || image < patch || heads == 0 || width == 0 || width % heads != 0 {
         return Err(Error::invalid(format!(
-            "expected images of at least a patch and a width that the heads divide, found {config:?}"
+            "expected images at least as large as a patch and a width that is divisible by the \
+             number of heads, found {config:?}"
         )));
     }
     let (name, inner, preprocess) = match family {
@@ -557,9 +560,9 @@ mod tests {
 
     fn assert_near(a: &Tensor, b: &Tensor, tolerance: f32) -> Result<()> {
         assert_eq!(a.dims(), b.dims());
-        let far = (a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+        let difference = (a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
         let size = b.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
-        assert!(far < tolerance * size, "{far} of {size}");
+        assert!(difference < tolerance * size, "{difference} of {size}");
         Ok(())
     }
 
@@ -685,8 +688,8 @@ mod tests {
                     assert_eq!(z.dims()[1..], shape);
                 }
                 let last = &layers[network.output()];
-                let off = Greybox::new(&network, last)?.check_gradient(&x)?;
-                assert!(off < 1e-2, "{family:?}: {off}");
+                let error = Greybox::new(&network, last)?.check_gradient(&x)?;
+                assert!(error < 1e-2, "{family:?}: {error}");
             }
         }
         Ok(())

@@ -76,7 +76,7 @@ pub fn published_names() -> Result<Vec<String>> {
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] for an unknown name; the error suggests the most similar one.
+/// [`Error::Unknown`] for an unknown name; the error suggests the most similar one.
 pub fn published(name: &str) -> Result<Published> {
     let mut table = table()?;
     if let Some(file) = table.remove(name) {
@@ -85,9 +85,9 @@ pub fn published(name: &str) -> Result<Published> {
     let names: Vec<&str> = table.keys().map(String::as_str).collect();
     let advice = match nearest(name, &names) {
         Some(near) => format!("did you mean {near:?}?"),
-        None => format!("there are {}", names.join(", ")),
+        None => format!("available: {}", names.join(", ")),
     };
-    Err(Error::invalid(format!(
+    Err(Error::unknown(format!(
         "no published checkpoint {name:?}; {advice}"
     )))
 }
@@ -97,11 +97,15 @@ impl Published {
     /// [`crate::flow::Cinn`] has the checkpoint's names and shapes.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the checkpoint is not a conditional invertible network.
+    /// [`Error::Unsupported`] if the checkpoint is not a conditional invertible network;
+    /// [`Error::Invalid`] if its configuration is invalid.
     pub fn cinn(&self) -> Result<CinnConfig> {
         let wrong = |what: String| Error::invalid(format!("{}: {what}", self.name));
         let given = self.config.get("Transformer").ok_or_else(|| {
-            wrong("not a conditional invertible network; those are called cinn_…".into())
+            Error::unsupported(format!(
+                "{}: not a conditional invertible network (the names of these start with cinn_)",
+                self.name
+            ))
         })?;
         let given = Transformer::deserialize(given).map_err(|e| wrong(e.to_string()))?;
         let conditioning = match given.conditioning_option.as_str() {
@@ -110,7 +114,7 @@ impl Published {
             "parallel" => Conditioning::Parallel,
             other => {
                 return Err(wrong(format!(
-                    "conditioning_option is {other:?}, expected none, sequential or parallel"
+                    "expected conditioning_option none, sequential or parallel, found {other:?}"
                 )));
             }
         };
@@ -119,7 +123,7 @@ impl Published {
             "lrelu" => FlowActivation::Lrelu,
             other => {
                 return Err(wrong(format!(
-                    "activation is {other:?}, expected none or lrelu"
+                    "expected activation none or lrelu, found {other:?}"
                 )));
             }
         };
@@ -130,7 +134,9 @@ impl Published {
                 channels,
                 size,
                 down: given.embedder_down.ok_or_else(|| {
-                    wrong(format!("expected embedder_down for a map of {size} pixels"))
+                    wrong(format!(
+                        "expected embedder_down for a map of {size} pixels, found none"
+                    ))
                 })?,
             },
         };
@@ -193,7 +199,7 @@ impl Published {
         };
         let hint = || {
             format!(
-                "expected {}, from {}; `fetch` brings it",
+                "expected the checkpoint {} from {}: call `Published::fetch` to download it",
                 self.name, self.url
             )
         };
@@ -209,7 +215,7 @@ impl Published {
             return Err(Error::content(
                 path,
                 format!(
-                    "expected {} with MD5 {expected}, found {found}; fetch it again from {}",
+                    "expected {} with MD5 {expected}, found {found}: download it again from {}",
                     self.name, self.url
                 ),
             ));

@@ -39,13 +39,15 @@ const CORE: f32 = 0.01;
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] for another shape, no images or pixels, or a value that is NaN or infinite.
+/// [`Error::Shape`] for another shape, and for no images or pixels; [`Error::Invalid`] for a value
+/// that is NaN or infinite.
 pub fn measure_colours(images: &Tensor) -> Result<(Tensor, Tensor)> {
     let (count, height, width) = match images.dims() {
         &[n, 3, h, w] if n * h * w > 0 => (n, h, w),
         other => {
-            return Err(Error::invalid(format!(
-                "expected images of shape (n, 3, height, width), none of them 0, found {other:?}"
+            return Err(Error::shape(format!(
+                "expected images of shape (n, 3, height, width) with at least one pixel, found \
+                 {other:?}"
             )));
         }
     };
@@ -58,7 +60,8 @@ pub fn measure_colours(images: &Tensor) -> Result<(Tensor, Tensor)> {
         .map(|(n, image)| {
             if let Some(value) = image.iter().find(|v| !v.is_finite()) {
                 return Err(Error::invalid(format!(
-                    "image {n} has {value} for a pixel: its colours cannot be measured"
+                    "expected finite pixels, found {value} in image {n}: the colours cannot be \
+                     measured"
                 )));
             }
             // A decoder's output may exceed the range slightly or by orders of magnitude.
