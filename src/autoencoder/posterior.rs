@@ -82,9 +82,9 @@ impl Posterior {
 /// use invariances::{autoencoder::normal_like, candle_core::Device, ops::Rng};
 /// let mut rng = Rng::new(0);
 /// let codes = rng.normal((200, 3), &Device::Cpu)?.affine(0.5, 4.0)?;
-/// let alike = normal_like(&codes, 500, &mut rng)?;
-/// assert_eq!(alike.dims(), [500, 3]);
-/// assert!((alike.mean_all()?.to_scalar::<f32>()? - 4.0).abs() < 0.2);
+/// let samples = normal_like(&codes, 500, &mut rng)?;
+/// assert_eq!(samples.dims(), [500, 3]);
+/// assert!((samples.mean_all()?.to_scalar::<f32>()? - 4.0).abs() < 0.2);
 /// # Ok::<(), invariances::Error>(())
 /// ```
 ///

@@ -7,17 +7,17 @@ use crate::ops::scalar;
 use candle_core::Tensor;
 
 /// The sum of a tensor's elements.
-pub(super) fn number(x: &Tensor) -> Result<f64> {
+pub(super) fn sum(x: &Tensor) -> Result<f64> {
     scalar(&x.sum_all()?)
 }
 
 pub(super) fn dot(a: &Tensor, b: &Tensor) -> Result<f64> {
-    number(&(a * b)?)
+    sum(&(a * b)?)
 }
 
 /// The root mean square of a tensor's elements.
 pub(super) fn rms(x: &Tensor) -> Result<f64> {
-    Ok((number(&x.sqr()?)? / x.elem_count().max(1) as f64).sqrt())
+    Ok((sum(&x.sqr()?)? / x.elem_count().max(1) as f64).sqrt())
 }
 
 /// The function L(x) = w·y(x) near a point.

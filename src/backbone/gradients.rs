@@ -73,7 +73,7 @@
 //! undecided, nearly all for deep networks whose output hardly depends on their input.
 
 use super::Network;
-use super::derivative::{Along, Point, number, rms};
+use super::derivative::{Along, Point, rms, sum};
 use crate::Result;
 use crate::ops::{Rng, backward, epsilon};
 use candle_core::{DType, Tensor, Var};
@@ -246,15 +246,15 @@ fn examine_layers<N: Network + ?Sized>(
     layers: Range<usize>,
 ) -> Result<Outcome> {
     let count = x.dims().first().copied().unwrap_or(0);
-    let few = match count > IMAGES {
+    let subset = match count > IMAGES {
         // Some layers need a fixed batch size; then the whole batch is used.
         true => Some(x.narrow(0, 0, IMAGES)?).filter(|x| network.run(x, layers.clone()).is_ok()),
         false => None,
     };
-    let x = few.unwrap_or_else(|| x.clone());
+    let x = subset.unwrap_or_else(|| x.clone());
     let mut rng = Rng::named(0, "check gradients");
-    let whole = compare(&|x| network.run(x, layers.clone()), &x, &mut rng)?;
-    if let Found::Fine(check) = &whole {
+    let overall = compare(&|x| network.run(x, layers.clone()), &x, &mut rng)?;
+    if let Found::Fine(check) = &overall {
         let clear = !matches!(check.verdict, GradientVerdict::Undecided(_));
         if clear || half(&x) {
             return Ok(Outcome::Fine(check.clone()));
@@ -281,7 +281,7 @@ fn examine_layers<N: Network + ?Sized>(
         }
         input = run(&input)?.detach();
     }
-    let whole = match whole {
+    let overall = match overall {
         Found::Fine(check) => Some(check),
         Found::Differs(check) => Some(GradientCheck {
             verdict: GradientVerdict::Undecided(format!(
@@ -300,7 +300,7 @@ fn examine_layers<N: Network + ?Sized>(
             None
         }
     };
-    match whole {
+    match overall {
         Some(mut check) if faults.is_empty() => {
             if !unclear.is_empty() {
                 check.verdict = GradientVerdict::Undecided(unclear.join("; "));
@@ -386,7 +386,7 @@ fn compare(
     if !out.dtype().is_float() {
         return Ok(Found::None);
     }
-    let finite = |y: &Tensor| -> Result<bool> { Ok(number(&y.detach())?.is_finite()) };
+    let finite = |y: &Tensor| -> Result<bool> { Ok(sum(&y.detach())?.is_finite()) };
     if !finite(&out)? {
         // The function may not be defined at the shifted input (a logarithm of pixels).
         at = Var::from_tensor(x)?;
@@ -409,8 +409,8 @@ fn compare(
     let forward = |x: &Tensor| -> Result<Tensor> { Ok(forward(x)?.to_dtype(x.dtype())?) };
     let out = out.to_dtype(x.dtype())?;
     let y = out.detach();
-    let again = forward(&at.as_detached_tensor())?;
-    let difference = rms(&(&again - &y)?)?;
+    let second = forward(&at.as_detached_tensor())?;
+    let difference = rms(&(&second - &y)?)?;
     if difference > RANDOM * rms(&y)? {
         return undecided(
             "the output is random: two runs on the same input differ (dropout or noise); check \
@@ -426,7 +426,7 @@ fn compare(
         return Ok(Found::None);
     };
     let at = at.as_detached_tensor();
-    let rounding = ROUNDING * epsilon * number(&(&y * &weights)?.sqr()?)?.sqrt();
+    let rounding = ROUNDING * epsilon * sum(&(&y * &weights)?.sqr()?)?.sqrt();
     let point = Point {
         forward: &forward,
         at: &at,
@@ -438,11 +438,11 @@ fn compare(
     let draw = |rng: &mut Rng, count: usize| -> Result<Vec<Tensor>> {
         (0..count).map(|_| normal(rng, x)).collect()
     };
-    let few = draw(rng, DIRECTIONS)?;
+    let directions = draw(rng, DIRECTIONS)?;
     let mut steps = Vec::new();
     for step in STEPS {
         let mut found = Along::new(step * scale);
-        for direction in &few {
+        for direction in &directions {
             point.compare_along(direction, &mut found)?;
         }
         if found.is_usable() && found.difference() <= TOLERANCE {

@@ -272,15 +272,15 @@ impl Greybox {
         let weights = rng.normal(z.shape(), z.device())?.to_dtype(z.dtype())?;
         let noise = rng.normal(images.shape(), images.device())?;
         let gradient = self.gradient(&images, |z| (z * &weights)?.sum_all())?;
-        let number = |t: &Tensor| -> Result<f64> { scalar(&host(t)?.sum_all()?) };
-        let size = (number(&gradient.sqr()?)? / gradient.elem_count() as f64).sqrt();
+        let sum = |t: &Tensor| -> Result<f64> { scalar(&host(t)?.sum_all()?) };
+        let size = (sum(&gradient.sqr()?)? / gradient.elem_count() as f64).sqrt();
         let along = (&gradient / size.max(f64::MIN_POSITIVE.sqrt()))?;
         let direction = (along + noise.to_dtype(images.dtype())?)?;
-        let expected = number(&(gradient * &direction)?)?;
+        let expected = sum(&(gradient * &direction)?)?;
         let value = |by: f64| -> Result<f64> {
             let z = self.encode(&(&images + (&direction * by)?)?)?;
             // Summed in f64, because two nearly equal sums are subtracted.
-            number(&(host(&z)? * host(&weights)?)?)
+            sum(&(host(&z)? * host(&weights)?)?)
         };
         let mut best = f64::INFINITY;
         for step in [3e-3, 1e-3, 3e-4, 1e-4] {

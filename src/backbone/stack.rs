@@ -140,13 +140,13 @@ impl Network for Backbone {
     }
 
     fn aliases(&self) -> Vec<(String, String)> {
-        let named = self.aliases.iter();
-        let mut named: Vec<_> = named
+        let aliases = self.aliases.iter();
+        let mut aliases: Vec<_> = aliases
             .map(|(alias, index)| (*index, alias.clone(), self.layers[*index].0.clone()))
             .collect();
         // Sort from image to output, like the layers.
-        named.sort();
-        named.into_iter().map(|(_, a, n)| (a, n)).collect()
+        aliases.sort();
+        aliases.into_iter().map(|(_, a, n)| (a, n)).collect()
     }
 
     fn output(&self) -> usize {

@@ -542,7 +542,7 @@ mod tests {
     }
 
     /// Our network with all parameters random, and its parameters.
-    fn drawn(config: &TransformerConfig) -> Result<(Backbone, HashMap<String, Tensor>)> {
+    fn random_network(config: &TransformerConfig) -> Result<(Backbone, HashMap<String, Tensor>)> {
         let params = Params::new(0);
         let network = build(config, &params.root())?;
         let mut values = params.tensors();
@@ -568,7 +568,7 @@ mod tests {
 
     #[test]
     fn vit_is_that_of_candle_transformers() -> Result<()> {
-        let (network, values) = drawn(&config(Family::Vit, 7))?;
+        let (network, values) = random_network(&config(Family::Vit, 7))?;
         let theirs = vit::Config {
             hidden_size: 24,
             num_hidden_layers: 2,
@@ -588,7 +588,7 @@ mod tests {
 
     #[test]
     fn clip_is_that_of_candle_transformers() -> Result<()> {
-        let (network, values) = drawn(&config(Family::Clip, 5))?;
+        let (network, values) = random_network(&config(Family::Clip, 5))?;
         let theirs = clip::vision_model::ClipVisionConfig {
             embed_dim: 24,
             activation: clip::text_model::Activation::QuickGelu,
@@ -623,7 +623,7 @@ mod tests {
             hidden: 96,
             ..config(Family::Dinov2, 1000)
         };
-        let (network, values) = drawn(&config)?;
+        let (network, values) = random_network(&config)?;
         let mut theirs = HashMap::new();
         for (name, value) in &values {
             let name = name.strip_prefix("dinov2.").unwrap_or(name);
@@ -677,7 +677,7 @@ mod tests {
     #[test]
     fn the_gradient_reaches_the_image() -> Result<()> {
         for family in [Family::Vit, Family::Dinov2, Family::Clip] {
-            let (network, _) = drawn(&config(family, 4))?;
+            let (network, _) = random_network(&config(family, 4))?;
             let network = network.frozen()?.with_preprocess(&Preprocess::none());
             for (h, w) in [(32, 32), (48, 24)] {
                 let x = Rng::new(3).normal((2, 3, h, w), &Device::Cpu)?;

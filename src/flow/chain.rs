@@ -164,11 +164,11 @@ fn block(config: &BlockConfig, names: &Names) -> Result<Block> {
     Ok(layers)
 }
 
-/// Returns the condition of block number `block`: none if `width` is 0, the whole condition if
+/// Returns the condition of block number `block`: none if `width` is 0, the complete condition if
 /// all blocks share it, else the block's own columns.
 fn condition_of_block(condition: &Tensor, width: usize, block: usize) -> Result<Option<Tensor>> {
-    let numbers = condition.dim(1)?;
-    Ok(match (width, numbers) {
+    let columns = condition.dim(1)?;
+    Ok(match (width, columns) {
         (0, _) => None,
         (w, n) if w == n => Some(condition.clone()),
         (w, _) => Some(condition.narrow(1, block * w, w)?),

@@ -224,12 +224,12 @@ impl Layer for AffineCoupling {
         to_condition: &mut Option<Tensor>,
     ) -> Result<(Tensor, Vec<Tensor>)> {
         let c = self.state_condition(state, condition)?;
-        let again;
+        let recomputed;
         let tape = match tape {
             Some(tape) => tape,
             None => {
-                again = gpu::coupling(state, &c, &self.nets, &self.plan)?.1;
-                &again
+                recomputed = gpu::coupling(state, &c, &self.nets, &self.plan)?.1;
+                &recomputed
             }
         };
         let sum = match to_condition.take() {

@@ -311,8 +311,8 @@ pub fn factor_dims(
             concepts - 1
         )));
     }
-    let numbers = |t: &Tensor| -> Result<Vec<Vec<f64>>> { Ok(host(t)?.to_vec2()?) };
-    let (a, b) = (numbers(a)?, numbers(b)?);
+    let to_rows = |t: &Tensor| -> Result<Vec<Vec<f64>>> { Ok(host(t)?.to_vec2()?) };
+    let (a, b) = (to_rows(a)?, to_rows(b)?);
     let mut mean = vec![0.0; code];
     let mut variance = 0.0;
     let all = || a.iter().chain(&b);

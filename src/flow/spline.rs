@@ -81,7 +81,12 @@ impl SplineCoupling {
     }
 
     /// Returns the spline parameters of the other half, as predicted by the net of half-step `i`.
-    fn shapes(&self, i: usize, half: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+    fn spline_parameters(
+        &self,
+        i: usize,
+        half: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Result<Tensor> {
         let mut h = match condition {
             None => half.contiguous()?,
             Some(c) => Tensor::cat(&[half, c], 1)?,
@@ -104,8 +109,12 @@ impl Flow for SplineCoupling {
         let c = self.checked(x, condition)?;
         let a = x.narrow(1, 0, self.first)?;
         let b = x.narrow(1, self.first, self.code - self.first)?;
-        let (b, logdet0) = self.spline.forward(&b, &self.shapes(0, &a, c.as_ref())?)?;
-        let (a, logdet1) = self.spline.forward(&a, &self.shapes(1, &b, c.as_ref())?)?;
+        let (b, logdet0) = self
+            .spline
+            .forward(&b, &self.spline_parameters(0, &a, c.as_ref())?)?;
+        let (a, logdet1) = self
+            .spline
+            .forward(&a, &self.spline_parameters(1, &b, c.as_ref())?)?;
         let logdet = (logdet0.sum(1)? + logdet1.sum(1)?)?;
         Ok((Tensor::cat(&[b, a], 1)?, logdet))
     }
@@ -115,8 +124,12 @@ impl Flow for SplineCoupling {
         let second = self.code - self.first;
         let b = v.narrow(1, 0, second)?;
         let a = v.narrow(1, second, self.first)?;
-        let a = self.spline.inverse(&a, &self.shapes(1, &b, c.as_ref())?)?;
-        let b = self.spline.inverse(&b, &self.shapes(0, &a, c.as_ref())?)?;
+        let a = self
+            .spline
+            .inverse(&a, &self.spline_parameters(1, &b, c.as_ref())?)?;
+        let b = self
+            .spline
+            .inverse(&b, &self.spline_parameters(0, &a, c.as_ref())?)?;
         Ok(Tensor::cat(&[a, b], 1)?)
     }
 

@@ -46,14 +46,14 @@ struct Transformer {
 fn table() -> Result<BTreeMap<String, Published>> {
     let table: BTreeMap<String, Published> = serde_json::from_str(TABLE)
         .map_err(|e| Error::content("data/checkpoints.json", e.to_string()))?;
-    let named = table.into_iter().map(|(name, file)| {
+    let entries = table.into_iter().map(|(name, file)| {
         let file = Published {
             name: name.clone(),
             ..file
         };
         (name, file)
     });
-    Ok(named.collect())
+    Ok(entries.collect())
 }
 
 /// Returns the names of the published checkpoints, sorted.
@@ -155,7 +155,7 @@ impl Published {
     }
 
     /// Returns the path of the file: `checkpoints/NAME.ckpt` in the project's cache, see
-    /// [`cache_dir`]. [`Published::fetch`] puts the file there.
+    /// [`cache_dir`]. [`Published::fetch`] downloads the file to this path.
     ///
     /// # Errors
     /// As [`cache_dir`].
@@ -165,7 +165,7 @@ impl Published {
             .join(format!("{}.ckpt", self.name)))
     }
 
-    /// Fetches the file to [`Published::path`], unless it is there already. The MD5 is checked
+    /// Downloads the file to [`Published::path`], unless it exists there. The MD5 is checked
     /// before the file gets its final name; if the authors give none, only the length is checked.
     /// See [`Hub::download`].
     ///

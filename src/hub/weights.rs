@@ -64,14 +64,14 @@ pub struct Weights {
 fn table() -> Result<BTreeMap<String, Weights>> {
     let table: BTreeMap<String, Weights> = serde_json::from_str(TABLE)
         .map_err(|e| Error::content("data/weights.json", e.to_string()))?;
-    let named = table.into_iter().map(|(name, weights)| {
+    let entries = table.into_iter().map(|(name, weights)| {
         let weights = Weights {
             name: name.clone(),
             ..weights
         };
         (name, weights)
     });
-    Ok(named.collect())
+    Ok(entries.collect())
 }
 
 /// Returns the names of all published weights in the table, sorted.
@@ -140,7 +140,7 @@ impl Weights {
         }
     }
 
-    /// Returns the path of the weights file, and fetches the file if it is not there yet.
+    /// Returns the path of the weights file, and downloads the file if it is not in the cache.
     ///
     /// # Errors
     /// [`Error::Download`] if the file cannot be fetched; [`Error::Invalid`] if there is neither
@@ -162,8 +162,8 @@ impl Weights {
         };
         let bare = url.split(['?', '#']).next().unwrap_or_default();
         let last = bare.rsplit('/').next().unwrap_or_default();
-        let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        if last.is_empty() || last.starts_with('.') || !last.chars().all(good) {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if last.is_empty() || last.starts_with('.') || !last.chars().all(allowed) {
             return Err(Error::invalid(format!(
                 "expected a `url` that ends with a file name, found {url:?}"
             )));
@@ -173,7 +173,7 @@ impl Weights {
         Ok(path)
     }
 
-    /// Builds the network with these weights, and fetches them if they are not there yet. The
+    /// Builds the network with these weights, and downloads them if they are not in the cache. The
     /// network is frozen, in evaluation mode and on the CPU.
     ///
     /// # Errors

@@ -169,12 +169,12 @@ pub fn pair_nll(
         )));
     }
     // ρ for elements of the code that a pair shares, 0 for all others.
-    let mut share = Vec::with_capacity(batch * code);
+    let mut correlation = Vec::with_capacity(batch * code);
     for &f in shared {
         for (k, &size) in sizes.iter().enumerate() {
             let k = k as i64;
-            let shares = f == k || (f < 0 && f != -k);
-            share.resize(share.len() + size, if shares { rho } else { 0.0 });
+            let is_shared = f == k || (f < 0 && f != -k);
+            correlation.resize(correlation.len() + size, if is_shared { rho } else { 0.0 });
         }
     }
     let a = wide(first.0)?;
@@ -191,15 +191,15 @@ pub fn pair_nll(
             }
         })
     };
-    let rest = tensor(share.iter().map(|s| 1.0 - s * s).collect())?;
-    let share = tensor(share)?;
+    let variance = tensor(correlation.iter().map(|r| 1.0 - r * r).collect())?;
+    let correlation = tensor(correlation)?;
     let mean = |square: Tensor, logdet: &Tensor| -> Result<Tensor> {
         let prior = (square.sum_all()? * (0.5 / batch as f64))?;
         Ok((prior - at.take(logdet)?.mean_all()?)?)
     };
     let one = mean(a.sqr()?, first.1)?;
-    let difference = (b - (share * &a)?)?;
-    let two = mean((difference.sqr()? / rest)?, second.1)?;
+    let difference = (b - (correlation * &a)?)?;
+    let two = mean((difference.sqr()? / variance)?, second.1)?;
     Ok(PairNll {
         loss: (&one + &two)?,
         first: one,

@@ -75,14 +75,18 @@ pub fn measure_colours(images: &Tensor) -> Result<(Tensor, Tensor)> {
     let colours: Result<Vec<_>> = colours.into_iter().collect();
     let (foreground, background): (Vec<_>, Vec<_>) = colours?.into_iter().unzip();
     let tensor = |colours: Vec<[f32; 3]>| {
-        let shares: Vec<f32> = colours.iter().flatten().map(|c| share(*c)).collect();
-        Ok::<_, Error>(Tensor::from_vec(shares, (count, 3), device)?)
+        let levels: Vec<f32> = colours
+            .iter()
+            .flatten()
+            .map(|c| to_unit_range(*c))
+            .collect();
+        Ok::<_, Error>(Tensor::from_vec(levels, (count, 3), device)?)
     };
     Ok((tensor(foreground)?, tensor(background)?))
 }
 
 /// Maps [−1, 1] to [0, 1].
-fn share(value: f32) -> f32 {
+fn to_unit_range(value: f32) -> f32 {
     (0.5 * value + 0.5).clamp(0.0, 1.0)
 }
 
@@ -117,14 +121,14 @@ fn colours_of(image: &[f32], height: usize, width: usize) -> ([f32; 3], [f32; 3]
         .collect();
     let core = ((area as f32 * CORE) as usize).clamp(1, area);
     let mut sorted = distances.clone();
-    let far = *sorted.select_nth_unstable_by(area - core, f32::total_cmp).1;
-    if far <= 0.0 {
+    let quantile = *sorted.select_nth_unstable_by(area - core, f32::total_cmp).1;
+    if quantile <= 0.0 {
         return (background, background);
     }
     let mut sum = [0.0f64; 3];
     let mut total = 0.0f64;
     for (i, distance) in distances.iter().enumerate() {
-        let weight = f64::from(((distance / far - 0.9) / 0.1).clamp(0.0, 1.0));
+        let weight = f64::from(((distance / quantile - 0.9) / 0.1).clamp(0.0, 1.0));
         total += weight;
         for c in 0..3 {
             sum[c] += weight * f64::from(planes[c][i]);

@@ -82,11 +82,11 @@ fn moments(x: &Tensor) -> Result<(Vec<f64>, DMatrix<f64>)> {
     let mean = x.mean_keepdim(0)?;
     let centred = x.broadcast_sub(&mean)?;
     let covariance = (centred.t()?.matmul(&centred)? / (n - 1) as f64)?;
-    let numbers = values(&covariance)?;
-    if numbers.iter().any(|v| !v.is_finite()) {
+    let elements = values(&covariance)?;
+    if elements.iter().any(|v| !v.is_finite()) {
         return Err(Error::invalid(
             "expected finite features for the Fréchet distance, found NaN or infinity",
         ));
     }
-    Ok((values(&mean)?, DMatrix::from_row_slice(f, f, &numbers)))
+    Ok((values(&mean)?, DMatrix::from_row_slice(f, f, &elements)))
 }

@@ -111,11 +111,11 @@ impl Judge {
             )));
         }
         let (a, b) = (self.names(a)?, self.names(b)?);
-        let alike = a.into_iter().map(|(name, a)| {
+        let agreements = a.into_iter().map(|(name, a)| {
             let same = same_answers(&a, &b[&name])?;
             Ok((name, same))
         });
-        alike.collect()
+        agreements.collect()
     }
 
     /// Returns, per attribute, the index of the correct answer for each image, from its factors.
@@ -134,8 +134,8 @@ impl Judge {
     pub fn right(&self, images: &Tensor, factors: &Factors) -> Result<BTreeMap<String, Vec<f64>>> {
         let truth = self.truth(factors)?;
         let each = self.names(images)?.into_iter().map(|(name, predictions)| {
-            let right = same_answers(&predictions, &truth[&name])?;
-            Ok((name, right))
+            let correct = same_answers(&predictions, &truth[&name])?;
+            Ok((name, correct))
         });
         each.collect()
     }
