@@ -46,12 +46,12 @@ impl Point<'_> {
         };
         let (up, down) = (change(step)?, change(-step)?);
         let numeric = (up - down) / (2.0 * step);
-        let along = dot(self.gradient, direction)?;
+        let automatic = dot(self.gradient, direction)?;
         let rounding = self.rounding / step;
         let uncertain = (up + down).abs() / (2.0 * step) + rounding;
-        found.along += along.powi(2);
+        found.automatic += automatic.powi(2);
         found.numeric += numeric.powi(2);
-        found.deviation += (along - numeric).powi(2);
+        found.deviation += (automatic - numeric).powi(2);
         found.uncertain += uncertain.powi(2);
         found.rounding += rounding.powi(2);
         Ok(())
@@ -61,7 +61,7 @@ impl Point<'_> {
 /// Derivatives along several directions with the same step, as sums of squares.
 pub(super) struct Along {
     step: f64,
-    along: f64,
+    automatic: f64,
     numeric: f64,
     deviation: f64,
     uncertain: f64,
@@ -73,7 +73,7 @@ impl Along {
     pub(super) fn new(step: f64) -> Self {
         Self {
             step,
-            along: 0.0,
+            automatic: 0.0,
             numeric: 0.0,
             deviation: 0.0,
             uncertain: 0.0,
@@ -82,7 +82,7 @@ impl Along {
     }
 
     fn size(&self) -> f64 {
-        self.along.max(self.numeric)
+        self.automatic.max(self.numeric)
     }
 
     /// Whether both derivatives are zero, up to rounding.

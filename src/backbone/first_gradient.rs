@@ -27,7 +27,7 @@ enum State {
 pub(super) struct Checked {
     layers: Mutex<Vec<State>>,
     /// Whether the notice that half precision is not checked was printed.
-    half: Mutex<bool>,
+    half_precision_notice: Mutex<bool>,
 }
 
 impl Checked {
@@ -41,23 +41,23 @@ impl Checked {
 
     /// Whether the gradients of all these layers were checked and are correct.
     fn all_correct(&self, layers: &Range<usize>) -> bool {
-        self.with(layers.end, |known| {
-            let mut known = known[layers.clone()].iter();
-            known.all(|k| matches!(k, State::Correct))
+        self.with(layers.end, |states| {
+            let mut states = states[layers.clone()].iter();
+            states.all(|k| matches!(k, State::Correct))
         })
     }
 
     /// The first of these layers that is not checked yet, or the error of a layer whose gradient
     /// is wrong.
     fn first_unchecked(&self, layers: &Range<usize>) -> Result<Option<usize>> {
-        self.with(layers.end, |known| {
+        self.with(layers.end, |states| {
             for index in layers.clone() {
-                if let State::Wrong(why) = &known[index] {
+                if let State::Wrong(why) = &states[index] {
                     return Err(Error::unsupported(why.clone()));
                 }
             }
             let mut all = layers.clone();
-            Ok(all.find(|i| matches!(known[*i], State::Unchecked)))
+            Ok(all.find(|i| matches!(states[*i], State::Unchecked)))
         })
     }
 
@@ -77,9 +77,9 @@ impl Checked {
         let half = !matches!(x.dtype(), DType::F32 | DType::F64);
         match outcome {
             Outcome::Faulty(indices, why) => {
-                self.with(layers.end, |known| {
+                self.with(layers.end, |states| {
                     for index in indices {
-                        known[index] = State::Wrong(why.clone());
+                        states[index] = State::Wrong(why.clone());
                     }
                 });
                 return Err(Error::unsupported(why));
@@ -92,7 +92,10 @@ impl Checked {
                     }
                     GradientVerdict::Undecided(why) => Some(format!("was not checked: {why}")),
                 };
-                let mut printed = self.half.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut printed = self
+                    .half_precision_notice
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
                 if let Some(notice) = notice
                     && !(half && *printed)
                 {
@@ -105,8 +108,8 @@ impl Checked {
             }
         }
         if !half {
-            self.with(layers.end, |known| {
-                known[from..layers.end].fill(State::Correct)
+            self.with(layers.end, |states| {
+                states[from..layers.end].fill(State::Correct)
             });
         }
         Ok(())

@@ -340,7 +340,8 @@ pub(super) fn one_by_one<N: Network + ?Sized>(
     })
 }
 
-/// Adds the names of the layer and of the network to an error, whose kind stays the same.
+/// Adds the names of the layer and of the network to an error. The kind stays the same for the
+/// errors of a layer; an error of any other kind becomes [`Error::Invalid`].
 pub(super) fn in_layer(layer: &str, network: &str, error: Error) -> Error {
     let message = format!("layer {layer} of {network}: {error}");
     match error {

@@ -101,14 +101,14 @@ impl Published {
     /// [`Error::Invalid`] if its configuration is invalid.
     pub fn cinn(&self) -> Result<CinnConfig> {
         let wrong = |what: String| Error::invalid(format!("{}: {what}", self.name));
-        let given = self.config.get("Transformer").ok_or_else(|| {
+        let settings = self.config.get("Transformer").ok_or_else(|| {
             Error::unsupported(format!(
                 "{}: not a conditional invertible network (the names of these start with cinn_)",
                 self.name
             ))
         })?;
-        let given = Transformer::deserialize(given).map_err(|e| wrong(e.to_string()))?;
-        let conditioning = match given.conditioning_option.as_str() {
+        let settings = Transformer::deserialize(settings).map_err(|e| wrong(e.to_string()))?;
+        let conditioning = match settings.conditioning_option.as_str() {
             "none" => Conditioning::None,
             "sequential" => Conditioning::Sequential,
             "parallel" => Conditioning::Parallel,
@@ -118,7 +118,7 @@ impl Published {
                 )));
             }
         };
-        let activation = match given.activation.as_str() {
+        let activation = match settings.activation.as_str() {
             "none" => FlowActivation::None,
             "lrelu" => FlowActivation::Lrelu,
             other => {
@@ -127,13 +127,13 @@ impl Published {
                 )));
             }
         };
-        let channels = given.conditioning_in_channels;
-        let condition = match given.conditioning_spatial_size {
+        let channels = settings.conditioning_in_channels;
+        let condition = match settings.conditioning_spatial_size {
             1 => Condition::Vector(channels),
             size => Condition::Map {
                 channels,
                 size,
-                down: given.embedder_down.ok_or_else(|| {
+                down: settings.embedder_down.ok_or_else(|| {
                     wrong(format!(
                         "expected embedder_down for a map of {size} pixels, found none"
                     ))
@@ -141,13 +141,13 @@ impl Published {
             },
         };
         Ok(CinnConfig {
-            code: given.in_channels,
+            code: settings.in_channels,
             condition,
-            hidden: given.mid_channels,
-            depth: given.hidden_depth,
-            flows: given.n_flows,
+            hidden: settings.mid_channels,
+            depth: settings.hidden_depth,
+            flows: settings.n_flows,
             conditioning,
-            conditioning_depth: given.conditioning_depth.unwrap_or(4),
+            conditioning_depth: settings.conditioning_depth.unwrap_or(4),
             activation,
             coupling: Coupling::default(),
             mixing: Mixing::default(),
