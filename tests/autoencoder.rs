@@ -143,7 +143,7 @@ fn each_adversary_has_its_gradient() -> Result<()> {
     let text = adversarial_weight(&losses(1.0)?, &other, &layer)
         .unwrap_err()
         .to_string();
-    assert!(text.contains("generator's"), "{text}");
+    assert!(text.contains("generator loss"), "{text}");
     Ok(())
 }
 
@@ -446,9 +446,9 @@ fn the_vectors_vae_is_the_authors() -> Result<()> {
     for (result, says) in [
         (
             vae.encode(&input("x", &[2, 5], 1.0)?).map(|p| p.mode()),
-            "vectors (batch, 6)",
+            "vectors of shape (batch, 6)",
         ),
-        (vae.decode(&x), "codes (batch, 4)"),
+        (vae.decode(&x), "codes of shape (batch, 4)"),
     ] {
         let text = result.unwrap_err().to_string();
         assert!(text.contains(says), "{text}");

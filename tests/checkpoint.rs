@@ -1397,7 +1397,7 @@ fn published_networks_have_the_authors_sizes() -> Result<()> {
         &error(published("cinn_alexnet_ae_fc6")),
         &["did you mean \"cinn_alexnet_aae_fc6\"?"],
     );
-    assert_says(&error(published("?")), &["there are bigae_animalfaces, "]);
+    assert_says(&error(published("?")), &["available: bigae_animalfaces, "]);
     let no_t = published("dequant_vae")?
         .cinn()
         .map_or_else(|e| e.to_string(), |c| panic!("{c:?}"));

@@ -779,14 +779,20 @@ fn factors_are_split_swapped_and_sized() -> Result<()> {
             2,
             "for each pair",
         ),
-        (&stored["za"], &stored["zb"], &factor[..], 1, "not among"),
-        (&stored["za"], &stored["zb"], &factor[..], 3, "has no pair"),
+        (&stored["za"], &stored["zb"], &factor[..], 1, "no concept"),
+        (
+            &stored["za"],
+            &stored["zb"],
+            &factor[..],
+            3,
+            "found none of concept",
+        ),
         (
             &(&stored["za"] * 0.0)?,
             &(&stored["zb"] * 0.0)?,
             &factor[..],
             2,
-            "all the same",
+            "only equal codes",
         ),
         (
             &(&stored["za"] * f64::NAN)?,
@@ -903,7 +909,10 @@ fn what_cannot_be_used_is_said() -> Result<()> {
     says(t.forward(&nan, &z).map(drop), "NaN");
     says(t.forward(&code, &code).map(drop), "(batch, 10)");
     says(t.forward(&z, &z).map(drop), "(batch, 6)");
-    says(t.forward(&code, &z.narrow(0, 0, 4)?).map(drop), "as many");
+    says(
+        t.forward(&code, &z.narrow(0, 0, 4)?).map(drop),
+        "one condition per code",
+    );
     says(Flow::forward(&t, &code, None).map(drop), "condition");
     let none = (code.narrow(0, 0, 0)?, z.narrow(0, 0, 0)?);
     says(t.forward(&none.0, &none.1).map(drop), "at least 1 row");

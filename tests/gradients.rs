@@ -325,7 +325,7 @@ fn a_descent_through_a_layer_without_gradient_is_an_error() -> Result<()> {
         .invert(&greybox, &z, 4, &mut Rng::new(0))
         .unwrap_err()
         .to_string();
-    names_only_the_middle(&text, "no gradient goes through");
+    names_only_the_middle(&text, "no gradient passes through");
     Ok(())
 }
 

@@ -1360,7 +1360,7 @@ fn the_environment_is_the_ecosystems() -> Result<()> {
                     md5: Some(md5(&weights())),
                     ..known
                 };
-                println!("{}", says(file.open(), &["`fetch` brings it"]));
+                println!("{}", says(file.open(), &["call `Published::fetch`"]));
                 let path = file.fetch(&Hub::open()?)?;
                 file.check(&path)?;
                 println!("path={}", path.display());

@@ -938,7 +938,7 @@ fn ways_and_answers_are_counted() -> Result<()> {
     let y = Tensor::new(&[[4f32, 3.0], [-2.0, 0.0]], &Device::Cpu)?;
     let found = cosines(&x, &y)?;
     assert!((found[0] - 0.96).abs() < 1e-6 && (found[1] + 1.0).abs() < 1e-6);
-    says(cosines(&x, &y.narrow(0, 0, 1)?), "one shape");
+    says(cosines(&x, &y.narrow(0, 0, 1)?), "the same shape");
     Ok(())
 }
 

@@ -58,15 +58,16 @@ impl IinVae {
     /// [`Error::Invalid`] if the images cannot be halved `down` times, or if `down`, `code` or
     /// `width` is 0.
     pub fn new(config: &IinVaeConfig, at: &Scope) -> Result<Self> {
-        let left = config.size.checked_shr(config.down as u32).unwrap_or(0);
-        if left == 0
+        let smallest = config.size.checked_shr(config.down as u32).unwrap_or(0);
+        if smallest == 0
             || config.down == 0
-            || left << config.down != config.size
+            || smallest << config.down != config.size
             || config.code == 0
             || config.width == 0
         {
             return Err(Error::invalid(format!(
-                "expected images whose side can be halved {} times, a code and a width of at least 1, found {config:?}",
+                "expected a size that can be halved {} times, and a code and a width of at least \
+                 1, found {config:?}",
                 config.down
             )));
         }
@@ -96,12 +97,12 @@ impl IinVae {
         let deepest = channels(config.down - 1);
         let dense = at.pp("dense_encode.sub_layers.0");
         let encode = (
-            weight((2 * config.code, deepest, left, left), &dense)?,
+            weight((2 * config.code, deepest, smallest, smallest), &dense)?,
             bias(2 * config.code, &dense)?,
         );
         let dense = at.pp("dense_decode.sub_layers.0");
         let decode = (
-            weight((config.code, deepest, left, left), &dense)?,
+            weight((config.code, deepest, smallest, smallest), &dense)?,
             bias(deepest, &dense)?,
         );
         Ok(Self {
@@ -123,7 +124,7 @@ impl IinVae {
     /// codes. Initialised ActNorms keep their values.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for images of another size, or for too few images.
+    /// [`Error::Shape`] for images of another size, or for too few images.
     pub fn initialize(&self, images: &Tensor) -> Result<()> {
         let mut h = Placement::of(&self.image).take(&images.detach())?;
         for (weight, norm) in &self.down {
@@ -183,8 +184,8 @@ impl Autoencoder for IinVae {
     fn encode(&self, x: &Tensor) -> Result<Posterior> {
         let size = self.config.size;
         if x.dims().get(1..) != Some(&[3, size, size][..]) {
-            return Err(Error::invalid(format!(
-                "expected images (batch, 3, {size}, {size}), found {:?}",
+            return Err(Error::shape(format!(
+                "expected images of shape (batch, 3, {size}, {size}), found {:?}",
                 x.dims()
             )));
         }
@@ -200,8 +201,8 @@ impl Autoencoder for IinVae {
 
     fn decode(&self, code: &Tensor) -> Result<Tensor> {
         if code.dims().get(1..) != Some(&[self.config.code][..]) {
-            return Err(Error::invalid(format!(
-                "expected codes (batch, {}), found {:?}",
+            return Err(Error::shape(format!(
+                "expected codes of shape (batch, {}), found {:?}",
                 self.config.code,
                 code.dims()
             )));

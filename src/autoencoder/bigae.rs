@@ -82,12 +82,12 @@ impl BigAe {
     /// Creates the network with parameters from `at`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the ResNet's depth is not 50 or 101, the code is too short, the
-    /// width is 0, or parameters exist with other shapes.
+    /// [`Error::Invalid`] if the ResNet's depth is not 50 or 101, the code is too short or the
+    /// width is 0; [`Error::Shape`] if parameters exist with other shapes.
     pub fn new(config: &BigAeConfig, at: &Scope) -> Result<Self> {
         if !matches!(config.depth, 50 | 101) || config.width == 0 {
             return Err(Error::invalid(format!(
-                "expected a ResNet of 50 or 101 layers and a width of at least 1, found {config:?}"
+                "expected a ResNet depth of 50 or 101 and a width of at least 1, found {config:?}"
             )));
         }
         let kind = match config.act_norm {
@@ -168,8 +168,8 @@ impl Autoencoder for BigAe {
 
     fn encode(&self, x: &Tensor) -> Result<Posterior> {
         if x.dims().get(1..) != Some(&[3, SIZE, SIZE][..]) {
-            return Err(Error::invalid(format!(
-                "expected images (batch, 3, {SIZE}, {SIZE}), found {:?}",
+            return Err(Error::shape(format!(
+                "expected images of shape (batch, 3, {SIZE}, {SIZE}), found {:?}",
                 x.dims()
             )));
         }
@@ -217,8 +217,8 @@ fn check_code(code: &Tensor, length: usize) -> Result<()> {
     if code.dims().get(1..) == Some(&[length][..]) {
         return Ok(());
     }
-    Err(Error::invalid(format!(
-        "expected codes (batch, {length}), found {:?}",
+    Err(Error::shape(format!(
+        "expected codes of shape (batch, {length}), found {:?}",
         code.dims()
     )))
 }
@@ -240,7 +240,7 @@ impl BigGan {
     /// in the published network).
     ///
     /// # Errors
-    /// [`Error::Invalid`] if `width` is 0, or if parameters exist with other shapes.
+    /// [`Error::Invalid`] if `width` is 0; [`Error::Shape`] if parameters exist with other shapes.
     pub fn new(width: usize, at: &Scope) -> Result<Self> {
         if width == 0 {
             return Err(Error::invalid("expected a width of at least 1, found 0"));
@@ -273,7 +273,7 @@ impl BigGan {
     /// is one-hot.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for another shape.
+    /// [`Error::Shape`] for another shape.
     pub fn embed(&self, classes: &Tensor) -> Result<Tensor> {
         self.generator.embed(&self.placement().take(classes)?)
     }
@@ -281,7 +281,7 @@ impl BigGan {
     /// Decodes codes (batch, 268) to images (batch, 3, 256, 256).
     ///
     /// # Errors
-    /// [`Error::Invalid`] for another shape.
+    /// [`Error::Shape`] for another shape.
     pub fn decode(&self, code: &Tensor) -> Result<Tensor> {
         check_code(code, self.code())?;
         let code = self.placement().take(code)?;

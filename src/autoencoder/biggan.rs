@@ -136,8 +136,8 @@ impl Conditional {
         let one = Tensor::ones(self.channels, x.dtype(), x.device())?;
         let zero = one.zeros_like()?;
         let Statistics { mean, variance } = &self.statistics;
-        let seen = [mean.as_tensor(), variance.as_tensor()];
-        let normed = batch_norm(x, seen, [&one, &zero], EPS, Activation::None)?;
+        let running = [mean.as_tensor(), variance.as_tensor()];
+        let normed = batch_norm(x, running, [&one, &zero], EPS, Activation::None)?;
         let map = |t: Tensor| t.reshape(((), self.channels, 1, 1));
         let gamma = map((self.gamma.dense(condition)? + 1.0)?)?;
         let beta = map(self.beta.dense(condition)?)?;
@@ -238,9 +238,9 @@ impl Attention {
         let phi = pooled(self.phi.conv(x)?)?;
         let g = pooled(self.g.conv(x)?)?;
         let weights = softmax(&theta.contiguous()?.matmul(&phi)?)?;
-        let seen = g.matmul(&weights.transpose(1, 2)?.contiguous()?)?;
-        let seen = seen.reshape((batch, (), h, w))?;
-        let out = self.out.conv(&seen)?;
+        let attended = g.matmul(&weights.transpose(1, 2)?.contiguous()?)?;
+        let attended = attended.reshape((batch, (), h, w))?;
+        let out = self.out.conv(&attended)?;
         Ok((out.broadcast_mul(&self.gamma.reshape((1, 1, 1, 1))?)? + x)?)
     }
 }
@@ -296,7 +296,8 @@ impl Generator {
             })
             .ok_or_else(|| {
                 Error::invalid(format!(
-                    "a generator of {count} blocks needs more than {} numbers of noise, found {noise}",
+                    "expected more than {} elements of noise for a generator of {count} blocks, \
+                     found {noise}",
                     count * PIECE
                 ))
             })?;
@@ -402,8 +403,8 @@ impl Generator {
                 weight,
                 bias,
             } => {
-                let seen = [mean.as_tensor(), variance.as_tensor()];
-                batch_norm(&x, seen, [weight, bias], EPS, Activation::Leaky(0.0))
+                let running = [mean.as_tensor(), variance.as_tensor()];
+                batch_norm(&x, running, [weight, bias], EPS, Activation::Leaky(0.0))
             }
         }
     }

@@ -126,7 +126,8 @@ impl ConvVae {
         if size == 0 || size % 8 != 0 || code == 0 || widths.contains(&0) || config.last_width == 0
         {
             return Err(Error::invalid(format!(
-                "a ConvVae needs a size that is a multiple of 8 and widths and a code of at least 1, found {config:?}"
+                "expected a size that is a multiple of 8, and widths and a code of at least 1, \
+                 found {config:?}"
             )));
         }
         let halve = ConvConfig {
@@ -181,7 +182,7 @@ impl ConvVae {
     /// original.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if parameters of these names exist there with other shapes.
+    /// [`Error::Shape`] if parameters of these names exist there with other shapes.
     pub fn copy_to(&self, scope: &Scope) -> Result<Self> {
         let copy = Self::new(&self.config, scope)?;
         scope.set_all(&self.at.tensors())?;
@@ -208,8 +209,9 @@ impl Autoencoder for ConvVae {
         match x.dims() {
             &[_, 3, h, w] if h == size && w == size => {}
             other => {
-                return Err(Error::invalid(format!(
-                    "this E takes images (batch, 3, {size}, {size}), found {other:?}: resize them first"
+                return Err(Error::shape(format!(
+                    "expected images of shape (batch, 3, {size}, {size}), found {other:?}: resize \
+                     them first"
                 )));
             }
         }
@@ -239,8 +241,8 @@ impl Decoder for ConvVae {
         match code.dims() {
             &[_, n] if n == self.config.code => {}
             other => {
-                return Err(Error::invalid(format!(
-                    "this D takes codes (batch, {}), found {other:?}",
+                return Err(Error::shape(format!(
+                    "expected codes of shape (batch, {}), found {other:?}",
                     self.config.code
                 )));
             }

@@ -41,12 +41,12 @@ pub trait Autoencoder {
 
     /// Returns the code of each image, (batch, code): the mode of its posterior, without a graph.
     fn codes_of(&self, x: &Tensor) -> Result<Tensor> {
-        in_parts("E", x, |x| Ok(self.encode(x)?.mode().detach()))
+        in_parts("the encoder", x, |x| Ok(self.encode(x)?.mode().detach()))
     }
 
     /// Decodes codes to images for display or evaluation: clamped to [−1, 1], without a graph.
     fn images_of(&self, code: &Tensor) -> Result<Tensor> {
-        in_parts("D", code, |code| {
+        in_parts("the decoder", code, |code| {
             Ok(self.decode(code)?.detach().clamp(-1f32, 1f32)?)
         })
     }
@@ -60,20 +60,24 @@ pub trait Autoencoder {
 
 /// Applies `part` to at most 128 rows at a time, which fit the caches, and concatenates the
 /// results.
-fn in_parts(who: &str, all: &Tensor, part: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
-    const TOGETHER: usize = 128;
+fn in_parts(
+    network: &str,
+    all: &Tensor,
+    part: impl Fn(&Tensor) -> Result<Tensor>,
+) -> Result<Tensor> {
+    const BATCH: usize = 128;
     let count = all.dims().first().copied().unwrap_or(0);
     if count == 0 {
-        return Err(Error::invalid(format!(
-            "{who} needs at least one row, found 0"
+        return Err(Error::shape(format!(
+            "expected a batch of at least one row for {network}, found 0"
         )));
     }
     let all = all.detach();
-    let mut made = Vec::new();
-    for start in (0..count).step_by(TOGETHER) {
-        made.push(part(&all.narrow(0, start, TOGETHER.min(count - start))?)?);
+    let mut results = Vec::new();
+    for start in (0..count).step_by(BATCH) {
+        results.push(part(&all.narrow(0, start, BATCH.min(count - start))?)?);
     }
-    Ok(Tensor::cat(&made, 0)?)
+    Ok(Tensor::cat(&results, 0)?)
 }
 
 impl<A: Autoencoder + ?Sized> Autoencoder for Arc<A> {
@@ -116,13 +120,13 @@ pub trait Decoder: Autoencoder + Debug + Send + Sync {
     /// there. The copy shares no parameters with the original.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if parameters of these names exist there with other shapes.
+    /// [`Error::Shape`] if parameters of these names exist there with other shapes.
     fn copy_below(&self, scope: &Scope) -> Result<Arc<dyn Decoder>>;
 
     /// Evaluates all layers of D but the last.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for codes of another length.
+    /// [`Error::Shape`] for codes of another length.
     fn before_last(&self, code: &Tensor) -> Result<Tensor>;
 
     /// Evaluates D's last layer: maps the result of [`Decoder::before_last`] to images (batch, 3,

@@ -21,11 +21,12 @@ impl Posterior {
     /// Creates the distribution from the mean and log-variance, both (batch, code).
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the shapes differ or are not two-dimensional.
+    /// [`Error::Shape`] if the shapes differ or are not two-dimensional.
     pub fn new(mean: &Tensor, logvar: &Tensor) -> Result<Self> {
         if mean.dims() != logvar.dims() || mean.rank() != 2 {
-            return Err(Error::invalid(format!(
-                "a posterior needs mean and log-variance (batch, code), found {:?} and {:?}",
+            return Err(Error::shape(format!(
+                "expected a mean and a log-variance of the same shape (batch, code), found {:?} \
+                 and {:?}",
                 mean.dims(),
                 logvar.dims()
             )));
@@ -81,41 +82,46 @@ impl Posterior {
 /// use invariances::{autoencoder::normal_like, candle_core::Device, ops::Rng};
 /// let mut rng = Rng::new(0);
 /// let codes = rng.normal((200, 3), &Device::Cpu)?.affine(0.5, 4.0)?;
-/// let alike = normal_like(&codes, 500, &mut rng)?;
-/// assert_eq!(alike.dims(), [500, 3]);
-/// assert!((alike.mean_all()?.to_scalar::<f32>()? - 4.0).abs() < 0.2);
+/// let samples = normal_like(&codes, 500, &mut rng)?;
+/// assert_eq!(samples.dims(), [500, 3]);
+/// assert!((samples.mean_all()?.to_scalar::<f32>()? - 4.0).abs() < 0.2);
 /// # Ok::<(), invariances::Error>(())
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] for fewer than two codes, or for codes with NaN or infinity.
+/// [`Error::Shape`] for fewer than two codes; [`Error::Invalid`] for codes with NaN or infinity.
 pub fn normal_like(codes: &Tensor, count: usize, rng: &mut Rng) -> Result<Tensor> {
     let (n, d) = match codes.dims() {
         &[n, d] if n > 1 && d > 0 => (n, d),
         other => {
-            return Err(Error::invalid(format!(
-                "a normal distribution is fitted to at least two codes (count, code), found {other:?}"
+            return Err(Error::shape(format!(
+                "expected at least two codes of shape (count, code) to fit a normal distribution, \
+                 found {other:?}"
             )));
         }
     };
     let device = codes.device();
     let codes = host(codes)?;
     let mean = codes.mean_keepdim(0)?;
-    let apart = codes.broadcast_sub(&mean)?;
-    let covariance = (apart.t()?.matmul(&apart)? / (n - 1) as f64)?;
+    let centred = codes.broadcast_sub(&mean)?;
+    let covariance = (centred.t()?.matmul(&centred)? / (n - 1) as f64)?;
     let covariance = DMatrix::from_row_slice(d, d, &values(&covariance)?);
     // With fewer codes than dimensions, some directions have no variance.
-    let least = 1e-9 * (1.0 + covariance.trace() / d as f64);
-    let root = (covariance + DMatrix::identity(d, d) * least)
+    let ridge = 1e-9 * (1.0 + covariance.trace() / d as f64);
+    let root = (covariance + DMatrix::identity(d, d) * ridge)
         .cholesky()
-        .ok_or_else(|| Error::invalid("these codes have no covariance: are they all finite?"))?;
+        .ok_or_else(|| {
+            Error::invalid(
+                "the covariance of the codes has no Cholesky factor: check that the codes are finite",
+            )
+        })?;
     let root: Vec<f64> = root.l().transpose().as_slice().to_vec();
     // nalgebra stores matrices by column; the slice of the transpose is therefore the root by
     // rows.
     let root = Tensor::from_vec(root, (d, d), codes.device())?;
     let noise = host(&rng.normal((count, d), codes.device())?)?;
-    let drawn = noise.matmul(&root.t()?)?.broadcast_add(&mean)?;
-    Ok(drawn.to_dtype(DType::F32)?.to_device(device)?)
+    let samples = noise.matmul(&root.t()?)?.broadcast_add(&mean)?;
+    Ok(samples.to_dtype(DType::F32)?.to_device(device)?)
 }
 
 #[cfg(test)]
@@ -132,8 +138,8 @@ mod tests {
         )?;
         let codes = rng.normal((4000, 3), &Device::Cpu)?.matmul(&mix)?;
         let moments = |x: &Tensor| -> Result<Vec<f32>> {
-            let apart = x.broadcast_sub(&x.mean_keepdim(0)?)?;
-            let covariance = (apart.t()?.matmul(&apart)? / x.dim(0)? as f64)?;
+            let centred = x.broadcast_sub(&x.mean_keepdim(0)?)?;
+            let covariance = (centred.t()?.matmul(&centred)? / x.dim(0)? as f64)?;
             Ok(covariance.flatten_all()?.to_vec1()?)
         };
         let (a, b) = (

@@ -100,7 +100,7 @@ impl VectorVae {
         } = *config;
         if size == 0 || code == 0 || hidden == 0 {
             return Err(Error::invalid(format!(
-                "a VectorVae needs widths of at least 1, found {config:?}"
+                "expected a size, a code and a hidden width of at least 1, found {config:?}"
             )));
         }
         Ok(Self {
@@ -127,7 +127,7 @@ impl VectorVae {
     /// Returns the distribution of codes of each vector; `x` is (batch, size).
     ///
     /// # Errors
-    /// [`Error::Invalid`] for vectors of another length.
+    /// [`Error::Shape`] for vectors of another length.
     pub fn encode(&self, x: &Tensor) -> Result<Posterior> {
         fits(x, self.config.size, "vectors")?;
         let h = self.encoder.forward(&self.placement.take(x)?)?;
@@ -137,7 +137,7 @@ impl VectorVae {
     /// Decodes codes (batch, code) to vectors (batch, size).
     ///
     /// # Errors
-    /// [`Error::Invalid`] for codes of another length.
+    /// [`Error::Shape`] for codes of another length.
     pub fn decode(&self, code: &Tensor) -> Result<Tensor> {
         fits(code, self.config.code, "codes")?;
         self.decoder.forward(&self.placement.take(code)?)
@@ -157,8 +157,8 @@ impl VectorVae {
 fn fits(x: &Tensor, size: usize, what: &str) -> Result<()> {
     match x.dims() {
         &[_, n] if n == size => Ok(()),
-        other => Err(Error::invalid(format!(
-            "this VAE takes {what} (batch, {size}), found {other:?}"
+        other => Err(Error::shape(format!(
+            "expected {what} of shape (batch, {size}), found {other:?}"
         ))),
     }
 }

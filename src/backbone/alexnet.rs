@@ -11,7 +11,7 @@ use crate::ops::{ConvConfig, PoolConfig, Scope};
 /// `fc8` is the layer of the logits.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] if parameters exist with other shapes.
+/// [`crate::Error::Shape`] if parameters exist with other shapes.
 pub fn alexnet(classes: usize, at: &Scope) -> Result<Backbone> {
     let mut net = Stack::new("alexnet", Preprocess::imagenet(227));
     // Index in `features`, input and output channels, kernel, stride, padding, and whether a

@@ -198,8 +198,8 @@ impl Network for Custom {
     fn layer(&self, index: usize, x: &Tensor) -> Result<Tensor> {
         match self.layers.get(index) {
             Some((_, module)) => Ok(module.forward(x)?),
-            None => Err(Error::invalid(format!(
-                "no layer {index} in {}, which has {}",
+            None => Err(Error::unknown(format!(
+                "no layer {index} in {}, which has {} layers",
                 self.name,
                 self.layers.len()
             ))),
@@ -220,8 +220,8 @@ impl Network for Custom {
 
     fn output(&self) -> usize {
         let last = self.layers.len().saturating_sub(1);
-        let named = self.output.as_ref();
-        named.map_or(last, |name| self.position(name).unwrap_or(last))
+        let output = self.output.as_ref();
+        output.map_or(last, |name| self.position(name).unwrap_or(last))
     }
 
     fn preprocess(&self) -> Preprocess {

@@ -7,17 +7,17 @@ use crate::ops::scalar;
 use candle_core::Tensor;
 
 /// The sum of a tensor's elements.
-pub(super) fn number(x: &Tensor) -> Result<f64> {
+pub(super) fn sum(x: &Tensor) -> Result<f64> {
     scalar(&x.sum_all()?)
 }
 
 pub(super) fn dot(a: &Tensor, b: &Tensor) -> Result<f64> {
-    number(&(a * b)?)
+    sum(&(a * b)?)
 }
 
 /// The root mean square of a tensor's elements.
 pub(super) fn rms(x: &Tensor) -> Result<f64> {
-    Ok((number(&x.sqr()?)? / x.elem_count().max(1) as f64).sqrt())
+    Ok((sum(&x.sqr()?)? / x.elem_count().max(1) as f64).sqrt())
 }
 
 /// The function L(x) = w·y(x) near a point.
@@ -38,7 +38,7 @@ pub(super) struct Point<'a> {
 impl Point<'_> {
     /// Compares the derivative along `direction` with the numeric one, and adds the result to
     /// `found`.
-    pub(super) fn look(&self, direction: &Tensor, found: &mut Along) -> Result<()> {
+    pub(super) fn compare_along(&self, direction: &Tensor, found: &mut Along) -> Result<()> {
         let step = found.step;
         let change = |by: f64| -> Result<f64> {
             let moved = (self.forward)(&(self.at + (direction * by)?)?)?;
@@ -46,13 +46,13 @@ impl Point<'_> {
         };
         let (up, down) = (change(step)?, change(-step)?);
         let numeric = (up - down) / (2.0 * step);
-        let along = dot(self.gradient, direction)?;
+        let automatic = dot(self.gradient, direction)?;
         let rounding = self.rounding / step;
-        let unsure = (up + down).abs() / (2.0 * step) + rounding;
-        found.along += along.powi(2);
+        let uncertain = (up + down).abs() / (2.0 * step) + rounding;
+        found.automatic += automatic.powi(2);
         found.numeric += numeric.powi(2);
-        found.apart += (along - numeric).powi(2);
-        found.unsure += unsure.powi(2);
+        found.deviation += (automatic - numeric).powi(2);
+        found.uncertain += uncertain.powi(2);
         found.rounding += rounding.powi(2);
         Ok(())
     }
@@ -61,10 +61,10 @@ impl Point<'_> {
 /// Derivatives along several directions with the same step, as sums of squares.
 pub(super) struct Along {
     step: f64,
-    along: f64,
+    automatic: f64,
     numeric: f64,
-    apart: f64,
-    unsure: f64,
+    deviation: f64,
+    uncertain: f64,
     rounding: f64,
 }
 
@@ -73,36 +73,36 @@ impl Along {
     pub(super) fn new(step: f64) -> Self {
         Self {
             step,
-            along: 0.0,
+            automatic: 0.0,
             numeric: 0.0,
-            apart: 0.0,
-            unsure: 0.0,
+            deviation: 0.0,
+            uncertain: 0.0,
             rounding: 0.0,
         }
     }
 
     fn size(&self) -> f64 {
-        self.along.max(self.numeric)
+        self.automatic.max(self.numeric)
     }
 
     /// Whether both derivatives are zero, up to rounding.
     pub(super) fn is_zero(&self) -> bool {
-        self.apart.is_finite() && self.size() <= self.rounding
+        self.deviation.is_finite() && self.size() <= self.rounding
     }
 
     /// Whether there is a finite, nonzero derivative.
-    pub(super) fn is_some(&self) -> bool {
-        self.apart.is_finite() && self.unsure.is_finite() && !self.is_zero()
+    pub(super) fn is_usable(&self) -> bool {
+        self.deviation.is_finite() && self.uncertain.is_finite() && !self.is_zero()
     }
 
     /// The difference of the two derivatives, relative to the larger one.
     pub(super) fn difference(&self) -> f64 {
-        (self.apart / self.size()).sqrt()
+        (self.deviation / self.size()).sqrt()
     }
 
     /// The uncertainty of the numeric derivative, relative to the larger of the two.
     pub(super) fn uncertainty(&self) -> f64 {
-        (self.unsure / self.size()).sqrt()
+        (self.uncertain / self.size()).sqrt()
     }
 
     pub(super) fn check(&self, verdict: GradientVerdict) -> GradientCheck {

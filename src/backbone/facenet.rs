@@ -130,11 +130,11 @@ fn mixed_7a(at: &Scope) -> Result<Layer> {
 
 /// Builds FaceNet (arXiv 1503.03832) as Inception-ResNet-v1 (arXiv 1602.07261), with the
 /// parameter names of facenet-pytorch. Its output `embedding` has 512 elements and an L2 norm
-/// of 1. The distance between the embeddings of two faces tells whether they show the same
+/// of 1. The distance between the embeddings of two faces is small if they belong to the same
 /// person.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] if parameters exist with other shapes.
+/// [`crate::Error::Shape`] if parameters exist with other shapes.
 pub fn facenet(at: &Scope) -> Result<Backbone> {
     let mut net = Stack::new("facenet", Preprocess::facenet());
     let stem = |net: &mut Stack, name: &str, channels, kernel, stride, padding| -> Result<()> {

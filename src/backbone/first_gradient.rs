@@ -2,7 +2,7 @@
 //!
 //! A last operation that returns its input unchanged is appended to the output of a run. In the
 //! backward pass this operation runs before the layers do, and checks their gradients. A run
-//! without a backward pass therefore costs nothing and is never refused.
+//! without a backward pass therefore has no extra cost and never fails because of the check.
 
 use super::gradients::{GradientVerdict, Outcome, examine, while_checking};
 use super::{Custom, Network};
@@ -16,60 +16,60 @@ use std::sync::{Mutex, PoisonError};
 
 /// The state of the check of one layer's gradient.
 #[derive(Clone, Debug)]
-enum Known {
-    Nothing,
-    Right,
+enum State {
+    Unchecked,
+    Correct,
     Wrong(String),
 }
 
 /// The state of the check of a network's gradients, shared by its clones.
 #[derive(Debug, Default)]
 pub(super) struct Checked {
-    layers: Mutex<Vec<Known>>,
+    layers: Mutex<Vec<State>>,
     /// Whether the notice that half precision is not checked was printed.
-    half: Mutex<bool>,
+    half_precision_notice: Mutex<bool>,
 }
 
 impl Checked {
-    fn with<R>(&self, count: usize, f: impl FnOnce(&mut [Known]) -> R) -> R {
+    fn with<R>(&self, count: usize, f: impl FnOnce(&mut [State]) -> R) -> R {
         let mut layers = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
         if layers.len() < count {
-            layers.resize(count, Known::Nothing);
+            layers.resize(count, State::Unchecked);
         }
         f(&mut layers)
     }
 
     /// Whether the gradients of all these layers were checked and are correct.
-    fn right(&self, layers: &Range<usize>) -> bool {
-        self.with(layers.end, |known| {
-            let mut known = known[layers.clone()].iter();
-            known.all(|k| matches!(k, Known::Right))
+    fn all_correct(&self, layers: &Range<usize>) -> bool {
+        self.with(layers.end, |states| {
+            let mut states = states[layers.clone()].iter();
+            states.all(|k| matches!(k, State::Correct))
         })
     }
 
     /// The first of these layers that is not checked yet, or the error of a layer whose gradient
     /// is wrong.
-    fn open(&self, layers: &Range<usize>) -> Result<Option<usize>> {
-        self.with(layers.end, |known| {
+    fn first_unchecked(&self, layers: &Range<usize>) -> Result<Option<usize>> {
+        self.with(layers.end, |states| {
             for index in layers.clone() {
-                if let Known::Wrong(why) = &known[index] {
-                    return Err(Error::invalid(why.clone()));
+                if let State::Wrong(why) = &states[index] {
+                    return Err(Error::unsupported(why.clone()));
                 }
             }
             let mut all = layers.clone();
-            Ok(all.find(|i| matches!(known[*i], Known::Nothing)))
+            Ok(all.find(|i| matches!(states[*i], State::Unchecked)))
         })
     }
 
     /// Checks the gradient through these layers for this input. Returns an error if it is wrong.
     fn check(&self, network: &Custom, x: &Tensor, layers: Range<usize>) -> Result<()> {
         if let Some(why) = network.no_gradient() {
-            return Err(Error::invalid(format!(
-                "no gradient goes through {}: {why}",
+            return Err(Error::unsupported(format!(
+                "no gradient passes through {}: {why}",
                 network.name()
             )));
         }
-        let Some(from) = self.open(&layers)? else {
+        let Some(from) = self.first_unchecked(&layers)? else {
             return Ok(());
         };
         let x = while_checking(|| network.run(&x.detach(), layers.start..from))?;
@@ -77,36 +77,39 @@ impl Checked {
         let half = !matches!(x.dtype(), DType::F32 | DType::F64);
         match outcome {
             Outcome::Faulty(indices, why) => {
-                self.with(layers.end, |known| {
+                self.with(layers.end, |states| {
                     for index in indices {
-                        known[index] = Known::Wrong(why.clone());
+                        states[index] = State::Wrong(why.clone());
                     }
                 });
-                return Err(Error::invalid(why));
+                return Err(Error::unsupported(why));
             }
             Outcome::Fine(check) => {
                 let notice = match check.verdict {
                     GradientVerdict::Agrees => None,
                     GradientVerdict::Zero => {
-                        Some("is zero: its output does not change with its input".into())
+                        Some("is zero: the output does not depend on the input".into())
                     }
                     GradientVerdict::Undecided(why) => Some(format!("was not checked: {why}")),
                 };
-                let mut told = self.half.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut printed = self
+                    .half_precision_notice
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
                 if let Some(notice) = notice
-                    && !(half && *told)
+                    && !(half && *printed)
                 {
                     say(&format!(
                         "notice: the gradient through {} {notice}",
                         network.name()
                     ));
                 }
-                *told |= half;
+                *printed |= half;
             }
         }
         if !half {
-            self.with(layers.end, |known| {
-                known[from..layers.end].fill(Known::Right)
+            self.with(layers.end, |states| {
+                states[from..layers.end].fill(State::Correct)
             });
         }
         Ok(())
@@ -127,7 +130,7 @@ pub(super) fn checked(
     y: Tensor,
     layers: Range<usize>,
 ) -> Result<Tensor> {
-    let known = network.no_gradient().is_none() && network.checked().right(&layers);
+    let known = network.no_gradient().is_none() && network.checked().all_correct(&layers);
     if known || !y.dtype().is_float() {
         return Ok(y);
     }

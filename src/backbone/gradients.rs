@@ -47,7 +47,7 @@
 //! A layer is reported only if none of these conditions holds, and if the difference is at least
 //! 4 times the uncertainty at the two steps with the smallest uncertainty. The layers are
 //! examined one by one, with other directions, only if the whole network does not pass. A correct
-//! network is therefore refused only if two independent comparisons fail. If no single layer is
+//! network therefore fails only if two independent comparisons fail. If no single layer is
 //! at fault, the result is undecided, which is not an error.
 //!
 //! Before the comparison, noise of half the RMS of x is added to x. There is no derivative at a
@@ -68,12 +68,12 @@
 //!   justification by the F-distribution was found after the factor.
 //!
 //! Afterwards, 5448 checks were run on other networks: those of this crate with new seeds, and
-//! perceptrons of 2 to 30 layers with ReLU, GELU, SiLU and tanh. No correct gradient was refused.
+//! perceptrons of 2 to 30 layers with ReLU, GELU, SiLU and tanh. No correct gradient failed.
 //! 90 checks failed because of candle's `silu`, whose gradient is wrong for large values. 408 were
 //! undecided, nearly all for deep networks whose output hardly depends on their input.
 
 use super::Network;
-use super::derivative::{Along, Point, number, rms};
+use super::derivative::{Along, Point, rms, sum};
 use crate::Result;
 use crate::ops::{Rng, backward, epsilon};
 use candle_core::{DType, Tensor, Var};
@@ -98,7 +98,7 @@ const BEST: usize = 3;
 /// Steps in units of the RMS of x, the most promising first.
 const STEPS: [f64; 7] = [3e-4, 1e-4, 1e-3, 3e-5, 3e-3, 1e-2, 1e-1];
 /// The size of the noise that is added to x first, in units of the RMS of x.
-const SHAKE: f64 = 0.5;
+const NOISE: f64 = 0.5;
 /// Rounding error of y in units of the machine epsilon.
 const ROUNDING: f64 = 4.0;
 /// The largest number of images of a batch that are examined.
@@ -246,15 +246,15 @@ fn examine_layers<N: Network + ?Sized>(
     layers: Range<usize>,
 ) -> Result<Outcome> {
     let count = x.dims().first().copied().unwrap_or(0);
-    let few = match count > IMAGES {
+    let subset = match count > IMAGES {
         // Some layers need a fixed batch size; then the whole batch is used.
         true => Some(x.narrow(0, 0, IMAGES)?).filter(|x| network.run(x, layers.clone()).is_ok()),
         false => None,
     };
-    let x = few.unwrap_or_else(|| x.clone());
+    let x = subset.unwrap_or_else(|| x.clone());
     let mut rng = Rng::named(0, "check gradients");
-    let whole = compare(&|x| network.run(x, layers.clone()), &x, &mut rng)?;
-    if let Found::Fine(check) = &whole {
+    let overall = compare(&|x| network.run(x, layers.clone()), &x, &mut rng)?;
+    if let Found::Fine(check) = &overall {
         let clear = !matches!(check.verdict, GradientVerdict::Undecided(_));
         if clear || half(&x) {
             return Ok(Outcome::Fine(check.clone()));
@@ -281,12 +281,12 @@ fn examine_layers<N: Network + ?Sized>(
         }
         input = run(&input)?.detach();
     }
-    let whole = match whole {
+    let overall = match overall {
         Found::Fine(check) => Some(check),
         Found::Differs(check) => Some(GradientCheck {
             verdict: GradientVerdict::Undecided(format!(
-                "the gradient through all layers differs from the numeric one by {}, but that of \
-                 no single layer does",
+                "the gradient through all layers differs from the numeric gradient by {}, but \
+                 no single layer shows a difference",
                 percent(check.difference)
             )),
             ..check
@@ -295,12 +295,12 @@ fn examine_layers<N: Network + ?Sized>(
             if faults.is_empty() {
                 // The error is certain, although no single layer shows it.
                 faulty.extend(layers);
-                faults.push(("the whole".into(), fault));
+                faults.push(("the layers".into(), fault));
             }
             None
         }
     };
-    match whole {
+    match overall {
         Some(mut check) if faults.is_empty() => {
             if !unclear.is_empty() {
                 check.verdict = GradientVerdict::Undecided(unclear.join("; "));
@@ -317,24 +317,24 @@ fn percent(share: f64) -> String {
 
 /// The text of the error about the layers at fault.
 fn message(network: &str, faults: &[(String, Found)]) -> String {
-    let mut said = Vec::new();
+    let mut messages = Vec::new();
     let mut errors = String::new();
     for (place, fault) in faults {
-        said.push(match fault {
+        messages.push(match fault {
             Found::Differs(check) | Found::Fine(check) => format!(
                 "the gradient of {place} of {network} is wrong: it differs from a numeric \
-                 derivative by {} (uncertainty of that: {})",
+                 derivative by {} (uncertainty of the numeric derivative: {})",
                 percent(check.difference),
                 percent(check.uncertainty)
             ),
             Found::None => format!(
-                "no gradient goes through {place} of {network}: for candle its output does not \
-                 depend on its input (`detach`, an operation without a backward pass, or argmax, \
-                 rounding and comparisons, whose gradient is zero)"
+                "no gradient passes through {place} of {network}: in candle's graph the output \
+                 does not depend on the input (`detach`, an operation without a backward pass, \
+                 or argmax, rounding and comparisons, whose gradient is zero)"
             ),
             Found::Fails(error) => {
                 errors += &error.to_lowercase();
-                format!("the backward pass of {place} of {network} fails: {error}")
+                format!("the backward pass of {place} of {network} failed: {error}")
             }
         });
     }
@@ -349,11 +349,10 @@ fn message(network: &str, faults: &[(String, Found)]) -> String {
     };
     let replacements = known.iter().map(|(_, with, to)| format!("{with} → {to}"));
     format!(
-        "{}. Operations of candle with a wrong or missing gradient, and what to use instead: {}. \
-         If the gradient is meant to differ (a straight-through estimator), \
-         `Custom::trust_gradients` turns the check off; if none is needed, call `detach()` on the \
-         input.",
-        said.join("; "),
+        "{}. Operations of candle with a wrong or missing gradient, and their replacements: {}. \
+         If the gradient is meant to differ (a straight-through estimator), turn the check off \
+         with `Custom::trust_gradients`; if no gradient is needed, call `detach()` on the input.",
+        messages.join("; "),
         replacements.collect::<Vec<_>>().join("; ")
     )
 }
@@ -370,24 +369,24 @@ fn compare(
 ) -> Result<Found> {
     let undecided = |why: &str| Ok(Found::Fine(GradientCheck::undecided(why)));
     if !x.dtype().is_float() || x.elem_count() == 0 {
-        return undecided("its input is not floating point, or empty");
+        return undecided("the input is empty, or its number type is not floating point");
     }
     let scale = rms(&x.to_dtype(DType::F32)?)?;
     if !scale.is_finite() {
-        return undecided("its input holds NaN or infinity, or is too large");
+        return undecided("the input contains NaN or infinity, or is too large");
     }
     let scale = if scale == 0.0 { 1.0 } else { scale };
     let normal = |rng: &mut Rng, like: &Tensor| -> Result<Tensor> {
         let noise = rng.normal(like.shape(), like.device())?;
         Ok(noise.to_dtype(like.dtype())?)
     };
-    let shaken = (x + (normal(rng, x)? * (SHAKE * scale))?)?;
-    let mut at = Var::from_tensor(&shaken)?;
+    let noisy = (x + (normal(rng, x)? * (NOISE * scale))?)?;
+    let mut at = Var::from_tensor(&noisy)?;
     let mut out = forward(&at)?;
     if !out.dtype().is_float() {
         return Ok(Found::None);
     }
-    let finite = |y: &Tensor| -> Result<bool> { Ok(number(&y.detach())?.is_finite()) };
+    let finite = |y: &Tensor| -> Result<bool> { Ok(sum(&y.detach())?.is_finite()) };
     if !finite(&out)? {
         // The function may not be defined at the shifted input (a logarithm of pixels).
         at = Var::from_tensor(x)?;
@@ -403,19 +402,19 @@ fn compare(
         ));
     }
     if !finite(&out)? {
-        return undecided("its output holds NaN or infinity");
+        return undecided("the output contains NaN or infinity");
     }
     // The rounding error depends on the output's original dtype.
     let epsilon = epsilon(out.dtype());
     let forward = |x: &Tensor| -> Result<Tensor> { Ok(forward(x)?.to_dtype(x.dtype())?) };
     let out = out.to_dtype(x.dtype())?;
     let y = out.detach();
-    let again = forward(&at.as_detached_tensor())?;
-    let apart = rms(&(&again - &y)?)?;
-    if apart > RANDOM * rms(&y)? {
+    let second = forward(&at.as_detached_tensor())?;
+    let difference = rms(&(&second - &y)?)?;
+    if difference > RANDOM * rms(&y)? {
         return undecided(
-            "it is random: two runs on the same input differ (dropout, or noise); check it in \
-             evaluation mode",
+            "the output is random: two runs on the same input differ (dropout or noise); check \
+             the network in evaluation mode",
         );
     }
     let weights = normal(rng, &y)?;
@@ -427,7 +426,7 @@ fn compare(
         return Ok(Found::None);
     };
     let at = at.as_detached_tensor();
-    let rounding = ROUNDING * epsilon * number(&(&y * &weights)?.sqr()?)?.sqrt();
+    let rounding = ROUNDING * epsilon * sum(&(&y * &weights)?.sqr()?)?.sqrt();
     let point = Point {
         forward: &forward,
         at: &at,
@@ -439,14 +438,14 @@ fn compare(
     let draw = |rng: &mut Rng, count: usize| -> Result<Vec<Tensor>> {
         (0..count).map(|_| normal(rng, x)).collect()
     };
-    let few = draw(rng, DIRECTIONS)?;
+    let directions = draw(rng, DIRECTIONS)?;
     let mut steps = Vec::new();
     for step in STEPS {
         let mut found = Along::new(step * scale);
-        for direction in &few {
-            point.look(direction, &mut found)?;
+        for direction in &directions {
+            point.compare_along(direction, &mut found)?;
         }
-        if found.is_some() && found.difference() <= TOLERANCE {
+        if found.is_usable() && found.difference() <= TOLERANCE {
             return Ok(Found::Fine(found.check(GradientVerdict::Agrees)));
         }
         steps.push(found);
@@ -459,18 +458,18 @@ fn compare(
         }));
     }
     let by_certainty = |a: &Along, b: &Along| a.uncertainty().total_cmp(&b.uncertainty());
-    steps.retain(Along::is_some);
+    steps.retain(Along::is_usable);
     steps.sort_by(by_certainty);
     steps.truncate(BEST);
     for direction in draw(rng, MORE_DIRECTIONS)? {
         for found in &mut steps {
-            point.look(&direction, found)?;
+            point.compare_along(&direction, found)?;
         }
     }
-    steps.retain(Along::is_some);
+    steps.retain(Along::is_usable);
     steps.sort_by(by_certainty);
     let Some(best) = steps.first() else {
-        return undecided("its derivative is NaN or infinite, or lost in rounding");
+        return undecided("the derivative is NaN or infinite, or smaller than its rounding error");
     };
     // The part that the uncertainty explains, added as independent errors.
     let explained = TOLERANCE.hypot(CHANCE * best.uncertainty());
@@ -482,7 +481,8 @@ fn compare(
         return Ok(Found::Differs(best.check(GradientVerdict::Agrees)));
     }
     let why = format!(
-        "the gradient and the numeric derivative differ by {}, and the latter is uncertain by {}",
+        "the gradient and the numeric derivative differ by {}, but the numeric derivative has an \
+         uncertainty of {}",
         percent(best.difference()),
         percent(best.uncertainty())
     );

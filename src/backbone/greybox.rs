@@ -49,8 +49,8 @@ impl Greybox {
     /// Splits a network at a layer, given by its published name or the paper's name.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown layer, with the existing names, or if two layers have
-    /// the same name.
+    /// [`Error::Unknown`] for an unknown layer, with the existing names; [`Error::Invalid`] if two
+    /// layers have the same name.
     pub fn new(network: &(impl Network + Clone + 'static), layer: &str) -> Result<Self> {
         Self::shared(Arc::new(network.clone()), layer)
     }
@@ -64,7 +64,8 @@ impl Greybox {
         for (i, name) in layers.iter().enumerate() {
             if layers[..i].contains(name) {
                 return Err(Error::invalid(format!(
-                    "{} has two layers {name:?}: give each a name of its own",
+                    "expected unique layer names in {}, found two layers {name:?}: rename one of \
+                     them",
                     network.name()
                 )));
             }
@@ -134,13 +135,14 @@ impl Greybox {
     /// z = Φ(x) for images (batch, 3, h, w) in [−1, 1].
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the images do not fit the network.
+    /// [`Error::Shape`] if the images do not fit the network, or if the layer's output does not fit
+    /// the pooling.
     pub fn encode(&self, images: &Tensor) -> Result<Tensor> {
         let x = self.prepared(images)?;
         let z = self.network.run(&x, 0..self.at + 1)?;
         let wrong = |expected: &str| {
-            Error::invalid(format!(
-                "{:?} needs {expected}, found {:?} at {}",
+            Error::shape(format!(
+                "expected {expected} for the pooling {:?}, found shape {:?} at layer {}",
                 self.pooling,
                 z.dims(),
                 self.layer
@@ -151,7 +153,9 @@ impl Greybox {
             (Pooling::ClassToken, 3) => z.narrow(1, 0, 1)?.squeeze(1)?.contiguous()?,
             (Pooling::Mean, 3) => z.mean(1)?,
             (Pooling::Mean, 4) => z.flatten_from(2)?.mean(2)?,
-            (Pooling::ClassToken, _) => return Err(wrong("tokens (batch, tokens, width)")),
+            (Pooling::ClassToken, _) => {
+                return Err(wrong("tokens of shape (batch, tokens, width)"));
+            }
             (Pooling::Mean, _) => return Err(wrong("tokens or maps")),
         })
     }
@@ -160,11 +164,13 @@ impl Greybox {
     /// z itself.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if z is not the layer's output, or only a part of it.
+    /// [`Error::Shape`] if z is not the layer's output; [`Error::Unsupported`] if it is only a part
+    /// of it.
     pub fn decode(&self, z: &Tensor) -> Result<Tensor> {
         if self.pooling != Pooling::None {
-            return Err(Error::invalid(format!(
-                "there is no Ψ from a part of a layer's output: take {} without {:?}",
+            return Err(Error::unsupported(format!(
+                "there is no Ψ for a part of a layer's output: use layer {} without the pooling \
+                 {:?}",
                 self.layer, self.pooling
             )));
         }
@@ -188,7 +194,7 @@ impl Greybox {
     /// input size, or `size` × `size` pixels if the network accepts any size.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the network cannot process images of this size.
+    /// [`Error::Shape`] if the network cannot process images of this size.
     pub fn shape(&self, size: usize) -> Result<Vec<usize>> {
         let described = self.network.describe(size)?;
         let shape = described.get(self.at).map(|l: &LayerInfo| l.shape.clone());
@@ -198,8 +204,8 @@ impl Greybox {
             (Pooling::Mean, [channels, _, _]) => vec![*channels],
             (Pooling::ClassToken | Pooling::Mean, [_, width]) => vec![*width],
             _ => {
-                return Err(Error::invalid(format!(
-                    "{:?} does not fit {shape:?} at {}",
+                return Err(Error::shape(format!(
+                    "the pooling {:?} does not fit the output of shape {shape:?} at layer {}",
                     self.pooling, self.layer
                 )));
             }
@@ -210,32 +216,32 @@ impl Greybox {
     /// on the device and with the number type of the images.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the objective is not a scalar, or if no gradient passes through the
-    /// network.
+    /// [`Error::Shape`] if the objective is not a scalar; [`Error::Unsupported`] if no gradient
+    /// passes through the network.
     pub fn gradient<F>(&self, images: &Tensor, objective: F) -> Result<Tensor>
     where
         F: Fn(&Tensor) -> candle_core::Result<Tensor>,
     {
-        let none = |why: &str| {
-            Error::invalid(format!(
-                "no gradient with respect to the image goes through {}: {why}",
+        let no_gradient = |why: &str| {
+            Error::unsupported(format!(
+                "no gradient with respect to the images passes through {}: {why}",
                 self.network.name()
             ))
         };
         if let Some(why) = self.network.no_gradient() {
-            return Err(none(&why));
+            return Err(no_gradient(&why));
         }
         let x = Var::from_tensor(&images.detach())?;
         let value = objective(&self.encode(&x)?)?;
         if value.elem_count() != 1 {
-            return Err(Error::invalid(format!(
-                "expected an objective of one number, found {:?}: sum it over the batch",
+            return Err(Error::shape(format!(
+                "expected a scalar objective, found shape {:?}: sum it over the batch",
                 value.dims()
             )));
         }
         let mut gradients = backward(&value.flatten_all()?.sum_all()?)?;
         gradients.remove(&x).ok_or_else(|| {
-            none("the objective or a layer is a constant of it, or lacks a backward pass")
+            no_gradient("the objective or a layer does not depend on them, or has no backward pass")
         })
     }
 
@@ -260,28 +266,28 @@ impl Greybox {
 
     fn gradient_error(&self, images: &Tensor) -> Result<f64> {
         let mut rng = Rng::named(0, "check gradient");
-        let shaken = (rng.normal(images.shape(), images.device())? * 0.03)?;
-        let images = (images.detach() + shaken.to_dtype(images.dtype())?)?;
+        let perturbation = (rng.normal(images.shape(), images.device())? * 0.03)?;
+        let images = (images.detach() + perturbation.to_dtype(images.dtype())?)?;
         let z = self.encode(&images)?;
         let weights = rng.normal(z.shape(), z.device())?.to_dtype(z.dtype())?;
         let noise = rng.normal(images.shape(), images.device())?;
         let gradient = self.gradient(&images, |z| (z * &weights)?.sum_all())?;
-        let number = |t: &Tensor| -> Result<f64> { scalar(&host(t)?.sum_all()?) };
-        let size = (number(&gradient.sqr()?)? / gradient.elem_count() as f64).sqrt();
+        let sum = |t: &Tensor| -> Result<f64> { scalar(&host(t)?.sum_all()?) };
+        let size = (sum(&gradient.sqr()?)? / gradient.elem_count() as f64).sqrt();
         let along = (&gradient / size.max(f64::MIN_POSITIVE.sqrt()))?;
         let direction = (along + noise.to_dtype(images.dtype())?)?;
-        let expected = number(&(gradient * &direction)?)?;
+        let expected = sum(&(gradient * &direction)?)?;
         let value = |by: f64| -> Result<f64> {
             let z = self.encode(&(&images + (&direction * by)?)?)?;
             // Summed in f64, because two nearly equal sums are subtracted.
-            number(&(host(&z)? * host(&weights)?)?)
+            sum(&(host(&z)? * host(&weights)?)?)
         };
         let mut best = f64::INFINITY;
         for step in [3e-3, 1e-3, 3e-4, 1e-4] {
             let change = (value(step)? - value(-step)?) / (2.0 * step);
-            let off = (expected - change).abs();
+            let difference = (expected - change).abs();
             let scale = (expected.abs() + change.abs()).max(f64::MIN_POSITIVE);
-            best = best.min(off / scale);
+            best = best.min(difference / scale);
         }
         Ok(best)
     }

@@ -89,15 +89,15 @@ fn inception_b(inputs: usize, at: &Scope) -> Result<Layer> {
 
 fn inception_c(inputs: usize, width: usize, at: &Scope) -> Result<Layer> {
     let (flat, tall) = ((1, 7), (7, 1));
-    let (beside, above) = ((0, 3), (3, 0));
+    let (pad_width, pad_height) = ((0, 3), (3, 0));
     Ok(Layer::Concat(vec![
         branch(inputs, &[("branch1x1", 192, ONE, 1, NONE)], at)?,
         branch(
             inputs,
             &[
                 ("branch7x7_1", width, ONE, 1, NONE),
-                ("branch7x7_2", width, flat, 1, beside),
-                ("branch7x7_3", 192, tall, 1, above),
+                ("branch7x7_2", width, flat, 1, pad_width),
+                ("branch7x7_3", 192, tall, 1, pad_height),
             ],
             at,
         )?,
@@ -105,10 +105,10 @@ fn inception_c(inputs: usize, width: usize, at: &Scope) -> Result<Layer> {
             inputs,
             &[
                 ("branch7x7dbl_1", width, ONE, 1, NONE),
-                ("branch7x7dbl_2", width, tall, 1, above),
-                ("branch7x7dbl_3", width, flat, 1, beside),
-                ("branch7x7dbl_4", width, tall, 1, above),
-                ("branch7x7dbl_5", 192, flat, 1, beside),
+                ("branch7x7dbl_2", width, tall, 1, pad_height),
+                ("branch7x7dbl_3", width, flat, 1, pad_width),
+                ("branch7x7dbl_4", width, tall, 1, pad_height),
+                ("branch7x7dbl_5", 192, flat, 1, pad_width),
             ],
             at,
         )?,
@@ -173,7 +173,7 @@ fn inception_e(inputs: usize, pool: Layer, at: &Scope) -> Result<Layer> {
 /// the block names of pytorch-fid.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] if parameters exist with other shapes.
+/// [`crate::Error::Shape`] if parameters exist with other shapes.
 pub fn fid_inception(at: &Scope) -> Result<Backbone> {
     let preprocess = Preprocess {
         // The FID is defined with resizing that does not antialias.
@@ -215,7 +215,7 @@ pub fn fid_inception(at: &Scope) -> Result<Backbone> {
     mixed("Mixed_7a", "", &|at| inception_d(768, at))?;
     mixed("Mixed_7b", "", &|at| inception_e(1280, mean(), at))?;
     // The network's last pooling is a max pooling. This was a mistake, but every FID since then
-    // has kept it.
+    // uses it.
     let largest = || {
         Layer::MaxPool(PoolConfig {
             padding: 1,

@@ -173,8 +173,8 @@ impl BatchNorm {
     fn forward(&self, x: &Tensor, activation: Activation, mode: Mode) -> Result<Tensor> {
         let affine = [&self.weight, &self.bias];
         if mode == Mode::Evaluation {
-            let seen = [self.mean.as_tensor(), self.variance.as_tensor()];
-            return batch_norm(x, seen, affine, self.eps, activation);
+            let running = [self.mean.as_tensor(), self.variance.as_tensor()];
+            return batch_norm(x, running, affine, self.eps, activation);
         }
         let [weight, bias] = affine;
         let normed = batch_norm_training(x, weight, bias, self.eps, activation)?;
@@ -312,9 +312,10 @@ impl Conv {
 
     fn shape(&self, image: &[usize]) -> Result<Vec<usize>> {
         let &[outputs, inputs, kh, kw] = self.weight.dims() else {
-            return Err(Error::invalid(
-                "a convolution needs a weight of four dimensions",
-            ));
+            return Err(Error::shape(format!(
+                "expected a convolution weight of four dimensions, found shape {:?}",
+                self.weight.dims()
+            )));
         };
         let ConvConfig {
             stride,
@@ -327,16 +328,16 @@ impl Conv {
                 (Some(h), Some(w)) => Ok(vec![outputs, h, w]),
                 _ => Err(too_small(image)),
             },
-            _ => Err(Error::invalid(format!(
-                "expected maps of {inputs} channels, found {image:?}"
+            _ => Err(Error::shape(format!(
+                "expected maps with {inputs} channels, found shape {image:?}"
             ))),
         }
     }
 }
 
 fn too_small(image: &[usize]) -> Error {
-    Error::invalid(format!(
-        "nothing is left of maps {image:?} (channels, height, width): use larger images"
+    Error::shape(format!(
+        "maps of shape {image:?} (channels, height, width) are too small: use larger images"
     ))
 }
 
@@ -482,7 +483,9 @@ impl Layer {
                 Some((h, w)) => Ok(vec![c, h, w]),
                 None => Err(too_small(x)),
             },
-            _ => Err(Error::invalid(format!("expected maps, found {x:?}"))),
+            _ => Err(Error::shape(format!(
+                "expected maps of shape (channels, height, width), found {x:?}"
+            ))),
         };
         match self {
             Self::Conv(conv) => conv.shape(x),
@@ -494,8 +497,9 @@ impl Layer {
             Self::Dense(dense) => {
                 let (outputs, inputs) = dense.weight.dims2()?;
                 if x.iter().product::<usize>() != inputs {
-                    return Err(Error::invalid(format!(
-                        "expected {inputs} numbers per image, found {x:?}: use images of the network's size"
+                    return Err(Error::shape(format!(
+                        "expected {inputs} elements per image, found shape {x:?}: use images of \
+                         the network's size"
                     )));
                 }
                 Ok(vec![outputs])
@@ -584,14 +588,15 @@ impl Layer {
     }
 }
 
-/// Rejects layers without inputs or outputs here, where the error can name the layer. Otherwise
-/// they would fail later.
+/// Returns an error for a layer without inputs or outputs. It would fail later as well, but with
+/// a message that does not contain the layer's name.
 fn check_sizes(inputs: usize, outputs: usize, at: &Scope) -> Result<()> {
     if inputs > 0 && outputs > 0 {
         return Ok(());
     }
     Err(Error::invalid(format!(
-        "layer {} would take {inputs} and give {outputs} numbers: expected widths and classes of at least 1",
+        "expected widths and classes of at least 1, found {inputs} inputs and {outputs} outputs in \
+         layer {}",
         at.name()
     )))
 }

@@ -55,7 +55,7 @@ pub trait Network: Send + Sync {
     /// the first layer.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if x does not fit the layer.
+    /// [`Error::Shape`] if x does not fit the layer.
     fn layer(&self, index: usize, x: &Tensor) -> Result<Tensor>;
 
     /// Other names of layers: pairs of the alias and the layer's name.
@@ -94,7 +94,8 @@ pub trait Network: Send + Sync {
     /// them. It is f32 on the CPU if the network has no [`Network::placement`].
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the network cannot process images of this size.
+    /// [`Error::Shape`] if the network cannot process images of this size. Errors of candle modules
+    /// are [`Error::Tensor`].
     fn shapes(&self, image: [usize; 3]) -> Result<Vec<Vec<usize>>> {
         let [c, h, w] = image;
         let at = self.placement().unwrap_or(Placement {
@@ -156,25 +157,25 @@ pub trait Network: Send + Sync {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Invalid`] with the layers whose gradient is wrong or missing, and what to use
+    /// [`Error::Unsupported`] with the layers whose gradient is wrong or missing, and what to use
     /// instead; also as [`Network::forward`].
     fn check_gradients(&self, images: &Tensor) -> Result<GradientCheck> {
         let x = self.preprocess().apply(&placed(self, &images.detach())?)?;
         match gradients::examine(self, &x, 0..self.output() + 1)? {
             Outcome::Fine(check) => Ok(check),
-            Outcome::Faulty(_, why) => Err(Error::invalid(why)),
+            Outcome::Faulty(_, why) => Err(Error::unsupported(why)),
         }
     }
 
     /// The index of the layer with this name or alias.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown layer, with the nearest name and all existing names.
+    /// [`Error::Unknown`] for an unknown layer, with the nearest name and all existing names.
     fn position(&self, layer: &str) -> Result<usize> {
         let layers = self.layers();
         let aliases = self.aliases();
-        let meant = aliases.iter().find(|(alias, _)| alias == layer);
-        let name = meant.map_or(layer, |(_, name)| name);
+        let alias = aliases.iter().find(|(alias, _)| alias == layer);
+        let name = alias.map_or(layer, |(_, name)| name);
         if let Some(found) = layers.iter().position(|l| l == name) {
             return Ok(found);
         }
@@ -185,11 +186,11 @@ pub trait Network: Send + Sync {
             .map(String::as_str)
             .collect();
         let advice = match nearest(layer, &known) {
-            Some(near) => format!("did you mean {near:?}? "),
-            None => String::new(),
+            Some(near) => format!("; did you mean {near:?}?"),
+            None => ".".into(),
         };
-        Err(Error::invalid(format!(
-            "no layer {layer:?} in {}: {advice}It has {}",
+        Err(Error::unknown(format!(
+            "no layer {layer:?} in {}{advice} Available layers: {}",
             self.name(),
             known.join(", ")
         )))
@@ -199,7 +200,7 @@ pub trait Network: Send + Sync {
     /// on the network's device.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the images do not fit the network.
+    /// [`Error::Shape`] if the images do not fit the network.
     fn forward(&self, images: &Tensor) -> Result<Tensor> {
         let x = self.preprocess().apply(&placed(self, images)?)?;
         self.run(&x, 0..self.output() + 1)
@@ -208,7 +209,7 @@ pub trait Network: Send + Sync {
     /// z = Φ(x): the output of a layer for images (batch, 3, h, w) in [−1, 1].
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown layer, with the existing names.
+    /// [`Error::Unknown`] for an unknown layer, with the existing names.
     fn encode(&self, images: &Tensor, layer: &str) -> Result<Tensor> {
         let end = self.position(layer)?;
         let x = self.preprocess().apply(&placed(self, images)?)?;
@@ -219,7 +220,7 @@ pub trait Network: Send + Sync {
     /// is the output layer or comes after it.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown layer, with the existing names.
+    /// [`Error::Unknown`] for an unknown layer, with the existing names.
     fn decode(&self, z: &Tensor, layer: &str) -> Result<Tensor> {
         let end = self.position(layer)?;
         self.run(&placed(self, z)?, end + 1..self.output().max(end) + 1)
@@ -228,7 +229,7 @@ pub trait Network: Send + Sync {
     /// The outputs of several layers in one pass, in the order of `layers`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown layer, with the existing names.
+    /// [`Error::Unknown`] for an unknown layer, with the existing names.
     fn encode_all(&self, images: &Tensor, layers: &[&str]) -> Result<Vec<Tensor>> {
         let places: Vec<usize> = layers
             .iter()
@@ -334,9 +335,22 @@ pub(super) fn one_by_one<N: Network + ?Sized>(
     layers.into_iter().try_fold(x.clone(), |x, index| {
         network.layer(index, &x).map_err(|e| {
             let name = network.layers().get(index).cloned().unwrap_or_default();
-            Error::invalid(format!("layer {name} of {}: {e}", network.name()))
+            in_layer(&name, &network.name(), e)
         })
     })
+}
+
+/// Adds the names of the layer and of the network to an error. The kind stays the same for the
+/// errors of a layer; an error of any other kind becomes [`Error::Invalid`].
+pub(super) fn in_layer(layer: &str, network: &str, error: Error) -> Error {
+    let message = format!("layer {layer} of {network}: {error}");
+    match error {
+        Error::Shape(_) => Error::shape(message),
+        Error::Unknown(_) => Error::unknown(message),
+        Error::Unsupported(_) => Error::unsupported(message),
+        Error::Tensor(_) => Error::Tensor(candle_core::Error::Msg(message)),
+        _ => Error::invalid(message),
+    }
 }
 
 impl<N: Network + ?Sized> Network for Arc<N> {

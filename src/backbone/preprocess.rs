@@ -82,7 +82,7 @@ impl Preprocess {
     /// Converts images (batch, 3, h, w) in [−1, 1] to the input of the network.
     ///
     /// # Errors
-    /// [`crate::Error::Invalid`] if the input is to be resized and is not a batch of images.
+    /// [`crate::Error::Shape`] if the input is to be resized and is not a batch of images.
     pub fn apply(&self, images: &Tensor) -> Result<Tensor> {
         let resized = match self.size {
             Some(size) => resize_bilinear(images, (size, size), self.antialias)?,

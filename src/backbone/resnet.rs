@@ -88,7 +88,8 @@ fn bottleneck(inputs: usize, width: usize, stride: usize, at: Place) -> Result<L
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] for another number of layers, or if parameters exist with other shapes.
+/// [`Error::Invalid`] for another number of layers; [`Error::Shape`] if parameters exist with
+/// other shapes.
 pub fn resnet(depth: usize, classes: usize, at: &Scope) -> Result<Backbone> {
     let (mut net, channels) = features(depth, BATCH, at)?;
     net.push(
@@ -117,7 +118,7 @@ fn features(depth: usize, kind: NormKind, at: &Scope) -> Result<(Stack, usize)> 
         152 => ([3, 8, 36, 3], bottleneck, 4),
         other => {
             return Err(Error::invalid(format!(
-                "no ResNet of {other} layers; there are 18, 34, 50, 101 and 152"
+                "expected a ResNet depth of 18, 34, 50, 101 or 152, found {other}"
             )));
         }
     };

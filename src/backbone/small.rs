@@ -33,7 +33,8 @@ fn classifier(net: &mut Stack, inputs: usize, classes: usize, at: &Scope) -> Res
 /// 128 elements), `fc` (logits) and `softmax`.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] if parameters exist with other shapes.
+/// [`crate::Error::Invalid`] if a width or the number of classes is 0; [`crate::Error::Shape`] if
+/// parameters exist with other shapes.
 pub fn squeezenet_small(classes: usize, at: &Scope) -> Result<Backbone> {
     let pool = || {
         Layer::MaxPool(PoolConfig {
@@ -57,7 +58,8 @@ pub fn squeezenet_small(classes: usize, at: &Scope) -> Result<Backbone> {
 /// study, so it can serve as an independent classifier of generated images.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] if parameters exist with other shapes.
+/// [`crate::Error::Invalid`] if a width or the number of classes is 0; [`crate::Error::Shape`] if
+/// parameters exist with other shapes.
 pub fn plain_small(classes: usize, at: &Scope) -> Result<Backbone> {
     let mut net = Stack::new("plain_small", Preprocess::none());
     net.push("conv1", conv(3, 24, 3, 1, &at.pp("conv1"))?);
@@ -77,7 +79,8 @@ pub fn plain_small(classes: usize, at: &Scope) -> Result<Backbone> {
 /// conv2 and conv5. `width` is the number of channels of conv1; 32 is a good start.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] if parameters exist with other shapes.
+/// [`crate::Error::Invalid`] if a width or the number of classes is 0; [`crate::Error::Shape`] if
+/// parameters exist with other shapes.
 pub fn alexnet_small(width: usize, classes: usize, at: &Scope) -> Result<Backbone> {
     let mut net = Stack::new("alexnet_small", Preprocess::none());
     let pool = || Layer::MaxPool(PoolConfig::new(3, 2));
@@ -110,7 +113,8 @@ pub fn alexnet_small(width: usize, classes: usize, at: &Scope) -> Result<Backbon
 /// `softmax`. `width` is the number of channels of conv1; the paper uses 16 for 32 px.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] if parameters exist with other shapes.
+/// [`crate::Error::Invalid`] if a width or the number of classes is 0; [`crate::Error::Shape`] if
+/// parameters exist with other shapes.
 pub fn resnet_small(width: usize, classes: usize, at: &Scope) -> Result<Backbone> {
     let mut net = Stack::new("resnet_small", Preprocess::none());
     net.push(
@@ -142,7 +146,8 @@ pub fn resnet_small(width: usize, classes: usize, at: &Scope) -> Result<Backbone
 /// It is trained as a classifier of people, so `fc` (one logit per person) and `softmax` follow.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] if parameters exist with other shapes.
+/// [`crate::Error::Invalid`] if a width or the number of classes is 0; [`crate::Error::Shape`] if
+/// parameters exist with other shapes.
 pub fn facenet_small(people: usize, at: &Scope) -> Result<Backbone> {
     let mut net = Stack::new("facenet_small", Preprocess::none());
     let stem = normed((3, 32, 4), 2, RELU, ["conv1", "bn1"], (BATCH, at))?;

@@ -40,7 +40,7 @@ pub(super) fn fire(inputs: usize, squeeze: usize, expand: usize, at: &Scope) -> 
 /// paper's names fire2 … fire9 as aliases. The output of `avgpool` is the logits.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] if parameters exist with other shapes.
+/// [`crate::Error::Shape`] if parameters exist with other shapes.
 pub fn squeezenet(version: SqueezeNet, classes: usize, at: &Scope) -> Result<Backbone> {
     let pool = || {
         Layer::MaxPool(PoolConfig {

@@ -1,6 +1,7 @@
 //! [`Backbone`], the networks of this crate as chains of named layers, and its builder.
 
 use super::layer::{Layer, run};
+use super::network::in_layer;
 use super::{Network, Preprocess};
 use crate::ops::{Placement, Scope};
 use crate::{Error, Result};
@@ -139,13 +140,13 @@ impl Network for Backbone {
     }
 
     fn aliases(&self) -> Vec<(String, String)> {
-        let named = self.aliases.iter();
-        let mut named: Vec<_> = named
+        let aliases = self.aliases.iter();
+        let mut aliases: Vec<_> = aliases
             .map(|(alias, index)| (*index, alias.clone(), self.layers[*index].0.clone()))
             .collect();
         // Sort from image to output, like the layers.
-        named.sort();
-        named.into_iter().map(|(_, a, n)| (a, n)).collect()
+        aliases.sort();
+        aliases.into_iter().map(|(_, a, n)| (a, n)).collect()
     }
 
     fn output(&self) -> usize {
@@ -163,8 +164,8 @@ impl Network for Backbone {
     fn run(&self, x: &Tensor, layers: Range<usize>) -> Result<Tensor> {
         let x = &self.placement.take(x)?;
         let chosen = self.layers.get(layers.clone()).ok_or_else(|| {
-            Error::invalid(format!(
-                "layers {layers:?} of {}, which has {}",
+            Error::unknown(format!(
+                "no layers {layers:?} in {}, which has {} layers",
                 self.name,
                 self.layers.len()
             ))
@@ -177,9 +178,7 @@ impl Network for Backbone {
             for (name, layer) in chosen {
                 match layer.shape(&shape) {
                     Ok(next) => shape = next,
-                    Err(why) => {
-                        return Error::invalid(format!("layer {name} of {}: {why}", self.name));
-                    }
+                    Err(why) => return in_layer(name, &self.name, why),
                 }
             }
             e
@@ -191,7 +190,7 @@ impl Network for Backbone {
         let each = self.layers.iter().map(|(name, layer)| {
             shape = layer
                 .shape(&shape)
-                .map_err(|e| Error::invalid(format!("layer {name} of {}: {e}", self.name)))?;
+                .map_err(|e| in_layer(name, &self.name, e))?;
             Ok(shape.clone())
         });
         each.collect()
@@ -266,11 +265,11 @@ mod tests {
     fn assert_near(a: &Tensor, b: &Tensor, share: f64) -> Result<()> {
         assert_eq!(a.dims(), b.dims());
         let (a, b) = (values(a)?, values(b)?);
-        let most = b.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
-        let off = |(a, b): (&f64, &f64)| (a - b).abs();
-        let far = a.iter().zip(&b).map(off).fold(0.0, f64::max);
-        assert!(a.iter().all(|v| v.is_finite()) && most > 0.0);
-        assert!(far <= share * most, "{far} of {most}");
+        let largest = b.iter().fold(0.0, |max: f64, v| max.max(v.abs()));
+        let differences = a.iter().zip(&b).map(|(a, b)| (a - b).abs());
+        let difference = differences.fold(0.0, f64::max);
+        assert!(a.iter().all(|v| v.is_finite()) && largest > 0.0);
+        assert!(difference <= share * largest, "{difference} of {largest}");
         Ok(())
     }
 

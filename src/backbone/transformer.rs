@@ -172,8 +172,9 @@ impl Embed {
     fn grid(&self, h: usize, w: usize) -> Result<(usize, usize)> {
         let patch = self.weight.dim(2)?;
         if h == 0 || w == 0 || !h.is_multiple_of(patch) || !w.is_multiple_of(patch) {
-            return Err(Error::invalid(format!(
-                "expected images whose sides are multiples of the patch, {patch} pixels, found {h}×{w}"
+            return Err(Error::shape(format!(
+                "expected images whose height and width are multiples of the patch size {patch}, \
+                 found {h}×{w}"
             )));
         }
         Ok((h / patch, w / patch))
@@ -223,8 +224,8 @@ impl Embed {
                 let (rows, columns) = self.grid(h, w)?;
                 Ok(vec![rows * columns + 1, self.bias.elem_count()])
             }
-            _ => Err(Error::invalid(format!(
-                "expected images of 3 channels, found {image:?}"
+            _ => Err(Error::shape(format!(
+                "expected images with 3 channels, found shape {image:?}"
             ))),
         }
     }
@@ -427,7 +428,8 @@ fn eps(family: Family) -> f64 {
 /// `block0` … name the blocks of all three families.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the sizes do not fit each other.
+/// [`Error::Invalid`] if the sizes do not fit each other; [`Error::Shape`] if parameters exist with
+/// other shapes.
 pub fn transformer(config: &TransformerConfig, at: &Scope) -> Result<Backbone> {
     build(config, at)
 }
@@ -445,7 +447,8 @@ fn build(config: &TransformerConfig, at: &Scope) -> Result<Backbone> {
     } = *config;
     if patch == 0 || image < patch || heads == 0 || width == 0 || width % heads != 0 {
         return Err(Error::invalid(format!(
-            "expected images of at least a patch and a width that the heads divide, found {config:?}"
+            "expected images at least as large as a patch and a width that is divisible by the \
+             number of heads, found {config:?}"
         )));
     }
     let (name, inner, preprocess) = match family {
@@ -539,7 +542,7 @@ mod tests {
     }
 
     /// Our network with all parameters random, and its parameters.
-    fn drawn(config: &TransformerConfig) -> Result<(Backbone, HashMap<String, Tensor>)> {
+    fn random_network(config: &TransformerConfig) -> Result<(Backbone, HashMap<String, Tensor>)> {
         let params = Params::new(0);
         let network = build(config, &params.root())?;
         let mut values = params.tensors();
@@ -557,15 +560,15 @@ mod tests {
 
     fn assert_near(a: &Tensor, b: &Tensor, tolerance: f32) -> Result<()> {
         assert_eq!(a.dims(), b.dims());
-        let far = (a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+        let difference = (a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
         let size = b.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
-        assert!(far < tolerance * size, "{far} of {size}");
+        assert!(difference < tolerance * size, "{difference} of {size}");
         Ok(())
     }
 
     #[test]
     fn vit_is_that_of_candle_transformers() -> Result<()> {
-        let (network, values) = drawn(&config(Family::Vit, 7))?;
+        let (network, values) = random_network(&config(Family::Vit, 7))?;
         let theirs = vit::Config {
             hidden_size: 24,
             num_hidden_layers: 2,
@@ -585,7 +588,7 @@ mod tests {
 
     #[test]
     fn clip_is_that_of_candle_transformers() -> Result<()> {
-        let (network, values) = drawn(&config(Family::Clip, 5))?;
+        let (network, values) = random_network(&config(Family::Clip, 5))?;
         let theirs = clip::vision_model::ClipVisionConfig {
             embed_dim: 24,
             activation: clip::text_model::Activation::QuickGelu,
@@ -620,7 +623,7 @@ mod tests {
             hidden: 96,
             ..config(Family::Dinov2, 1000)
         };
-        let (network, values) = drawn(&config)?;
+        let (network, values) = random_network(&config)?;
         let mut theirs = HashMap::new();
         for (name, value) in &values {
             let name = name.strip_prefix("dinov2.").unwrap_or(name);
@@ -674,7 +677,7 @@ mod tests {
     #[test]
     fn the_gradient_reaches_the_image() -> Result<()> {
         for family in [Family::Vit, Family::Dinov2, Family::Clip] {
-            let (network, _) = drawn(&config(family, 4))?;
+            let (network, _) = random_network(&config(family, 4))?;
             let network = network.frozen()?.with_preprocess(&Preprocess::none());
             for (h, w) in [(32, 32), (48, 24)] {
                 let x = Rng::new(3).normal((2, 3, h, w), &Device::Cpu)?;
@@ -685,8 +688,8 @@ mod tests {
                     assert_eq!(z.dims()[1..], shape);
                 }
                 let last = &layers[network.output()];
-                let off = Greybox::new(&network, last)?.check_gradient(&x)?;
-                assert!(off < 1e-2, "{family:?}: {off}");
+                let error = Greybox::new(&network, last)?.check_gradient(&x)?;
+                assert!(error < 1e-2, "{family:?}: {error}");
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use crate::ops::{ConvConfig, PoolConfig, Scope};
 /// compares images by the layers `relu1_2`, `relu2_2`, `relu3_3`, `relu4_3` and `relu5_3`.
 ///
 /// # Errors
-/// [`crate::Error::Invalid`] if parameters exist with other shapes.
+/// [`crate::Error::Shape`] if parameters exist with other shapes.
 pub fn vgg16(classes: usize, at: &Scope) -> Result<Backbone> {
     let mut net = Stack::new("vgg16", Preprocess::imagenet(224));
     let config = ConvConfig {

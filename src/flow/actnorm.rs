@@ -28,7 +28,7 @@ impl ActNorm {
     /// Creates the layer. It is the identity until [`ActNorm::initialize`] is called.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if parameters of these names exist with another shape.
+    /// [`Error::Shape`] if parameters of these names exist with another shape.
     pub fn new(channels: usize, scope: &Scope) -> Result<Self> {
         let shape = (1, channels, 1, 1);
         Ok(Self {
@@ -99,8 +99,9 @@ impl ActNorm {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Invalid`] if there is only one value per channel, which has no standard
-    /// deviation, or if a value is NaN or infinite.
+    /// [`Error::Shape`] for another number of channels, or if there is only one value per
+    /// channel, which has no standard deviation; [`Error::Invalid`] if a value is NaN or
+    /// infinite.
     pub fn initialize(&self, x: &Tensor) -> Result<Vec<usize>> {
         if self.is_initialized()? {
             return Ok(Vec::new());
@@ -128,8 +129,9 @@ impl ActNorm {
         match x.dims() {
             [_, channels] if *channels == self.channels => Ok(1),
             [_, channels, height, width] if *channels == self.channels => Ok(height * width),
-            found => Err(Error::invalid(format!(
-                "an ActNorm of {0} channels takes (batch, {0}) or (batch, {0}, height, width), found {found:?}",
+            found => Err(Error::shape(format!(
+                "expected an input of shape (batch, {0}) or (batch, {0}, height, width) for an \
+                 ActNorm of {0} channels, found {found:?}",
                 self.channels
             ))),
         }
@@ -153,7 +155,7 @@ impl ActNorm {
     /// Returns only the normalised `x`, for networks that need no log-determinant.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if `x` has another number of channels.
+    /// [`Error::Shape`] if `x` has another number of channels.
     pub fn normalize(&self, x: &Tensor) -> Result<Tensor> {
         self.activated(x, Activation::None)
     }

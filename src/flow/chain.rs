@@ -164,11 +164,11 @@ fn block(config: &BlockConfig, names: &Names) -> Result<Block> {
     Ok(layers)
 }
 
-/// Returns the condition of block number `block`: none if `width` is 0, the whole condition if
+/// Returns the condition of block number `block`: none if `width` is 0, the complete condition if
 /// all blocks share it, else the block's own columns.
-fn seen(condition: &Tensor, width: usize, block: usize) -> Result<Option<Tensor>> {
-    let numbers = condition.dim(1)?;
-    Ok(match (width, numbers) {
+fn condition_of_block(condition: &Tensor, width: usize, block: usize) -> Result<Option<Tensor>> {
+    let columns = condition.dim(1)?;
+    Ok(match (width, columns) {
         (0, _) => None,
         (w, n) if w == n => Some(condition.clone()),
         (w, _) => Some(condition.narrow(1, block * w, w)?),
@@ -200,13 +200,13 @@ pub(super) struct Chain {
     /// The same blocks with shared parameters; their results keep no graph.
     frozen: Vec<Block>,
     memory: Memory,
-    watch: Arc<Watch>,
+    backward_state: Arc<BackwardState>,
     placement: Option<Placement>,
 }
 
 /// The state of a network's backward passes, shared by its clones.
 #[derive(Debug, Default)]
-pub(super) struct Watch {
+pub(super) struct BackwardState {
     /// The number of existing graphs that were built with [`Memory::Constant`].
     graphs: AtomicUsize,
     drift: Mutex<Option<f64>>,
@@ -220,7 +220,8 @@ impl Chain {
     ) -> Result<Self> {
         if flows == 0 {
             return Err(Error::invalid(
-                "an invertible network needs at least 1 flow, found 0",
+                "expected at least 1 block in an invertible network, found 0: set `flows` to 1 or \
+                 more",
             ));
         }
         let blocks = (0..flows).map(|i| block(config, &names(i)));
@@ -235,7 +236,7 @@ impl Chain {
             frozen: blocks.iter().map(detached).collect(),
             blocks,
             memory: Memory::Ordinary,
-            watch: Arc::default(),
+            backward_state: Arc::default(),
         })
     }
 
@@ -272,7 +273,7 @@ impl Chain {
 
     pub(super) fn drift(&self) -> Option<f64> {
         *self
-            .watch
+            .backward_state
             .drift
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -291,7 +292,7 @@ impl Chain {
     pub(super) fn initialize(&self, x: &Tensor, condition: &Tensor) -> Result<()> {
         let (mut h, condition) = (x.detach(), condition.detach());
         for (i, block) in self.blocks.iter().enumerate() {
-            let c = seen(&condition, self.width, i)?;
+            let c = condition_of_block(&condition, self.width, i)?;
             for (layer, frozen) in block.iter().zip(&self.frozen[i]) {
                 let constant = layer.initialize(&h)?;
                 if !constant.is_empty() {
@@ -321,8 +322,8 @@ impl Chain {
         let (x0, condition0) = (x.detach(), condition.detach());
         let (out, origin) = match self.memory {
             Memory::Ordinary => {
-                let (out, kept) = self.states(&x0, &condition0, graph)?;
-                (out, Origin::Kept(Mutex::new(kept)))
+                let (out, stored) = self.states(&x0, &condition0, graph)?;
+                (out, Origin::Stored(Mutex::new(stored)))
             }
             Memory::Constant { tolerance } if graph => {
                 let out = if on_gpu {
@@ -331,12 +332,12 @@ impl Chain {
                     let (v, logdet) = self.run(&self.frozen, &x0, &condition0)?;
                     Tensor::cat(&[v, logdet.unsqueeze(1)?], 1)?
                 };
-                self.watch.graphs.fetch_add(1, Ordering::Relaxed);
+                self.backward_state.graphs.fetch_add(1, Ordering::Relaxed);
                 (out, Origin::Inverted { tolerance })
             }
             Memory::Constant { .. } if on_gpu => {
-                let (out, kept) = self.states(&x0, &condition0, false)?;
-                (out, Origin::Kept(Mutex::new(kept)))
+                let (out, stored) = self.states(&x0, &condition0, false)?;
+                (out, Origin::Stored(Mutex::new(stored)))
             }
             Memory::Constant { .. } => return self.run(&self.blocks, x, condition),
         };
@@ -345,23 +346,23 @@ impl Chain {
             return Ok((out.narrow(1, 0, self.code)?.contiguous()?, logdet));
         }
         // On a GPU each node of the graph costs several launches.
-        let lone = on_gpu && is_collected();
+        let single_parameter = on_gpu && is_collected();
         let (stand, slot) = if trained {
             let mut linked = parameters.iter().filter(|p| p.track_op()).cloned();
             let (stand, slot) = match linked.next() {
-                Some(first) if lone => stand(&[first], x)?,
+                Some(first) if single_parameter => stand(&[first], x)?,
                 _ => stand(&parameters, x)?,
             };
             (stand, Some(slot))
         } else {
             (Tensor::zeros((), x.dtype(), x.device())?, None)
         };
-        let op = Whole {
+        let op = ChainOp {
             chain: self.clone(),
             origin,
             out,
             slot,
-            lone,
+            single_parameter,
             parameters,
         };
         let both = x.apply_op3(condition, &stand, op)?;
@@ -369,35 +370,35 @@ impl Chain {
         Ok((both.narrow(1, 0, self.code)?.contiguous()?, logdet))
     }
 
-    /// Runs the blocks on a GPU, on states (batch, code + 1), without a graph. With `keep`, what
-    /// the backward pass needs of each layer is returned.
+    /// Runs the blocks on a GPU, on states (batch, code + 1), without a graph. With `keep`, the
+    /// values that the backward pass needs are returned, one entry per layer.
     fn states(
         &self,
         x: &Tensor,
         condition: &Tensor,
         keep: bool,
-    ) -> Result<(Tensor, Vec<Option<Kept>>)> {
+    ) -> Result<(Tensor, Vec<Option<LayerState>>)> {
         let zeros = Tensor::zeros((x.dim(0)?, 1), x.dtype(), x.device())?;
         let mut state = Tensor::cat(&[x, &zeros], 1)?;
-        let mut kept = Vec::new();
+        let mut stored = Vec::new();
         for (i, block) in self.frozen.iter().enumerate() {
-            let c = seen(condition, self.width, i)?;
+            let c = condition_of_block(condition, self.width, i)?;
             for layer in block {
                 let (next, tape) = layer.state_forward(&state, c.as_ref())?;
                 if keep {
-                    kept.push(Some(Kept { state, tape }));
+                    stored.push(Some(LayerState { state, tape }));
                 }
                 state = next;
             }
         }
-        Ok((state, kept))
+        Ok((state, stored))
     }
 
     fn run(&self, blocks: &[Block], x: &Tensor, condition: &Tensor) -> Result<(Tensor, Tensor)> {
         let mut v = x.clone();
         let mut total = Tensor::zeros(x.dim(0)?, x.dtype(), x.device())?;
         for (i, block) in blocks.iter().enumerate() {
-            let c = seen(condition, self.width, i)?;
+            let c = condition_of_block(condition, self.width, i)?;
             for layer in block {
                 let (next, logdet) = layer.forward(&v, c.as_ref())?;
                 (v, total) = (next, (total + logdet)?);
@@ -422,7 +423,7 @@ impl Chain {
         condition: &Tensor,
         share: usize,
     ) -> Result<Tensor> {
-        let c = seen(condition, self.width, i)?;
+        let c = condition_of_block(condition, self.width, i)?;
         let mut x = v.clone();
         for layer in self.blocks[i].iter().rev() {
             x = layer.inverse_shared(&x, c.as_ref(), share)?;
@@ -445,39 +446,42 @@ impl Chain {
     }
 }
 
-/// What the backward pass of a layer on a GPU needs.
+/// The values of the forward pass that the backward pass of a layer on a GPU needs.
 #[derive(Debug)]
-struct Kept {
+struct LayerState {
     /// The state before the layer.
     state: Tensor,
     tape: Option<CouplingTape>,
 }
 
-/// Where the backward pass gets the values of the forward pass from.
+/// How the backward pass gets the values of the forward pass.
 enum Origin {
-    /// They were stored: one entry per layer, in the order of the forward pass.
-    Kept(Mutex<Vec<Option<Kept>>>),
-    /// The network is inverted.
+    /// The values were stored: one entry per layer, in the order of the forward pass.
+    Stored(Mutex<Vec<Option<LayerState>>>),
+    /// The values are recomputed by inverting the network.
     Inverted { tolerance: f64 },
 }
 
-/// A whole chain as one operation in the graph.
-struct Whole {
+/// A chain as a single operation in the graph.
+struct ChainOp {
     chain: Chain,
     origin: Origin,
     /// v, with the log-determinant as the last column.
     out: Tensor,
     /// Receives the parameters' gradients; present if a parameter is trained.
     slot: Option<Arc<Slot>>,
-    /// Whether only one of the parameters is in the graph.
-    lone: bool,
+    /// Whether only one of the trained parameters is connected to the graph.
+    single_parameter: bool,
     parameters: Vec<Tensor>,
 }
 
-impl Drop for Whole {
+impl Drop for ChainOp {
     fn drop(&mut self) {
         if let Origin::Inverted { .. } = self.origin {
-            self.chain.watch.graphs.fetch_sub(1, Ordering::Relaxed);
+            self.chain
+                .backward_state
+                .graphs
+                .fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -485,18 +489,18 @@ impl Drop for Whole {
 /// Returns the largest absolute value, or NaN if `x` contains NaN.
 fn largest(x: &Tensor) -> Result<f64> {
     let values = values(&x.abs()?)?;
-    let larger = |most: f64, x: &f64| if x.is_nan() { f64::NAN } else { most.max(*x) };
-    Ok(values.iter().fold(0.0, |most: f64, x| match most.is_nan() {
-        true => most,
-        false => larger(most, x),
+    let larger = |max: f64, x: &f64| if x.is_nan() { f64::NAN } else { max.max(*x) };
+    Ok(values.iter().fold(0.0, |max: f64, x| match max.is_nan() {
+        true => max,
+        false => larger(max, x),
     }))
 }
 
-impl Whole {
+impl ChainOp {
     /// The backward pass with stored values, on a GPU.
-    fn by_kept(
+    fn reverse_stored(
         &self,
-        kept: &Mutex<Vec<Option<Kept>>>,
+        stored: &Mutex<Vec<Option<LayerState>>>,
         condition: &Tensor,
         gradient: &Tensor,
     ) -> Result<(Tensor, Option<Tensor>)> {
@@ -505,37 +509,39 @@ impl Whole {
         let shared = chain.width == condition.dim(1)?;
         let mut gradient = gradient.contiguous()?;
         let mut to_conditions: Vec<Option<Tensor>> = vec![None; chain.blocks.len()];
-        let mut left = Vec::new();
+        let mut parameter_gradients = Vec::new();
         let layers = chain.blocks.iter().enumerate();
         let layers = layers.flat_map(|(i, block)| block.iter().map(move |layer| (i, layer)));
         let layers: Vec<_> = layers.collect();
-        let mut all = kept.lock().unwrap_or_else(PoisonError::into_inner);
-        for ((i, layer), stored) in layers.into_iter().zip(all.iter_mut()).rev() {
-            let Some(kept) = stored.as_ref() else {
-                return Err(Error::invalid(
-                    "the gradients of this loss were computed before: on a GPU a step of the trainer frees the values that they need; compute the loss again",
+        let mut all = stored.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((i, layer), entry) in layers.into_iter().zip(all.iter_mut()).rev() {
+            let Some(stored) = entry.as_ref() else {
+                return Err(Error::unsupported(
+                    "the gradients of this loss were already computed, and a training step on a \
+                     GPU frees the activations that they need: compute the loss again before \
+                     another backward pass",
                 ));
             };
-            let c = seen(&condition, chain.width, i)?;
+            let c = condition_of_block(&condition, chain.width, i)?;
             // If all blocks share the condition, they add to one gradient.
             let place = if shared { 0 } else { i };
             let (to_state, to_parameters) = layer.state_backward(
-                &kept.state,
-                kept.tape.as_ref(),
+                &stored.state,
+                stored.tape.as_ref(),
                 c.as_ref(),
                 &gradient,
                 &mut to_conditions[place],
             )?;
             gradient = to_state;
-            if self.lone {
-                // Training computes the gradients once, and gradients take the freed memory.
-                *stored = None;
+            if self.single_parameter {
+                // A training step computes the gradients once. The freed memory is used for them.
+                *entry = None;
             }
             if self.slot.is_some() {
-                left.push(give(&layer.parameters(), to_parameters, false)?);
+                parameter_gradients.push(give(&layer.parameters(), to_parameters, false)?);
             }
         }
-        self.leave(left)?;
+        self.pass_to_candle(parameter_gradients)?;
         let to_condition = match chain.width {
             0 => None,
             _ if shared => to_conditions.swap_remove(0),
@@ -558,15 +564,20 @@ impl Whole {
         Ok((to_x, to_condition))
     }
 
-    /// If candle's own backward pass collects the gradients of the layers' parameters, leaves them
-    /// for it. They come from the last layer to the first.
-    fn leave(&self, left: Vec<Option<Vec<Tensor>>>) -> Result<()> {
+    /// If candle's own backward pass collects the gradients of the layers' parameters, passes them
+    /// on to it. They are ordered from the last layer to the first.
+    fn pass_to_candle(&self, parameter_gradients: Vec<Option<Vec<Tensor>>>) -> Result<()> {
         if let Some(slot) = &self.slot
-            && let Some(gradients) = left.into_iter().rev().collect::<Option<Vec<_>>>()
+            && let Some(gradients) = parameter_gradients
+                .into_iter()
+                .rev()
+                .collect::<Option<Vec<_>>>()
         {
-            if self.lone {
-                return Err(Error::invalid(
-                    "this loss was computed within `ops::gradients::collected`, as in a step of the trainer: compute its gradients by `ops::backward(&loss)`, not by `loss.backward()`",
+            if self.single_parameter {
+                return Err(Error::unsupported(
+                    "`loss.backward()` does not support a loss that was computed within \
+                     `ops::gradients::collected` (as in a training step): use \
+                     `ops::backward(&loss)` instead",
                 ));
             }
             slot.leave(&self.parameters, gradients.concat())?;
@@ -581,11 +592,11 @@ impl Whole {
         gradient: &Tensor,
     ) -> Result<(Tensor, Option<Tensor>)> {
         let tolerance = match &self.origin {
-            Origin::Kept(kept) => return self.by_kept(kept, condition, gradient),
+            Origin::Stored(stored) => return self.reverse_stored(stored, condition, gradient),
             Origin::Inverted { tolerance } => *tolerance,
         };
         let chain = &self.chain;
-        let graphs = chain.watch.graphs.load(Ordering::Relaxed);
+        let graphs = chain.backward_state.graphs.load(Ordering::Relaxed);
         let condition = condition.detach();
         let mut v = self.out.narrow(1, 0, chain.code)?.contiguous()?;
         let mut gradient = gradient.contiguous()?;
@@ -593,14 +604,14 @@ impl Whole {
         let blocks = chain.blocks.len();
         let mut to_conditions: Vec<Option<Tensor>> = vec![None; blocks];
         // Gradients of the layers' parameters, collected from the last layer to the first.
-        let mut left = Vec::new();
+        let mut parameter_gradients = Vec::new();
         for (i, block) in chain.blocks.iter().enumerate().rev() {
-            let c = seen(&condition, chain.width, i)?;
+            let c = condition_of_block(&condition, chain.width, i)?;
             for layer in block.iter().rev() {
-                let undone = layer.reverse(&v, c.as_ref(), &gradient)?;
-                v = undone.x;
-                gradient = Tensor::cat(&[&undone.to_x, &to_logdet], 1)?;
-                if let Some(more) = undone.to_condition {
+                let reversed = layer.reverse(&v, c.as_ref(), &gradient)?;
+                v = reversed.x;
+                gradient = Tensor::cat(&[&reversed.to_x, &to_logdet], 1)?;
+                if let Some(more) = reversed.to_condition {
                     to_conditions[i] = Some(match to_conditions[i].take() {
                         Some(sum) => (sum + more)?,
                         None => more,
@@ -608,23 +619,29 @@ impl Whole {
                 }
                 if self.slot.is_some() {
                     let parameters = layer.parameters();
-                    left.push(give(&parameters, undone.to_parameters, graphs == 1)?);
+                    parameter_gradients.push(give(
+                        &parameters,
+                        reversed.to_parameters,
+                        graphs == 1,
+                    )?);
                 }
             }
         }
-        self.leave(left)?;
+        self.pass_to_candle(parameter_gradients)?;
         let scale = largest(&x.detach())?.max(1.0);
         let drift = largest(&(&v - x.detach())?)? / scale;
         let mut known = chain
-            .watch
+            .backward_state
             .drift
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         *known = Some(known.map_or(drift, |k| if drift.is_nan() { drift } else { k.max(drift) }));
         if drift.is_nan() || drift > tolerance {
             return Err(Error::Diverged(format!(
-                "going back through the network ended {drift:.1e} of the code's largest number away from the code, more than the tolerance of {:.1e}: these gradients would be wrong. Use Memory::Ordinary, a smaller clamp, weight decay or f64",
-                tolerance
+                "expected the inverted network to return the code within the tolerance of \
+                 {tolerance:.1e}, found a difference of {drift:.1e} relative to the code's largest \
+                 absolute value: the gradients would be wrong. Use Memory::Ordinary, a smaller \
+                 clamp, weight decay or f64"
             )));
         }
         let to_condition = match (chain.width, condition.dim(1)?) {
@@ -660,12 +677,14 @@ impl Whole {
         let (storage, layout) = self.out.storage_and_layout();
         match of(&storage, layout) {
             Some(copy) => Ok((copy?, self.out.shape().clone())),
-            None => bail!("a flow's result is on another device than its code"),
+            None => bail!(
+                "expected the result of a flow on the device of its code, found another device"
+            ),
         }
     }
 }
 
-impl CustomOp3 for Whole {
+impl CustomOp3 for ChainOp {
     fn name(&self) -> &'static str {
         "flow"
     }

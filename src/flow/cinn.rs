@@ -6,12 +6,15 @@ use super::layer::{dense_parameters, detached};
 use super::statistics::check_varies;
 use super::{
     Condition, Coupling, Embedder, Flow, FlowActivation, Memory, Mixing, check_batch, check_finite,
-    given, normal, rows,
+    normal, required, rows,
 };
 use crate::Result;
 use crate::ops::{Activation, Placement, Rng, Scope, dense};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
+
+/// The name of the network in error messages.
+const NAME: &str = "the conditional invertible network t";
 
 /// How the blocks of t receive the embedded z.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,14 +86,14 @@ impl CinnConfig {
 
 /// The part of t that turns z into the conditions of the blocks.
 #[derive(Clone, Debug)]
-struct Entrance {
+struct ConditionNet {
     embedder: Embedder,
     conditioning: Conditioning,
     /// One layer per block; empty for [`Conditioning::None`].
     layers: Vec<(Tensor, Tensor)>,
 }
 
-impl Entrance {
+impl ConditionNet {
     fn detached(&self) -> Self {
         Self {
             embedder: self.embedder.detached(),
@@ -142,9 +145,9 @@ impl Entrance {
 pub struct Cinn {
     config: CinnConfig,
     chain: Chain,
-    entrance: Entrance,
+    condition_net: ConditionNet,
     /// The same layers with shared parameters; their results keep no graph.
-    frozen: Entrance,
+    frozen: ConditionNet,
 }
 
 impl Cinn {
@@ -152,8 +155,8 @@ impl Cinn {
     /// (`flow.sub_layers.0…`, `embedder…`).
     ///
     /// # Errors
-    /// [`crate::Error::Invalid`] if the configuration is invalid, or if parameters of these names
-    /// exist with other shapes.
+    /// [`crate::Error::Invalid`] if the configuration is invalid; [`crate::Error::Shape`] if
+    /// parameters of these names exist with other shapes.
     pub fn new(config: &CinnConfig, scope: &Scope) -> Result<Self> {
         let flow = scope.pp("flow");
         let block = BlockConfig {
@@ -180,7 +183,7 @@ impl Cinn {
                 layers.push(dense_parameters(config.code, config.code, &[1, 1], &layer)?);
             }
         }
-        let entrance = Entrance {
+        let condition_net = ConditionNet {
             embedder: Embedder::new(
                 config.condition,
                 config.code,
@@ -193,8 +196,8 @@ impl Cinn {
         Ok(Self {
             config: config.clone(),
             chain,
-            frozen: entrance.detached(),
-            entrance,
+            frozen: condition_net.detached(),
+            condition_net,
         })
     }
 
@@ -214,7 +217,7 @@ impl Cinn {
         Self {
             config: self.config.clone(),
             chain: self.chain.detached(),
-            entrance: self.frozen.clone(),
+            condition_net: self.frozen.clone(),
             frozen: self.frozen.clone(),
         }
     }
@@ -259,7 +262,7 @@ impl Cinn {
     /// # Errors
     /// [`crate::Error::Tensor`] if a flag cannot be read.
     pub fn is_initialized(&self) -> Result<bool> {
-        for norm in self.entrance.embedder.norms() {
+        for norm in self.condition_net.embedder.norms() {
             if !norm.is_initialized()? {
                 return Ok(false);
             }
@@ -276,19 +279,20 @@ impl Cinn {
     /// other columns, and a notice with their indices is printed.
     ///
     /// # Errors
-    /// [`crate::Error::Invalid`] for a batch of one, which has no standard deviation, for codes
-    /// in which every column is constant, for shapes that do not fit, and for NaN or infinity.
+    /// [`crate::Error::Shape`] for shapes that do not fit, and for a batch of one, which has no
+    /// standard deviation; [`crate::Error::Invalid`] for codes in which every column is constant,
+    /// and for NaN or infinity.
     pub fn initialize(&self, code: &Tensor, z: &Tensor) -> Result<()> {
         if self.is_initialized()? {
             return Ok(());
         }
         let (code, z) = (&self.chain.take(code)?, &self.chain.take(z)?);
-        self.check(code, "the code")?;
+        self.check(code, "codes")?;
         // All checks run before the first layer is initialised, so that a rejected batch does not
         // leave a partly initialised network.
         check_batch(code, z)?;
         check_varies(code)?;
-        self.entrance.embedder.initialize(&z.detach())?;
+        self.condition_net.embedder.initialize(&z.detach())?;
         let embedding = self.frozen.embedder.forward(&z.detach())?;
         self.chain
             .initialize(code, &self.frozen.conditions(&embedding)?)
@@ -298,16 +302,17 @@ impl Cinn {
     /// or samples.
     ///
     /// # Errors
-    /// [`crate::Error::Invalid`] if z does not have the configured shape, or holds NaN or
-    /// infinity.
+    /// [`crate::Error::Shape`] if z does not have the configured shape;
+    /// [`crate::Error::Invalid`] if z contains NaN or infinity.
     pub fn embed(&self, z: &Tensor) -> Result<Tensor> {
-        self.entrance.embedder.forward(&self.chain.take(z)?)
+        self.condition_net.embedder.forward(&self.chain.take(z)?)
     }
 
     /// Returns v = t(z̄ | z), (batch, code), and log|det ∂v/∂z̄|, (batch,), in nats.
     ///
     /// # Errors
-    /// [`crate::Error::Invalid`] if a shape does not fit, or if a value is NaN or infinite.
+    /// [`crate::Error::Shape`] if a shape does not fit; [`crate::Error::Invalid`] if a value is
+    /// NaN or infinite.
     pub fn forward(&self, code: &Tensor, z: &Tensor) -> Result<(Tensor, Tensor)> {
         self.forward_embedded(code, &self.embed(z)?)
     }
@@ -318,10 +323,10 @@ impl Cinn {
     /// As [`Cinn::forward`].
     pub fn forward_embedded(&self, code: &Tensor, embedding: &Tensor) -> Result<(Tensor, Tensor)> {
         let (code, embedding) = (&self.chain.take(code)?, &self.chain.take(embedding)?);
-        self.check(code, "the code")?;
+        self.check(code, "codes")?;
         check_batch(code, embedding)?;
         self.chain
-            .forward(code, &self.entrance.conditions(embedding)?)
+            .forward(code, &self.condition_net.conditions(embedding)?)
     }
 
     /// Returns z̄ = t⁻¹(v | z), (batch, code). Unlike the authors' networks, the inverse
@@ -343,7 +348,7 @@ impl Cinn {
         self.check(v, "v")?;
         check_batch(v, embedding)?;
         self.chain
-            .inverse(v, &self.entrance.conditions(embedding)?, 1)
+            .inverse(v, &self.condition_net.conditions(embedding)?, 1)
     }
 
     /// Returns the steps from v to z̄: v itself and the result after each inverted block, each
@@ -384,11 +389,11 @@ impl Cinn {
 impl Flow for Cinn {
     /// The condition is z.
     fn forward(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
-        Cinn::forward(self, x, given(condition, "t")?)
+        Cinn::forward(self, x, required(condition, NAME)?)
     }
 
     fn inverse(&self, v: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
-        Cinn::inverse(self, v, given(condition, "t")?)
+        Cinn::inverse(self, v, required(condition, NAME)?)
     }
 
     fn code(&self) -> Option<usize> {
@@ -396,6 +401,6 @@ impl Flow for Cinn {
     }
 
     fn sample(&self, condition: Option<&Tensor>, n: usize, rng: &mut Rng) -> Result<Tensor> {
-        Cinn::sample(self, given(condition, "t")?, n, rng)
+        Cinn::sample(self, required(condition, NAME)?, n, rng)
     }
 }

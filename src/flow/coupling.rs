@@ -1,7 +1,7 @@
 //! The affine coupling layer: each half of the code scales and shifts the other.
 
-use super::layer::{Layer, Undone, detached, net};
-use super::{Flow, given, rows};
+use super::layer::{Layer, Reversed, detached, net};
+use super::{Flow, required, rows};
 use crate::ops::coupling::{self, Direction, Layers, Nets, Plan, SLOPE};
 use crate::ops::gpu::{self, CouplingTape};
 use crate::ops::{Activation, Scope, dense, has_kernel, repeated};
@@ -73,7 +73,7 @@ impl AffineCoupling {
     pub fn clamped(&self, clamp: f64) -> Result<Self> {
         if !(clamp.is_finite() && clamp > 0.0) {
             return Err(Error::invalid(format!(
-                "the clamp of an affine coupling must be above 0, found {clamp}; the authors' is 1"
+                "expected a clamp above 0 for an affine coupling, found {clamp}: the authors use 1"
             )));
         }
         let mut coupling = self.clone();
@@ -84,15 +84,16 @@ impl AffineCoupling {
     /// Returns the checked condition. Each of its rows belongs to `share` rows of x. It is
     /// (batch, 0) if the coupling has no condition.
     fn checked(&self, x: &Tensor, condition: Option<&Tensor>, share: usize) -> Result<Tensor> {
-        let batch = rows(x, self.plan.code, "the code")?;
+        let batch = rows(x, self.plan.code, "codes")?;
         if self.plan.condition == 0 {
             return Ok(x.detach().narrow(0, 0, batch / share)?.narrow(1, 0, 0)?);
         }
-        let c = given(condition, "this coupling")?;
-        let conditions = rows(c, self.plan.condition, "the condition")?;
+        let c = required(condition, "a conditional coupling")?;
+        let conditions = rows(c, self.plan.condition, "conditions")?;
         if conditions * share != batch {
-            return Err(Error::invalid(format!(
-                "{batch} codes need as many conditions, found {conditions}"
+            return Err(Error::shape(format!(
+                "expected one condition per code, found {conditions} conditions for {} codes",
+                batch / share
             )));
         }
         Ok(c.clone())
@@ -120,19 +121,19 @@ impl AffineCoupling {
     fn state_condition(&self, state: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
         match self.plan.condition {
             0 => Ok(state.narrow(1, 0, 0)?),
-            _ => Ok(given(condition, "this coupling")?.contiguous()?),
+            _ => Ok(required(condition, "a conditional coupling")?.contiguous()?),
         }
     }
 
     /// Computes s and t of half-step `i` with candle's operations.
     fn nets(&self, i: usize, half: &Tensor, condition: &Tensor) -> Result<[Tensor; 2]> {
-        let seen = if self.plan.condition == 0 {
+        let input = if self.plan.condition == 0 {
             half.contiguous()?
         } else {
             Tensor::cat(&[half, condition], 1)?
         };
         let run = |layers: &Layers| -> Result<Tensor> {
-            let mut h = seen.clone();
+            let mut h = input.clone();
             for (l, (weight, bias)) in layers.iter().enumerate() {
                 let activation = if l + 1 < layers.len() {
                     Activation::Leaky(SLOPE)
@@ -178,7 +179,8 @@ pub(super) fn check_sizes(code: usize, hidden: usize) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid(format!(
-        "a coupling needs a code of at least 2 numbers and nets of at least 1 hidden unit, found {code} and {hidden}"
+        "expected a code of at least 2 elements and nets with at least 1 hidden unit for a \
+         coupling, found {code} and {hidden}"
     )))
 }
 
@@ -222,12 +224,12 @@ impl Layer for AffineCoupling {
         to_condition: &mut Option<Tensor>,
     ) -> Result<(Tensor, Vec<Tensor>)> {
         let c = self.state_condition(state, condition)?;
-        let again;
+        let recomputed;
         let tape = match tape {
             Some(tape) => tape,
             None => {
-                again = gpu::coupling(state, &c, &self.nets, &self.plan)?.1;
-                &again
+                recomputed = gpu::coupling(state, &c, &self.nets, &self.plan)?.1;
+                &recomputed
             }
         };
         let sum = match to_condition.take() {
@@ -262,14 +264,19 @@ impl Layer for AffineCoupling {
         self.run_inverse(v, condition, share)
     }
 
-    fn reverse(&self, v: &Tensor, condition: Option<&Tensor>, gradient: &Tensor) -> Result<Undone> {
+    fn reverse(
+        &self,
+        v: &Tensor,
+        condition: Option<&Tensor>,
+        gradient: &Tensor,
+    ) -> Result<Reversed> {
         let c = self.checked(v, condition, 1)?;
         if gpu::is_available(v) {
             let (x, tape) = gpu::coupling_undo(v, &c, &self.nets, &self.plan)?;
             let mut to_condition = None;
             let (to_state, to_parameters) =
                 self.state_backward(&x, Some(&tape), condition, gradient, &mut to_condition)?;
-            return Ok(Undone {
+            return Ok(Reversed {
                 to_x: to_state.narrow(1, 0, self.plan.code)?.contiguous()?,
                 x,
                 to_condition,
@@ -279,12 +286,12 @@ impl Layer for AffineCoupling {
         if !has_kernel(v) {
             return self.reverse_by_graph(v, condition, gradient);
         }
-        let undone = coupling::reverse(v, &c, &self.nets, self.plan, gradient)?;
-        Ok(Undone {
-            x: undone.x,
-            to_x: undone.to_x,
-            to_condition: condition.is_some().then_some(undone.to_condition),
-            to_parameters: undone.to_parameters,
+        let reversed = coupling::reverse(v, &c, &self.nets, self.plan, gradient)?;
+        Ok(Reversed {
+            x: reversed.x,
+            to_x: reversed.to_x,
+            to_condition: condition.is_some().then_some(reversed.to_condition),
+            to_parameters: reversed.to_parameters,
         })
     }
 }
@@ -339,8 +346,8 @@ mod tests {
                     let (Some(a), Some(b)) = (ours.get(&var), theirs.get(&var)) else {
                         panic!("a gradient is missing");
                     };
-                    let off: f64 = (a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar()?;
-                    assert!(off < 1e-9, "off by {off}");
+                    let difference: f64 = (a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar()?;
+                    assert!(difference < 1e-9, "the difference is {difference}");
                 }
             }
         }
@@ -369,8 +376,8 @@ mod tests {
             assert_eq!(pairs.len(), 2 + usize::from(condition > 0));
             pairs.extend(kernel.to_parameters.into_iter().zip(graph.to_parameters));
             for (a, b) in pairs {
-                let off: f64 = (a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar()?;
-                assert!(off < 1e-9, "off by {off}");
+                let difference: f64 = (a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar()?;
+                assert!(difference < 1e-9, "the difference is {difference}");
             }
         }
         Ok(())

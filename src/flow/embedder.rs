@@ -101,7 +101,8 @@ impl Embedder {
             Condition::Vector(dims) => {
                 if dims == 0 || depth < 2 {
                     return Err(Error::invalid(format!(
-                        "an embedder needs a z of at least 1 number and a conditioning depth of at least 2 (both ends), found {dims} and {depth}"
+                        "expected z with at least 1 element and a conditioning depth of at least 2 \
+                         (input and output), found {dims} and {depth}"
                     )));
                 }
                 let widths = widths(dims, code, depth);
@@ -123,10 +124,12 @@ impl Embedder {
                 size,
                 down,
             } => {
-                let left = size.checked_shr(down as u32).unwrap_or(0);
-                if channels == 0 || left == 0 {
+                let smallest = size.checked_shr(down as u32).unwrap_or(0);
+                if channels == 0 || smallest == 0 {
                     return Err(Error::invalid(format!(
-                        "a map of {channels} channels and {size}×{size} cannot be halved {down} times; use a smaller `down`"
+                        "expected z with at least 1 channel and a size that can be halved {down} \
+                         times, found {channels} channels and {size}×{size} pixels: use a smaller \
+                         `down`"
                     )));
                 }
                 let mut inputs = channels;
@@ -143,9 +146,12 @@ impl Embedder {
                     inputs = outputs;
                 }
                 let last = scope.pp("dense_encode").pp("sub_layers").pp(0);
-                embedder
-                    .dense
-                    .push(dense_parameters(inputs, code, &[left, left], &last)?);
+                embedder.dense.push(dense_parameters(
+                    inputs,
+                    code,
+                    &[smallest, smallest],
+                    &last,
+                )?);
             }
         }
         Ok(embedder)
@@ -169,8 +175,8 @@ impl Embedder {
     /// (batch, channels · size · size).
     ///
     /// # Errors
-    /// [`Error::Invalid`] if z does not have the shape of the [`Condition`] or the dtype of the
-    /// network, or holds NaN or infinity.
+    /// [`Error::Shape`] if z does not have the shape of the [`Condition`] or the number type of
+    /// the network; [`Error::Invalid`] if z contains NaN or infinity.
     pub fn forward(&self, z: &Tensor) -> Result<Tensor> {
         self.run(z, false)
     }
@@ -186,7 +192,7 @@ impl Embedder {
     }
 
     fn run(&self, z: &Tensor, start: bool) -> Result<Tensor> {
-        // Maps are accepted in flattened form, as stored collections of z keep them.
+        // Maps are also accepted in flattened form, in which collections of z are stored.
         let z = &match (self.condition, z.dims()) {
             (Condition::Map { channels, size, .. }, &[batch, n]) if n == channels * size * size => {
                 z.reshape((batch, channels, size, size))?
@@ -229,8 +235,8 @@ impl Embedder {
             ),
         };
         if !fits {
-            return Err(Error::invalid(format!(
-                "z must be {expected} for the condition {:?}, found {:?}",
+            return Err(Error::shape(format!(
+                "expected z of shape {expected} for the condition {:?}, found {:?}",
                 self.condition,
                 z.dims()
             )));
@@ -238,10 +244,11 @@ impl Embedder {
         if let Some((weight, _)) = self.dense.first()
             && weight.dtype() != z.dtype()
         {
-            return Err(Error::invalid(format!(
-                "z is {:?} and the network {:?}; convert z with `to_dtype`",
-                z.dtype(),
-                weight.dtype()
+            return Err(Error::shape(format!(
+                "expected z of number type {:?}, that of the network, found {:?}: convert z with \
+                 `to_dtype`",
+                weight.dtype(),
+                z.dtype()
             )));
         }
         check_finite(z, "z")

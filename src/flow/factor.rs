@@ -96,12 +96,13 @@ impl FactorInn {
     /// (`realnvp.flow.0.flow.0…`).
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the configuration is invalid, or if parameters of these names exist
-    /// with other shapes.
+    /// [`Error::Invalid`] if the configuration is invalid; [`Error::Shape`] if parameters of these
+    /// names exist with other shapes.
     pub fn new(config: &FactorConfig, scope: &Scope) -> Result<Self> {
         if config.factors.is_empty() || config.factors.contains(&0) {
             return Err(Error::invalid(format!(
-                "e needs at least one factor, each of at least 1 number, found {:?}; the last is the residual",
+                "expected at least one factor and factor sizes of at least 1, found {:?}: the last \
+                 factor is the residual",
                 config.factors
             )));
         }
@@ -169,14 +170,15 @@ impl FactorInn {
     /// Initialises every ActNorm from a batch of codes; see [`super::Cinn::initialize`].
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a batch of one, which has no standard deviation, for codes in which
-    /// every column is constant, for a shape that does not fit, and for NaN or infinity.
+    /// [`Error::Shape`] for a shape that does not fit, and for a batch of one, which has no
+    /// standard deviation; [`Error::Invalid`] for codes in which every column is constant, and for
+    /// NaN or infinity.
     pub fn initialize(&self, code: &Tensor) -> Result<()> {
         if self.is_initialized()? {
             return Ok(());
         }
         let code = &self.chain.take(code)?;
-        self.check(code, "the code")?;
+        self.check(code, "codes")?;
         check_varies(code)?;
         self.chain.initialize(code, &self.no_condition(code)?)
     }
@@ -184,10 +186,11 @@ impl FactorInn {
     /// Returns all factors concatenated, (batch, code), and log|det ∂e/∂z̄|, (batch,), in nats.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the shape does not fit, or if a value is NaN or infinite.
+    /// [`Error::Shape`] if the shape does not fit; [`Error::Invalid`] if a value is NaN or
+    /// infinite.
     pub fn forward(&self, code: &Tensor) -> Result<(Tensor, Tensor)> {
         let code = &self.chain.take(code)?;
-        self.check(code, "the code")?;
+        self.check(code, "codes")?;
         self.chain.forward(code, &self.no_condition(code)?)
     }
 
@@ -197,7 +200,7 @@ impl FactorInn {
     /// As [`FactorInn::forward`].
     pub fn inverse(&self, factors: &Tensor) -> Result<Tensor> {
         let factors = &self.chain.take(factors)?;
-        self.check(factors, "the factors")?;
+        self.check(factors, "factors")?;
         self.chain.inverse(factors, &self.no_condition(factors)?, 1)
     }
 
@@ -205,9 +208,9 @@ impl FactorInn {
     /// last.
     ///
     /// # Errors
-    /// [`Error::Invalid`] unless `factors` is (batch, code).
+    /// [`Error::Shape`] unless `factors` is (batch, code).
     pub fn split(&self, factors: &Tensor) -> Result<Vec<Tensor>> {
-        rows(factors, self.config.code(), "the factors")?;
+        rows(factors, self.config.code(), "factors")?;
         let mut start = 0;
         let parts = self.config.factors.iter().map(|&size| {
             start += size;
@@ -219,18 +222,23 @@ impl FactorInn {
     /// Returns `factors` with factor `k` replaced by that of `other`; both are (batch, code).
     ///
     /// # Errors
-    /// [`Error::Invalid`] if factor `k` does not exist, or if the shapes differ.
+    /// [`Error::Unknown`] if factor `k` does not exist; [`Error::Shape`] if the shapes differ.
     pub fn swap(&self, factors: &Tensor, other: &Tensor, k: usize) -> Result<Tensor> {
         let (mut parts, others) = (self.split(factors)?, self.split(other)?);
-        super::check_batch(factors, other)?;
-        let Some(place) = parts.get_mut(k) else {
-            return Err(Error::invalid(format!(
-                "there is no factor {k}: e has {}, 0 to {} (the residual)",
+        let (count, other_count) = (factors.dim(0)?, other.dim(0)?);
+        if count != other_count {
+            return Err(Error::shape(format!(
+                "expected factors of the same batch size, found {count} and {other_count}"
+            )));
+        }
+        let Some(part) = parts.get_mut(k) else {
+            return Err(Error::unknown(format!(
+                "no factor {k}: the network has {} factors, numbered from 0 to {} (the residual)",
                 others.len(),
                 others.len() - 1
             )));
         };
-        *place = others[k].clone();
+        *part = others[k].clone();
         Ok(Tensor::cat(&parts, 1)?)
     }
 
@@ -276,8 +284,9 @@ impl Flow for FactorInn {
 /// residual.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the shapes do not fit, a concept has no pair or is not in 0 … `concepts`
-/// − 1, a value is NaN or infinite, all codes are equal, or a concept would get size 0.
+/// [`Error::Shape`] if the shapes do not fit; [`Error::Unknown`] for a concept that is not in 0 …
+/// `concepts` − 1; [`Error::Invalid`] if a concept has no pair, a value is NaN or infinite, all
+/// codes are equal, or a concept would get size 0.
 pub fn factor_dims(
     a: &Tensor,
     b: &Tensor,
@@ -286,8 +295,9 @@ pub fn factor_dims(
 ) -> Result<Vec<usize>> {
     let (pairs, code) = a.dims2()?;
     if b.dims() != a.dims() || factor.len() != pairs || pairs == 0 || concepts == 0 {
-        return Err(Error::invalid(format!(
-            "the sizes of factors need two tensors (pairs, code), a concept for each pair and at least 1 concept, found {:?}, {:?}, {} and {concepts}",
+        return Err(Error::shape(format!(
+            "expected two tensors of codes (pairs, code), a concept for each pair and at least 1 \
+             concept, found shapes {:?} and {:?}, {} pair labels and {concepts} concepts",
             a.dims(),
             b.dims(),
             factor.len()
@@ -296,13 +306,13 @@ pub fn factor_dims(
     check_finite(a, "the first codes")?;
     check_finite(b, "the second codes")?;
     if let Some(other) = factor.iter().find(|f| **f >= concepts) {
-        return Err(Error::invalid(format!(
-            "concept {other} is not among 0 … {}; the residual has no pairs",
+        return Err(Error::unknown(format!(
+            "no concept {other}: expected 0 to {} (the residual has no pairs)",
             concepts - 1
         )));
     }
-    let numbers = |t: &Tensor| -> Result<Vec<Vec<f64>>> { Ok(host(t)?.to_vec2()?) };
-    let (a, b) = (numbers(a)?, numbers(b)?);
+    let to_rows = |t: &Tensor| -> Result<Vec<Vec<f64>>> { Ok(host(t)?.to_vec2()?) };
+    let (a, b) = (to_rows(a)?, to_rows(b)?);
     let mut mean = vec![0.0; code];
     let mut variance = 0.0;
     let all = || a.iter().chain(&b);
@@ -321,7 +331,8 @@ pub fn factor_dims(
     }
     if variance == 0.0 {
         return Err(Error::invalid(
-            "the codes are all the same, so no concept has a share of their variance",
+            "expected codes that differ, found only equal codes: no concept can have a share of \
+             their variance",
         ));
     }
     let mut scores = Vec::with_capacity(concepts + 1);
@@ -332,7 +343,9 @@ pub fn factor_dims(
         };
         let count = of().count() as f64;
         if count == 0.0 {
-            return Err(Error::invalid(format!("concept {concept} has no pair")));
+            return Err(Error::invalid(format!(
+                "expected at least one pair of each concept, found none of concept {concept}"
+            )));
         }
         let mut mean = vec![0.0; code];
         for (x, y) in of() {
@@ -348,8 +361,8 @@ pub fn factor_dims(
         scores.push(covariance.sum::<f64>() / count / variance);
     }
     scores.push(1.0);
-    let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let weights: Vec<f64> = scores.iter().map(|s| (s - most).exp()).collect();
+    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
     let sum: f64 = weights.iter().sum();
     let mut sizes: Vec<usize> = weights[..concepts]
         .iter()
@@ -357,7 +370,9 @@ pub fn factor_dims(
         .collect();
     if sizes.contains(&0) {
         return Err(Error::invalid(format!(
-            "a code of {code} numbers is too small for {concepts} concepts and the residual: their sizes came out as {sizes:?}"
+            "expected a code with enough elements for {concepts} concepts and the residual, found \
+             {code}, which gives the concepts the sizes {sizes:?}: use a longer code or fewer \
+             concepts"
         )));
     }
     sizes.push(code - sizes.iter().sum::<usize>());

@@ -9,7 +9,7 @@ use candle_core::{Tensor, Var};
 use std::sync::Arc;
 
 /// A layer's input, reconstructed from its output, and the gradients of the loss.
-pub(super) struct Undone {
+pub(super) struct Reversed {
     pub(super) x: Tensor,
     pub(super) to_x: Tensor,
     pub(super) to_condition: Option<Tensor>,
@@ -50,14 +50,19 @@ pub(super) trait Layer: Flow + std::fmt::Debug {
     }
 
     /// Reconstructs the input from v and computes the gradients. `gradient` is (batch, code + 1):
-    /// the gradient of v, and in the last column that of the log-determinant. Nothing from the
-    /// forward pass is needed. The results keep no graph.
-    fn reverse(&self, v: &Tensor, condition: Option<&Tensor>, gradient: &Tensor) -> Result<Undone> {
+    /// the gradient of v, and in the last column that of the log-determinant. No values of the
+    /// forward pass are needed. The results keep no graph.
+    fn reverse(
+        &self,
+        v: &Tensor,
+        condition: Option<&Tensor>,
+        gradient: &Tensor,
+    ) -> Result<Reversed> {
         self.reverse_by_graph(v, condition, gradient)
     }
 
     /// Applies the layer to a state (batch, code + 1) on a GPU: the code, and the log-determinant
-    /// as the last column. Nothing of it is in a graph; the tape is for [`Layer::state_backward`].
+    /// as the last column. The results have no graph; [`Layer::state_backward`] uses the tape.
     fn state_forward(
         &self,
         state: &Tensor,
@@ -82,15 +87,15 @@ pub(super) trait Layer: Flow + std::fmt::Debug {
     ) -> Result<(Tensor, Vec<Tensor>)> {
         let code = state.dim(1)? - 1;
         let x = state.narrow(1, 0, code)?.contiguous()?;
-        let undone = self.gradients_at(&x, condition, gradient)?;
-        if let Some(more) = undone.to_condition {
+        let reversed = self.gradients_at(&x, condition, gradient)?;
+        if let Some(more) = reversed.to_condition {
             *to_condition = Some(match to_condition.take() {
                 Some(sum) => (sum + more)?,
                 None => more,
             });
         }
-        let to_state = Tensor::cat(&[&undone.to_x, &gradient.narrow(1, code, 1)?], 1)?;
-        Ok((to_state, undone.to_parameters))
+        let to_state = Tensor::cat(&[&reversed.to_x, &gradient.narrow(1, code, 1)?], 1)?;
+        Ok((to_state, reversed.to_parameters))
     }
 
     /// Implements [`Layer::reverse`] for any layer and device: it inverts the layer, then builds
@@ -100,7 +105,7 @@ pub(super) trait Layer: Flow + std::fmt::Debug {
         v: &Tensor,
         condition: Option<&Tensor>,
         gradient: &Tensor,
-    ) -> Result<Undone> {
+    ) -> Result<Reversed> {
         let x = self.detached().inverse(v, condition)?;
         self.gradients_at(&x, condition, gradient)
     }
@@ -111,20 +116,20 @@ pub(super) trait Layer: Flow + std::fmt::Debug {
         x: &Tensor,
         condition: Option<&Tensor>,
         gradient: &Tensor,
-    ) -> Result<Undone> {
+    ) -> Result<Reversed> {
         let code = x.dim(1)?;
         let x = Var::from_tensor(x)?;
         let condition = condition.map(Var::from_tensor).transpose()?;
-        let (again, logdet) = self.forward(&x, condition.as_ref().map(|c| c.as_tensor()))?;
+        let (v, logdet) = self.forward(&x, condition.as_ref().map(|c| c.as_tensor()))?;
         let to_logdet = gradient.narrow(1, code, 1)?.squeeze(1)?;
-        let share = (again * gradient.narrow(1, 0, code)?)?.sum_all()?;
-        let mut gradients = backward(&(share + (logdet * to_logdet)?.sum_all()?)?)?;
+        let weighted = (v * gradient.narrow(1, 0, code)?)?.sum_all()?;
+        let mut gradients = backward(&(weighted + (logdet * to_logdet)?.sum_all()?)?)?;
         let mut of = |t: &Tensor| match gradients.remove(t) {
             Some(gradient) => Ok(gradient),
             None => t.zeros_like(),
         };
         let parameters = self.parameters();
-        Ok(Undone {
+        Ok(Reversed {
             to_x: of(&x)?,
             to_condition: condition.as_ref().map(|c| of(c)).transpose()?,
             to_parameters: parameters

@@ -32,12 +32,12 @@ impl LuMixing {
     /// Creates the map for a code of this size; P is drawn from the seed and the scope's name.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if `code` is 0, or if parameters of these names exist with another
-    /// shape.
+    /// [`Error::Invalid`] if `code` is 0; [`Error::Shape`] if parameters of these names exist with
+    /// another shape.
     pub fn new(code: usize, scope: &Scope) -> Result<Self> {
         if code == 0 {
             return Err(Error::invalid(
-                "a linear map needs a code of at least 1 number",
+                "expected a code of at least 1 element for a linear map, found 0",
             ));
         }
         let (dtype, device) = (scope.dtype(), scope.device());
@@ -124,7 +124,8 @@ impl LuMixing {
         for (i, &j) in forward.iter().enumerate() {
             let place = back.get_mut(j as usize).ok_or_else(|| {
                 Error::invalid(format!(
-                    "the buffer `order` of a linear map of {} numbers holds {j}: the checkpoint is damaged",
+                    "expected indices below {} in the buffer `order` of a linear map, found {j}: \
+                     the checkpoint is damaged",
                     self.code
                 ))
             })?;
@@ -139,7 +140,7 @@ impl LuMixing {
 
 impl Flow for LuMixing {
     fn forward(&self, x: &Tensor, _: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
-        let batch = rows(x, self.code, "the code")?;
+        let batch = rows(x, self.code, "codes")?;
         let (order, _) = self.orders()?;
         let v = x.contiguous()?.matmul(&self.matrix()?.t()?)?;
         let logdet = self.log_scale.sum_all()?.broadcast_as(batch)?;
@@ -147,15 +148,15 @@ impl Flow for LuMixing {
     }
 
     fn inverse(&self, v: &Tensor, _: Option<&Tensor>) -> Result<Tensor> {
-        rows(v, self.code, "the code")?;
+        rows(v, self.code, "v")?;
         let (_, back) = self.orders()?;
         let v = v.contiguous()?.index_select(&back, 1)?;
         let inverse = self.inverse_matrix()?.t()?.contiguous()?;
         let x = v.detach().matmul(&inverse)?;
         // One step of Newton's method. It removes rounding errors, and its graph has the
         // gradients of the inverse, ∂x/∂v and ∂x/∂(matrix), on every device.
-        let off = (v - x.matmul(&self.matrix()?.t()?)?)?;
-        Ok((x + off.matmul(&inverse)?)?)
+        let residual = (v - x.matmul(&self.matrix()?.t()?)?)?;
+        Ok((x + residual.matmul(&inverse)?)?)
     }
 
     fn code(&self) -> Option<usize> {

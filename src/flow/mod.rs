@@ -49,7 +49,8 @@ pub trait Flow: Send + Sync {
     /// Returns `v` and log|det ∂v/∂x|.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if a shape or the condition does not fit.
+    /// [`Error::Shape`] if a shape does not fit; [`Error::Invalid`] if a required condition is
+    /// missing.
     fn forward(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<(Tensor, Tensor)>;
 
     /// Returns the `x` for which `forward(x)` is `v`.
@@ -67,11 +68,14 @@ pub trait Flow: Send + Sync {
     /// [`FactorInn`] uses the dtype and device of its parameters instead.
     ///
     /// # Errors
-    /// As [`Flow::inverse`], and [`Error::Invalid`] if no samples are requested or if the map
-    /// accepts any dimension.
+    /// As [`Flow::inverse`], [`Error::Invalid`] if no samples are requested, and
+    /// [`Error::Unsupported`] if the map accepts any dimension.
     fn sample(&self, condition: Option<&Tensor>, n: usize, rng: &mut Rng) -> Result<Tensor> {
         let code = self.code().ok_or_else(|| {
-            Error::invalid("this layer takes any number of numbers: draw v of the size you want, and give it to `inverse`")
+            Error::unsupported(
+                "`sample` is not supported by a layer for codes of any size: draw v of the \
+                 required size and call `inverse`",
+            )
         })?;
         match condition {
             None => {
@@ -89,7 +93,7 @@ pub trait Flow: Send + Sync {
     /// log N(v; 0, 1) + log|det ∂v/∂x|.
     ///
     /// # Errors
-    /// As [`Flow::forward`], and [`Error::Invalid`] if `x` holds NaN or infinity.
+    /// As [`Flow::forward`], and [`Error::Invalid`] if `x` contains NaN or infinity.
     fn log_prob(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
         check_finite(x, "x")?;
         let (v, logdet) = self.forward(x, condition)?;
@@ -120,7 +124,7 @@ fn normal(
 ) -> Result<Tensor> {
     if rows == 0 {
         return Err(Error::invalid(
-            "sampling needs at least 1 sample of at least 1 z, found none",
+            "expected at least 1 sample of at least 1 z, found 0",
         ));
     }
     Ok(rng.normal((rows, code), device)?.to_dtype(dtype)?)
@@ -129,19 +133,20 @@ fn normal(
 /// Returns the batch size of `x`; an error unless `x` is (batch, `width`) with at least one row.
 fn rows(x: &Tensor, width: usize, what: &str) -> Result<usize> {
     match x.dims() {
-        [0, w] if *w == width => Err(Error::invalid(format!(
-            "{what} must be (batch, {width}) with at least 1 row, found none; look at what selected the rows"
+        [0, w] if *w == width => Err(Error::shape(format!(
+            "expected {what} of shape (batch, {width}) with at least 1 row, found 0 rows: check \
+             how the rows were selected"
         ))),
         [batch, w] if *w == width => Ok(*batch),
-        found => Err(Error::invalid(format!(
-            "{what} must be (batch, {width}), found {found:?}"
+        found => Err(Error::shape(format!(
+            "expected {what} of shape (batch, {width}), found {found:?}"
         ))),
     }
 }
 
-/// Returns an error if `x` holds NaN or infinity, which would otherwise propagate silently.
-/// In a training step on a GPU it does nothing, because it would wait for the GPU; the trainer
-/// finds such values in the loss.
+/// Returns an error if `x` contains NaN or infinity, which would otherwise propagate silently.
+/// In a training step on a GPU the check is skipped, because it would wait for the GPU; the trainer
+/// detects such values in the loss.
 fn check_finite(x: &Tensor, what: &str) -> Result<()> {
     if !x.device().is_cpu() && is_collected() {
         return Ok(());
@@ -152,7 +157,8 @@ fn check_finite(x: &Tensor, what: &str) -> Result<()> {
         return Ok(());
     }
     Err(Error::invalid(format!(
-        "{what} of shape {:?} holds NaN or infinity; look at where it was computed",
+        "expected finite values in {what}, found NaN or infinity in a tensor of shape {:?}: check \
+         how it was computed",
         x.dims()
     )))
 }
@@ -163,13 +169,12 @@ fn check_batch(code: &Tensor, condition: &Tensor) -> Result<()> {
     if codes == conditions {
         return Ok(());
     }
-    Err(Error::invalid(format!(
-        "{codes} codes need as many conditions, found {conditions}"
+    Err(Error::shape(format!(
+        "expected one condition per code, found {conditions} conditions for {codes} codes"
     )))
 }
 
 /// Returns the condition of a map that needs one; an error if there is none.
-fn given<'a>(condition: Option<&'a Tensor>, what: &str) -> Result<&'a Tensor> {
-    condition
-        .ok_or_else(|| Error::invalid(format!("{what} depends on a condition, and none was given")))
+fn required<'a>(condition: Option<&'a Tensor>, what: &str) -> Result<&'a Tensor> {
+    condition.ok_or_else(|| Error::invalid(format!("expected a condition for {what}, found none")))
 }

@@ -25,7 +25,7 @@ impl Permutation {
     /// replaces it.
     ///
     /// # Errors
-    /// [`crate::Error::Invalid`] if buffers of these names exist with another shape.
+    /// [`crate::Error::Shape`] if buffers of these names exist with another shape.
     pub fn new(code: usize, scope: &Scope) -> Result<Self> {
         let forward = scope.rng("forward_shuffle_idx").permutation(code);
         let mut backward = vec![0u32; code];
@@ -44,7 +44,7 @@ impl Permutation {
     }
 
     fn ordered(&self, x: &Tensor, order: &Tensor) -> Result<Tensor> {
-        rows(x, self.code, "the code")?;
+        rows(x, self.code, "codes")?;
         // The buffer is read at each call because loading a checkpoint changes it.
         if gpu::is_available(x) && !x.track_op() {
             return gpu::permute(x, &order.to_dtype(DType::U32)?);

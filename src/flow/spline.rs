@@ -2,7 +2,7 @@
 
 use super::coupling::check_sizes;
 use super::layer::{Layer, detached, net};
-use super::{Flow, given, rows};
+use super::{Flow, required, rows};
 use crate::ops::coupling::{Layers, SLOPE};
 use crate::ops::spline::{Spline, numbers_per_element};
 use crate::ops::{Activation, Scope, dense};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// rational-quadratic spline (Durkan et al. 2019,
 /// [arXiv 1906.04032](https://arxiv.org/abs/1906.04032), section 3).
 ///
-/// As in [`super::AffineCoupling`], a net sees one half and the condition and predicts the
+/// As in [`super::AffineCoupling`], a net takes one half and the condition and predicts the
 /// transformation of the other half; then the two halves swap roles. A code of odd size has the
 /// larger half first. The splines act on [−bound, bound] and are the identity outside. If a net's
 /// output is 0, its splines are the identity everywhere. Unlike an affine coupling, a spline can
@@ -66,22 +66,27 @@ impl SplineCoupling {
     }
 
     fn checked(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<Option<Tensor>> {
-        let batch = rows(x, self.code, "the code")?;
+        let batch = rows(x, self.code, "codes")?;
         if self.condition == 0 {
             return Ok(None);
         }
-        let c = given(condition, "this coupling")?;
-        let conditions = rows(c, self.condition, "the condition")?;
+        let c = required(condition, "a conditional coupling")?;
+        let conditions = rows(c, self.condition, "conditions")?;
         if conditions != batch {
-            return Err(Error::invalid(format!(
-                "{batch} codes need as many conditions, found {conditions}"
+            return Err(Error::shape(format!(
+                "expected one condition per code, found {conditions} conditions for {batch} codes"
             )));
         }
         Ok(Some(c.clone()))
     }
 
     /// Returns the spline parameters of the other half, as predicted by the net of half-step `i`.
-    fn shapes(&self, i: usize, half: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+    fn spline_parameters(
+        &self,
+        i: usize,
+        half: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Result<Tensor> {
         let mut h = match condition {
             None => half.contiguous()?,
             Some(c) => Tensor::cat(&[half, c], 1)?,
@@ -104,8 +109,12 @@ impl Flow for SplineCoupling {
         let c = self.checked(x, condition)?;
         let a = x.narrow(1, 0, self.first)?;
         let b = x.narrow(1, self.first, self.code - self.first)?;
-        let (b, logdet0) = self.spline.forward(&b, &self.shapes(0, &a, c.as_ref())?)?;
-        let (a, logdet1) = self.spline.forward(&a, &self.shapes(1, &b, c.as_ref())?)?;
+        let (b, logdet0) = self
+            .spline
+            .forward(&b, &self.spline_parameters(0, &a, c.as_ref())?)?;
+        let (a, logdet1) = self
+            .spline
+            .forward(&a, &self.spline_parameters(1, &b, c.as_ref())?)?;
         let logdet = (logdet0.sum(1)? + logdet1.sum(1)?)?;
         Ok((Tensor::cat(&[b, a], 1)?, logdet))
     }
@@ -115,8 +124,12 @@ impl Flow for SplineCoupling {
         let second = self.code - self.first;
         let b = v.narrow(1, 0, second)?;
         let a = v.narrow(1, second, self.first)?;
-        let a = self.spline.inverse(&a, &self.shapes(1, &b, c.as_ref())?)?;
-        let b = self.spline.inverse(&b, &self.shapes(0, &a, c.as_ref())?)?;
+        let a = self
+            .spline
+            .inverse(&a, &self.spline_parameters(1, &b, c.as_ref())?)?;
+        let b = self
+            .spline
+            .inverse(&b, &self.spline_parameters(0, &a, c.as_ref())?)?;
         Ok(Tensor::cat(&[a, b], 1)?)
     }
 

@@ -30,9 +30,9 @@ impl Statistics {
         let x = widened(&x)?;
         let count = x.dim(1)?;
         if count < 2 {
-            return Err(Error::invalid(format!(
-                "an ActNorm is initialised from the standard deviation of a batch, which needs at \
-                 least 2 values per channel, found {count}; use a larger batch"
+            return Err(Error::shape(format!(
+                "expected at least 2 values per channel to initialise an ActNorm from their \
+                 standard deviation, found {count}: use a larger batch"
             )));
         }
         // Values are taken relative to the first one. In a sum of large values, a column far from
@@ -98,12 +98,12 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] for fewer than two dimensions, for only one value per column, and for NaN
-/// or infinity.
+/// [`Error::Shape`] for fewer than two dimensions and for only one value per column;
+/// [`Error::Invalid`] for NaN or infinity.
 pub fn constant_columns(codes: &Tensor) -> Result<Vec<usize>> {
     if codes.rank() < 2 {
-        return Err(Error::invalid(format!(
-            "expected codes (batch, columns), found {:?}: add a batch dimension with \
+        return Err(Error::shape(format!(
+            "expected codes of shape (batch, columns), found {:?}: add a batch dimension with \
              `unsqueeze(0)`",
             codes.dims()
         )));
@@ -118,7 +118,7 @@ pub(super) fn check_varies(codes: &Tensor) -> Result<()> {
     }
     Err(Error::invalid(format!(
         "expected codes that differ from each other, found {} codes in which every column is \
-         constant; initialise with codes of different images, and check that the encoder's output \
+         constant: initialise with codes of different images, and check that the encoder's output \
          depends on them",
         codes.dim(0)?
     )))

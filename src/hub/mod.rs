@@ -7,7 +7,7 @@
 //! ```no_run
 //! use invariances::{flow::Cinn, hub::{Hub, published}, ops::Params};
 //! let file = published("cinn_alexnet_aae_fc6")?;
-//! file.fetch(&Hub::open()?)?; // from file.url to file.path(), unless it is there already
+//! file.fetch(&Hub::open()?)?; // from file.url to file.path(), unless the file exists
 //! let params = Params::new(0);
 //! let t = Cinn::new(&file.cinn()?, &params.root())?;
 //! file.open()?.load_into(&params)?; // after a check of its MD5

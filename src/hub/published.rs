@@ -46,14 +46,14 @@ struct Transformer {
 fn table() -> Result<BTreeMap<String, Published>> {
     let table: BTreeMap<String, Published> = serde_json::from_str(TABLE)
         .map_err(|e| Error::content("data/checkpoints.json", e.to_string()))?;
-    let named = table.into_iter().map(|(name, file)| {
+    let entries = table.into_iter().map(|(name, file)| {
         let file = Published {
             name: name.clone(),
             ..file
         };
         (name, file)
     });
-    Ok(named.collect())
+    Ok(entries.collect())
 }
 
 /// Returns the names of the published checkpoints, sorted.
@@ -76,7 +76,7 @@ pub fn published_names() -> Result<Vec<String>> {
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] for an unknown name; the error suggests the most similar one.
+/// [`Error::Unknown`] for an unknown name; the error suggests the most similar one.
 pub fn published(name: &str) -> Result<Published> {
     let mut table = table()?;
     if let Some(file) = table.remove(name) {
@@ -85,9 +85,9 @@ pub fn published(name: &str) -> Result<Published> {
     let names: Vec<&str> = table.keys().map(String::as_str).collect();
     let advice = match nearest(name, &names) {
         Some(near) => format!("did you mean {near:?}?"),
-        None => format!("there are {}", names.join(", ")),
+        None => format!("available: {}", names.join(", ")),
     };
-    Err(Error::invalid(format!(
+    Err(Error::unknown(format!(
         "no published checkpoint {name:?}; {advice}"
     )))
 }
@@ -97,51 +97,57 @@ impl Published {
     /// [`crate::flow::Cinn`] has the checkpoint's names and shapes.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the checkpoint is not a conditional invertible network.
+    /// [`Error::Unsupported`] if the checkpoint is not a conditional invertible network;
+    /// [`Error::Invalid`] if its configuration is invalid.
     pub fn cinn(&self) -> Result<CinnConfig> {
         let wrong = |what: String| Error::invalid(format!("{}: {what}", self.name));
-        let given = self.config.get("Transformer").ok_or_else(|| {
-            wrong("not a conditional invertible network; those are called cinn_…".into())
+        let settings = self.config.get("Transformer").ok_or_else(|| {
+            Error::unsupported(format!(
+                "{}: not a conditional invertible network (the names of these start with cinn_)",
+                self.name
+            ))
         })?;
-        let given = Transformer::deserialize(given).map_err(|e| wrong(e.to_string()))?;
-        let conditioning = match given.conditioning_option.as_str() {
+        let settings = Transformer::deserialize(settings).map_err(|e| wrong(e.to_string()))?;
+        let conditioning = match settings.conditioning_option.as_str() {
             "none" => Conditioning::None,
             "sequential" => Conditioning::Sequential,
             "parallel" => Conditioning::Parallel,
             other => {
                 return Err(wrong(format!(
-                    "conditioning_option is {other:?}, expected none, sequential or parallel"
+                    "expected conditioning_option none, sequential or parallel, found {other:?}"
                 )));
             }
         };
-        let activation = match given.activation.as_str() {
+        let activation = match settings.activation.as_str() {
             "none" => FlowActivation::None,
             "lrelu" => FlowActivation::Lrelu,
             other => {
                 return Err(wrong(format!(
-                    "activation is {other:?}, expected none or lrelu"
+                    "expected activation none or lrelu, found {other:?}"
                 )));
             }
         };
-        let channels = given.conditioning_in_channels;
-        let condition = match given.conditioning_spatial_size {
+        let channels = settings.conditioning_in_channels;
+        let condition = match settings.conditioning_spatial_size {
             1 => Condition::Vector(channels),
             size => Condition::Map {
                 channels,
                 size,
-                down: given.embedder_down.ok_or_else(|| {
-                    wrong(format!("expected embedder_down for a map of {size} pixels"))
+                down: settings.embedder_down.ok_or_else(|| {
+                    wrong(format!(
+                        "expected embedder_down for a map of {size} pixels, found none"
+                    ))
                 })?,
             },
         };
         Ok(CinnConfig {
-            code: given.in_channels,
+            code: settings.in_channels,
             condition,
-            hidden: given.mid_channels,
-            depth: given.hidden_depth,
-            flows: given.n_flows,
+            hidden: settings.mid_channels,
+            depth: settings.hidden_depth,
+            flows: settings.n_flows,
             conditioning,
-            conditioning_depth: given.conditioning_depth.unwrap_or(4),
+            conditioning_depth: settings.conditioning_depth.unwrap_or(4),
             activation,
             coupling: Coupling::default(),
             mixing: Mixing::default(),
@@ -149,7 +155,7 @@ impl Published {
     }
 
     /// Returns the path of the file: `checkpoints/NAME.ckpt` in the project's cache, see
-    /// [`cache_dir`]. [`Published::fetch`] puts the file there.
+    /// [`cache_dir`]. [`Published::fetch`] downloads the file to this path.
     ///
     /// # Errors
     /// As [`cache_dir`].
@@ -159,7 +165,7 @@ impl Published {
             .join(format!("{}.ckpt", self.name)))
     }
 
-    /// Fetches the file to [`Published::path`], unless it is there already. The MD5 is checked
+    /// Downloads the file to [`Published::path`], unless it exists there. The MD5 is checked
     /// before the file gets its final name; if the authors give none, only the length is checked.
     /// See [`Hub::download`].
     ///
@@ -193,7 +199,7 @@ impl Published {
         };
         let hint = || {
             format!(
-                "expected {}, from {}; `fetch` brings it",
+                "expected the checkpoint {} from {}: call `Published::fetch` to download it",
                 self.name, self.url
             )
         };
@@ -209,7 +215,7 @@ impl Published {
             return Err(Error::content(
                 path,
                 format!(
-                    "expected {} with MD5 {expected}, found {found}; fetch it again from {}",
+                    "expected {} with MD5 {expected}, found {found}: download it again from {}",
                     self.name, self.url
                 ),
             ));

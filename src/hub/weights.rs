@@ -64,14 +64,14 @@ pub struct Weights {
 fn table() -> Result<BTreeMap<String, Weights>> {
     let table: BTreeMap<String, Weights> = serde_json::from_str(TABLE)
         .map_err(|e| Error::content("data/weights.json", e.to_string()))?;
-    let named = table.into_iter().map(|(name, weights)| {
+    let entries = table.into_iter().map(|(name, weights)| {
         let weights = Weights {
             name: name.clone(),
             ..weights
         };
         (name, weights)
     });
-    Ok(named.collect())
+    Ok(entries.collect())
 }
 
 /// Returns the names of all published weights in the table, sorted.
@@ -85,7 +85,7 @@ pub fn weights_names() -> Result<Vec<String>> {
 /// Returns the published weights of a network, by name.
 ///
 /// # Errors
-/// [`Error::Invalid`] for an unknown name; the error suggests the most similar one.
+/// [`Error::Unknown`] for an unknown name; the error suggests the most similar one.
 pub fn weights(name: &str) -> Result<Weights> {
     let mut table = table()?;
     if let Some(found) = table.remove(name) {
@@ -93,11 +93,11 @@ pub fn weights(name: &str) -> Result<Weights> {
     }
     let names: Vec<&str> = table.keys().map(String::as_str).collect();
     let advice = match nearest(name, &names) {
-        Some(near) => format!("did you mean {near:?}? "),
-        None => String::new(),
+        Some(near) => format!("; did you mean {near:?}?"),
+        None => ".".into(),
     };
-    Err(Error::invalid(format!(
-        "no published weights of {name:?}; {advice}There are {}",
+    Err(Error::unknown(format!(
+        "no published weights {name:?}{advice} Available: {}",
         names.join(", ")
     )))
 }
@@ -106,8 +106,8 @@ impl Weights {
     /// Builds the network of these weights, without loading the weights.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown network, or if `outputs` is set for a network without
-    /// classes (`facenet`, `fid_inception`).
+    /// [`Error::Unknown`] for an unknown network; [`Error::Unsupported`] if `outputs` is set for a
+    /// network without classes (`facenet`, `fid_inception`).
     pub fn network(&self, at: &Scope) -> Result<Backbone> {
         let classes = self.outputs.unwrap_or(1000);
         let vit = |config: TransformerConfig| {
@@ -124,24 +124,23 @@ impl Weights {
             "squeezenet1_0" => squeezenet(SqueezeNet::V1_0, classes, at),
             "squeezenet1_1" => squeezenet(SqueezeNet::V1_1, classes, at),
             "vgg16" => vgg16(classes, at),
-            "facenet" | "fid_inception" if self.outputs.is_some() => Err(Error::invalid(format!(
-                "{} has no classes: leave `outputs` out",
-                self.network
-            ))),
+            "facenet" | "fid_inception" if self.outputs.is_some() => Err(Error::unsupported(
+                format!("{} has no classes: leave `outputs` unset", self.network),
+            )),
             "facenet" => facenet(at),
             "fid_inception" => fid_inception(at),
             "vit_base" => vit(TransformerConfig::vit_base()),
             "dinov2_small" => vit(TransformerConfig::dinov2_small()),
             "dinov2_base" => vit(TransformerConfig::dinov2_base()),
             "clip_base" => vit(TransformerConfig::clip_base()),
-            other => Err(Error::invalid(format!(
-                "no network {other:?}; there are those of {}",
+            other => Err(Error::unknown(format!(
+                "no network {other:?}: expected a network of the published weights {}",
                 weights_names()?.join(", ")
             ))),
         }
     }
 
-    /// Returns the path of the weights file, and fetches the file if it is not there yet.
+    /// Returns the path of the weights file, and downloads the file if it is not in the cache.
     ///
     /// # Errors
     /// [`Error::Download`] if the file cannot be fetched; [`Error::Invalid`] if there is neither
@@ -157,16 +156,16 @@ impl Weights {
         }
         let Some(url) = &self.url else {
             return Err(Error::invalid(format!(
-                "the weights of {} have neither a repository nor an address",
+                "expected `repository` or `url` for the weights of {}, found neither",
                 self.network
             )));
         };
         let bare = url.split(['?', '#']).next().unwrap_or_default();
         let last = bare.rsplit('/').next().unwrap_or_default();
-        let good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-        if last.is_empty() || last.starts_with('.') || !last.chars().all(good) {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if last.is_empty() || last.starts_with('.') || !last.chars().all(allowed) {
             return Err(Error::invalid(format!(
-                "the address {url:?} does not end with a file's name"
+                "expected a `url` that ends with a file name, found {url:?}"
             )));
         }
         let path = cache_dir()?.join("weights").join(last);
@@ -174,7 +173,7 @@ impl Weights {
         Ok(path)
     }
 
-    /// Builds the network with these weights, and fetches them if they are not there yet. The
+    /// Builds the network with these weights, and downloads them if they are not in the cache. The
     /// network is frozen, in evaluation mode and on the CPU.
     ///
     /// # Errors
@@ -239,7 +238,7 @@ fn renamed(network: &str, name: &str) -> Option<(String, bool)> {
     if is_bookkeeping(name) {
         return None;
     }
-    let (kept, dense) = match network {
+    let (exists, dense) = match network {
         // The classification head for the identities in its training set.
         "facenet" => (!name.starts_with("logits."), false),
         "vgg16" => {
@@ -264,7 +263,7 @@ fn renamed(network: &str, name: &str) -> Option<(String, bool)> {
         }
         _ => (true, false),
     };
-    kept.then(|| (name.to_string(), dense))
+    exists.then(|| (name.to_string(), dense))
 }
 
 /// Adds networks with published weights to [`Hub`], by name: `hub.backbone("alexnet")`.

@@ -28,7 +28,7 @@ impl PatchDiscriminator {
     /// channels and halves the image three times.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if parameters of these names exist with other shapes.
+    /// [`Error::Shape`] if parameters of these names exist with other shapes.
     pub fn new(at: &Scope) -> Result<Self> {
         Ok(Self {
             network: patch_layers(at)?,
@@ -47,7 +47,7 @@ impl PatchDiscriminator {
     /// moved and converted to the device and the number type of the parameters.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the images are too small.
+    /// [`Error::Shape`] if the images are too small.
     pub fn logits(&self, images: &Tensor) -> Result<Tensor> {
         self.network.forward(images)
     }
@@ -94,15 +94,16 @@ pub fn adversarial_weight(
         let gradients = crate::ops::backward(loss)?;
         let gradient = gradients.get(last_layer).ok_or_else(|| {
             Error::invalid(format!(
-                "the {what} loss does not depend on the layer at which gradients are compared"
+                "expected a {what} loss that depends on the decoder's last layer, found no \
+                 gradient for this layer"
             ))
         })?;
         let gradient = wide(&gradient.detach().flatten_all()?)?;
         Ok(scalar(&gradient.sqr()?.sum(D::Minus1)?)?.sqrt())
     };
     let (r, g) = (
-        norm(reconstruction, "reconstruction's")?,
-        norm(generator, "generator's")?,
+        norm(reconstruction, "reconstruction")?,
+        norm(generator, "generator")?,
     );
     Ok((r / (g + 1e-4)).clamp(0.0, 1e4))
 }

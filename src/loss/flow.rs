@@ -43,7 +43,7 @@ impl Nll {
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] if the shapes do not fit or the batch is empty.
+/// [`Error::Shape`] if the shapes do not fit or the batch is empty.
 pub fn nll(v: &Tensor, logdet: &Tensor) -> Result<Tensor> {
     let (prior, logdet) = parts(v, logdet)?;
     Ok((prior - logdet)?)
@@ -64,7 +64,9 @@ pub fn nll_parts(v: &Tensor, logdet: &Tensor) -> Result<Nll> {
         return Ok(nll);
     }
     Err(Error::Diverged(format!(
-        "the loss of the flow is no number any more (½‖v‖² {}, log-determinant {}); lower the learning rate, or look for constant numbers in the code, which an ActNorm stretches without bound",
+        "the loss of the flow is NaN or infinite (½‖v‖² {}, log-determinant {}): lower the \
+         learning rate, or check the code for constant columns, which an ActNorm scales up without \
+         bound",
         nll.prior, nll.logdet
     )))
 }
@@ -73,8 +75,9 @@ pub fn nll_parts(v: &Tensor, logdet: &Tensor) -> Result<Nll> {
 fn parts(v: &Tensor, logdet: &Tensor) -> Result<(Tensor, Tensor)> {
     let batch = logdet.dims();
     if v.rank() < 2 || batch != &v.dims()[..1] || v.elem_count() == 0 {
-        return Err(Error::invalid(format!(
-            "the loss of a flow needs v (batch, code) and logdet (batch,), found {:?} and {batch:?}",
+        return Err(Error::shape(format!(
+            "expected v of shape (batch, code) and logdet of shape (batch,), found {:?} and \
+             {batch:?}",
             v.dims()
         )));
     }
@@ -123,8 +126,8 @@ pub struct PairNll {
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] if the shapes do not fit each other or `sizes`, if a factor does not exist,
-/// or unless 0 ≤ ρ < 1.
+/// [`Error::Shape`] if the shapes do not fit each other or `sizes`; [`Error::Unknown`] if a factor
+/// does not exist; [`Error::Invalid`] unless 0 ≤ ρ < 1.
 pub fn pair_nll(
     first: (&Tensor, &Tensor),
     second: (&Tensor, &Tensor),
@@ -139,8 +142,10 @@ pub fn pair_nll(
         && shared.len() == batch
         && batch > 0;
     if !fits {
-        return Err(Error::invalid(format!(
-            "the loss of a pair needs factors (batch, {}) and log-determinants (batch,) of both, and what each pair shares, found {:?} and {:?}, {:?} and {:?}, and {}",
+        return Err(Error::shape(format!(
+            "expected factors of shape (batch, {}) and log-determinants of shape (batch,) for both \
+             images, and a shared factor for each pair, found {:?} and {:?} for the first image, \
+             {:?} and {:?} for the second, and {} shared factors",
             sizes.iter().sum::<usize>(),
             first.0.dims(),
             first.1.dims(),
@@ -151,24 +156,25 @@ pub fn pair_nll(
     }
     if !(0.0..1.0).contains(&rho) {
         return Err(Error::invalid(format!(
-            "the correlation ρ of a shared factor must be at least 0 and below 1, found {rho}"
+            "expected a correlation ρ of at least 0 and below 1, found {rho}"
         )));
     }
     let known = |f: &i64| (f.unsigned_abs() as usize) < sizes.len();
     if let Some(other) = shared.iter().find(|f| !known(f)) {
-        return Err(Error::invalid(format!(
-            "a pair shares factor {other}, but there are {} factors: 0 … {} (the residual), or −k for all but k",
+        return Err(Error::unknown(format!(
+            "no factor {other} among {} factors: expected 0 to {} (the residual), or −k for all \
+             factors except k",
             sizes.len(),
             sizes.len() - 1
         )));
     }
     // ρ for elements of the code that a pair shares, 0 for all others.
-    let mut share = Vec::with_capacity(batch * code);
+    let mut correlation = Vec::with_capacity(batch * code);
     for &f in shared {
         for (k, &size) in sizes.iter().enumerate() {
             let k = k as i64;
-            let shares = f == k || (f < 0 && f != -k);
-            share.resize(share.len() + size, if shares { rho } else { 0.0 });
+            let is_shared = f == k || (f < 0 && f != -k);
+            correlation.resize(correlation.len() + size, if is_shared { rho } else { 0.0 });
         }
     }
     let a = wide(first.0)?;
@@ -185,15 +191,15 @@ pub fn pair_nll(
             }
         })
     };
-    let rest = tensor(share.iter().map(|s| 1.0 - s * s).collect())?;
-    let share = tensor(share)?;
+    let variance = tensor(correlation.iter().map(|r| 1.0 - r * r).collect())?;
+    let correlation = tensor(correlation)?;
     let mean = |square: Tensor, logdet: &Tensor| -> Result<Tensor> {
         let prior = (square.sum_all()? * (0.5 / batch as f64))?;
         Ok((prior - at.take(logdet)?.mean_all()?)?)
     };
     let one = mean(a.sqr()?, first.1)?;
-    let off = (b - (share * &a)?)?;
-    let two = mean((off.sqr()? / rest)?, second.1)?;
+    let difference = (b - (correlation * &a)?)?;
+    let two = mean((difference.sqr()? / variance)?, second.1)?;
     Ok(PairNll {
         loss: (&one + &two)?,
         first: one,

@@ -40,8 +40,8 @@ impl Lpips {
     /// 1, 1). Tensors with other names are ignored.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the network is not VGG-16, or if a weight is missing or has a wrong
-    /// shape.
+    /// [`Error::Unknown`] if the network is not VGG-16 or a weight is missing; [`Error::Shape`] if
+    /// a weight has a wrong shape.
     pub fn new(vgg: &Backbone, heads: &HashMap<String, Tensor>) -> Result<Self> {
         // The authors' scaling layer maps images in [−1, 1] to ImageNet's normalisation.
         let colours = Preprocess {
@@ -56,13 +56,15 @@ impl Lpips {
             let channels = channels.unwrap_or(0);
             let name = format!("lin{i}.model.1.weight");
             let head = heads.get(&name).ok_or_else(|| {
-                Error::invalid(format!(
-                    "no {name} among the weightings of LPIPS: take them from the checkpoint vgg_lpips"
+                Error::unknown(format!(
+                    "no {name} among the channel weights of LPIPS: load them from the checkpoint \
+                     vgg_lpips"
                 ))
             })?;
             if head.dims() != [1, channels, 1, 1] {
-                return Err(Error::invalid(format!(
-                    "{name} has shape {:?}, expected [1, {channels}, 1, 1] for {layer} of VGG-16",
+                return Err(Error::shape(format!(
+                    "expected {name} of shape [1, {channels}, 1, 1] for {layer} of VGG-16, found \
+                     {:?}",
                     head.dims()
                 )));
             }
@@ -79,11 +81,11 @@ impl Lpips {
     /// (batch,).
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the shapes differ, or if the images are smaller than 16 pixels.
+    /// [`Error::Shape`] if the shapes differ, or if the images are smaller than 16 pixels.
     pub fn distance(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         if a.dims() != b.dims() {
-            return Err(Error::invalid(format!(
-                "LPIPS compares images of one shape, found {:?} and {:?}",
+            return Err(Error::shape(format!(
+                "expected images of the same shape, found {:?} and {:?}",
                 a.dims(),
                 b.dims()
             )));

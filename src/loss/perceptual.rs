@@ -21,7 +21,7 @@ pub trait PerceptualDistance {
     /// features are compared.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the shapes differ or do not fit the network.
+    /// [`Error::Shape`] if the shapes differ or do not fit the network.
     fn distance(&self, a: &Tensor, b: &Tensor) -> Result<Tensor>;
 }
 
@@ -72,16 +72,17 @@ impl FeatureDistance {
     /// Creates the distance from the named layers of a network.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown layer, no layers, or a network without gradients.
+    /// [`Error::Unknown`] for an unknown layer; [`Error::Invalid`] for no layers;
+    /// [`Error::Unsupported`] for a network without gradients.
     pub fn new(network: &(impl Network + Clone + 'static), layers: &[&str]) -> Result<Self> {
         if layers.is_empty() {
             return Err(Error::invalid(
-                "a distance by features needs at least one layer",
+                "expected at least one layer for a feature distance, found none",
             ));
         }
         if let Some(why) = network.no_gradient() {
-            return Err(Error::invalid(format!(
-                "a distance by features of {} would have no gradient: {why}",
+            return Err(Error::unsupported(format!(
+                "the features of {} have no gradient: {why}",
                 network.name()
             )));
         }
@@ -106,8 +107,8 @@ impl PerceptualDistance for FeatureDistance {
 
     fn distance(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
         if a.dims() != b.dims() {
-            return Err(Error::invalid(format!(
-                "a distance compares images of one shape, found {:?} and {:?}",
+            return Err(Error::shape(format!(
+                "expected images of the same shape, found {:?} and {:?}",
                 a.dims(),
                 b.dims()
             )));
@@ -161,7 +162,7 @@ pub struct PerceptualVaeLoss {
 /// precision.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the shapes of the images differ.
+/// [`Error::Shape`] if the shapes of the images differ.
 pub fn perceptual_vae_loss(
     (x, decoded): (&Tensor, &Tensor),
     posterior: &Posterior,
@@ -170,13 +171,14 @@ pub fn perceptual_vae_loss(
     kl_weight: f64,
 ) -> Result<PerceptualVaeLoss> {
     if x.dims() != decoded.dims() || x.rank() != 4 || x.elem_count() == 0 {
-        return Err(Error::invalid(format!(
-            "the VAE loss compares images of one shape (batch, channels, h, w), found {:?} and {:?}",
+        return Err(Error::shape(format!(
+            "expected images and reconstructions of the same shape (batch, channels, h, w), found \
+             {:?} and {:?}",
             x.dims(),
             decoded.dims()
         )));
     }
-    let numbers = (x.elem_count() / x.dims()[0]) as f64;
+    let elements = (x.elem_count() / x.dims()[0]) as f64;
     let wide_decoded = wide(decoded)?;
     let at = Placement::of(&wide_decoded);
     let l1 = (at.take(x)? - &wide_decoded)?.abs()?.mean_all()?;
@@ -185,8 +187,8 @@ pub fn perceptual_vae_loss(
         None => l1.zeros_like()?,
     };
     let gamma = at.take(&gamma.reshape(())?)?;
-    let per_number = ((&l1 + &perceptual)? / gamma.exp()?)?;
-    let nll = ((per_number + &gamma)? * numbers)?;
+    let per_element = ((&l1 + &perceptual)? / gamma.exp()?)?;
+    let nll = ((per_element + &gamma)? * elements)?;
     let kl = at.take(&posterior.kl()?.mean_all()?)?;
     Ok(PerceptualVaeLoss {
         loss: (&nll + (&kl * kl_weight)?)?,

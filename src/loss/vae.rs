@@ -24,7 +24,7 @@ pub struct VaeLoss {
 /// of `decoded`, and in f32 if it has half precision.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the shapes of the images differ.
+/// [`Error::Shape`] if the shapes of the images differ.
 pub fn vae_loss(
     x: &Tensor,
     decoded: &Tensor,
@@ -32,30 +32,31 @@ pub fn vae_loss(
     gamma: &Tensor,
 ) -> Result<VaeLoss> {
     if x.dims() != decoded.dims() || x.rank() != 4 {
-        return Err(Error::invalid(format!(
-            "the VAE loss compares images of one shape (batch, channels, h, w), found {:?} and {:?}",
+        return Err(Error::shape(format!(
+            "expected images and reconstructions of the same shape (batch, channels, h, w), found \
+             {:?} and {:?}",
             x.dims(),
             decoded.dims()
         )));
     }
-    let numbers = (x.elem_count() / x.dims()[0].max(1)) as f64;
+    let elements = (x.elem_count() / x.dims()[0].max(1)) as f64;
     let decoded = wide(decoded)?;
     let at = Placement::of(&decoded);
     let mse = (at.take(x)? - &decoded)?.sqr()?.mean_all()?;
     let kl = at.take(&posterior.kl()?.mean_all()?)?;
     Ok(VaeLoss {
-        loss: (normal_nll(&mse, gamma, numbers)? + &kl)?,
+        loss: (normal_nll(&mse, gamma, elements)? + &kl)?,
         mse,
         kl,
     })
 }
 
-/// Computes the negative log of a normal likelihood of `numbers` values with mean squared error
+/// Computes the negative log of a normal likelihood of `elements` values with mean squared error
 /// `error` and variance exp(γ), without constants.
-pub(crate) fn normal_nll(error: &Tensor, gamma: &Tensor, numbers: f64) -> Result<Tensor> {
+pub(crate) fn normal_nll(error: &Tensor, gamma: &Tensor, elements: f64) -> Result<Tensor> {
     let error = wide(error)?;
     let gamma = Placement::of(&error).take(&gamma.reshape(())?)?;
-    Ok(((error / gamma.exp()?)? + &gamma)?.affine(0.5 * numbers, 0.)?)
+    Ok(((error / gamma.exp()?)? + &gamma)?.affine(0.5 * elements, 0.)?)
 }
 
 #[cfg(test)]

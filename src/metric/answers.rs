@@ -13,7 +13,7 @@ pub fn same_answers(a: &[u32], b: &[u32]) -> Result<Vec<f64>> {
 }
 
 /// Measures whether a change from `from` to `to` took effect. For each item whose answers `from`
-/// and `to` differ, the result is 1 if `seen` equals `to`, else 0. Items with equal answers are
+/// and `to` differ, the result is 1 if `observed` equals `to`, else 0. Items with equal answers are
 /// omitted, because they cannot show a change.
 ///
 /// ```
@@ -24,12 +24,12 @@ pub fn same_answers(a: &[u32], b: &[u32]) -> Result<Vec<f64>> {
 ///
 /// # Errors
 /// [`Error::Invalid`] if the lists differ in length.
-pub fn taken_over(from: &[u32], to: &[u32], seen: &[u32]) -> Result<Vec<f64>> {
-    fits(&[from, to, seen])?;
-    let all = from.iter().zip(to).zip(seen);
+pub fn taken_over(from: &[u32], to: &[u32], observed: &[u32]) -> Result<Vec<f64>> {
+    fits(&[from, to, observed])?;
+    let all = from.iter().zip(to).zip(observed);
     let differ = all.filter(|((from, to), _)| from != to);
     Ok(differ
-        .map(|((_, to), seen)| f64::from(seen == to))
+        .map(|((_, to), observed)| f64::from(observed == to))
         .collect())
 }
 
@@ -38,7 +38,7 @@ fn fits(lists: &[&[u32]]) -> Result<()> {
     match counts.windows(2).all(|pair| pair[0] == pair[1]) {
         true => Ok(()),
         false => Err(Error::invalid(format!(
-            "answers are compared item by item, found lists of {counts:?}"
+            "expected lists of answers of the same length, found lengths {counts:?}"
         ))),
     }
 }

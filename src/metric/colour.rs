@@ -39,13 +39,15 @@ const CORE: f32 = 0.01;
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] for another shape, no images or pixels, or a value that is NaN or infinite.
+/// [`Error::Shape`] for another shape, and for no images or pixels; [`Error::Invalid`] for a value
+/// that is NaN or infinite.
 pub fn measure_colours(images: &Tensor) -> Result<(Tensor, Tensor)> {
     let (count, height, width) = match images.dims() {
         &[n, 3, h, w] if n * h * w > 0 => (n, h, w),
         other => {
-            return Err(Error::invalid(format!(
-                "expected images of shape (n, 3, height, width), none of them 0, found {other:?}"
+            return Err(Error::shape(format!(
+                "expected images of shape (n, 3, height, width) with at least one pixel, found \
+                 {other:?}"
             )));
         }
     };
@@ -58,7 +60,8 @@ pub fn measure_colours(images: &Tensor) -> Result<(Tensor, Tensor)> {
         .map(|(n, image)| {
             if let Some(value) = image.iter().find(|v| !v.is_finite()) {
                 return Err(Error::invalid(format!(
-                    "image {n} has {value} for a pixel: its colours cannot be measured"
+                    "expected finite pixels, found {value} in image {n}: the colours cannot be \
+                     measured"
                 )));
             }
             // A decoder's output may exceed the range slightly or by orders of magnitude.
@@ -72,14 +75,18 @@ pub fn measure_colours(images: &Tensor) -> Result<(Tensor, Tensor)> {
     let colours: Result<Vec<_>> = colours.into_iter().collect();
     let (foreground, background): (Vec<_>, Vec<_>) = colours?.into_iter().unzip();
     let tensor = |colours: Vec<[f32; 3]>| {
-        let shares: Vec<f32> = colours.iter().flatten().map(|c| share(*c)).collect();
-        Ok::<_, Error>(Tensor::from_vec(shares, (count, 3), device)?)
+        let levels: Vec<f32> = colours
+            .iter()
+            .flatten()
+            .map(|c| to_unit_range(*c))
+            .collect();
+        Ok::<_, Error>(Tensor::from_vec(levels, (count, 3), device)?)
     };
     Ok((tensor(foreground)?, tensor(background)?))
 }
 
 /// Maps [−1, 1] to [0, 1].
-fn share(value: f32) -> f32 {
+fn to_unit_range(value: f32) -> f32 {
     (0.5 * value + 0.5).clamp(0.0, 1.0)
 }
 
@@ -114,14 +121,14 @@ fn colours_of(image: &[f32], height: usize, width: usize) -> ([f32; 3], [f32; 3]
         .collect();
     let core = ((area as f32 * CORE) as usize).clamp(1, area);
     let mut sorted = distances.clone();
-    let far = *sorted.select_nth_unstable_by(area - core, f32::total_cmp).1;
-    if far <= 0.0 {
+    let quantile = *sorted.select_nth_unstable_by(area - core, f32::total_cmp).1;
+    if quantile <= 0.0 {
         return (background, background);
     }
     let mut sum = [0.0f64; 3];
     let mut total = 0.0f64;
     for (i, distance) in distances.iter().enumerate() {
-        let weight = f64::from(((distance / far - 0.9) / 0.1).clamp(0.0, 1.0));
+        let weight = f64::from(((distance / quantile - 0.9) / 0.1).clamp(0.0, 1.0));
         total += weight;
         for c in 0..3 {
             sum[c] += weight * f64::from(planes[c][i]);

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use nalgebra::DMatrix;
 
 /// The largest number of features; a covariance of this size takes 2 GiB.
-const MOST: usize = 1 << 14;
+const MAX_FEATURES: usize = 1 << 14;
 
 /// Computes the Fréchet distance between two samples of features, each modelled as a Gaussian
 /// (arXiv 1706.08500, equation 6).
@@ -30,24 +30,26 @@ const MOST: usize = 1 << 14;
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] if the numbers of features differ or exceed 16384, a sample has fewer than
-/// two rows, or a value is NaN or infinite.
+/// [`Error::Shape`] if the numbers of features differ or exceed 16384, or a sample has fewer than
+/// two rows; [`Error::Invalid`] if a value is NaN or infinite.
 pub fn frechet_distance(a: &Tensor, b: &Tensor) -> Result<f64> {
     let fits = match (a.dims(), b.dims()) {
         ([n, f], [m, g]) => f == g && *f > 0 && *n >= 2 && *m >= 2,
         _ => false,
     };
     if !fits {
-        return Err(Error::invalid(format!(
-            "the Fréchet distance needs features (n, f) and (m, f) of at least two images each, found {:?} and {:?}",
+        return Err(Error::shape(format!(
+            "expected features of shapes (n, f) and (m, f) with at least two rows each, found {:?} \
+             and {:?}",
             a.dims(),
             b.dims()
         )));
     }
     let features = a.dims()[1];
-    if features > MOST {
-        return Err(Error::invalid(format!(
-            "the Fréchet distance takes at most {MOST} features, whose covariance is a square, found {features}: pool the layer, or take a later one"
+    if features > MAX_FEATURES {
+        return Err(Error::shape(format!(
+            "expected at most {MAX_FEATURES} features (their covariance matrix must fit into \
+             memory), found {features}: pool the layer's output or use a later layer"
         )));
     }
     let ((mean_a, cov_a), (mean_b, cov_b)) = (moments(a)?, moments(b)?);
@@ -80,11 +82,11 @@ fn moments(x: &Tensor) -> Result<(Vec<f64>, DMatrix<f64>)> {
     let mean = x.mean_keepdim(0)?;
     let centred = x.broadcast_sub(&mean)?;
     let covariance = (centred.t()?.matmul(&centred)? / (n - 1) as f64)?;
-    let numbers = values(&covariance)?;
-    if numbers.iter().any(|v| !v.is_finite()) {
+    let elements = values(&covariance)?;
+    if elements.iter().any(|v| !v.is_finite()) {
         return Err(Error::invalid(
-            "the Fréchet distance needs finite features, found NaN or infinity",
+            "expected finite features for the Fréchet distance, found NaN or infinity",
         ));
     }
-    Ok((values(&mean)?, DMatrix::from_row_slice(f, f, &numbers)))
+    Ok((values(&mean)?, DMatrix::from_row_slice(f, f, &elements)))
 }

@@ -9,11 +9,11 @@ use candle_core::Tensor;
 /// Returns, per image, 1 if two class assignments agree and 0 otherwise. Both are u32 (batch,).
 ///
 /// # Errors
-/// [`Error::Invalid`] if the shapes differ.
+/// [`Error::Shape`] if the shapes differ.
 pub fn agreement(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
     if a.dims() != b.dims() || a.rank() != 1 {
-        return Err(Error::invalid(format!(
-            "agreement compares classes (batch,) of one length, found {:?} and {:?}",
+        return Err(Error::shape(format!(
+            "expected two tensors of classes of the same shape (batch,), found {:?} and {:?}",
             a.dims(),
             b.dims()
         )));
@@ -29,11 +29,11 @@ pub fn agreement(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
 /// f32 can resolve.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the shapes differ.
+/// [`Error::Shape`] if the shapes differ.
 pub fn psnr(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
     if x.dims() != y.dims() || x.rank() != 4 {
-        return Err(Error::invalid(format!(
-            "PSNR compares images (batch, channels, h, w) of one shape, found {:?} and {:?}",
+        return Err(Error::shape(format!(
+            "expected images of the same shape (batch, channels, h, w), found {:?} and {:?}",
             x.dims(),
             y.dims()
         )));
@@ -60,14 +60,15 @@ pub fn psnr(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] for another number of dimensions, or a height or width of less than 2
+/// [`Error::Shape`] for another number of dimensions, or a height or width of less than 2
 /// pixels.
 pub fn fine_structure(images: &Tensor) -> Result<Vec<f64>> {
     let (h, w) = match images.dims() {
         &[_, _, h, w] if h > 1 && w > 1 => (h, w),
         other => {
-            return Err(Error::invalid(format!(
-                "fine structure is that of images (batch, channels, h, w) of at least 2 pixels, found {other:?}"
+            return Err(Error::shape(format!(
+                "expected images of shape (batch, channels, h, w) with at least 2 pixels per side, \
+                 found {other:?}"
             )));
         }
     };

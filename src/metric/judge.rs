@@ -37,7 +37,9 @@ impl Judge {
     /// [`Error::Invalid`] if there are no attributes.
     pub fn new(network: &Backbone, attributes: &[Attribute]) -> Result<Self> {
         if attributes.is_empty() {
-            return Err(Error::invalid("a judge needs at least one question"));
+            return Err(Error::invalid(
+                "expected at least one attribute for an independent classifier, found none",
+            ));
         }
         Ok(Self {
             network: network.clone(),
@@ -58,11 +60,11 @@ impl Judge {
     /// Returns the logits of each attribute, (batch, answers).
     fn logits(&self, images: &Tensor) -> Result<Vec<Tensor>> {
         let all = self.network.forward(images)?;
-        let wanted: usize = self.attributes.iter().map(|a| a.answers.len()).sum();
-        if all.dims().last() != Some(&wanted) {
-            return Err(Error::invalid(format!(
-                "a judge of {} answers needs a network with as many outputs, found {:?}",
-                wanted,
+        let outputs: usize = self.attributes.iter().map(|a| a.answers.len()).sum();
+        if all.dims().last() != Some(&outputs) {
+            return Err(Error::shape(format!(
+                "expected a network with {outputs} outputs, one per answer of each attribute, \
+                 found outputs of shape {:?}",
                 all.dims()
             )));
         }
@@ -79,18 +81,18 @@ impl Judge {
     /// Predicts, per attribute, the index of the answer for each image, without a graph.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the images do not fit the network.
+    /// [`Error::Shape`] if the images do not fit the network.
     pub fn names(&self, images: &Tensor) -> Result<BTreeMap<String, Vec<u32>>> {
         let mut answers: BTreeMap<String, Vec<u32>> = BTreeMap::new();
         let count = images.dims().first().copied().unwrap_or(0);
         for start in (0..count).step_by(128) {
             let images = images.narrow(0, start, 128.min(count - start))?.detach();
             for (attribute, logits) in self.attributes.iter().zip(self.logits(&images)?) {
-                let named = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;
+                let predictions = logits.argmax(D::Minus1)?.to_vec1::<u32>()?;
                 answers
                     .entry(attribute.name.clone())
                     .or_default()
-                    .extend(named);
+                    .extend(predictions);
             }
         }
         Ok(answers)
@@ -99,27 +101,27 @@ impl Judge {
     /// Returns, per attribute and image, 1 if the predictions for `a` and `b` are equal, else 0.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the shapes of `a` and `b` differ.
+    /// [`Error::Shape`] if the shapes of `a` and `b` differ.
     pub fn agreement(&self, a: &Tensor, b: &Tensor) -> Result<BTreeMap<String, Vec<f64>>> {
         if a.dims() != b.dims() {
-            return Err(Error::invalid(format!(
-                "a judge compares as many images as images, found {:?} and {:?}",
+            return Err(Error::shape(format!(
+                "expected two batches of images of the same shape, found {:?} and {:?}",
                 a.dims(),
                 b.dims()
             )));
         }
         let (a, b) = (self.names(a)?, self.names(b)?);
-        let alike = a.into_iter().map(|(name, a)| {
+        let agreements = a.into_iter().map(|(name, a)| {
             let same = same_answers(&a, &b[&name])?;
             Ok((name, same))
         });
-        alike.collect()
+        agreements.collect()
     }
 
     /// Returns, per attribute, the index of the correct answer for each image, from its factors.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if a factor is unknown.
+    /// [`Error::Unknown`] if a factor is unknown.
     pub fn truth(&self, factors: &Factors) -> Result<BTreeMap<String, Vec<u32>>> {
         let each = self.attributes.iter();
         each.map(|a| Ok((a.name.clone(), a.of(factors)?))).collect()
@@ -128,12 +130,12 @@ impl Judge {
     /// Returns, per attribute and image, 1 if the prediction is correct, else 0.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if a factor is unknown.
+    /// [`Error::Unknown`] if a factor is unknown.
     pub fn right(&self, images: &Tensor, factors: &Factors) -> Result<BTreeMap<String, Vec<f64>>> {
         let truth = self.truth(factors)?;
-        let each = self.names(images)?.into_iter().map(|(name, named)| {
-            let right = same_answers(&named, &truth[&name])?;
-            Ok((name, right))
+        let each = self.names(images)?.into_iter().map(|(name, predictions)| {
+            let correct = same_answers(&predictions, &truth[&name])?;
+            Ok((name, correct))
         });
         each.collect()
     }
@@ -142,7 +144,8 @@ impl Judge {
     /// images, a scalar.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if a factor is unknown or the images do not fit the network.
+    /// [`Error::Unknown`] if a factor is unknown; [`Error::Shape`] if the images do not fit the
+    /// network.
     pub fn loss(&self, images: &Tensor, factors: &Factors) -> Result<Tensor> {
         let mut losses = Vec::new();
         for (attribute, logits) in self.attributes.iter().zip(self.logits(images)?) {

@@ -16,11 +16,11 @@ use candle_core::Tensor;
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] if the shapes differ.
+/// [`Error::Shape`] if the shapes differ.
 pub fn cosines(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
     if x.rank() != 2 || x.dims() != y.dims() {
-        return Err(Error::invalid(format!(
-            "cosines need two representations (n, p) of one shape, found {:?} and {:?}",
+        return Err(Error::shape(format!(
+            "expected two representations of the same shape (n, p), found {:?} and {:?}",
             x.dims(),
             y.dims()
         )));
@@ -50,14 +50,15 @@ pub fn cosines(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] if the numbers of rows differ or are below four, or if one representation
-/// is constant.
+/// [`Error::Shape`] if the numbers of rows differ or are below four; [`Error::Invalid`] if one
+/// representation is constant.
 pub fn cka(x: &Tensor, y: &Tensor) -> Result<f64> {
     let n = match (x.dims(), y.dims()) {
         (&[n, p], &[m, q]) if n == m && n >= 4 && p > 0 && q > 0 => n,
         (x, y) => {
-            return Err(Error::invalid(format!(
-                "comparing representations needs (n, p) and (n, q) of the same n ≥ 4 images, found {x:?} and {y:?}"
+            return Err(Error::shape(format!(
+                "expected representations of shapes (n, p) and (n, q) with the same n ≥ 4, found \
+                 {x:?} and {y:?}"
             )));
         }
     };
@@ -84,7 +85,7 @@ pub fn cka(x: &Tensor, y: &Tensor) -> Result<f64> {
     let (xx, yy) = (hsic(&k, &k), hsic(&l, &l));
     if xx.is_nan() || yy.is_nan() || xx <= 0.0 || yy <= 0.0 {
         return Err(Error::invalid(
-            "a representation that hardly varies over the images cannot be compared",
+            "expected representations that vary over the images, found a nearly constant one",
         ));
     }
     Ok(hsic(&k, &l) / (xx * yy).sqrt())

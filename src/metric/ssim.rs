@@ -23,33 +23,34 @@ const SIGMA: f64 = 1.5;
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] if the shapes differ, or if the images are smaller than the window.
+/// [`Error::Shape`] if the shapes differ, or if the images are smaller than the window.
 pub fn ssim(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
     let (batch, channels, h, w) = match (x.dims(), y.dims()) {
         (&[b, c, h, w], other) if x.dims() == other && b > 0 && c > 0 && h.min(w) >= WINDOW => {
             (b, c, h, w)
         }
         (x, y) => {
-            return Err(Error::invalid(format!(
-                "structural similarity compares images of one shape (batch, channels, h, w) of at least {WINDOW} pixels a side, found {x:?} and {y:?}"
+            return Err(Error::shape(format!(
+                "expected images of the same shape (batch, channels, h, w) with at least {WINDOW} \
+                 pixels per side, found {x:?} and {y:?}"
             )));
         }
     };
     let middle = (WINDOW / 2) as f64;
-    let line: Vec<f64> = (0..WINDOW)
+    let kernel: Vec<f64> = (0..WINDOW)
         .map(|i| (-(i as f64 - middle).powi(2) / (2.0 * SIGMA * SIGMA)).exp())
         .collect();
-    let sum: f64 = line.iter().sum();
+    let sum: f64 = kernel.iter().sum();
     // Channel by channel, in f64: variances are differences of nearly equal numbers.
     let plane =
         |t: &Tensor| -> Result<Tensor> { Ok(host(t)?.reshape((batch * channels, 1, h, w))?) };
     let (x, y) = (plane(x)?, plane(y)?);
-    let line = Tensor::new(line, x.device())?.affine(1.0 / sum, 0.0)?;
+    let kernel = Tensor::new(kernel, x.device())?.affine(1.0 / sum, 0.0)?;
     let none = Tensor::zeros(1, DType::F64, x.device())?;
     let blurred = |t: &Tensor| -> Result<Tensor> {
         let plain = ConvConfig::default();
-        let lines = conv2d(t, &line.reshape((1, 1, WINDOW, 1))?, &none, plain)?;
-        conv2d(&lines, &line.reshape((1, 1, 1, WINDOW))?, &none, plain)
+        let rows = conv2d(t, &kernel.reshape((1, 1, WINDOW, 1))?, &none, plain)?;
+        conv2d(&rows, &kernel.reshape((1, 1, 1, WINDOW))?, &none, plain)
     };
     let (mx, my) = (blurred(&x)?, blurred(&y)?);
     let both = (&mx * &my)?;

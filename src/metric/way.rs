@@ -16,12 +16,12 @@ use candle_core::Tensor;
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] for fewer than two frames.
+/// [`Error::Shape`] for fewer than two frames.
 pub fn frame_step(frames: &Tensor) -> Result<f64> {
     let count = frames.dims().first().copied().unwrap_or(0);
     if count < 2 {
-        return Err(Error::invalid(format!(
-            "a step leads from a frame to the next: expected at least two frames, found {count}"
+        return Err(Error::shape(format!(
+            "expected at least two frames, found {count}"
         )));
     }
     let frames = host(frames)?;
@@ -48,7 +48,7 @@ pub fn frame_step(frames: &Tensor) -> Result<f64> {
 pub fn unevenness(points: &[Tensor]) -> Result<Vec<f64>> {
     if points.len() < 2 {
         return Err(Error::invalid(format!(
-            "a way needs at least two points, found {}",
+            "expected at least two points of a path, found {}",
             points.len()
         )));
     }
@@ -63,7 +63,7 @@ pub fn unevenness(points: &[Tensor]) -> Result<Vec<f64>> {
             let all: Vec<f64> = steps.iter().map(|step| step[row]).collect();
             let mean = all.iter().sum::<f64>() / all.len() as f64;
             match mean > 0.0 {
-                true => all.iter().fold(0.0, |most: f64, s| most.max(*s)) / mean,
+                true => all.iter().fold(0.0, |max: f64, s| max.max(*s)) / mean,
                 false => 1.0,
             }
         })
