@@ -73,7 +73,7 @@ impl CinnTraining {
         }
     }
 
-    /// Trains t with the paper's loss ([`nll`]) and keeps it in `store`. The key is `name`, these
+    /// Trains t with the paper's loss ([`nll`]) and stores it in `store`. The key is `name`, these
     /// settings and the content of the codes. If a trained t exists under this key, it is loaded
     /// instead. t is on the store's device.
     ///
