@@ -76,9 +76,9 @@ impl Attack {
     /// result is on the network's device.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an invalid epsilon or no step; [`Error::Shape`] for no image, or if the
-    /// numbers of labels and images differ; [`Error::Unsupported`] if no gradient passes through
-    /// the network.
+    /// [`Error::Invalid`] for an invalid epsilon or no step; [`Error::Shape`] for no image, or if
+    /// the numbers of labels and images differ; [`Error::Unsupported`] if no gradient passes
+    /// through the network.
     pub fn against(
         &self,
         network: &dyn Network,

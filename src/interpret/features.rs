@@ -105,8 +105,8 @@ impl Features {
     /// mean over all images.
     ///
     /// # Errors
-    /// [`Error::Unknown`] for a layer whose output was not computed; [`Error::Invalid`] for the index
-    /// of an image that does not exist.
+    /// [`Error::Unknown`] for a layer whose output was not computed; [`Error::Invalid`] for the
+    /// index of an image that does not exist.
     pub fn nearest(&self, layer: &str, rows: &[usize], count: usize) -> Result<Vec<Vec<usize>>> {
         if let Some(row) = rows.iter().find(|r| **r >= self.len()) {
             return Err(Error::invalid(format!(

@@ -239,8 +239,8 @@ impl Samples {
     /// `z` are the representations (batch, …) of the originals at `layer`.
     ///
     /// # Errors
-    /// [`Error::Unknown`] for an unknown layer; [`Error::Shape`] for fewer than two originals, or if
-    /// `z` does not have one row for each original.
+    /// [`Error::Unknown`] for an unknown layer; [`Error::Shape`] for fewer than two originals, or
+    /// if `z` does not have one row for each original.
     pub fn reencoded(&self, network: &dyn Network, layer: &str, z: &Tensor) -> Result<Reencoded> {
         let z = z.flatten_from(1)?;
         let batch = z.dim(0)?;
