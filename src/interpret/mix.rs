@@ -18,8 +18,8 @@ use candle_core::Tensor;
 /// let (digits, network) = (Digits::strokes(32, 0)?, squeezenet_small(10, &Params::new(0).root())?);
 /// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
 /// let codes = Codes::of(&vae, &network, "pool", &digits, Split::Test, 8)?;
-/// let how = CinnTraining { flows: 2, ..Default::default() };
-/// let t = Cinn::new(&how.config(&codes), &Params::new(0).root())?;
+/// let config = CinnTraining { flows: 2, ..Default::default() };
+/// let t = Cinn::new(&config.config(&codes), &Params::new(0).root())?;
 /// let x = digits.batch(Split::Test, 0, 4)?.images;
 /// // With its own v, an image gives its reconstruction by E and D.
 /// let same = (mix(&t, &vae, &network, "pool", &x, &x)? - vae.reconstruct(&x)?)?;

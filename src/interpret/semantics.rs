@@ -223,8 +223,8 @@ impl Pairs {
 /// # let cache = std::env::temp_dir().join("invariances-doc-semantics");
 /// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
 /// let digits = Digits::strokes(32, 0)?;
-/// let how = FactorTraining { flows: 2, pairs: 16, training: TrainConfig { steps: 2, batch: 8, ..Default::default() }, ..Default::default() };
-/// let (semantics, trained) = how.fit("example", &vae, &digits, &["digit", "background"], &Store::open(&cache))?;
+/// let config = FactorTraining { flows: 2, pairs: 16, training: TrainConfig { steps: 2, batch: 8, ..Default::default() }, ..Default::default() };
+/// let (semantics, trained) = config.fit("example", &vae, &digits, &["digit", "background"], &Store::open(&cache))?;
 /// let factors = semantics.factors(&vae.encode(&digits.batch(Split::Test, 0, 4)?.images)?.mode())?;
 /// assert_eq!(factors.len(), 3); // digit, background, and the residual
 /// # std::fs::remove_dir_all(cache).ok();

@@ -322,11 +322,17 @@ impl Subject {
     }
 
     /// t of a layer: the published one if it exists. Otherwise t is trained on `codes` and
-    /// stored in `store` under the settings `how`. t is on the store's device.
+    /// stored in `store` under the settings `config`. t is on the store's device.
     ///
     /// # Errors
     /// As [`CinnTraining::fit`]; [`Error::Download`] and [`Error::Content`] for a published t.
-    pub fn t(&self, layer: &str, codes: &Codes, how: &CinnTraining, store: &Store) -> Result<Cinn> {
+    pub fn t(
+        &self,
+        layer: &str,
+        codes: &Codes,
+        config: &CinnTraining,
+        store: &Store,
+    ) -> Result<Cinn> {
         for file in &self.published {
             let file_layer = file.name.rsplit('_').next().unwrap_or_default();
             if self.network.position(file_layer)? != self.network.position(layer)? {
@@ -340,7 +346,7 @@ impl Subject {
             file.open()?.load_into(&params)?;
             return Ok(t);
         }
-        Ok(how
+        Ok(config
             .fit(&format!("{}-t-{layer}", self.name), codes, store)?
             .0)
     }

@@ -1,5 +1,5 @@
-//! Checkpoints of a training run: what they contain, how they are written so that a kill leaves a
-//! readable one, and how they are checked when they are read.
+//! Checkpoints of a training run: their content, how they are written so that a readable one
+//! remains after a kill, and how they are checked when they are read.
 
 use super::adam::Adam;
 use super::log::Log;
@@ -177,16 +177,17 @@ pub(super) fn read(path: &Path, steps: u64, state: &mut State) -> Result<Place> 
     };
     // Reads one tensor per parameter, stored under a prefix.
     let all_of = |prefix: &str, like: &Average| -> Result<Average> {
-        let one =
-            |(name, value): (&String, &Tensor)| {
-                let saved = tensors
+        let one = |(name, value): (&String, &Tensor)| {
+            let saved = tensors
                 .get(&format!("{prefix}/{name}"))
                 .filter(|t| t.dims() == value.dims() && t.dtype() == value.dtype())
-                .ok_or_else(|| other(format!(
-                        "it has no tensor {prefix}/{name} with the expected shape and number type"
-                    )))?;
-                Ok((name.clone(), saved.to_device(value.device())?))
-            };
+                .ok_or_else(|| {
+                    other(format!(
+                        "it has no tensor {prefix}/{name} of the expected shape and type"
+                    ))
+                })?;
+            Ok((name.clone(), saved.to_device(value.device())?))
+        };
         like.iter().map(one).collect()
     };
     let average = state.average.as_ref().map(|a| all_of("average", a));

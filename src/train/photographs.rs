@@ -57,8 +57,8 @@ fn training(steps: u64, batch: usize, seed: u64) -> TrainConfig {
 }
 
 impl PhotographsNetworks {
-    /// Trains all three networks and stores them in `store`; networks that are already there are
-    /// loaded. All are on the store's device. `start` is an encoder and a decoder of the images'
+    /// Trains all three networks and stores them in `store`; networks that are already stored
+    /// are loaded. All are on the store's device. `start` is an encoder and a decoder of the images'
     /// size to fine-tune: a user's own images are rarely enough to train from random weights. E
     /// and D are trained for `steps` steps, the network under study and the independent classifier
     /// for a quarter of them.

@@ -103,7 +103,7 @@ impl VaeTraining {
     }
 
     /// Trains E and D on the training split of a dataset and stores them in `store`; if they are
-    /// already there, they are loaded. A procedural dataset shows each image once, a finite one
+    /// already stored, they are loaded. A procedural dataset shows each image once, a finite one
     /// repeats its images.
     ///
     /// The network behind `perceptual` must take no part in the later analysis of the images.

@@ -26,8 +26,8 @@ const BATCH_SIZE: usize = 64;
 /// let network = squeezenet_small(10, &Params::new(0).root())?.frozen()?;
 /// let digits = Digits::strokes(32, 0)?.batch(Split::Test, 0, 2)?;
 /// let grey = Greybox::new(&network, "pool")?;
-/// let how = Descent { steps: 3, starts: 2, ..Default::default() };
-/// let inverted = how.invert(&grey, &grey.encode(&digits.images)?, 32, &mut Rng::new(0))?;
+/// let config = Descent { steps: 3, starts: 2, ..Default::default() };
+/// let inverted = config.invert(&grey, &grey.encode(&digits.images)?, 32, &mut Rng::new(0))?;
 /// assert_eq!(inverted.images.dims(), [2, 3, 32, 32]);
 /// # Ok::<(), invariances::Error>(())
 /// ```

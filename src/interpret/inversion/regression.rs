@@ -33,9 +33,9 @@ use std::sync::Arc;
 /// let network = squeezenet_small(10, &Params::new(0).root())?.frozen()?;
 /// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
 /// let digits = Digits::strokes(32, 0)?;
-/// let how = Regression { comparator: "conv1".into(), start_steps: 5, training: TrainConfig { steps: 2, batch: 4, ..Default::default() }, ..Default::default() };
+/// let config = Regression { comparator: "conv1".into(), start_steps: 5, training: TrainConfig { steps: 2, batch: 4, ..Default::default() }, ..Default::default() };
 /// let codes = Codes::of(&vae, &network, "pool", &digits, Split::Train, 16)?;
-/// let (inverter, trained) = how.fit("example", (&network, "pool"), &codes, &digits, &vae, &Store::open(&cache))?;
+/// let (inverter, trained) = config.fit("example", (&network, "pool"), &codes, &digits, &vae, &Store::open(&cache))?;
 /// let z = network.encode(&digits.batch(Split::Test, 0, 3)?.images, "pool")?;
 /// assert_eq!(inverter.invert(&z)?.dims(), [3, 3, 32, 32]);
 /// # std::fs::remove_dir_all(cache).ok();
@@ -170,9 +170,9 @@ impl Regression {
         }
         // The encoder of the copied autoencoder is not trained.
         let params = all.below(&["embedder", "vae.decoder"]);
-        let against = store.params(training.seed.wrapping_add(1));
+        let adversary_params = store.params(training.seed.wrapping_add(1));
         let discriminator = match self.adversary > 0.0 {
-            true => Some(PatchDiscriminator::new(&against.root())?),
+            true => Some(PatchDiscriminator::new(&adversary_params.root())?),
             false => None,
         };
         let slot = store.slot(name, &(self, world.id(), network.name(), layer, &origin))?;
@@ -180,7 +180,7 @@ impl Regression {
         let batches = Ahead::new(move |n| world.batch(Split::Train, (n - 1) * batch as u64, batch));
         let mut trainer = Trainer::new(training.clone());
         if discriminator.is_some() {
-            trainer = trainer.adversary(&against);
+            trainer = trainer.adversary(&adversary_params);
         }
         let trained = trainer.fit_in(&slot, &params, |n, _| {
             let x = placement.take(&batches.at(n)?.images)?;
