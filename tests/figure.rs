@@ -816,7 +816,10 @@ fn a_file_that_holds_no_claims_is_left_alone() -> Result<()> {
         std::fs::write(&file, content).unwrap();
         let error = lab.claim("a", 1.0).state().unwrap_err();
         assert!(matches!(error, Error::Content { .. }), "{error}");
-        assert!(error.to_string().contains("move or delete it"), "{error}");
+        assert!(
+            error.to_string().contains("move or delete this file"),
+            "{error}"
+        );
         assert_eq!(std::fs::read_to_string(&file).unwrap(), content);
     }
     Ok(())

@@ -440,7 +440,7 @@ fn a_notebook_leaves_out_unreadable_files_by_a_setting() -> Result<()> {
     );
     let text = printed("unreadable=skip");
     assert!(
-        text.contains("can be error, leave-out, found \"skip\""),
+        text.contains("expected one of error, leave-out, found \"skip\""),
         "{text}"
     );
     Ok(())

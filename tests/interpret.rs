@@ -331,7 +331,7 @@ fn captured_shares_where_the_answer_is_known() -> Result<()> {
     );
     says(
         semantics.between(&a, &b.narrow(0, 0, 3)?, 0.5).map(drop),
-        "as many",
+        "same shape",
     );
     let e = |concepts: &[&str]| how.fit("e", &vae, &digits, concepts, &store).map(drop);
     says(e(&[]), "digit, foreground");
@@ -907,7 +907,7 @@ fn attacks_are_what_they_are_called() -> Result<()> {
     );
     says(
         Attack::fgsm(0.1).against(&linear, &x, &both, &mut Rng::new(0)),
-        "a label for each",
+        "one for each image",
     );
     Ok(())
 }

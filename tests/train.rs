@@ -557,7 +557,7 @@ fn trains_on_a_full_disk(place: &Path) -> Result<()> {
         net.step(rng)
     })?;
     assert!(!trained.kept && !trained.reused && !slot.is_trained());
-    assert!(trained.to_string().contains("not kept"), "{trained}");
+    assert!(trained.to_string().contains("not saved"), "{trained}");
     // What was trained is there, whole.
     assert!(net.bits()? == uninterrupted(&config)?.0.bits()?);
     Ok(())

@@ -10,7 +10,7 @@ use candle_core::{D, Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 /// The number of images that are attacked at once.
-const TOGETHER: usize = 64;
+const BATCH_SIZE: usize = 64;
 
 /// An adversarial attack that changes every pixel value by at most `epsilon`, so that the
 /// network's prediction becomes wrong. With one step it is the fast gradient sign method
@@ -24,8 +24,8 @@ const TOGETHER: usize = 64;
 /// let network = squeezenet_small(10, &Params::new(0).root())?.frozen()?;
 /// let digits = Digits::strokes(32, 0)?.batch(Split::Test, 0, 4)?;
 /// let attacked = Attack::fgsm(0.05).against(&network, &digits.images, &digits.labels, &mut Rng::new(0))?;
-/// let most = attacked.perturbation()?.abs()?.max_all()?.to_scalar::<f32>()?;
-/// assert!(most <= 0.0501);
+/// let largest = attacked.perturbation()?.abs()?.max_all()?.to_scalar::<f32>()?;
+/// assert!(largest <= 0.0501);
 /// # Ok::<(), invariances::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,13 +59,13 @@ impl Attack {
     fn check(&self, images: &Tensor) -> Result<()> {
         if !(self.epsilon.is_finite() && self.epsilon >= 0.0) || self.steps == 0 {
             return Err(Error::invalid(format!(
-                "an attack needs an epsilon of at least 0 and at least one step, found {self:?}"
+                "expected an epsilon of at least 0 and at least one step, found {self:?}"
             )));
         }
         match images.dims() {
             [n, _, _, _] if *n > 0 => Ok(()),
-            other => Err(Error::invalid(format!(
-                "expected images (batch, 3, h, w) to attack, found {other:?}"
+            other => Err(Error::shape(format!(
+                "expected images of shape (batch, 3, h, w), found {other:?}"
             ))),
         }
     }
@@ -76,8 +76,9 @@ impl Attack {
     /// result is on the network's device.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for no image, no step, a number of labels other than the number of
-    /// images, or if no gradient passes through the network.
+    /// [`Error::Invalid`] for an invalid epsilon or no step; [`Error::Shape`] for no image, or if
+    /// the numbers of labels and images differ; [`Error::Unsupported`] if no gradient passes
+    /// through the network.
     pub fn against(
         &self,
         network: &dyn Network,
@@ -88,23 +89,23 @@ impl Attack {
         self.check(images)?;
         let count = images.dims()[0];
         if labels.dims() != [count] {
-            return Err(Error::invalid(format!(
-                "expected a label for each of {count} images, found {:?}",
+            return Err(Error::shape(format!(
+                "expected labels of shape ({count},), one for each image, found {:?}",
                 labels.dims()
             )));
         }
         if let Some(why) = network.no_gradient() {
-            return Err(Error::invalid(format!(
-                "{} cannot be attacked, as no gradient goes through it: {why}",
+            return Err(Error::unsupported(format!(
+                "{} cannot be attacked, because no gradient passes through it: {why}",
                 network.name()
             )));
         }
         let originals = images.detach().to_device(&device_of(network, images))?;
         let mut attacked = Vec::new();
-        for start in (0..count).step_by(TOGETHER) {
-            let n = TOGETHER.min(count - start);
+        for start in (0..count).step_by(BATCH_SIZE) {
+            let n = BATCH_SIZE.min(count - start);
             let x = originals.narrow(0, start, n)?;
-            attacked.push(self.some(network, &x, &labels.narrow(0, start, n)?, rng)?);
+            attacked.push(self.attack_batch(network, &x, &labels.narrow(0, start, n)?, rng)?);
         }
         Ok(Attacked {
             images: Tensor::cat(&attacked, 0)?,
@@ -112,7 +113,7 @@ impl Attack {
         })
     }
 
-    fn some(
+    fn attack_batch(
         &self,
         network: &dyn Network,
         x: &Tensor,
@@ -120,7 +121,7 @@ impl Attack {
         rng: &mut Rng,
     ) -> Result<Tensor> {
         let (low, high) = ((x - self.epsilon)?, (x + self.epsilon)?);
-        let within = |y: Tensor| -> Result<Tensor> {
+        let projected = |y: Tensor| -> Result<Tensor> {
             Ok(y.maximum(&low)?.minimum(&high)?.clamp(-1f32, 1f32)?)
         };
         let mut at = x.clone();
@@ -128,7 +129,7 @@ impl Attack {
         if self.steps > 1 {
             step = 2.5 * self.epsilon / self.steps as f64;
             let start = rng.uniform(-1.0, 1.0, x.shape(), x.device())?;
-            at = within((x + (start.to_dtype(x.dtype())? * self.epsilon)?)?)?;
+            at = projected((x + (start.to_dtype(x.dtype())? * self.epsilon)?)?)?;
         }
         for _ in 0..self.steps {
             let var = Var::from_tensor(&at)?;
@@ -139,12 +140,12 @@ impl Attack {
             let loss = candle_nn::loss::cross_entropy(&wide(&logits)?, &labels)?;
             let mut gradients = backward(&(loss * x.dims()[0] as f64)?)?;
             let gradient = gradients.remove(&var).ok_or_else(|| {
-                Error::invalid(format!(
-                    "no gradient with respect to the image goes through {}",
+                Error::unsupported(format!(
+                    "no gradient with respect to the image passes through {}",
                     network.name()
                 ))
             })?;
-            at = within((&at + (gradient.sign()? * step)?)?)?;
+            at = projected((&at + (gradient.sign()? * step)?)?)?;
         }
         Ok(at.detach())
     }
@@ -152,7 +153,7 @@ impl Attack {
     /// A control: noise of the same size as the attack, +ε or −ε at random for each pixel value.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for no image.
+    /// [`Error::Invalid`] for an invalid epsilon or no step; [`Error::Shape`] for no image.
     pub fn noise(&self, images: &Tensor, rng: &mut Rng) -> Result<Attacked> {
         self.check(images)?;
         let originals = images.detach();
@@ -181,11 +182,11 @@ impl Attacked {
     /// out.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if labels and images do not fit.
+    /// [`Error::Shape`] if the numbers of labels and images differ.
     pub fn succeeded(&self, network: &dyn Network, labels: &Tensor) -> Result<Vec<f64>> {
         let both = self.right(network, labels)?.into_iter();
-        let rightly = both.filter(|(before, _)| *before > 0.0);
-        Ok(rightly.map(|(_, after)| 1.0 - after).collect())
+        let right_before = both.filter(|(before, _)| *before > 0.0);
+        Ok(right_before.map(|(_, after)| 1.0 - after).collect())
     }
 
     /// The indices of the images that the network classifies correctly before the attack and
@@ -205,10 +206,10 @@ impl Attacked {
             let mut right = Vec::new();
             let count = images.dims()[0];
             let device = device_of(network, images);
-            for start in (0..count).step_by(TOGETHER) {
-                let n = TOGETHER.min(count - start);
-                let named = network.classify(&rows_on(&device, images, start, n)?)?;
-                right.extend(agreement(&named, &labels.narrow(0, start, n)?)?);
+            for start in (0..count).step_by(BATCH_SIZE) {
+                let n = BATCH_SIZE.min(count - start);
+                let predicted = network.classify(&rows_on(&device, images, start, n)?)?;
+                right.extend(agreement(&predicted, &labels.narrow(0, start, n)?)?);
             }
             Ok(right)
         };
@@ -221,27 +222,27 @@ impl Attacked {
     /// from its original as two different images are from each other.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown layer, or a single image.
+    /// [`Error::Unknown`] for an unknown layer; [`Error::Invalid`] for fewer than two images.
     pub fn spread(&self, network: &dyn Network, layers: &[&str]) -> Result<Vec<Vec<f64>>> {
         use super::Features;
         let count = self.originals.dims()[0];
         if count < 2 {
-            return Err(Error::invalid(
-                "how far a change has spread is measured by how far two images are apart: expected at least two, found 1",
-            ));
+            return Err(Error::invalid(format!(
+                "expected at least two images, found {count}: the spread is relative to the distance between two images"
+            )));
         }
         let before = Features::of(network, layers, &self.originals)?;
         let after = Features::of(network, layers, &self.images)?;
-        let apart = |a: &Tensor, b: &Tensor| -> Result<Vec<f64>> {
+        let distance = |a: &Tensor, b: &Tensor| -> Result<Vec<f64>> {
             values(&(wide(a)? - wide(b)?)?.sqr()?.sum(D::Minus1)?.sqrt()?)
         };
         let each = layers.iter().map(|layer| {
             let (a, b) = (before.at(layer)?, after.at(layer)?);
             // Each original is compared with the next one.
             let next = Tensor::cat(&[a.narrow(0, 1, count - 1)?, a.narrow(0, 0, 1)?], 0)?;
-            let others = apart(&a, &next)?;
+            let others = distance(&a, &next)?;
             let unit = others.iter().sum::<f64>() / others.len() as f64;
-            Ok(apart(&a, &b)?.iter().map(|d| d / unit).collect())
+            Ok(distance(&a, &b)?.iter().map(|d| d / unit).collect())
         });
         each.collect()
     }

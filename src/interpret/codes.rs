@@ -36,7 +36,7 @@ impl Codes {
     /// flattened to (count, n).
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown layer or no images.
+    /// [`Error::Unknown`] for an unknown layer; [`Error::Invalid`] for no images.
     pub fn of(
         autoencoder: &impl Autoencoder,
         network: &dyn Network,
@@ -45,9 +45,9 @@ impl Codes {
         split: Split,
         count: usize,
     ) -> Result<Self> {
-        let of_all = Self::of_layers(autoencoder, network, &[layer], world, split, count)?;
-        let first = of_all.into_iter().next();
-        first.ok_or_else(|| Error::invalid("codes of no layer: name at least one"))
+        let all = Self::of_layers(autoencoder, network, &[layer], world, split, count)?;
+        let first = all.into_iter().next();
+        first.ok_or_else(|| Error::invalid("expected at least one layer, found 0"))
     }
 
     /// Computes the codes of the same images for several layers, in one pass. The codes share
@@ -66,7 +66,7 @@ impl Codes {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown layer, no layer or no images.
+    /// [`Error::Unknown`] for an unknown layer; [`Error::Invalid`] for no layer or no images.
     pub fn of_layers(
         autoencoder: &impl Autoencoder,
         network: &dyn Network,
@@ -93,7 +93,7 @@ impl Codes {
         let layers: usize = networks.iter().map(|(_, layers)| layers.len()).sum();
         if count == 0 || layers == 0 {
             return Err(Error::invalid(format!(
-                "codes need images and layers, found {count} images and {layers} layers: ask for at least one of each",
+                "expected at least one image and one layer, found {count} images and {layers} layers",
             )));
         }
         let (mut mean, mut logvar, mut labels) = (vec![], vec![], vec![]);
@@ -140,10 +140,10 @@ impl Codes {
         each.collect()
     }
 
-    /// Sets the hash of the content, under which networks trained on these codes are kept.
-    fn identified(mut self, how: &str) -> Result<Self> {
+    /// Sets the hash of the content, which identifies the networks that are trained on these codes.
+    fn identified(mut self, variant: &str) -> Result<Self> {
         let mut hash = blake3::Hasher::new();
-        hash.update(how.as_bytes());
+        hash.update(variant.as_bytes());
         for tensor in [&self.posterior.mode(), &self.posterior.logvar(), &self.z] {
             let mut bytes = Vec::new();
             tensor.write_bytes(&mut bytes)?;
@@ -282,8 +282,8 @@ mod tests {
         let t = Cinn::new(&config, &exact(3).root())?;
         let v = codes.invariances(&t, &mut Rng::new(4))?;
         let sample = codes.sample(&mut Rng::new(4))?;
-        let (whole, _) = t.detached().forward(&sample, &codes.z())?;
-        assert_eq!(values(&v)?, values(&whole)?);
+        let (all_at_once, _) = t.detached().forward(&sample, &codes.z())?;
+        assert_eq!(values(&v)?, values(&all_at_once)?);
         // A probe takes features of another number type than it was trained on.
         let probe = Probe::train(&codes.z(), &codes.labels(), 2, 0)?;
         let rounded = codes.z().to_dtype(DType::F32)?;

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use invariances_core::names::nearest;
 
 /// The number of images that a network processes at once.
-const TOGETHER: usize = 64;
+const BATCH_SIZE: usize = 64;
 
 /// The outputs of several layers of a network for a set of images, flattened to (n, f), without a
 /// graph.
@@ -19,8 +19,8 @@ const TOGETHER: usize = 64;
 /// let digits = Digits::strokes(32, 0)?.batch(Split::Test, 0, 20)?;
 /// let features = Features::of(&network, &["conv1", "pool"], &digits.images)?;
 /// assert_eq!(features.at("pool")?.dims(), [20, 128]);
-/// let alike = features.nearest("pool", &[0], 3)?; // the three most like image 0
-/// assert_eq!(alike[0].len(), 3);
+/// let similar = features.nearest("pool", &[0], 3)?; // the three most similar to image 0
+/// assert_eq!(similar[0].len(), 3);
 /// # Ok::<(), invariances::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -34,21 +34,24 @@ impl Features {
     /// All of them are kept in the memory of the network's device.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown layer, no layers or no images.
+    /// [`Error::Unknown`] for an unknown layer; [`Error::Invalid`] for no layers; [`Error::Shape`]
+    /// for no images.
     pub fn of(network: &dyn Network, layers: &[&str], images: &Tensor) -> Result<Self> {
         let count = images.dims().first().copied().unwrap_or(0);
-        if count == 0 || layers.is_empty() {
-            return Err(Error::invalid(format!(
-                "features need images and at least one layer, found images {:?} and {} layers",
-                images.dims(),
-                layers.len()
+        if layers.is_empty() {
+            return Err(Error::invalid("expected at least one layer, found 0"));
+        }
+        if count == 0 {
+            return Err(Error::shape(format!(
+                "expected at least one image of shape (n, 3, h, w), found {:?}",
+                images.dims()
             )));
         }
         let mut parts: Vec<Vec<Tensor>> = vec![Vec::new(); layers.len()];
         let device = device_of(network, images);
-        for start in (0..count).step_by(TOGETHER) {
-            let some = rows_on(&device, images, start, TOGETHER.min(count - start))?;
-            let found = network.encode_all(&some.detach(), layers)?;
+        for start in (0..count).step_by(BATCH_SIZE) {
+            let batch = rows_on(&device, images, start, BATCH_SIZE.min(count - start))?;
+            let found = network.encode_all(&batch.detach(), layers)?;
             for (parts, z) in parts.iter_mut().zip(found) {
                 parts.push(z.detach().flatten_from(1)?);
             }
@@ -81,17 +84,17 @@ impl Features {
     /// The output of a layer, (n, f).
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a layer whose output was not computed.
+    /// [`Error::Unknown`] for a layer whose output was not computed.
     pub fn at(&self, layer: &str) -> Result<Tensor> {
         let found = self.layers.iter().position(|l| l == layer);
         let known: Vec<&str> = self.layers.iter().map(String::as_str).collect();
         found.map(|i| self.each[i].clone()).ok_or_else(|| {
             let advice = match nearest(layer, &known) {
-                Some(near) => format!("did you mean {near:?}? "),
+                Some(near) => format!("; did you mean {near:?}?"),
                 None => String::new(),
             };
-            Error::invalid(format!(
-                "no features of layer {layer:?}; {advice}There are {}",
+            Error::unknown(format!(
+                "no features of layer {layer:?}: expected one of {}{advice}",
                 known.join(", ")
             ))
         })
@@ -102,12 +105,12 @@ impl Features {
     /// mean over all images.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a layer whose output was not computed, or an index of an image that
-    /// does not exist.
+    /// [`Error::Unknown`] for a layer whose output was not computed; [`Error::Invalid`] for the
+    /// index of an image that does not exist.
     pub fn nearest(&self, layer: &str, rows: &[usize], count: usize) -> Result<Vec<Vec<usize>>> {
         if let Some(row) = rows.iter().find(|r| **r >= self.len()) {
             return Err(Error::invalid(format!(
-                "no image {row}: there are {}, counted from 0",
+                "no image {row}: expected an index below {}, the number of images",
                 self.len()
             )));
         }
@@ -161,7 +164,7 @@ impl Features {
     ) -> Result<Vec<f64>> {
         if count == 0 || self.len() < 2 {
             return Err(Error::invalid(format!(
-                "expected at least one neighbour among the others, found {count} asked for and {} images",
+                "expected at least one neighbour and at least two images, found {count} neighbours and {} images",
                 self.len()
             )));
         }

@@ -25,7 +25,7 @@ impl Samples {
     /// images are on D's device.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the shapes do not fit t or D, or if `per_image` is 0.
+    /// [`Error::Shape`] if the shapes do not fit t or D; [`Error::Invalid`] if `per_image` is 0.
     pub fn draw(
         t: &Cinn,
         autoencoder: &impl Autoencoder,
@@ -34,7 +34,9 @@ impl Samples {
         rng: &mut Rng,
     ) -> Result<Self> {
         if per_image == 0 {
-            return Err(Error::invalid("0 samples per image: ask for at least one"));
+            return Err(Error::invalid(
+                "expected at least one sample per image, found 0",
+            ));
         }
         Ok(Self {
             images: autoencoder.images_of(&t.sample(z, per_image, rng)?)?,
@@ -46,13 +48,13 @@ impl Samples {
     /// is (batch · per image, 3, h, w), with the images of the first original first.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if there are no images, or if their number is not a multiple of
+    /// [`Error::Shape`] if there are no images, or if their number is not a multiple of
     /// `per_image`.
     pub fn of(images: &Tensor, per_image: usize) -> Result<Self> {
         let count = images.dims4()?.0;
         if per_image == 0 || count == 0 || count % per_image != 0 {
-            return Err(Error::invalid(format!(
-                "expected {per_image} images for each original, found {count} in all"
+            return Err(Error::shape(format!(
+                "expected at least one original with {per_image} images each, found {count} images in total"
             )));
         }
         Ok(Self {
@@ -74,15 +76,15 @@ impl Samples {
     /// The samples of these originals only, in the order of `originals`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an original that does not exist, or for none.
+    /// [`Error::Invalid`] for an original that does not exist; [`Error::Shape`] for no originals.
     pub fn select(&self, originals: &[u32]) -> Result<Self> {
         let (count, n) = (
             self.images.dims4()?.0 / self.per_image,
             self.per_image as u32,
         );
-        if let Some(none) = originals.iter().find(|i| **i as usize >= count) {
+        if let Some(index) = originals.iter().find(|i| **i as usize >= count) {
             return Err(Error::invalid(format!(
-                "there are samples of {count} originals, found one asked for with number {none}"
+                "no original {index}: there are samples of {count} originals, counted from 0"
             )));
         }
         let rows: Vec<u32> = originals.iter().flat_map(|i| i * n..(i + 1) * n).collect();
@@ -91,32 +93,32 @@ impl Samples {
     }
 
     /// For each original, the share of its samples in which the independent classifier `judge`
-    /// predicts the answer `wanted` to `question` (an index, one per original).
+    /// predicts the value `wanted` of the attribute `question` (an index, one per original).
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a question that the classifier does not answer, or if the number of
-    /// answers is not the number of originals.
+    /// [`Error::Unknown`] for an attribute that the classifier does not predict; [`Error::Shape`]
+    /// if the number of values is not the number of originals.
     pub fn shows(&self, judge: &Judge, question: &str, wanted: &[u32]) -> Result<Vec<f64>> {
         let attributes = judge.attributes();
-        let asked: Vec<&str> = attributes.iter().map(|a| a.name.as_str()).collect();
-        if !asked.contains(&question) {
-            return Err(Error::invalid(format!(
-                "the judge is not asked {question:?}, but {}",
-                asked.join(", ")
+        let names: Vec<&str> = attributes.iter().map(|a| a.name.as_str()).collect();
+        if !names.contains(&question) {
+            return Err(Error::unknown(format!(
+                "no attribute {question:?}: the independent classifier predicts {}",
+                names.join(", ")
             )));
         }
         let count = self.images.dims4()?.0 / self.per_image;
         if wanted.len() != count {
-            return Err(Error::invalid(format!(
-                "expected an answer for each of {count} originals, found {}",
+            return Err(Error::shape(format!(
+                "expected one value for each of {count} originals, found {} values",
                 wanted.len()
             )));
         }
-        let given = &judge.names(&self.images)?[question];
-        let each = given.chunks(self.per_image).zip(wanted);
+        let predicted = &judge.names(&self.images)?[question];
+        let each = predicted.chunks(self.per_image).zip(wanted);
         Ok(each
-            .map(|(given, wanted)| {
-                given.iter().filter(|g| *g == wanted).count() as f64 / given.len() as f64
+            .map(|(predicted, wanted)| {
+                predicted.iter().filter(|p| *p == wanted).count() as f64 / predicted.len() as f64
             })
             .collect())
     }
@@ -152,52 +154,59 @@ impl Samples {
         labels: &Tensor,
         before: usize,
     ) -> Result<Vec<usize>> {
-        let kept = self.kept(network, labels)?;
-        let place = |n: usize| {
+        let kept = self.keeps_class(network, labels)?;
+        let position = |n: usize| {
             (n / self.per_image) * (before + self.per_image) + before + n % self.per_image
         };
         let wrong = kept.iter().enumerate().filter(|(_, k)| **k == 0.0);
-        Ok(wrong.map(|(n, _)| place(n)).collect())
+        Ok(wrong.map(|(n, _)| position(n)).collect())
     }
 
     /// For each original, the share of its samples that `network` assigns to the class in
     /// `labels` (u32, one per original).
     pub fn keep_class(&self, network: &dyn Network, labels: &Tensor) -> Result<Vec<f64>> {
-        let kept = self.kept(network, labels)?;
+        let kept = self.keeps_class(network, labels)?;
         Ok(kept
             .chunks(self.per_image)
             .map(|c| c.iter().sum::<f64>() / c.len() as f64)
             .collect())
     }
 
-    /// For each question that the independent classifier `judge` answers, the share of it that z
-    /// leaves free ([`free_share`]), one value per original. It is the rate at which the answers
-    /// for two samples of one z differ, divided by the rate at which they differ for two
-    /// originals. The value is 1 if the samples of one z differ as much as the originals do, and
-    /// 0 if all samples get the same answer.
+    /// For each attribute that the independent classifier `judge` predicts, the share of it that z
+    /// leaves free ([`free_share`]), one value per original. It is the rate at which the
+    /// predictions for two samples of one z differ, divided by the rate at which they differ for
+    /// two originals. The value is 1 if the samples of one z differ as much as the originals do,
+    /// and 0 if the prediction is the same for all samples.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if all originals get the same answer, or for fewer than two samples or
-    /// originals.
+    /// [`Error::Invalid`] if the prediction is the same for all originals; [`Error::Shape`] for
+    /// fewer than two samples or originals.
     pub fn free(&self, judge: &Judge, originals: &Tensor) -> Result<BTreeMap<String, Vec<f64>>> {
-        let (given, all) = (judge.names(&self.images)?, judge.names(originals)?);
+        let (of_samples, of_originals) = (judge.names(&self.images)?, judge.names(originals)?);
         let mut free = BTreeMap::new();
         for attribute in judge.attributes() {
             let answers = attribute.answers.len();
-            let one_hot = |named: &[u32]| -> Result<Tensor> {
-                let mut rows = vec![0f32; named.len() * answers];
-                for (row, answer) in rows.chunks_mut(answers).zip(named) {
+            let one_hot = |predicted: &[u32]| -> Result<Tensor> {
+                let mut rows = vec![0f32; predicted.len() * answers];
+                for (row, answer) in rows.chunks_mut(answers).zip(predicted) {
                     row[*answer as usize] = 1.0;
                 }
                 Ok(Tensor::from_vec(
                     rows,
-                    (named.len(), answers),
+                    (predicted.len(), answers),
                     &Device::Cpu,
                 )?)
             };
-            let (given, all) = (&given[&attribute.name], &all[&attribute.name]);
-            let share = free_share(&one_hot(given)?, &one_hot(all)?, self.per_image);
-            let share = share.map_err(|e| Error::invalid(format!("{}: {e}", attribute.name)))?;
+            let samples = one_hot(&of_samples[&attribute.name])?;
+            let originals = one_hot(&of_originals[&attribute.name])?;
+            let share = free_share(&samples, &originals, self.per_image);
+            let share = share.map_err(|e| {
+                let message = format!("attribute {}: {e}", attribute.name);
+                match e {
+                    Error::Shape(_) => Error::shape(message),
+                    _ => Error::invalid(message),
+                }
+            })?;
             free.insert(attribute.name, share);
         }
         Ok(free)
@@ -211,16 +220,17 @@ impl Samples {
     /// [`Error::Invalid`] for a single sample per original.
     pub fn moments(&self) -> Result<(Tensor, Tensor)> {
         if self.per_image < 2 {
-            return Err(Error::invalid(
-                "a deviation needs at least two samples per image",
-            ));
+            return Err(Error::invalid(format!(
+                "expected at least two samples per image for a standard deviation, found {}",
+                self.per_image
+            )));
         }
         let (n, c, h, w) = self.images.dims4()?;
-        let apart = self
+        let grouped = self
             .images
             .reshape((n / self.per_image, self.per_image, c, h, w))?;
-        let deviation = apart.var(1)?.mean(1)?.sqrt()?;
-        Ok((apart.mean(1)?, deviation))
+        let deviation = grouped.var(1)?.mean(1)?.sqrt()?;
+        Ok((grouped.mean(1)?, deviation))
     }
 
     /// Encodes the samples again and measures how close they are to the z that they were drawn
@@ -229,23 +239,23 @@ impl Samples {
     /// `z` are the representations (batch, …) of the originals at `layer`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown layer, for fewer than two originals, or if `z` does not
-    /// have one row for each original.
+    /// [`Error::Unknown`] for an unknown layer; [`Error::Shape`] for fewer than two originals, or
+    /// if `z` does not have one row for each original.
     pub fn reencoded(&self, network: &dyn Network, layer: &str, z: &Tensor) -> Result<Reencoded> {
         let z = z.flatten_from(1)?;
         let batch = z.dim(0)?;
         let count = self.images.dim(0)?;
         if batch < 2 || count != batch * self.per_image {
-            return Err(Error::invalid(format!(
-                "expected a z for each of at least two originals, found {batch} for {count} samples, {} each",
+            return Err(Error::shape(format!(
+                "expected one z for each of at least two originals, found {batch} for {count} samples, {} per original",
                 self.per_image
             )));
         }
         let mut again = Vec::new();
         let device = device_of(network, &self.images);
         for start in (0..count).step_by(64) {
-            let some = rows_on(&device, &self.images, start, 64.min(count - start))?;
-            again.push(network.encode(&some, layer)?.flatten_from(1)?.detach());
+            let batch = rows_on(&device, &self.images, start, 64.min(count - start))?;
+            again.push(network.encode(&batch, layer)?.flatten_from(1)?.detach());
         }
         let again = Tensor::cat(&again, 0)?;
         let z = Placement::of(&again).take(&z)?;
@@ -267,7 +277,7 @@ impl Samples {
     }
 
     /// For each sample, 1 if `network` predicts the class of its original, else 0.
-    fn kept(&self, network: &dyn Network, labels: &Tensor) -> Result<Vec<f64>> {
+    fn keeps_class(&self, network: &dyn Network, labels: &Tensor) -> Result<Vec<f64>> {
         let repeated = labels
             .unsqueeze(1)?
             .repeat((1, self.per_image))?
@@ -310,8 +320,8 @@ fn distances(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
 /// `of_samples` is (batch · per_image, components), `of_originals` (batch, components).
 ///
 /// # Errors
-/// [`Error::Invalid`] if the shapes do not fit or if there are fewer than two samples or
-/// originals.
+/// [`Error::Shape`] if the shapes do not fit or if there are fewer than two samples or originals;
+/// [`Error::Invalid`] if the factor does not vary over the originals.
 pub fn free_share(
     of_samples: &Tensor,
     of_originals: &Tensor,
@@ -320,30 +330,30 @@ pub fn free_share(
     match (of_samples.dims(), of_originals.dims()) {
         (&[n, c], &[b, d]) if c == d && b >= 2 && per_image >= 2 && n == b * per_image => {}
         (s, o) => {
-            return Err(Error::invalid(format!(
-                "a free share needs a factor of samples (batch · {per_image}, parts) and of originals (batch, parts), at least two of each; found {s:?} and {o:?}"
+            return Err(Error::shape(format!(
+                "expected a factor of the samples (batch · {per_image}, components) and of the originals (batch, components), with at least two samples per original and two originals, found {s:?} and {o:?}"
             )));
         }
     }
     share_within(of_samples, of_originals, per_image)
 }
 
-/// The variance within each group of `per_image` rows of `of_samples` (n, parts), divided by the
-/// variance of `all` (m, parts).
+/// The variance within each group of `per_image` rows of `of_samples` (n, components), divided by
+/// the variance of `all` (m, components).
 pub(super) fn share_within(
     of_samples: &Tensor,
     all: &Tensor,
     per_image: usize,
 ) -> Result<Vec<f64>> {
-    let (n, parts) = of_samples.dims2()?;
+    let (n, components) = of_samples.dims2()?;
     let within = wide(of_samples)?
-        .reshape((n / per_image, per_image, parts))?
+        .reshape((n / per_image, per_image, components))?
         .var(1)?
         .sum(1)?;
     let total = scalar(&wide(all)?.var(0)?.sum_all()?)?;
     if total <= 0.0 || !total.is_finite() {
         return Err(Error::invalid(
-            "the factor does not vary over the originals: no share of its variance can be stated",
+            "the factor does not vary over the originals: a share of its variance is not defined",
         ));
     }
     Ok(values(&within)?.into_iter().map(|w| w / total).collect())

@@ -18,8 +18,8 @@ use candle_core::Tensor;
 /// let (digits, network) = (Digits::strokes(32, 0)?, squeezenet_small(10, &Params::new(0).root())?);
 /// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
 /// let codes = Codes::of(&vae, &network, "pool", &digits, Split::Test, 8)?;
-/// let how = CinnTraining { flows: 2, ..Default::default() };
-/// let t = Cinn::new(&how.config(&codes), &Params::new(0).root())?;
+/// let config = CinnTraining { flows: 2, ..Default::default() };
+/// let t = Cinn::new(&config.config(&codes), &Params::new(0).root())?;
 /// let x = digits.batch(Split::Test, 0, 4)?.images;
 /// // With its own v, an image gives its reconstruction by E and D.
 /// let same = (mix(&t, &vae, &network, "pool", &x, &x)? - vae.reconstruct(&x)?)?;
@@ -29,8 +29,8 @@ use candle_core::Tensor;
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] for an unknown layer, or if the numbers of images differ and neither is
-/// one.
+/// [`Error::Unknown`] for an unknown layer; [`Error::Shape`] if the numbers of images differ and
+/// neither is one.
 pub fn mix(
     t: &Cinn,
     autoencoder: &impl Autoencoder,
@@ -39,16 +39,16 @@ pub fn mix(
     v_of: &Tensor,
     z_of: &Tensor,
 ) -> Result<Tensor> {
-    let (given, asked) = (v_of.dims4()?.0, z_of.dims4()?.0);
-    if given == 0 || asked == 0 || (given != asked && given != 1 && asked != 1) {
-        return Err(Error::invalid(format!(
-            "mixing needs as many images that give v as give z, or one of either; found {given} and {asked}"
+    let (v_count, z_count) = (v_of.dims4()?.0, z_of.dims4()?.0);
+    if v_count == 0 || z_count == 0 || (v_count != z_count && v_count != 1 && z_count != 1) {
+        return Err(Error::shape(format!(
+            "expected the same number of images for v and for z, or a single image for one of them, found {v_count} and {z_count}"
         )));
     }
     let z = |images: &Tensor| Features::of(network, &[layer], images)?.at(layer);
     let t = t.detached();
     let (v, _) = t.forward(&autoencoder.codes_of(v_of)?, &z(v_of)?)?;
-    let count = given.max(asked);
+    let count = v_count.max(z_count);
     let all = |rows: Tensor| -> Result<Tensor> {
         match rows.dim(0)? == count {
             true => Ok(rows),

@@ -27,7 +27,7 @@ pub use probe::{Probe, chance, unread_share};
 pub use semantics::{FactorTraining, Semantics};
 pub use training::CinnTraining;
 
-/// The device of a network's parameters. For a network that does not know it, the device of `x`.
+/// The device of a network's parameters, or that of `x` if the network does not report one.
 fn device_of(network: &dyn Network, x: &Tensor) -> Device {
     let placement = network.placement();
     placement.map_or_else(|| x.device().clone(), |p| p.device)

@@ -19,9 +19,9 @@ use std::sync::Arc;
 ///
 /// ```
 /// use invariances::prelude::*;
-/// let eye = plain_small(10, &Params::new(0).root())?.frozen()?;
+/// let network = plain_small(10, &Params::new(0).root())?.frozen()?;
 /// let digits = Digits::strokes(32, 0)?;
-/// let fid = Fid::new(&eye, "pool", &digits.batch(Split::Validation, 0, 300)?.images)?.in_units()?;
+/// let fid = Fid::new(&network, "pool", &digits.batch(Split::Validation, 0, 300)?.images)?.in_units()?;
 /// let (test, noise) = (digits.batch(Split::Test, 0, 300)?.images, Rng::new(0).normal((300, 3, 32, 32), &Device::Cpu)?);
 /// assert!(fid.of(&test)? < fid.of(&noise)?);
 /// # Ok::<(), invariances::Error>(())
@@ -44,7 +44,7 @@ impl Fid {
     /// Measures the distance to these real images, (n, 3, h, w) in [−1, 1].
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown layer or fewer than two images.
+    /// [`Error::Unknown`] for an unknown layer; [`Error::Invalid`] for fewer than two images.
     pub fn new(
         network: &(impl Network + Clone + 'static),
         layer: &str,
@@ -53,7 +53,7 @@ impl Fid {
         let real = wide(&Features::of(network, &[layer], real)?.at(layer)?)?;
         if real.dims()[0] < 2 {
             return Err(Error::invalid(
-                "the Fréchet distance needs at least two real images, found 1",
+                "expected at least two real images for a Fréchet distance, found 1",
             ));
         }
         Ok(Self {
@@ -76,7 +76,7 @@ impl Fid {
         // A variance at the level of rounding errors counts as zero.
         if variance.is_nan() || variance <= 1e-9 * size {
             return Err(Error::invalid(
-                "the real images all have the same features: there is no variance to measure by",
+                "all real images have the same features: there is no variance to use as the unit",
             ));
         }
         Ok(Self {
@@ -101,9 +101,10 @@ impl Fid {
     /// images: with fewer images the distance is larger.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for fewer than two images, or if the images do not fit the network.
+    /// [`Error::Invalid`] for fewer than two images; [`Error::Shape`] if the images do not fit the
+    /// network.
     pub fn of(&self, images: &Tensor) -> Result<f64> {
-        let made = Features::of(&*self.network, &[&self.layer], images)?.at(&self.layer)?;
-        Ok(frechet_distance(&self.real, &made)? / self.unit)
+        let features = Features::of(&*self.network, &[&self.layer], images)?.at(&self.layer)?;
+        Ok(frechet_distance(&self.real, &features)? / self.unit)
     }
 }

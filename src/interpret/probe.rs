@@ -26,13 +26,13 @@ impl Probe {
     /// precision).
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the numbers of features and classes differ.
+    /// [`Error::Shape`] if the shapes do not fit or there are no features.
     pub fn train(features: &Tensor, labels: &Tensor, steps: u64, seed: u64) -> Result<Self> {
         let n = match (features.dims(), labels.dims()) {
             (&[n, _], &[m]) if n == m && n > 0 => n,
             (x, y) => {
-                return Err(Error::invalid(format!(
-                    "a probe needs features (n, f) and classes (n,), found {x:?} and {y:?}"
+                return Err(Error::shape(format!(
+                    "expected features of shape (n, f) and classes of shape (n,), found {x:?} and {y:?}"
                 )));
             }
         };
@@ -90,41 +90,42 @@ impl Probe {
     }
 }
 
-/// The share of the variance of `target` (n, parts) that cannot be read from `features` (n, f). A
-/// network with one hidden layer of width 128 is trained for `steps` steps with batch size 128.
-/// The share is its squared error on held-out features, divided by the variance of the held-out
-/// target, one value per held-out row. If z leaves a factor free, the mean of this share is 1 as
-/// well. It is therefore a check of [`free_share`](super::free_share) that needs neither t nor D.
-/// The network is on the device of `features`; the other tensors are moved there.
+/// The share of the variance of `target` (n, components) that cannot be read from `features` (n,
+/// f). A network with one hidden layer of width 128 is trained for `steps` steps with batch size
+/// 128. The share is its squared error on held-out features, divided by the variance of the held-
+/// out target, one value per held-out row. If z leaves a factor free, the mean of this share is 1
+/// as well. It is therefore a check of [`free_share`](super::free_share) that needs neither t nor
+/// D. The network is on the device of `features`; the other tensors are moved there.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the numbers of rows do not fit or the target does not vary.
+/// [`Error::Shape`] if the shapes do not fit; [`Error::Invalid`] if the held-out target does not
+/// vary.
 pub fn unread_share(
     (features, target): (&Tensor, &Tensor),
     (held_out, held_out_target): (&Tensor, &Tensor),
     steps: u64,
     seed: u64,
 ) -> Result<Vec<f64>> {
-    let (n, parts) = match (features.dims(), target.dims()) {
-        (&[n, _], &[m, parts]) if n == m && n > 0 && parts > 0 => (n, parts),
+    let (n, components) = match (features.dims(), target.dims()) {
+        (&[n, _], &[m, components]) if n == m && n > 0 && components > 0 => (n, components),
         (x, y) => {
-            return Err(Error::invalid(format!(
-                "reading a factor needs features (n, f) and a target (n, parts), found {x:?} and {y:?}"
+            return Err(Error::shape(format!(
+                "expected features of shape (n, f) and a target of shape (n, components), found {x:?} and {y:?}"
             )));
         }
     };
     let features = &wide(&features.detach())?;
     let placement = Placement::of(features);
     let params = Params::with(seed, placement.dtype, &placement.device);
-    let probe = Probe::new(features, parts, &params)?;
+    let probe = Probe::new(features, components, &params)?;
     let target = placement.take(&target.detach())?;
     let mut adam = Adam::named(params.trained())?.betas(0.9, 0.99);
     for step in 0..steps {
         let mut rng = Rng::at(seed, "reading", step);
         let chosen: Vec<u32> = (0..128).map(|_| rng.below(n) as u32).collect();
         let chosen = Tensor::new(chosen, features.device())?;
-        let read = probe.logits(&features.index_select(&chosen, 0)?)?;
-        let loss = (read - target.index_select(&chosen, 0)?)?
+        let predicted = probe.logits(&features.index_select(&chosen, 0)?)?;
+        let loss = (predicted - target.index_select(&chosen, 0)?)?
             .sqr()?
             .mean_all()?;
         adam.step_at(&loss.backward()?, 2e-3 * (1.0 - step as f64 / steps as f64))?;
@@ -137,7 +138,7 @@ pub fn unread_share(
     let variance = scalar(&held_out_target.var(0)?.sum_all()?)?;
     if variance.is_nan() || variance <= 0.0 {
         return Err(Error::invalid(
-            "the factor does not vary: no share of its variance can be stated",
+            "the held-out target does not vary: a share of its variance is not defined",
         ));
     }
     Ok(values(&error)?.into_iter().map(|e| e / variance).collect())

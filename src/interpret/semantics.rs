@@ -67,13 +67,13 @@ impl Default for FactorTraining {
 
 impl FactorTraining {
     /// Trains e with the pair loss ([`pair_nll`]) on the codes of the dataset's pairs for each of
-    /// `concepts` (a selection of [`World::concepts`]). The result is kept in `store`. The key is
+    /// `concepts` (a selection of [`World::concepts`]). The result is stored in `store`. The key is
     /// `name`, these settings and the content of the codes. If a trained e exists under this key,
     /// it is loaded instead. e is on the store's device.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if there are no concepts or no pairs, or if a concept is repeated or
-    /// unknown; also as [`Trainer::fit_in`].
+    /// [`Error::Invalid`] if there are no concepts or no pairs, if a concept is repeated, or if the
+    /// sizes do not fit; [`Error::Unknown`] for an unknown concept; also as [`Trainer::fit_in`].
     pub fn fit(
         &self,
         name: &str,
@@ -84,12 +84,14 @@ impl FactorTraining {
     ) -> Result<(Semantics, Trained)> {
         for (i, concept) in concepts.iter().enumerate() {
             if concepts[..i].contains(concept) {
-                return Err(Error::invalid(format!("{concept:?} is named twice")));
+                return Err(Error::invalid(format!(
+                    "expected each concept once, found {concept:?} twice"
+                )));
             }
         }
         if concepts.is_empty() || self.pairs == 0 {
             return Err(Error::invalid(format!(
-                "e needs concepts and pairs, found {} and {}; {} can share {}",
+                "expected at least one concept and one pair, found {} concepts and {} pairs: the concepts of {} are {}",
                 concepts.len(),
                 self.pairs,
                 world.id(),
@@ -109,7 +111,7 @@ impl FactorTraining {
         let (a, b) = (Tensor::cat(&a, 0)?, Tensor::cat(&b, 0)?);
         let estimated = factor_dims(&a, &b, &factor, concepts.len())?;
         say(&format!(
-            "numbers for each factor by the share of variance that its pairs have in common, the residual last: {estimated:?}"
+            "estimated dimensions of the factors, with the residual last: {estimated:?}"
         ));
         let sizes = match &self.sizes {
             None => estimated,
@@ -117,7 +119,7 @@ impl FactorTraining {
                 let (code, sum) = (a.dim(1)?, sizes.iter().sum::<usize>());
                 if sizes.len() != concepts.len() || sizes.contains(&0) || sum >= code {
                     return Err(Error::invalid(format!(
-                        "expected a size for each of {} concepts, together less than the {code} numbers of a code, found {sizes:?}",
+                        "expected one size of at least 1 for each of {} concepts, with a sum below the code size {code}, found {sizes:?}",
                         concepts.len()
                     )));
                 }
@@ -134,9 +136,9 @@ impl FactorTraining {
         let params = store.params(training.seed);
         let placement = params.placement();
         let e = FactorInn::new(&config, &params.root())?;
-        let some = Rng::named(training.seed, "start").permutation(a.dim(0)?);
-        let some = Tensor::new(&some[..512.min(some.len())], a.device())?;
-        e.initialize(&placement.take(&a.index_select(&some, 0)?)?)?;
+        let order = Rng::named(training.seed, "start").permutation(a.dim(0)?);
+        let chosen = Tensor::new(&order[..512.min(order.len())], a.device())?;
+        e.initialize(&placement.take(&a.index_select(&chosen, 0)?)?)?;
         let mut hash = blake3::Hasher::new();
         for codes in [&a, &b] {
             let mut bytes = Vec::new();
@@ -185,26 +187,26 @@ impl Pairs {
     ) -> Result<Self> {
         let (mut first, mut second) = (vec![], vec![]);
         for start in (0..count).step_by(128) {
-            let some = 128.min(count - start);
-            let (a, b) = world.pairs(Split::Train, start as u64, some, concept)?;
+            let batch_size = 128.min(count - start);
+            let (a, b) = world.pairs(Split::Train, start as u64, batch_size, concept)?;
             for (batch, parts) in [(a, &mut first), (b, &mut second)] {
                 let posterior = autoencoder.encode(&batch.images.detach())?;
                 parts.push((posterior.mode().detach(), posterior.logvar().detach()));
             }
         }
-        let whole = |parts: Vec<(Tensor, Tensor)>| {
+        let concatenated = |parts: Vec<(Tensor, Tensor)>| {
             let (mean, logvar): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
             Posterior::new(&Tensor::cat(&mean, 0)?, &Tensor::cat(&logvar, 0)?)
         };
         Ok(Self {
-            first: whole(first)?,
-            second: whole(second)?,
+            first: concatenated(first)?,
+            second: concatenated(second)?,
         })
     }
 
     fn draw(&self, count: usize, rng: &mut Rng) -> Result<(Tensor, Tensor)> {
-        let most = self.first.mode().dim(0)?;
-        let chosen: Vec<u32> = (0..count).map(|_| rng.below(most) as u32).collect();
+        let pairs = self.first.mode().dim(0)?;
+        let chosen: Vec<u32> = (0..count).map(|_| rng.below(pairs) as u32).collect();
         let chosen = Tensor::new(chosen, self.first.mode().device())?;
         Ok((
             self.first.select(&chosen)?.sample(rng)?,
@@ -221,8 +223,8 @@ impl Pairs {
 /// # let cache = std::env::temp_dir().join("invariances-doc-semantics");
 /// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
 /// let digits = Digits::strokes(32, 0)?;
-/// let how = FactorTraining { flows: 2, pairs: 16, training: TrainConfig { steps: 2, batch: 8, ..Default::default() }, ..Default::default() };
-/// let (semantics, trained) = how.fit("example", &vae, &digits, &["digit", "background"], &Store::open(&cache))?;
+/// let config = FactorTraining { flows: 2, pairs: 16, training: TrainConfig { steps: 2, batch: 8, ..Default::default() }, ..Default::default() };
+/// let (semantics, trained) = config.fit("example", &vae, &digits, &["digit", "background"], &Store::open(&cache))?;
 /// let factors = semantics.factors(&vae.encode(&digits.batch(Split::Test, 0, 4)?.images)?.mode())?;
 /// assert_eq!(factors.len(), 3); // digit, background, and the residual
 /// # std::fs::remove_dir_all(cache).ok();
@@ -267,26 +269,25 @@ impl Semantics {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown concept, with the existing ones, and if the shapes
-    /// differ.
+    /// [`Error::Unknown`] for an unknown concept; [`Error::Shape`] if the shapes differ.
     pub fn swap(&self, codes: &Tensor, others: &Tensor, concept: &str) -> Result<Tensor> {
         let names: Vec<&str> = self.concepts.iter().map(String::as_str).collect();
         let names: Vec<&str> = names.into_iter().chain(["residual"]).collect();
-        let place = names.iter().position(|name| *name == concept);
-        let place = place.ok_or_else(|| {
+        let index = names.iter().position(|name| *name == concept);
+        let index = index.ok_or_else(|| {
             let advice = match nearest(concept, &names) {
                 Some(near) => format!("; did you mean {near:?}?"),
                 None => String::new(),
             };
-            Error::invalid(format!(
-                "e has no factor {concept:?}, it has {}{advice}",
+            Error::unknown(format!(
+                "no factor {concept:?}: expected one of {}{advice}",
                 names.join(", ")
             ))
         })?;
         let e = self.e.detached();
         let (a, _) = e.forward(&codes.detach())?;
         let (b, _) = e.forward(&others.detach())?;
-        e.inverse(&e.swap(&a, &b, place)?)
+        e.inverse(&e.swap(&a, &b, index)?)
     }
 
     /// Interpolates between `codes` and `others` (both (batch, code)) along a straight line in
@@ -294,14 +295,14 @@ impl Semantics {
     /// graph.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the shapes differ.
+    /// [`Error::Shape`] if the shapes differ.
     pub fn between(&self, codes: &Tensor, others: &Tensor, share: f64) -> Result<Tensor> {
         let e = self.e.detached();
         let (a, _) = e.forward(&codes.detach())?;
         let (b, _) = e.forward(&others.detach())?;
         if a.dims() != b.dims() {
-            return Err(Error::invalid(format!(
-                "a way leads from as many codes to as many, found {:?} and {:?}",
+            return Err(Error::shape(format!(
+                "expected start and end codes of the same shape, found {:?} and {:?}",
                 a.dims(),
                 b.dims()
             )));
@@ -330,13 +331,13 @@ impl Semantics {
     ) -> Result<BTreeMap<String, Vec<f64>>> {
         if codes.len() < 2 || per_image < 2 {
             return Err(Error::invalid(format!(
-                "a captured share needs at least two images and two samples of each, found {} and {per_image}",
+                "expected at least two images and two samples per image, found {} images and {per_image} samples per image",
                 codes.len()
             )));
         }
-        let given = self.factors(&t.sample(&codes.z(), per_image, rng)?)?;
+        let factors = self.factors(&t.sample(&codes.z(), per_image, rng)?)?;
         let mut captured = BTreeMap::new();
-        for (name, all) in given {
+        for (name, all) in factors {
             let free = share_within(&all, &all, per_image)?;
             captured.insert(name, free.into_iter().map(|f| 1.0 - f).collect());
         }

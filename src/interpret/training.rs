@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 /// let network = squeezenet_small(10, &Params::new(0).root())?;
 /// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
 /// let codes = Codes::of(&vae, &network, "pool", &Digits::strokes(32, 0)?, Split::Train, 16)?;
-/// let how = CinnTraining { flows: 2, training: TrainConfig { steps: 2, batch: 8, ..CinnTraining::default().training }, ..Default::default() };
-/// let (t, trained) = how.fit("example", &codes, &Store::open(&cache))?;
+/// let config = CinnTraining { flows: 2, training: TrainConfig { steps: 2, batch: 8, ..CinnTraining::default().training }, ..Default::default() };
+/// let (t, trained) = config.fit("example", &codes, &Store::open(&cache))?;
 /// let images = Samples::draw(&t, &vae, &codes.z(), 3, &mut Rng::new(0))?.images();
 /// assert_eq!(images.dims(), [48, 3, 32, 32]);
 /// # std::fs::remove_dir_all(cache).ok();
@@ -73,7 +73,7 @@ impl CinnTraining {
         }
     }
 
-    /// Trains t with the paper's loss ([`nll`]) and keeps it in `store`. The key is `name`, these
+    /// Trains t with the paper's loss ([`nll`]) and stores it in `store`. The key is `name`, these
     /// settings and the content of the codes. If a trained t exists under this key, it is loaded
     /// instead. t is on the store's device.
     ///

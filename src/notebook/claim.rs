@@ -32,8 +32,8 @@ impl Expected {
     /// Whether a value is as expected; NaN never is.
     pub fn holds(&self, value: f64) -> bool {
         match self {
-            Self::AtLeast(least) => value >= *least,
-            Self::AtMost(most) => value <= *most,
+            Self::AtLeast(min) => value >= *min,
+            Self::AtMost(max) => value <= *max,
             Self::Between(low, high) => value >= *low && value <= *high,
             Self::Above(_, other) => value > *other,
             Self::Below(_, other) => value < *other,
@@ -62,7 +62,7 @@ pub struct Claim {
     pub notebook: String,
     /// The name of the claim.
     pub name: String,
-    /// The sentence that a reader sees.
+    /// The sentence that is shown to the reader.
     pub statement: String,
     /// The name of the figure that shows it, as given to [`Lab::figure`].
     pub figure: Option<String>,
@@ -248,7 +248,7 @@ impl ClaimBuilder {
         }
     }
 
-    /// Sets the sentence that a reader sees. The default is the name in words.
+    /// Sets the sentence that is shown to the reader. The default is the name in words.
     pub fn statement(mut self, statement: &str) -> Self {
         self.claim.statement = statement.into();
         self
@@ -316,7 +316,7 @@ impl ClaimBuilder {
         if let Some(figure) = &self.claim.figure {
             check_name("a claim's figure", figure)?;
         }
-        // Without this lock, one of two claims that are stated at the same time could be lost.
+        // Without this lock, one of two claims that are saved at the same time could be lost.
         static WRITING: Mutex<()> = Mutex::new(());
         let _writing = WRITING
             .lock()
@@ -342,13 +342,13 @@ impl ClaimBuilder {
         let claims: Vec<Value> = serde_json::from_slice(&text).map_err(|e| {
             Error::content(
                 &self.file,
-                format!("is not a list of claims ({e}): move or delete it"),
+                format!("expected a list of claims ({e}): move or delete this file"),
             )
         })?;
         match claims.iter().find(|c| !c["name"].is_string()) {
             Some(_) => Err(Error::content(
                 &self.file,
-                "holds an entry without a name: move or delete it",
+                "expected a name in every claim: move or delete this file",
             )),
             None => Ok(claims),
         }

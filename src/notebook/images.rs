@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 impl Lab {
     /// The images in the variable, or `None` if it is not set.
-    pub(super) fn named(&self, variable: &str) -> Result<Option<Images>> {
+    pub(super) fn images_in(&self, variable: &str) -> Result<Option<Images>> {
         let text = std::env::var(variable).unwrap_or_default();
         let text = text.trim();
         if text.is_empty() {
@@ -23,8 +23,8 @@ impl Lab {
                 let files = self.hub()?.dataset(source.name)?.parquet(split)?;
                 Images::parquet(&files, &source.columns).map(Some)
             }
-            None => Err(Error::invalid(format!(
-                "{variable}: there is no file or folder {:?}, and it is no name of a data set (owner/name)",
+            None => Err(Error::unknown(format!(
+                "{variable}: there is no file or folder {:?}, and it is not the name of a dataset of the hub (owner/name)",
                 source.name
             ))),
         }
@@ -56,7 +56,7 @@ impl<'a> Source<'a> {
         }
         let columns = rest.join("&").parse().map_err(|e| {
             Error::invalid(format!(
-                "{e}; the settings after ? are image=COLUMN, label=COLUMN, unlabelled=skip and split=NAME, joined by &"
+                "{e}; the options after ? are image=COLUMN, label=COLUMN, unlabelled=skip and split=NAME, separated by &"
             ))
         })?;
         Ok(Self {
@@ -71,7 +71,7 @@ impl<'a> Source<'a> {
         let path = Path::new(self.name);
         if path.is_file() {
             let images = Images::parquet(&[path], &self.columns)?;
-            return self.part(images).map(Some);
+            return self.select_split(images).map(Some);
         }
         if !path.is_dir() {
             return Ok(None);
@@ -79,12 +79,12 @@ impl<'a> Source<'a> {
         let files = parquet_files(path)?;
         if files.is_empty() {
             if self.columns != ImageColumns::default() {
-                return Err(Error::invalid(format!(
-                    "{}: image=, label= and unlabelled= are for parquet files, and this is a folder of image files",
+                return Err(Error::unsupported(format!(
+                    "{}: the options image=, label= and unlabelled= need parquet files, found a folder of image files",
                     self.name
                 )));
             }
-            return self.part(Images::folder(path)?).map(Some);
+            return self.select_split(Images::folder(path)?).map(Some);
         }
         let what = format!("the folder {}", self.name);
         let split = self.split.as_deref().unwrap_or("train");
@@ -98,7 +98,7 @@ impl<'a> Source<'a> {
     }
 
     /// The selected split, or all images if no split is given.
-    fn part(&self, images: Images) -> Result<Images> {
+    fn select_split(&self, images: Images) -> Result<Images> {
         match &self.split {
             Some(split) => images.of_split(split),
             None => Ok(images),
@@ -154,14 +154,14 @@ mod tests {
         assert_eq!(plain.columns, ImageColumns::default());
         let bare = Source::parse("x.parquet?label=&unlabelled=skip")?.columns;
         assert!(bare.label.is_none() && bare.skip_unlabelled);
-        for (text, said) in [
+        for (text, expected) in [
             ("x?lable=y", "label=COLUMN"),
             ("x?image=", "expected the name of a column"),
             ("x?unlabelled=keep", "expected unlabelled=skip"),
             ("x?spilt=test", "split=NAME"),
         ] {
             let text = Source::parse(text).unwrap_err().to_string();
-            assert!(text.contains(said), "{text}");
+            assert!(text.contains(expected), "{text}");
         }
         Ok(())
     }

@@ -44,7 +44,7 @@ use std::sync::{Arc, Mutex};
 /// `image=COLUMN` and `label=COLUMN` give the columns of parquet files, `label=` reads no labels,
 /// `unlabelled=skip` leaves out rows without a label, and `split=NAME` selects a split. Other
 /// columns are found by the rules of [`ImageColumns`](crate::data::ImageColumns), and a printed
-/// line tells which columns were chosen.
+/// line states which columns were chosen.
 #[derive(Clone, Debug)]
 pub struct Lab {
     notebook: String,
@@ -77,7 +77,7 @@ impl Lab {
             None => 0,
             Some(text) => text.trim().parse().map_err(|_| {
                 Error::invalid(format!(
-                    "INVARIANCES_SEED must be a whole number from 0 to {}, found “{text}”",
+                    "INVARIANCES_SEED: expected a whole number from 0 to {}, found “{text}”",
                     u64::MAX
                 ))
             })?,
@@ -87,7 +87,7 @@ impl Lab {
             Some("1" | "true" | "yes") => true,
             Some(text) => {
                 return Err(Error::invalid(format!(
-                    "INVARIANCES_OFFLINE must be 0 or 1, found “{text}”"
+                    "INVARIANCES_OFFLINE: expected 0 or 1, found “{text}”"
                 )));
             }
         };
@@ -272,13 +272,13 @@ impl Lab {
     ) -> Result<T> {
         check_name("a setting", name)?;
         let mut settings = self.settings.lock().unwrap_or_else(|p| p.into_inner());
-        let Some((value, asked)) = settings.get_mut(name) else {
+        let Some((value, was_read)) = settings.get_mut(name) else {
             return Ok(default);
         };
-        *asked = true;
+        *was_read = true;
         value.parse().map_err(|_| {
             Error::invalid(format!(
-                "the setting {name} was set to “{value}”, expected something like {default}"
+                "setting {name}: expected a value like {default}, found “{value}”"
             ))
         })
     }
@@ -291,10 +291,10 @@ impl Lab {
     }
 
     /// The names of settings that the notebook has not read.
-    pub(super) fn unasked(&self) -> Vec<String> {
+    pub(super) fn unread_settings(&self) -> Vec<String> {
         let settings = self.settings.lock().unwrap_or_else(|p| p.into_inner());
-        let unasked = settings.iter().filter(|(_, (_, asked))| !asked);
-        unasked.map(|(n, _)| n.clone()).collect()
+        let unread = settings.iter().filter(|(_, (_, was_read))| !was_read);
+        unread.map(|(n, _)| n.clone()).collect()
     }
 
     /// The folder of the studies that are part of the project.
@@ -309,7 +309,8 @@ impl Lab {
     ///
     /// # Errors
     /// [`Error::Download`] if the hub is needed and cannot be reached; [`Error::Invalid`] for
-    /// another value of the setting; also as [`Digits::mnist`].
+    /// another value of the setting; [`Error::Unknown`] if the dataset has no training split; also
+    /// as [`Digits::mnist`].
     pub fn digits(&self, size: usize) -> Result<Digits> {
         let all = ["strokes", "mnist"];
         let default = self.scale.pick(all[0], all[0], all[1], all[1]);
@@ -322,7 +323,9 @@ impl Lab {
                     None => {
                         let shards = self.hub()?.dataset("ylecun/mnist")?.parquet("train")?;
                         shards.into_iter().next().ok_or_else(|| {
-                            Error::invalid("ylecun/mnist has no file of the split train; name one by INVARIANCES_MNIST")
+                            Error::unknown(
+                                "no parquet file of the split train in the dataset ylecun/mnist: set INVARIANCES_MNIST to a parquet file",
+                            )
                         })?
                     }
                 };
@@ -348,9 +351,9 @@ impl Lab {
             .note("seed", self.seed)
             .note("device", device_name(&self.device))
             .note("version", crate::VERSION);
-        let numbers = figure.has_numbers().then_some("csv");
-        for ending in ["png", "svg", "pdf"].into_iter().chain(numbers) {
-            figure.save(self.kept(name, ending))?;
+        let table = figure.has_numbers().then_some("csv");
+        for extension in ["png", "svg", "pdf"].into_iter().chain(table) {
+            figure.save(self.figure_path(name, extension))?;
         }
         Ok(figure)
     }
@@ -366,7 +369,7 @@ impl Lab {
             .note("scale", self.scale)
             .note("seed", self.seed)
             .note("device", device_name(&self.device));
-        film.save(self.kept(name, "png"))?;
+        film.save(self.figure_path(name, "png"))?;
         Ok(film)
     }
 
@@ -382,14 +385,14 @@ impl Lab {
             .note("scale", self.scale)
             .note("seed", self.seed)
             .note("device", device_name(&self.device));
-        explorer.save(self.kept(name, "html"))?;
+        explorer.save(self.figure_path(name, "html"))?;
         Ok(explorer)
     }
 
     /// The path of a figure's file.
-    fn kept(&self, name: &str, ending: &str) -> PathBuf {
+    fn figure_path(&self, name: &str, extension: &str) -> PathBuf {
         let folder = self.out.join("figures");
-        folder.join(format!("{}-{name}.{ending}", self.notebook))
+        folder.join(format!("{}-{name}.{extension}", self.notebook))
     }
 
     /// Starts a claim:
@@ -442,7 +445,7 @@ fn parse_settings(text: &str) -> Result<BTreeMap<String, String>> {
     for part in text.split(';').filter(|p| !p.trim().is_empty()) {
         let (name, value) = part.split_once('=').ok_or_else(|| {
             Error::invalid(format!(
-                "INVARIANCES_SET: expected name=value, several separated by `;`, found “{part}”"
+                "INVARIANCES_SET: expected name=value pairs separated by `;`, found “{part}”"
             ))
         })?;
         check_name("a setting", name.trim())?;
@@ -453,10 +456,10 @@ fn parse_settings(text: &str) -> Result<BTreeMap<String, String>> {
 
 /// Checks that a name is safe as part of a file name.
 pub(super) fn check_name(what: &str, name: &str) -> Result<()> {
-    let good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-    if name.is_empty() || name.len() > 80 || !name.chars().all(good) {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if name.is_empty() || name.len() > 80 || !name.chars().all(is_allowed) {
         return Err(Error::invalid(format!(
-            "the name of {what} is made of at most 80 letters, digits, _ and -, found “{name}”"
+            "expected a name of {what} with 1 to 80 letters, digits, _ and -, found “{name}”"
         )));
     }
     Ok(())
@@ -468,7 +471,7 @@ fn setting(name: &str) -> Result<Option<String>> {
         Ok(text) => Ok(Some(text)),
         Err(std::env::VarError::NotPresent) => Ok(None),
         Err(std::env::VarError::NotUnicode(text)) => Err(Error::invalid(format!(
-            "{name} must be plain text, found {}",
+            "{name}: expected valid Unicode, found {}",
             text.display()
         ))),
     }
@@ -484,15 +487,14 @@ fn project_folder() -> Result<PathBuf> {
     Ok(inside.unwrap_or(&here).to_path_buf())
 }
 
-/// Opens the device that the variable `INVARIANCES_DEVICE` names: `cpu`, `cuda` (the first GPU),
+/// Opens the device in the variable `INVARIANCES_DEVICE`: `cpu`, `cuda` (the first GPU),
 /// `cuda:1`, `metal`. If the variable is not set, it is the first GPU if the crate was built for
 /// one (features `cuda`, `metal`) and it can be opened, otherwise the CPU.
 ///
 /// A device is opened once per process: tensors of two openings of one GPU could not be combined.
 ///
 /// # Errors
-/// [`Error::Invalid`] for an unknown name, for a device that this build does not support, and for
-/// one that cannot be opened.
+/// As [`open_device`], with the name of the variable in the message.
 pub fn chosen_device() -> Result<Device> {
     device_or_default(setting("INVARIANCES_DEVICE")?.as_deref())
 }
@@ -514,7 +516,14 @@ fn device_or_default(name: Option<&str>) -> Result<Device> {
         Ok(device)
     };
     if let Some(name) = name {
-        return open(name).map_err(|e| Error::invalid(format!("INVARIANCES_DEVICE: {e}")));
+        return open(name).map_err(|e| {
+            let message = format!("INVARIANCES_DEVICE: {e}");
+            match e {
+                Error::Unknown(_) => Error::unknown(message),
+                Error::Unsupported(_) => Error::unsupported(message),
+                _ => Error::invalid(message),
+            }
+        });
     }
     let built_for = [
         ("cuda", cfg!(feature = "cuda")),
@@ -531,18 +540,18 @@ mod tests {
 
     #[test]
     fn a_device_that_there_is_not_is_refused() -> Result<()> {
-        let refused = |name: &str| match device_or_default(Some(name)) {
+        let message = |name: &str| match device_or_default(Some(name)) {
             Ok(device) => panic!("{name} was opened as {}", device_name(&device)),
             Err(e) => e.to_string(),
         };
-        let text = refused("tpu");
+        let text = message("tpu");
         for choice in ["INVARIANCES_DEVICE", "cpu", "cuda", "metal", "tpu"] {
             assert!(text.contains(choice), "{text}");
         }
         #[cfg(not(feature = "cuda"))]
-        assert!(refused("cuda").contains("--features cuda"));
+        assert!(message("cuda").contains("--features cuda"));
         #[cfg(not(feature = "metal"))]
-        assert!(refused("metal").contains("--features metal"));
+        assert!(message("metal").contains("--features metal"));
         assert_eq!(device_name(&device_or_default(Some(" CPU "))?), "cpu");
         #[cfg(not(any(feature = "cuda", feature = "metal")))]
         assert_eq!(device_name(&device_or_default(None)?), "cpu");

@@ -1,8 +1,8 @@
 //! The notebooks' settings, outputs and subjects of study.
 //!
-//! [`Lab`] holds a notebook's settings and saves its figures and [`Claim`]s. [`Scale`] decides
+//! [`Lab`] contains a notebook's settings and saves its figures and [`Claim`]s. [`Scale`] decides
 //! sizes, steps and data sources. [`Subject`] is the network under study with everything needed
-//! to study it. [`Study`] holds claims measured over several seeds. [`Progress`] prints the
+//! to study it. [`Study`] contains claims measured over several seeds. [`Progress`] prints the
 //! progress of a long cell.
 
 mod claim;

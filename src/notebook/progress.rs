@@ -28,7 +28,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Starts counting up to `total`. `what` is the name of the counted things.
+    /// Starts counting up to `total`. `what` is the plural name of what is counted.
     pub fn new(what: &str, total: usize) -> Self {
         Self {
             what: what.into(),
@@ -43,11 +43,11 @@ impl Progress {
     /// nothing).
     pub fn at(&mut self, count: usize, about: &str) {
         self.at = count;
-        let gone = self.started.elapsed();
-        if gone >= self.next {
-            say(&self.line(gone, about));
+        let elapsed = self.started.elapsed();
+        if elapsed >= self.next {
+            say(&self.line(elapsed, about));
             // Lines are due after 1, 2, 5, 10, 20, 30 … seconds.
-            self.next = match gone.as_secs() {
+            self.next = match elapsed.as_secs() {
                 0..2 => Duration::from_secs(2),
                 2..5 => Duration::from_secs(5),
                 s => Duration::from_secs((s / 10 + 1) * 10),
@@ -57,30 +57,35 @@ impl Progress {
 
     /// Prints the duration, if it was at least one second.
     pub fn done(&self) {
-        let gone = self.started.elapsed();
-        if gone >= Duration::from_secs(1) {
-            say(&format!("{} {} in {}", self.at, self.what, seconds(gone)));
+        let elapsed = self.started.elapsed();
+        if elapsed >= Duration::from_secs(1) {
+            say(&format!(
+                "{} {} in {}",
+                self.at,
+                self.what,
+                seconds(elapsed)
+            ));
         }
     }
 
-    fn line(&self, gone: Duration, about: &str) -> String {
+    fn line(&self, elapsed: Duration, about: &str) -> String {
         let about = if about.is_empty() {
             String::new()
         } else {
             format!(", {about}")
         };
         if self.at == 0 || self.total == 0 {
-            return format!("{} {}, {}{about}", self.at, self.what, seconds(gone));
+            return format!("{} {}, {}{about}", self.at, self.what, seconds(elapsed));
         }
-        let left = gone.mul_f64(self.total.saturating_sub(self.at) as f64 / self.at as f64);
+        let remaining = elapsed.mul_f64(self.total.saturating_sub(self.at) as f64 / self.at as f64);
         format!(
             "{}/{} {} ({} %), {}, about {} left{about}",
             self.at,
             self.total,
             self.what,
             100 * self.at / self.total,
-            seconds(gone),
-            seconds(left)
+            seconds(elapsed),
+            seconds(remaining)
         )
     }
 }

@@ -60,7 +60,7 @@ impl FromStr for Scale {
             .find(|s| s.name().eq_ignore_ascii_case(text));
         found.ok_or_else(|| {
             Error::invalid(format!(
-                "the scale must be smoke, quick, real or paper, found “{text}”"
+                "expected a scale of smoke, quick, real or paper, found “{text}”"
             ))
         })
     }

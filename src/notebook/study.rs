@@ -79,7 +79,7 @@ impl Study {
         serde_json::from_slice(&text).map_err(|e| {
             Error::content(
                 &path,
-                format!("is not a list of studies ({e}): move or delete it"),
+                format!("expected a list of studies ({e}): move or delete this file"),
             )
         })
     }
@@ -108,16 +108,16 @@ impl Study {
     /// # Errors
     /// As [`Study::add`].
     pub fn take(&mut self, other: &Self, seed: u64) -> Result<()> {
-        let Some(place) = other.seeds.iter().position(|s| *s == seed) else {
+        let Some(index) = other.seeds.iter().position(|s| *s == seed) else {
             return Ok(());
         };
         let claims = other.claims.iter().map(|c| {
             json!({
                 "name": c.name, "statement": c.statement, "expected": c.expected,
-                "value": c.values.get(place), "holds": c.holds.get(place),
+                "value": c.values.get(index), "holds": c.holds.get(index),
             })
         });
-        let minutes = other.minutes.get(place).copied().unwrap_or_default();
+        let minutes = other.minutes.get(index).copied().unwrap_or_default();
         self.add(
             seed,
             minutes,
@@ -143,12 +143,12 @@ impl Study {
         }
         if self.configuration != configuration {
             return Err(Error::invalid(format!(
-                "seed {seed} of {} was measured with another configuration ({configuration}) than the seeds before it ({}): the configuration given to `lab.study` must not name the seed",
+                "seed {seed} of {} was measured with another configuration ({configuration}) than the earlier seeds ({}): the configuration given to `lab.study` must not contain the seed",
                 self.notebook, self.configuration
             )));
         }
-        let place = match self.seeds.iter().position(|s| *s == seed) {
-            Some(place) => place,
+        let index = match self.seeds.iter().position(|s| *s == seed) {
+            Some(index) => index,
             None => {
                 self.seeds.push(seed);
                 self.minutes.push(0.0);
@@ -159,7 +159,7 @@ impl Study {
                 self.seeds.len() - 1
             }
         };
-        self.minutes[place] = (minutes * 10.0).round() / 10.0;
+        self.minutes[index] = (minutes * 10.0).round() / 10.0;
         for claim in claims {
             let text = |key: &str| claim[key].as_str().unwrap_or_default().to_string();
             let name = text("name");
@@ -178,8 +178,8 @@ impl Study {
             // In "> squared error (0.41)" the number belongs to one seed, so it is removed.
             let expected = text("expected");
             repeated.expected = expected.split(" (").next().unwrap_or_default().into();
-            repeated.values[place] = claim["value"].as_f64();
-            repeated.holds[place] = claim["holds"].as_bool().unwrap_or(false);
+            repeated.values[index] = claim["value"].as_f64();
+            repeated.holds[index] = claim["holds"].as_bool().unwrap_or(false);
         }
         Ok(())
     }
@@ -225,18 +225,19 @@ impl Lab {
     /// stored with a study, so that a study with another configuration is shown as out of date.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the configuration cannot be written as JSON, or if a value set by
-    /// `--set` was never read by the notebook ([`Lab::setting`]); [`Error::Content`] if the files
-    /// of claims or studies are damaged.
+    /// [`Error::Invalid`] if the configuration cannot be written as JSON; [`Error::Unknown`] if the
+    /// notebook did not read a value set by `--set` ([`Lab::setting`]); [`Error::Content`] if the
+    /// files of claims or studies are damaged.
     pub fn study(&self, configuration: &impl Serialize) -> Result<Table> {
-        let mut configuration = serde_json::to_value(configuration)
-            .map_err(|e| Error::invalid(format!("the configuration cannot be written: {e}")))?;
+        let mut configuration = serde_json::to_value(configuration).map_err(|e| {
+            Error::invalid(format!("the configuration cannot be written as JSON: {e}"))
+        })?;
         without_seeds(&mut configuration);
-        let unasked = self.unasked();
-        if !unasked.is_empty() {
-            return Err(Error::invalid(format!(
-                "{} is set, and this notebook does not ask for it: see `lab.setting` in its cells",
-                unasked.join(", ")
+        let unread = self.unread_settings();
+        if !unread.is_empty() {
+            return Err(Error::unknown(format!(
+                "this notebook does not read the setting {}: its settings are those that its cells read with `lab.setting`",
+                unread.join(", ")
             )));
         }
         let text = json!([configuration, self.notebook(), self.settings()]);
@@ -248,26 +249,27 @@ impl Lab {
             .join(format!("{}.json", self.notebook()));
         let stated: Vec<Value> = match std::fs::read(&claims) {
             Ok(text) => serde_json::from_slice(&text)
-                .map_err(|e| Error::content(&claims, format!("is not a list of claims ({e})")))?,
+                .map_err(|e| Error::content(&claims, format!("expected a list of claims ({e})")))?,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(e) => return Err(Error::io(&claims, e)),
         };
-        let kept = self
+        let hash_file = self
             .out()
             .join("claims")
             .join(format!("{}.study", self.notebook()));
-        write_atomic(&kept, hash.as_bytes())?;
+        write_atomic(&hash_file, hash.as_bytes())?;
         let studies = Study::all(&self.studies()?, self.notebook())?;
-        let fits = |s: &&Study| s.settings == self.settings();
-        let same_scale = |s: &&Study| fits(s) && s.scale == self.scale().name();
+        let same_settings = |s: &&Study| s.settings == self.settings();
+        let same_scale = |s: &&Study| same_settings(s) && s.scale == self.scale().name();
         let study = studies
             .iter()
             .find(same_scale)
-            .or(studies.iter().find(fits));
-        Ok(self.beside(&stated, study, &hash))
+            .or(studies.iter().find(same_settings));
+        Ok(self.comparison(&stated, study, &hash))
     }
 
-    fn beside(&self, stated: &[Value], study: Option<&Study>, hash: &str) -> Table {
+    /// The table of the current run's claims and the values of a study.
+    fn comparison(&self, stated: &[Value], study: Option<&Study>, hash: &str) -> Table {
         let seeds = study.map_or(0, |s| s.seeds.len());
         let mut table = Table::new([
             "claim".to_string(),
@@ -278,11 +280,11 @@ impl Lab {
         ]);
         for claim in stated {
             let text = |key: &str| claim[key].as_str().unwrap_or_default();
-            let live = claim["value"]
+            let current = claim["value"]
                 .as_f64()
                 .map_or("–".into(), |v| format!("{v:.3}"));
             let found = study.and_then(|s| s.claims.iter().find(|c| c.name == text("name")));
-            let (over, held) = match found.and_then(|c| Some((c, c.mean_and_deviation()?))) {
+            let (over_seeds, holds) = match found.and_then(|c| Some((c, c.mean_and_deviation()?))) {
                 Some((c, (mean, deviation))) => (
                     format!("{mean:.3} ± {deviation:.3}"),
                     format!(
@@ -293,11 +295,17 @@ impl Lab {
                 ),
                 None => ("–".into(), "–".into()),
             };
-            table = table.row([text("statement"), &live, &over, text("expected"), &held]);
+            table = table.row([
+                text("statement"),
+                &current,
+                &over_seeds,
+                text("expected"),
+                &holds,
+            ]);
         }
         let caption = match study {
             None => format!(
-                "No study of this notebook with these settings is kept: `cargo run --release -- study {}` makes one.",
+                "There is no study of this notebook with these settings: run `cargo run --release -- study {}` to create one.",
                 self.notebook()
             ),
             Some(s) => {
@@ -310,10 +318,10 @@ impl Lab {
                     s.version
                 );
                 if s.scale != self.scale().name() {
-                    text += &format!(" This run is of scale {}.", self.scale());
+                    text += &format!(" This run has scale {}.", self.scale());
                 } else if s.configuration != hash {
                     text += &format!(
-                        " OUT OF DATE: this run's configuration is {hash}; `cargo run --release -- study {}` measures again.",
+                        " OUT OF DATE: the configuration of this run is {hash}; run `cargo run --release -- study {}` to measure again.",
                         self.notebook()
                     );
                 }

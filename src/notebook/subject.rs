@@ -71,9 +71,9 @@ pub struct Subject {
     pub weights: BTreeMap<String, String>,
     /// For measuring how natural images are: the network, its layer, and whether to use units of
     /// the variance of its features.
-    eye: (Backbone, String, bool),
+    naturalness: (Backbone, String, bool),
     /// The smaller number of test and validation images, if the dataset is finite.
-    few: Option<usize>,
+    max_held_out: Option<usize>,
     /// The published t for the network's layers.
     published: Vec<Published>,
     hub: Option<Hub>,
@@ -155,7 +155,7 @@ impl Subject {
     /// under study classifies 200 people. They are in f32 on the CPU.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the shipped weights are missing.
+    /// [`Error::Content`] if the shipped weights are missing.
     pub fn faces() -> Result<Self> {
         Self::faces_on(&cpu())
     }
@@ -173,8 +173,8 @@ impl Subject {
             layers: vec!["block3".into(), "embedding".into()],
             autoencoder: Arc::new(networks.autoencoder),
             world: Arc::new(networks.people),
-            eye: (networks.judge.network(), "pool".into(), true),
-            few: None,
+            naturalness: (networks.judge.network(), "pool".into(), true),
+            max_held_out: None,
             judge: networks.judge,
             answers: Vec::new(),
             weights: weights.map(|(name, card)| (name, card.weights)).collect(),
@@ -187,7 +187,7 @@ impl Subject {
     /// the CPU.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the shipped weights are missing.
+    /// [`Error::Content`] if the shipped weights are missing.
     pub fn creatures() -> Result<Self> {
         Self::creatures_on(&cpu())
     }
@@ -204,10 +204,11 @@ impl Subject {
             network: Arc::new(networks.classifier.frozen()?),
             layers: ALEXNET.map(String::from).to_vec(),
             autoencoder: Arc::new(networks.autoencoder),
-            // Shape and texture can be told apart only if any shape can have any texture.
+            // The effects of shape and texture can be separated only if any shape can have any
+            // texture.
             world: Arc::new(Creatures::new(SIZE, 0)?.stylized()),
-            eye: (networks.judge.network(), "pool".into(), true),
-            few: None,
+            naturalness: (networks.judge.network(), "pool".into(), true),
+            max_held_out: None,
             judge: networks.judge,
             answers: vec!["shape".into(), "texture".into()],
             weights: weights.map(|(name, card)| (name, card.weights)).collect(),
@@ -226,15 +227,15 @@ impl Subject {
         let start = CreaturesNetworks::load_on(&store.placement())?.autoencoder;
         let networks = PhotographsNetworks::fit(&world, &start, steps, store)?;
         let weights = networks.cards.into_iter();
-        let few = world.len(Split::Test).min(world.len(Split::Validation));
+        let max_held_out = world.len(Split::Test).min(world.len(Split::Validation));
         Ok(Self {
             name: "photographs".into(),
             network: Arc::new(networks.classifier),
             layers: ALEXNET.map(String::from).to_vec(),
             autoencoder: Arc::new(networks.autoencoder),
             world: Arc::new(world),
-            eye: (networks.judge.network(), "pool".into(), true),
-            few: Some(few),
+            naturalness: (networks.judge.network(), "pool".into(), true),
+            max_held_out: Some(max_held_out),
             judge: networks.judge,
             answers: vec!["class".into()],
             weights: weights.map(|(name, card)| (name, card.weights)).collect(),
@@ -271,21 +272,21 @@ impl Subject {
         sources.autoencoder.fetch(hub)?;
         sources.autoencoder.open()?.load_into(&params)?;
         let world = Photographs::new(images, BIG, 0)?;
-        let named = std::iter::once(&sources.autoencoder).chain(&sources.cinns);
+        let files = std::iter::once(&sources.autoencoder).chain(&sources.cinns);
         let hash = |p: &Published| p.md5.clone().unwrap_or_else(|| p.url.clone());
         Ok(Self {
             name: "published".into(),
             network: Arc::new(sources.network.fetch_on(hub, placement)?),
             layers: ALEXNET.map(String::from).to_vec(),
             autoencoder: Arc::new(bigae.frozen()?),
-            few: Some(world.len(Split::Test).min(world.len(Split::Validation))),
+            max_held_out: Some(world.len(Split::Test).min(world.len(Split::Validation))),
             world: Arc::new(world),
-            eye: (sources.eye.fetch_on(hub, placement)?, "pool".into(), false),
+            naturalness: (sources.eye.fetch_on(hub, placement)?, "pool".into(), false),
             judge: Judge::new(&judge, &[Attribute::class("class", &classes)])?,
             // The classes of the network are those of ImageNet; the classes of the images are the
             // user's.
             answers: Vec::new(),
-            weights: named.map(|p| (p.name.clone(), hash(p))).collect(),
+            weights: files.map(|p| (p.name.clone(), hash(p))).collect(),
             published: sources.cinns.clone(),
             hub: Some(hub.clone()),
         })
@@ -317,18 +318,24 @@ impl Subject {
 
     /// Returns `wanted`, or the number of held-out images if that is smaller.
     pub fn held_out(&self, wanted: usize) -> usize {
-        self.few.map_or(wanted, |few| wanted.min(few))
+        self.max_held_out.map_or(wanted, |max| wanted.min(max))
     }
 
-    /// t of a layer: the published one if it exists. Otherwise t is trained on `codes` and kept
-    /// in `store` under the settings `how`. t is on the store's device.
+    /// t of a layer: the published one if it exists. Otherwise t is trained on `codes` and
+    /// stored in `store` under the settings `config`. t is on the store's device.
     ///
     /// # Errors
     /// As [`CinnTraining::fit`]; [`Error::Download`] and [`Error::Content`] for a published t.
-    pub fn t(&self, layer: &str, codes: &Codes, how: &CinnTraining, store: &Store) -> Result<Cinn> {
+    pub fn t(
+        &self,
+        layer: &str,
+        codes: &Codes,
+        config: &CinnTraining,
+        store: &Store,
+    ) -> Result<Cinn> {
         for file in &self.published {
-            let of = file.name.rsplit('_').next().unwrap_or_default();
-            if self.network.position(of)? != self.network.position(layer)? {
+            let file_layer = file.name.rsplit('_').next().unwrap_or_default();
+            if self.network.position(file_layer)? != self.network.position(layer)? {
                 continue;
             }
             if let Some(hub) = &self.hub {
@@ -339,7 +346,7 @@ impl Subject {
             file.open()?.load_into(&params)?;
             return Ok(t);
         }
-        Ok(how
+        Ok(config
             .fit(&format!("{}-t-{layer}", self.name), codes, store)?
             .0)
     }
@@ -359,21 +366,24 @@ impl Subject {
     /// # Errors
     /// [`Error::Invalid`] if `count` is 0.
     pub fn wander(&self, count: usize) -> Result<Tensor> {
-        const AMONG: usize = 3;
+        const IMAGES: usize = 3;
         let code = self
             .autoencoder
-            .codes_of(&self.world.batch(Split::Test, 0, AMONG)?.images)?;
+            .codes_of(&self.world.batch(Split::Test, 0, IMAGES)?.images)?;
         let mut codes = Vec::new();
         for k in 0..count {
-            let (from, part) = (AMONG * k / count, (AMONG * k % count) as f64 / count as f64);
-            let (one, next) = (
-                code.narrow(0, from, 1)?,
-                code.narrow(0, (from + 1) % AMONG, 1)?,
+            let (from, part) = (
+                IMAGES * k / count,
+                (IMAGES * k % count) as f64 / count as f64,
             );
-            codes.push(((one * (1.0 - part))? + (next * part)?)?);
+            let (current, next) = (
+                code.narrow(0, from, 1)?,
+                code.narrow(0, (from + 1) % IMAGES, 1)?,
+            );
+            codes.push(((current * (1.0 - part))? + (next * part)?)?);
         }
         if codes.is_empty() {
-            return Err(Error::invalid("a film needs at least one frame, found 0"));
+            return Err(Error::invalid("expected at least one frame, found 0"));
         }
         self.autoencoder.images_of(&Tensor::cat(&codes, 0)?)
     }
@@ -384,7 +394,7 @@ impl Subject {
     /// # Errors
     /// As [`Fid::new`].
     pub fn fid(&self, real: &Tensor) -> Result<Fid> {
-        let (network, layer, in_units) = &self.eye;
+        let (network, layer, in_units) = &self.naturalness;
         let fid = Fid::new(network, layer, real)?;
         match in_units {
             true => fid.in_units(),
@@ -419,8 +429,8 @@ impl Lab {
             "creatures" => Subject::creatures_on(&placement),
             "faces" => Subject::faces_on(&placement),
             "photographs" => {
-                // At smoke, enough steps for the classifier to give two images different answers.
-                // If all answers are equal, a free share is not defined.
+                // At smoke, enough steps for the classifier to predict different classes for two
+                // images. If all predictions are equal, a free share is not defined.
                 let steps = self.scale().pick(40, 2500, 20_000, 40_000);
                 Subject::photographs(&self.images()?, steps, &self.store())
             }
@@ -443,13 +453,13 @@ impl Lab {
     /// listed before training; see [`Images::readable`].
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the variable is not set or has none of these forms, or for another
-    /// value of the setting; also as [`Images::folder`], [`Images::parquet`] and
-    /// [`Repo::parquet`](crate::hub::Repo::parquet).
+    /// [`Error::Invalid`] if the variable is not set, or for another value of the setting;
+    /// [`Error::Unknown`] if the file, folder or dataset does not exist; also as
+    /// [`Images::folder`], [`Images::parquet`] and [`Repo::parquet`](crate::hub::Repo::parquet).
     pub fn images(&self) -> Result<Images> {
-        let images = self.named("INVARIANCES_IMAGES")?.ok_or_else(|| {
+        let images = self.images_in("INVARIANCES_IMAGES")?.ok_or_else(|| {
             Error::invalid(format!(
-                "scale {} needs images: set INVARIANCES_IMAGES to a folder of class folders, a parquet file, or a data set of the hub (owner/name)",
+                "scale {} needs images: set INVARIANCES_IMAGES to a folder of class folders, a parquet file, or a dataset of the hub (owner/name)",
                 self.scale()
             ))
         })?;
@@ -459,12 +469,12 @@ impl Lab {
     /// The images that can be decoded, if the setting `unreadable` requires it; otherwise all.
     fn readable(&self, images: Images) -> Result<Images> {
         let all = ["error", "leave-out"];
-        let how = self.setting("unreadable", all[0].to_string())?;
-        if how == all[0] {
+        let value = self.setting("unreadable", all[0].to_string())?;
+        if value == all[0] {
             return Ok(images);
         }
-        if how != all[1] {
-            return Err(unknown("unreadable", &how, &all));
+        if value != all[1] {
+            return Err(unknown("unreadable", &value, &all));
         }
         let (images, left_out) = images.readable()?;
         if !left_out.is_empty() {
@@ -481,12 +491,12 @@ impl Lab {
     /// # Errors
     /// As [`Lab::images`] and [`Images::batch`].
     pub fn frames(&self, size: usize, count: usize) -> Result<Option<Tensor>> {
-        let Some(images) = self.named("INVARIANCES_FRAMES")? else {
+        let Some(images) = self.images_in("INVARIANCES_FRAMES")? else {
             return Ok(None);
         };
         let images = self.readable(images)?;
-        let (there, wanted) = (images.len(), count.clamp(1, images.len().max(1)));
-        let rows: Vec<usize> = (0..wanted).map(|k| k * there / wanted).collect();
+        let (total, frames) = (images.len(), count.clamp(1, images.len().max(1)));
+        let rows: Vec<usize> = (0..frames).map(|k| k * total / frames).collect();
         Ok(Some(images.batch(&rows, size)?.images))
     }
 }
@@ -498,7 +508,7 @@ pub(super) fn unknown(setting: &str, found: &str, known: &[&str]) -> Error {
         None => String::new(),
     };
     Error::invalid(format!(
-        "the setting {setting} can be {}, found {found:?}{advice}",
+        "setting {setting}: expected one of {}, found {found:?}{advice}",
         known.join(", ")
     ))
 }
@@ -508,10 +518,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_setting_that_there_is_not_is_answered_with_those_that_there_are() {
+    fn an_unknown_value_of_a_setting_is_answered_with_the_known_values() {
         let text = unknown("images", "creature", &["creatures", "photographs"]).to_string();
         assert!(
-            text.contains("can be creatures, photographs") && text.contains("did you mean"),
+            text.contains("expected one of creatures, photographs")
+                && text.contains("did you mean"),
             "{text}"
         );
     }

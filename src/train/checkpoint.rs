@@ -1,5 +1,5 @@
-//! Checkpoints of a training run: what they contain, how they are written so that a kill leaves a
-//! readable one, and how they are checked when they are read.
+//! Checkpoints of a training run: their content, how they are written so that a readable one
+//! remains after a kill, and how they are checked when they are read.
 
 use super::Adam;
 use super::log::Log;
@@ -49,11 +49,14 @@ pub(super) struct Place {
 
 /// Returns the hash of all tensors, in the order of their names, and of the metadata: a file of
 /// the right size can still be damaged.
-fn hash(tensors: &mut [(String, Tensor)], said: &HashMap<String, String>) -> Result<String> {
+fn hash(tensors: &mut [(String, Tensor)], metadata: &HashMap<String, String>) -> Result<String> {
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     let mut hash = blake3::Hasher::new();
-    let said: BTreeMap<_, _> = said.iter().filter(|(name, _)| *name != "hash").collect();
-    hash.update(format!("{said:?}").as_bytes());
+    let metadata: BTreeMap<_, _> = metadata
+        .iter()
+        .filter(|(name, _)| *name != "hash")
+        .collect();
+    hash.update(format!("{metadata:?}").as_bytes());
     for (name, tensor) in tensors {
         hash.update(name.as_bytes());
         let mut bytes = Vec::new();
@@ -100,8 +103,8 @@ pub(super) fn write(folder: &Path, place: &Place, state: &State) -> Result<()> {
     if let Some(best) = state.best.as_ref() {
         // The value is stored as bits, because later values are compared with it and text could
         // round it.
-        let said = (best.step, best.value.to_bits(), best.stale);
-        metadata.insert("best".into(), serde_json::json!(said).to_string());
+        let entry = (best.step, best.value.to_bits(), best.stale);
+        metadata.insert("best".into(), serde_json::json!(entry).to_string());
     }
     let hash = hash(&mut tensors, &metadata)?;
     metadata.insert("hash".into(), hash);
@@ -130,7 +133,7 @@ pub(super) fn read(path: &Path, steps: u64, state: &mut State) -> Result<Place> 
     let text = |key: &str| {
         metadata
             .get(key)
-            .ok_or_else(|| damaged(&format!("it does not say {key}")))
+            .ok_or_else(|| damaged(&format!("its metadata has no {key}")))
     };
     let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
         .map_err(|e| damaged(&e.to_string()))?;
@@ -139,37 +142,50 @@ pub(super) fn read(path: &Path, steps: u64, state: &mut State) -> Result<Place> 
         .map(|(n, t)| (n.clone(), t.clone()))
         .collect();
     if &hash(&mut all, &metadata)? != text("hash")? {
-        return Err(damaged("its content does not have the hash that it states"));
+        return Err(damaged(
+            "the hash of its content differs from the hash in its metadata",
+        ));
     }
     let place = Place {
-        step: text("step")?.parse().map_err(|_| damaged("step"))?,
-        seconds: text("seconds")?.parse().map_err(|_| damaged("seconds"))?,
+        step: text("step")?.parse().map_err(|_| damaged("invalid step"))?,
+        seconds: text("seconds")?
+            .parse()
+            .map_err(|_| damaged("invalid seconds"))?,
     };
     if place.step > steps {
         return Err(Error::content(
             path,
             format!(
-                "a checkpoint of step {}, but this training has {steps} steps",
+                "expected a checkpoint of step {steps} or earlier, the length of this training, found step {}",
                 place.step
             ),
         ));
     }
     let columns: Vec<String> =
-        serde_json::from_str(text("columns")?).map_err(|_| damaged("columns"))?;
+        serde_json::from_str(text("columns")?).map_err(|_| damaged("invalid columns"))?;
     let part = |prefix: &str| -> HashMap<String, Tensor> {
-        let with = tensors
+        let with_prefix = tensors
             .iter()
             .filter_map(|(n, t)| Some((n.strip_prefix(prefix)?.to_string(), t.clone())));
-        with.collect()
+        with_prefix.collect()
     };
-    let other = |what: String| Error::content(path, format!("of another training: {what}"));
+    let other = |what: String| {
+        Error::content(
+            path,
+            format!("the checkpoint belongs to another training: {what}"),
+        )
+    };
     // Reads one tensor per parameter, stored under a prefix.
     let all_of = |prefix: &str, like: &Average| -> Result<Average> {
         let one = |(name, value): (&String, &Tensor)| {
             let saved = tensors
                 .get(&format!("{prefix}/{name}"))
                 .filter(|t| t.dims() == value.dims() && t.dtype() == value.dtype())
-                .ok_or_else(|| other(format!("it has no {prefix} of {name}")))?;
+                .ok_or_else(|| {
+                    other(format!(
+                        "it has no tensor {prefix}/{name} of the expected shape and type"
+                    ))
+                })?;
             Ok((name.clone(), saved.to_device(value.device())?))
         };
         like.iter().map(one).collect()
@@ -178,9 +194,9 @@ pub(super) fn read(path: &Path, steps: u64, state: &mut State) -> Result<Place> 
     let average = average.transpose()?;
     let best = match metadata.get("best") {
         None => None,
-        Some(said) => {
+        Some(entry) => {
             let (step, value, stale): (u64, u64, u32) =
-                serde_json::from_str(said).map_err(|_| damaged("best"))?;
+                serde_json::from_str(entry).map_err(|_| damaged("invalid best"))?;
             let like = state.params.tensors().into_iter().collect();
             Some(Best {
                 step,
@@ -191,7 +207,8 @@ pub(super) fn read(path: &Path, steps: u64, state: &mut State) -> Result<Place> 
         }
     };
     let mut log = state.log.clone();
-    log.set_state(&tensors, &columns)?;
+    log.set_state(&tensors, &columns)
+        .map_err(|e| damaged(&e.to_string()))?;
     // The optimiser's state has the parameters' names and shapes. After it is restored, only
     // buffers could still differ, so the names and shapes of all parameters and buffers are
     // checked before it.
@@ -202,7 +219,9 @@ pub(super) fn read(path: &Path, steps: u64, state: &mut State) -> Result<Place> 
             .check_all(&adversary.0)
             .map_err(|e| other(e.to_string()))?;
     } else if !adversary.1.is_empty() {
-        return Err(other("it has an adversary".into()));
+        return Err(other(
+            "it has an adversary, and this training has none".into(),
+        ));
     }
     state
         .params

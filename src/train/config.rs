@@ -139,48 +139,48 @@ impl TrainConfig {
     /// Checks that every setting is in its valid range.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for the first setting that is not.
+    /// [`Error::Invalid`] for the first setting out of range.
     pub fn check(&self) -> Result<()> {
-        let refuse = |what: String| Err(Error::invalid(format!("TrainConfig: {what}")));
+        let invalid = |what: String| Err(Error::invalid(format!("TrainConfig: {what}")));
         if self.steps == 0 {
-            return refuse("steps must be at least 1, found 0".into());
+            return invalid("steps must be at least 1, found 0".into());
         }
         if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
-            return refuse(format!(
+            return invalid(format!(
                 "learning_rate must be above 0, found {}",
                 self.learning_rate
             ));
         }
         let (a, b) = self.betas;
         if !((0.0..1.0).contains(&a) && (0.0..1.0).contains(&b)) {
-            return refuse(format!("betas must lie in [0, 1), found {a} and {b}"));
+            return invalid(format!("betas must be in [0, 1), found {a} and {b}"));
         }
         if let Some(c) = self.clip.filter(|c| c.is_nan() || *c <= 0.0) {
-            return refuse(format!("clip must be above 0, found {c}"));
+            return invalid(format!("clip must be above 0, found {c}"));
         }
         if self.step_in_backward && self.clip.is_some() {
-            return refuse(
-                "step_in_backward cannot be had with clip, which needs the whole gradient first"
+            return invalid(
+                "step_in_backward cannot be combined with clip, which needs the complete gradient: set only one of them"
                     .into(),
             );
         }
         if let Some(e) = self.ema.filter(|e| !(0.0..1.0).contains(e)) {
-            return refuse(format!("ema must lie in [0, 1), found {e}"));
+            return invalid(format!("ema must be in [0, 1), found {e}"));
         }
         if self.validate_every == Some(0) {
-            return refuse("validate_every must be at least 1 step, found 0".into());
+            return invalid("validate_every must be at least 1 step, found 0".into());
         }
         if self.patience == Some(0) {
-            return refuse("patience must be at least 1 validation, found 0".into());
+            return invalid("patience must be at least 1 validation, found 0".into());
         }
         if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
-            return refuse(format!(
+            return invalid(format!(
                 "weight_decay must be at least 0, found {}",
                 self.weight_decay
             ));
         }
         if self.checkpoint_seconds.is_nan() || self.checkpoint_seconds < 0.0 {
-            return refuse(format!(
+            return invalid(format!(
                 "checkpoint_seconds must be at least 0, found {}",
                 self.checkpoint_seconds
             ));
@@ -188,8 +188,8 @@ impl TrainConfig {
         if let Decay::Linear { floor } | Decay::Cosine { floor } = self.decay
             && !(0.0..=1.0).contains(&floor)
         {
-            return refuse(format!(
-                "the decay's floor must lie in [0, 1], found {floor}"
+            return invalid(format!(
+                "the decay's floor must be in [0, 1], found {floor}"
             ));
         }
         Ok(())

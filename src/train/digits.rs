@@ -120,7 +120,12 @@ pub struct DigitsNetworks {
 struct Building {
     params: Params,
     vae: Option<ConvVae>,
-    chain: Option<Backbone>,
+    backbone: Option<Backbone>,
+}
+
+/// An error that is impossible unless this module has a bug.
+fn internal() -> Error {
+    Error::invalid("internal error: unexpected type of network; please report this bug")
 }
 
 fn build(network: DigitsNetwork, seed: u64, store: &Store) -> Result<Building> {
@@ -132,16 +137,16 @@ fn build(network: DigitsNetwork, seed: u64, store: &Store) -> Result<Building> {
             Building {
                 params,
                 vae,
-                chain: None,
+                backbone: None,
             }
         }
         DigitsNetwork::Classifier => Building {
-            chain: Some(squeezenet_small(10, &at)?),
+            backbone: Some(squeezenet_small(10, &at)?),
             params,
             vae: None,
         },
         DigitsNetwork::Judge => Building {
-            chain: Some(plain_small(10, &at)?),
+            backbone: Some(plain_small(10, &at)?),
             params,
             vae: None,
         },
@@ -149,8 +154,8 @@ fn build(network: DigitsNetwork, seed: u64, store: &Store) -> Result<Building> {
 }
 
 /// Returns half of the batches unchanged and makes the other half blurred and noisy. The
-/// independent classifier sees reconstructions, so it must not confuse a blurred edge with
-/// another digit.
+/// independent classifier is applied to reconstructions, so it must not confuse a blurred edge
+/// with another digit.
 pub(super) fn roughen(images: &Tensor, rng: &mut Rng) -> Result<Tensor> {
     if rng.f32() < 0.5 {
         return Ok(images.clone());
@@ -178,7 +183,7 @@ fn step(
 ) -> Result<Step> {
     let batch = digits.batch(Split::Train, (step - 1) * batch as u64, batch)?;
     let images = building.params.placement().take(&batch.images)?;
-    match (&building.vae, &building.chain) {
+    match (&building.vae, &building.backbone) {
         (Some(vae), _) => {
             let posterior = vae.encode(&images)?;
             let decoded = vae.decode(&posterior.sample(rng)?)?;
@@ -187,19 +192,19 @@ fn step(
                 .with_tensor("mse", &parts.mse)
                 .with_tensor("kl", &parts.kl))
         }
-        (None, Some(chain)) => {
+        (None, Some(backbone)) => {
             let images = match network {
                 DigitsNetwork::Judge => roughen(&images, rng)?,
                 _ => images,
             };
-            let logits = chain.forward(&images)?;
+            let logits = backbone.forward(&images)?;
             let right = agreement(&logits.argmax(1)?, &batch.labels)?;
             let right = right.iter().sum::<f64>() / right.len().max(1) as f64;
             let labels = batch.labels.to_device(logits.device())?;
             let loss = candle_nn::loss::cross_entropy(&wide(&logits)?, &labels)?;
             Ok(Step::new(loss).with("accuracy", right))
         }
-        (None, None) => Err(Error::invalid("nothing to train")),
+        (None, None) => Err(internal()),
     }
 }
 
@@ -243,10 +248,10 @@ fn figures(
     for start in (0..count).step_by(250) {
         let batch = digits.batch(Split::Test, start as u64, 250.min(count - start))?;
         let images = building.params.placement().take(&batch.images)?;
-        if let Some(chain) = &building.chain {
+        if let Some(backbone) = &building.backbone {
             add(
                 "accuracy",
-                &agreement(&chain.classify(&images)?, &batch.labels)?,
+                &agreement(&backbone.classify(&images)?, &batch.labels)?,
             );
         }
         if let (Some(vae), Some(judge)) = (&building.vae, judge) {
@@ -275,28 +280,24 @@ impl DigitsNetworks {
     /// store's device.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the images are not 32 px in size, or if the shipped weights are
-    /// missing: the message contains the command that trains them.
+    /// [`Error::Shape`] if the images are not 32 px in size; [`Error::Content`] if the shipped
+    /// weights are missing: the message contains the command that trains them.
     pub fn load(digits: &Digits, adapt: u64, store: &Store) -> Result<Self> {
         if digits.size() != SIZE {
-            return Err(Error::invalid(format!(
-                "the shipped networks take digits of {SIZE} px, found {} px: make the digits with size {SIZE}",
+            return Err(Error::shape(format!(
+                "expected digits of {SIZE} × {SIZE} pixels, the input size of the shipped networks, found {} pixels: create the digits with size {SIZE}",
                 digits.size()
             )));
         }
-        let home = Digits::strokes(SIZE, SEED)?;
+        let strokes = Digits::strokes(SIZE, SEED)?;
         let mut cards = BTreeMap::new();
-        let mut take = |network: DigitsNetwork| -> Result<Building> {
+        let mut load = |network: DigitsNetwork| -> Result<Building> {
             let training = network.training();
             let building = build(network, training.seed, store)?;
             let name = network.name();
-            let configuration = network.configuration(&home, &training, None);
-            let card = pretrained::load(&name, &configuration, &building.params)?.ok_or_else(|| {
-                Error::invalid(format!(
-                    "no weights of {name} for this version's configuration in {}: train them with `cargo run --release -- retrain {name}`",
-                    pretrained::folder().display()
-                ))
-            })?;
+            let configuration = network.configuration(&strokes, &training, None);
+            let card = pretrained::load(&name, &configuration, &building.params)?
+                .ok_or_else(|| pretrained::missing(&name))?;
             if digits.len(Split::Train).is_some() {
                 let training = TrainConfig {
                     steps: adapt,
@@ -308,7 +309,7 @@ impl DigitsNetworks {
                     &network.configuration(digits, &training, Some(&card)),
                 )?;
                 say(&format!(
-                    "{name}: the shipped weights, trained on for {adapt} steps on these digits"
+                    "{name}: fine-tuning the shipped weights for {adapt} steps on these digits"
                 ));
                 let adapted = fit(
                     network,
@@ -323,11 +324,12 @@ impl DigitsNetworks {
             cards.insert(name, card);
             Ok(building)
         };
-        let none = || Error::invalid("a network of another kind was built");
         Ok(Self {
-            classifier: take(DigitsNetwork::Classifier)?.chain.ok_or_else(none)?,
-            judge: take(DigitsNetwork::Judge)?.chain.ok_or_else(none)?,
-            autoencoder: take(DigitsNetwork::Autoencoder)?.vae.ok_or_else(none)?,
+            classifier: load(DigitsNetwork::Classifier)?
+                .backbone
+                .ok_or_else(internal)?,
+            judge: load(DigitsNetwork::Judge)?.backbone.ok_or_else(internal)?,
+            autoencoder: load(DigitsNetwork::Autoencoder)?.vae.ok_or_else(internal)?,
             cards,
         })
     }
@@ -341,6 +343,9 @@ impl DigitsNetworks {
     /// Trains one of the networks on `digits` from random weights and stores it in `store`. The
     /// number of steps is that of `training`, so a short version of the full training can be
     /// shown. The log of the result has the columns `step`, `seconds`, `loss` and others.
+    ///
+    /// # Errors
+    /// As [`Trainer::fit_in`].
     pub fn train(
         network: DigitsNetwork,
         digits: &Digits,
@@ -360,34 +365,36 @@ impl DigitsNetworks {
     /// Trains a shipped network in full, evaluates it on 5,000 held-out images, and writes
     /// weights and card to the folder of the shipped weights. An interrupted training continues
     /// from its last checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Content`] if the independent classifier for the autoencoder has not been trained
+    /// before, or if the weights could not be saved; otherwise as [`Trainer::fit_in`].
     pub fn retrain(network: DigitsNetwork, store: &Store) -> Result<Card> {
-        let home = Digits::strokes(SIZE, SEED)?;
+        let strokes = Digits::strokes(SIZE, SEED)?;
         let training = network.training();
-        let configuration = network.configuration(&home, &training, None);
+        let configuration = network.configuration(&strokes, &training, None);
         let slot = store.slot(&network.name(), &configuration)?;
-        let building = fit(network, &home, &training, (store, &slot), None)?;
+        let building = fit(network, &strokes, &training, (store, &slot), None)?;
         let judge = match network {
             DigitsNetwork::Autoencoder => {
                 let training = DigitsNetwork::Judge.training();
                 let judge = build(DigitsNetwork::Judge, training.seed, store)?;
-                let configuration = DigitsNetwork::Judge.configuration(&home, &training, None);
+                let configuration = DigitsNetwork::Judge.configuration(&strokes, &training, None);
                 let found =
                     pretrained::load(&DigitsNetwork::Judge.name(), &configuration, &judge.params)?;
-                found.ok_or_else(|| {
-                    Error::invalid("the judge rates E and D: train it first with `cargo run --release -- retrain digits-judge`")
-                })?;
-                judge.chain
+                found.ok_or_else(|| pretrained::missing(&DigitsNetwork::Judge.name()))?;
+                judge.backbone
             }
             _ => None,
         };
         let mut card = slot
             .load(&building.params)?
-            .ok_or_else(|| Error::invalid("the training did not finish"))?;
+            .ok_or_else(|| Error::content(slot.folder(), "the trained weights were not saved"))?;
         card.configuration = configuration;
         card.data =
             "digits in colour, procedural: Digits::strokes(32, 0), training split, each image once"
                 .into();
-        card.figures = figures(&building, judge.as_ref(), &home, 5000)?;
+        card.figures = figures(&building, judge.as_ref(), &strokes, 5000)?;
         card.command = format!("cargo run --release -- retrain {}", network.name());
         pretrained::save(&network.name(), &card, &building.params)
     }

@@ -55,7 +55,8 @@ impl Log {
         for (name, _) in report {
             if FIXED.contains(&name.as_str()) || name.is_empty() {
                 return Err(Error::invalid(format!(
-                    "a step reports a value named {name:?}; the log has such a column already: choose another name"
+                    "a step cannot report a value named {name:?}: choose a name that is not empty and not one of the log's columns {}",
+                    FIXED.join(", ")
                 )));
             }
         }
@@ -64,12 +65,12 @@ impl Log {
             column.1.push(value);
         }
         for (name, value) in report {
-            let place = self.columns.iter().position(|(n, _)| n == name);
-            let place = place.unwrap_or_else(|| {
+            let index = self.columns.iter().position(|(n, _)| n == name);
+            let index = index.unwrap_or_else(|| {
                 self.columns.push((name.clone(), vec![f64::NAN; before]));
                 self.columns.len() - 1
             });
-            let column = &mut self.columns[place].1;
+            let column = &mut self.columns[index].1;
             column.truncate(before);
             column.push(*value);
         }
@@ -119,7 +120,7 @@ impl Log {
         tensors: &HashMap<String, Tensor>,
         columns: &[String],
     ) -> Result<()> {
-        let missing = || Error::invalid("the log is missing");
+        let missing = || Error::unknown("no tensor log.window");
         let window = tensors.get("log.window").ok_or_else(missing)?;
         if let [sum, count] = window.to_vec1::<f64>()?[..] {
             self.window = (sum, count);
@@ -155,7 +156,7 @@ impl Log {
     }
 }
 
-/// Writes a frame as parquet, atomically: the file is complete or it is not there.
+/// Writes a frame as parquet, atomically: the file is either complete or absent.
 pub(super) fn write_frame(path: &Path, frame: &DataFrame) -> Result<()> {
     let mut bytes = Vec::new();
     ParquetWriter::new(&mut bytes).finish(&mut frame.clone())?;
@@ -167,5 +168,10 @@ pub(super) fn read_frame(path: &Path) -> Result<DataFrame> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     ParquetReader::new(std::io::Cursor::new(bytes))
         .finish()
-        .map_err(|e| Error::content(path, format!("not a log in parquet: {e}")))
+        .map_err(|e| {
+            Error::content(
+                path,
+                format!("expected a training log in parquet format: {e}"),
+            )
+        })
 }

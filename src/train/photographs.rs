@@ -57,35 +57,35 @@ fn training(steps: u64, batch: usize, seed: u64) -> TrainConfig {
 }
 
 impl PhotographsNetworks {
-    /// Trains all three networks and stores them in `store`; networks that are already there are
-    /// loaded. All are on the store's device. `start` is an encoder and a decoder of the images'
-    /// size to fine-tune: a user's own images are seldom enough to train from random weights. E
+    /// Trains all three networks and stores them in `store`; networks that are already stored
+    /// are loaded. All are on the store's device. `start` is an encoder and a decoder of the images'
+    /// size to fine-tune: a user's own images are rarely enough to train from random weights. E
     /// and D are trained for `steps` steps, the network under study and the independent classifier
     /// for a quarter of them.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for fewer than two classes, or if `start` has another image size;
-    /// otherwise as [`Trainer::fit_in`].
+    /// [`Error::Invalid`] for fewer than two classes, [`Error::Shape`] if `start` has another image
+    /// size; otherwise as [`Trainer::fit_in`].
     pub fn fit(images: &Photographs, start: &ConvVae, steps: u64, store: &Store) -> Result<Self> {
         let classes = images.classes().len();
-        let seen = images.counts().iter().filter(|n| **n > 0).count();
-        if seen < 2 {
+        let found = images.counts().iter().filter(|n| **n > 0).count();
+        if found < 2 {
             return Err(Error::invalid(format!(
-                "a classifier needs images of at least two classes, found {seen}: put them in a folder per class, or name the label column (`ImageColumns`; in INVARIANCES_IMAGES: file.parquet?label=COLUMN)"
+                "expected images of at least two classes, found {found}: put the images of each class in a folder of their own, or set the label column (`ImageColumns`; in INVARIANCES_IMAGES: file.parquet?label=COLUMN)"
             )));
         }
-        let few = (steps / 4).max(1);
+        let quarter = (steps / 4).max(1);
         let mut cards = BTreeMap::new();
 
-        let how = training(few, 32, 0);
-        let params = store.params(how.seed);
+        let config = training(quarter, 32, 0);
+        let params = store.params(config.seed);
         let classifier = alexnet_small(24, classes, &params.root())?;
         let slot = store.slot(
             "photographs-classifier",
-            &json!({"network": "alexnet_small, width 24", "data": images.id(), "training": how}),
+            &json!({"network": "alexnet_small, width 24", "data": images.id(), "training": config}),
         )?;
-        let batches = ahead(images, how.batch);
-        let trained = Trainer::new(how).fit_in(&slot, &params, |n, _| {
+        let batches = ahead(images, config.batch);
+        let trained = Trainer::new(config).fit_in(&slot, &params, |n, _| {
             let batch = batches.at(n)?;
             let logits = classifier
                 .with_mode(Mode::Training)
@@ -94,26 +94,26 @@ impl PhotographsNetworks {
             let loss = candle_nn::loss::cross_entropy(&wide(&logits)?, &labels)?;
             Ok(Step::new(loss))
         })?;
-        say(&format!("the network under study: {trained}"));
+        say(&format!("network under study: {trained}"));
         cards.extend(slot.load(&params)?.map(|c| ("classifier".to_string(), c)));
 
-        let how = training(few, 32, 101);
-        let params = store.params(how.seed);
+        let config = training(quarter, 32, 101);
+        let params = store.params(config.seed);
         let judge = Judge::new(&plain_small(classes, &params.root())?, &images.attributes())?;
         let slot = store.slot(
             "photographs-judge",
-            &json!({"network": "plain_small, blurred and noisy images", "data": images.id(), "training": how}),
+            &json!({"network": "plain_small, blurred and noisy images", "data": images.id(), "training": config}),
         )?;
-        let batches = ahead(images, how.batch);
-        let trained = Trainer::new(how).fit_in(&slot, &params, |n, rng| {
+        let batches = ahead(images, config.batch);
+        let trained = Trainer::new(config).fit_in(&slot, &params, |n, rng| {
             let batch = batches.at(n)?;
             let images = super::roughen(&params.placement().take(&batch.images)?, rng)?;
             Ok(Step::new(judge.loss(&images, &batch.factors)?))
         })?;
-        say(&format!("the judge: {trained}"));
+        say(&format!("independent classifier: {trained}"));
         cards.extend(slot.load(&params)?.map(|c| ("judge".to_string(), c)));
 
-        let how = VaeTraining {
+        let config = VaeTraining {
             network: start.config().clone(),
             training: TrainConfig {
                 clip: None,
@@ -124,8 +124,8 @@ impl PhotographsNetworks {
             ..VaeTraining::default()
         };
         let (autoencoder, trained) =
-            how.refine(start, "photographs-autoencoder", images, None, store)?;
-        say(&format!("E and D: {trained}"));
+            config.refine(start, "photographs-autoencoder", images, None, store)?;
+        say(&format!("encoder E and decoder D: {trained}"));
 
         let classifier = classifier.frozen()?;
         let test = images.batch(Split::Test, 0, images.len(Split::Test).min(1000))?;
@@ -140,9 +140,9 @@ impl PhotographsNetworks {
         );
         let right = judge.right(&test.images, &test.factors)?;
         let decoded = crate::autoencoder::Autoencoder::reconstruct(&autoencoder, &test.images)?;
-        let kept = judge.agreement(&test.images, &decoded)?;
+        let same = judge.agreement(&test.images, &decoded)?;
         add("judge", right.into_values().flatten().collect());
-        add("kept", kept.into_values().flatten().collect());
+        add("kept", same.into_values().flatten().collect());
         Ok(Self {
             autoencoder,
             classifier,

@@ -10,8 +10,8 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-/// Returns the folder of the shipped weights: `pretrained/` in the folder that `INVARIANCES_DATA`
-/// names, otherwise in the project's `data/`.
+/// Returns the folder of the shipped weights: `pretrained/` in the folder that the variable
+/// `INVARIANCES_DATA` is set to, or in the project's `data/` if the variable is not set.
 pub fn folder() -> PathBuf {
     match std::env::var_os("INVARIANCES_DATA").filter(|v| !v.is_empty()) {
         Some(data) => PathBuf::from(data).join("pretrained"),
@@ -19,11 +19,22 @@ pub fn folder() -> PathBuf {
     }
 }
 
+/// Returns the error for a network whose weights are not among the shipped ones.
+pub(super) fn missing(name: &str) -> Error {
+    Error::content(
+        folder(),
+        format!(
+            "no weights of {name} for the configuration of this version: train them with `cargo run --release -- retrain {name}`"
+        ),
+    )
+}
+
 /// Loads the weights of `name` into `params`. Returns `None` if there are no weights, or if they
 /// were trained with another configuration.
 ///
 /// # Errors
-/// [`Error::Content`] if the weights do not match the card, or if they belong to another network.
+/// [`Error::Invalid`] for a name that cannot be a file name; [`Error::Content`] if the weights do
+/// not match the card, or if they belong to another network.
 pub fn load(name: &str, configuration: &Value, params: &Params) -> Result<Option<Card>> {
     check_name(name)?;
     let card = folder().join(format!("{name}.json"));

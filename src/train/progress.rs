@@ -38,7 +38,7 @@ impl Progress {
             _ => elapsed + Duration::from_secs(10),
         };
         let per_step = elapsed.as_secs_f64() / (step - self.first).max(1) as f64;
-        let left = per_step * (self.steps - step) as f64;
+        let remaining = per_step * (self.steps - step) as f64;
         let values: Vec<_> = values
             .iter()
             .map(|(n, v)| format!("{n} {}", number(*v)))
@@ -48,7 +48,7 @@ impl Progress {
             self.steps,
             values.join(" · "),
             1e3 * per_step,
-            span(left)
+            span(remaining)
         ));
     }
 
@@ -66,8 +66,8 @@ pub(super) fn number(v: f64) -> String {
     if v != 0.0 && v.is_finite() && !(1e-3..1e5).contains(&v.abs()) {
         return format!("{v:.2e}");
     }
-    let whole = v.abs().log10().floor().clamp(0.0, 3.0) as usize;
-    format!("{v:.*}", 3 - whole)
+    let magnitude = v.abs().log10().floor().clamp(0.0, 3.0) as usize;
+    format!("{v:.*}", 3 - magnitude)
 }
 
 /// Formats a time in seconds, minutes or hours.

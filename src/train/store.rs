@@ -156,7 +156,7 @@ impl Store {
         check_name(name)?;
         let configuration = serde_json::to_value(configuration).map_err(|e| {
             Error::invalid(format!(
-                "the configuration of {name} cannot be written: {e}"
+                "the configuration of {name} cannot be written as JSON: {e}"
             ))
         })?;
         let mut hash = blake3::Hasher::new();
@@ -223,7 +223,7 @@ impl Slot {
             .read_weights(&self.file(WEIGHTS))
             .map_err(|e| self.advise(e))?;
         params.set_all(&tensors).map_err(|e| {
-            let advice = "give the slot a configuration that names everything the network depends on, or delete the folder";
+            let advice = "include everything that determines the network in the slot's configuration, or delete the folder";
             Error::content(self.file(WEIGHTS), format!("{e}\n{advice}"))
         })?;
         Ok(Some(card))
@@ -248,7 +248,7 @@ impl Slot {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Io`] if there is no such snapshot, [`Error::Content`] if it belongs to another
+    /// [`Error::Io`] if there is no such snapshot; [`Error::Content`] if it belongs to another
     /// network.
     pub fn load_snapshot(&self, step: u64, params: &Params) -> Result<()> {
         let path = self.file(&super::trainer::snapshot_name(step));
@@ -277,7 +277,7 @@ impl Card {
     pub(super) fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
         serde_json::from_slice(&text)
-            .map_err(|e| Error::content(path, format!("not a card of trained weights: {e}")))
+            .map_err(|e| Error::content(path, format!("expected a card of trained weights: {e}")))
     }
 
     pub(super) fn write(&self, path: &Path) -> Result<()> {
@@ -295,7 +295,7 @@ impl Card {
             return Err(Error::content(
                 path,
                 format!(
-                    "damaged: its hash is {found}, the card beside it says {}",
+                    "damaged file: expected the hash {} from its card, found {found}",
                     self.weights
                 ),
             ));
@@ -306,10 +306,10 @@ impl Card {
 }
 
 pub(super) fn check_name(name: &str) -> Result<()> {
-    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if name.is_empty() || name.starts_with('.') || !name.chars().all(fits) {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(is_allowed) {
         return Err(Error::invalid(format!(
-            "{name:?} cannot name a trained network: it becomes a file's name, so use letters, digits, '-', '_' and '.'"
+            "expected a network name of letters, digits, '-', '_' and '.' that does not start with '.', found {name:?}: the name becomes part of file names"
         )));
     }
     Ok(())
@@ -407,7 +407,7 @@ mod tests {
     use crate::ops::Init;
     use crate::train::{Step, Trainer};
 
-    /// A store hands its device and number type to the networks. The folder of an f32 network
+    /// The networks of a store have its device and number type. The folder of an f32 network
     /// does not depend on how the store was made; another number type has a folder of its own.
     #[test]
     fn a_store_has_a_device_and_a_number_type() -> Result<()> {
@@ -446,10 +446,10 @@ mod tests {
         };
         let params = Params::new(0);
         let w = params.root().get(1, "w", Init::Const(1.0))?;
-        let now = store.slot("line", &config)?;
+        let current = store.slot("line", &config)?;
         Trainer::new(config.clone())
-            .fit_in(&now, &params, |_, _| Ok(Step::new(w.sqr()?.sum_all()?)))?;
-        let card = now.load(&params)?.expect("trained");
+            .fit_in(&current, &params, |_, _| Ok(Step::new(w.sqr()?.sum_all()?)))?;
+        let card = current.load(&params)?.expect("trained");
         assert_eq!(card.code, revision::code());
         let same = store.slot_of("line", &config, &card.code)?;
         assert!(same.load(&params)?.is_some());

@@ -69,8 +69,8 @@ impl Step {
 
 fn scalar(t: &Tensor) -> Result<f64> {
     if t.elem_count() != 1 {
-        return Err(Error::invalid(format!(
-            "a loss, and what a step reports, is one number; found a tensor {:?}: take its mean_all()",
+        return Err(Error::shape(format!(
+            "expected a scalar as the loss or reported value of a step, found a tensor of shape {:?}: reduce it with `mean_all()`",
             t.dims()
         )));
     }
@@ -78,12 +78,12 @@ fn scalar(t: &Tensor) -> Result<f64> {
 }
 
 /// Losses of steps that were not read back yet. On the CPU each is read at once; reading one from
-/// another device waits for the device, so there many are read together.
+/// another device waits for the device, so many are read together.
 #[derive(Default)]
 struct Pending(Vec<(u64, Tensor)>);
 
-/// The largest number of losses that wait.
-const WAITING: usize = 50;
+/// The largest number of losses that are read together.
+const MAX_PENDING: usize = 50;
 
 impl Pending {
     fn push(&mut self, step: u64, loss: &Tensor) -> Result<()> {
@@ -97,7 +97,7 @@ impl Pending {
     /// Whether the losses can wait longer.
     fn can_wait(&self) -> bool {
         let on_cpu = self.0.iter().any(|(_, loss)| loss.device().is_cpu());
-        self.0.len() < WAITING && !on_cpu
+        self.0.len() < MAX_PENDING && !on_cpu
     }
 
     fn read(&mut self) -> Result<Vec<(u64, f64)>> {
@@ -213,7 +213,7 @@ pub struct Trained {
     /// True if the weights had been trained before, so this run only loaded them.
     pub reused: bool,
     /// False if the weights could not be written to the slot (for example because the disk is
-    /// full). The parameters then hold the trained weights, and the printed message says what to
+    /// full). The parameters then have the trained values, and the printed message states what to
     /// do.
     pub kept: bool,
     /// One row per logged step, with the columns `step`, `seconds`, `loss` (the mean since the
@@ -337,8 +337,9 @@ impl Trainer {
     /// counted from 1, and the step's random generator.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for invalid settings, [`Error::Diverged`] if the loss is not finite,
-    /// and every error that `step` returns.
+    /// [`Error::Invalid`] for invalid settings, [`Error::Shape`] if the loss or a reported value
+    /// is not a scalar, [`Error::Diverged`] if the loss is not finite, and every error that `step`
+    /// returns.
     pub fn fit(
         &self,
         params: &Params,
@@ -347,7 +348,7 @@ impl Trainer {
         self.run(None, params, step)
     }
 
-    /// Trains as [`Trainer::fit`] and stores the result in `slot`. If the slot holds a finished
+    /// Trains as [`Trainer::fit`] and stores the result in `slot`. If the slot contains a finished
     /// training, its weights are loaded; an interrupted training continues from its last
     /// checkpoint. If another process trains the same network, this call waits for it.
     ///
@@ -368,8 +369,9 @@ impl Trainer {
         }
         let folder = slot.folder();
         std::fs::create_dir_all(folder).map_err(|e| {
-            Error::io(folder, e)
-                .with_hint("trained networks are kept here; INVARIANCES_CACHE names another place")
+            Error::io(folder, e).with_hint(
+                "trained networks are stored here; set INVARIANCES_CACHE to use another folder",
+            )
         })?;
         let _lock = self.lock(&folder.join("lock"))?;
         remove_temporary(folder);
@@ -389,12 +391,12 @@ impl Trainer {
             }
         };
         drop(start);
-        if let Err(e) = self.keep(slot, params, &trained) {
+        if let Err(e) = self.save(slot, params, &trained) {
             trained.kept = false;
-            trained.summary += " · not kept";
+            trained.summary += " · not saved";
             if !self.quiet {
                 say(&format!(
-                    "{e}\nthe network is trained, and could not be kept: use it now, or make room and train again, which goes on from the last checkpoint"
+                    "{e}\nthe network is trained, but its weights could not be saved: use it in this process, or free disk space and train again, which continues from the last checkpoint"
                 ));
             }
         }
@@ -421,7 +423,7 @@ impl Trainer {
                     Err(_) => "another process".into(),
                 };
                 say(&format!(
-                    "{process} trains this network ({}): waiting for it",
+                    "waiting for {process}, which is training this network ({})",
                     path.parent().unwrap_or(path).display()
                 ));
             }
@@ -446,7 +448,7 @@ impl Trainer {
         let other = differences(&json!(card.training), &json!(self.config));
         if !other.is_empty() {
             return Err(Error::invalid(format!(
-                "{} holds weights that were trained with other settings ({}): name the training's settings in the slot's configuration, as in `store.slot(name, &(config, training))`",
+                "the weights in {} were trained with other settings ({}): include the training settings in the slot's configuration, for example `store.slot(name, &(config, training))`",
                 slot.folder().display(),
                 other.join("; ")
             )));
@@ -459,7 +461,9 @@ impl Trainer {
             Err(e) => {
                 // The weights have their own hash and are complete.
                 if !self.quiet {
-                    say(&format!("{e}: the weights are whole, their log is lost"));
+                    say(&format!(
+                        "{e}: the weights are complete, but their training log is lost"
+                    ));
                 }
                 Log::empty()?
             }
@@ -486,7 +490,7 @@ impl Trainer {
 
     /// Writes the files of a finished training. The card is written last, because a slot with a
     /// card counts as finished.
-    fn keep(&self, slot: &Slot, params: &Params, trained: &Trained) -> Result<()> {
+    fn save(&self, slot: &Slot, params: &Params, trained: &Trained) -> Result<()> {
         let weights = slot.file(WEIGHTS);
         params.save(&weights)?;
         let bytes = std::fs::read(&weights).map_err(|e| Error::io(&weights, e))?;
@@ -522,13 +526,13 @@ impl Trainer {
         config.check()?;
         if !self.snapshots.is_empty() && folder.is_none() {
             return Err(Error::invalid(
-                "snapshots are kept in a slot: train by `fit_in`",
+                "snapshots are saved in a slot: train with `fit_in` instead of `fit`",
             ));
         }
         if let Some(late) = self.snapshots.iter().find(|s| **s > config.steps) {
             return Err(Error::invalid(format!(
-                "a snapshot after step {late} of a training of {} steps: ask for at most {}",
-                config.steps, config.steps
+                "expected snapshots after at most {} steps, the length of the training, found a snapshot after step {late}",
+                config.steps
             )));
         }
         let snapshot = |step: u64| match folder.filter(|_| self.snapshots.contains(&step)) {
@@ -583,7 +587,7 @@ impl Trainer {
                         done = place;
                         break;
                     }
-                    Err(e) if !self.quiet => say(&format!("{e}: left out")),
+                    Err(e) if !self.quiet => say(&format!("{e}: this checkpoint is skipped")),
                     Err(_) => {}
                 }
             }
@@ -597,20 +601,20 @@ impl Trainer {
         }
         let start = Instant::now();
         let (mut saved_at, mut last_saved) = (Instant::now(), resumed_at);
-        let least = Duration::from_secs_f64(config.checkpoint_seconds.clamp(0.1, 1e6));
-        let mut pause = least;
+        let min_pause = Duration::from_secs_f64(config.checkpoint_seconds.clamp(0.1, 1e6));
+        let mut pause = min_pause;
         let mut steps = done.step;
         let mut pending = Pending::default();
         for n in done.step + 1..=config.steps {
             steps = n;
             let this = collected(|| step(n, &mut Rng::at(config.seed, "step", n)))?;
             let diverged = |n: u64, what: String| {
-                let kept = match last_saved {
+                let saved = match last_saved {
                     Some(at) => format!("the checkpoint of step {at} is kept"),
                     None => "no checkpoint was written yet".into(),
                 };
                 Error::Diverged(format!(
-                    "training left the numbers at step {n}: {what}; {kept}. Try a lower learning rate, a warm-up or `clip`"
+                    "training diverged at step {n}: {what}; {saved}. Try a lower learning rate, a warm-up or gradient clipping (`clip`)"
                 ))
             };
             // A loss that is not finite changes no parameter on the CPU, where it is read first.
@@ -622,8 +626,9 @@ impl Trainer {
             let save_is_due = folder.is_some() && saved_at.elapsed() >= pause;
             let progress_is_due = progress.is_due(n);
             let row_is_due = state.log.is_due(n);
-            let wanted = stop || is_validation || save_is_due || progress_is_due || row_is_due;
-            if wanted || !pending.can_wait() {
+            let losses_are_due =
+                stop || is_validation || save_is_due || progress_is_due || row_is_due;
+            if losses_are_due || !pending.can_wait() {
                 losses = pending.read()?;
             }
             if let Some((n, loss)) = losses.iter().find(|(_, loss)| !loss.is_finite()) {
@@ -643,7 +648,7 @@ impl Trainer {
             if let Some(loss) = &this.adversary {
                 let Some((_, adam)) = &mut state.adversary else {
                     return Err(Error::invalid(
-                        "a step has a loss for an adversary, and the trainer knows none: give it the parameters by `Trainer::adversary`",
+                        "a step has a loss for an adversary, but the trainer has no adversary: set its parameters with `Trainer::adversary`",
                     ));
                 };
                 if loss.device().is_cpu() || !losses.is_empty() {
@@ -668,15 +673,18 @@ impl Trainer {
             if n == done.step + 1 {
                 let without = state.adam.without_gradient();
                 if !without.is_empty() {
-                    progress.say(&format!("no gradient reaches {}", without.join(", ")));
+                    progress.say(&format!(
+                        "no gradient reaches these parameters: {}",
+                        without.join(", ")
+                    ));
                 }
             }
             if let (Some(average), Some(ema)) = (state.average.as_mut(), config.ema) {
-                let keep = ema.min((1 + n) as f64 / (10 + n) as f64);
+                let factor = ema.min((1 + n) as f64 / (10 + n) as f64);
                 for (name, var) in params.trained() {
                     if let Some(mean) = average.get_mut(&name) {
-                        *mean = (mean.affine(keep, 0.0)?
-                            + var.as_detached_tensor().affine(1.0 - keep, 0.0)?)?;
+                        *mean = (mean.affine(factor, 0.0)?
+                            + var.as_detached_tensor().affine(1.0 - factor, 0.0)?)?;
                     }
                 }
             }
@@ -715,7 +723,7 @@ impl Trainer {
             if save.is_some() || stop {
                 let of_adversary = self.adversary.as_ref().map(not_finite).transpose()?;
                 if let Some(name) = not_finite(params)?.or(of_adversary.flatten()) {
-                    let what = format!("{name} has numbers that are not finite");
+                    let what = format!("{name} contains NaN or infinite values");
                     return Err(diverged(n, what));
                 }
             }
@@ -725,17 +733,17 @@ impl Trainer {
                     // A full disk prevents this checkpoint, but the training continues and the
                     // previous one is kept.
                     Err(e) => progress.say(&format!(
-                        "{e}: no checkpoint of step {n}; training goes on, {}",
+                        "{e}: the checkpoint of step {n} was not written; training continues, {}",
                         match last_saved {
-                            Some(at) => format!("the one of step {at} is kept"),
-                            None => "and none was written yet".into(),
+                            Some(at) => format!("and the checkpoint of step {at} is kept"),
+                            None => "but no checkpoint was written yet".into(),
                         }
                     )),
                 }
                 saved_at = Instant::now();
                 // Keeps checkpoints below a twentieth of the time. The factor has a margin,
                 // because the steps after a checkpoint are slower (caches, memory).
-                pause = least.max(begin.elapsed() * 25);
+                pause = min_pause.max(begin.elapsed() * 25);
             }
             if stop {
                 break;
@@ -744,10 +752,10 @@ impl Trainer {
         for (name, mean) in average.iter().flatten() {
             params.var(name)?.set(&mean.copy()?)?;
         }
-        let mut ended = String::new();
+        let mut best_note = String::new();
         if let Some(best) = &best {
             params.set_all(&best.weights)?;
-            ended = format!(" · the best validation's weights, of step {}", best.step);
+            best_note = format!(" · weights of step {}, the best validation", best.step);
         }
         let seconds = done.seconds + start.elapsed().as_secs_f64();
         let last = log.last();
@@ -759,7 +767,7 @@ impl Trainer {
             .map(|(n, v)| format!("{n} {}", number(*v)))
             .collect::<Vec<_>>();
         let summary = format!(
-            "{steps} steps in {} · {}{ended}",
+            "{steps} steps in {} · {}{best_note}",
             span(seconds),
             values.join(" · ")
         );

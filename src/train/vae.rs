@@ -84,32 +84,33 @@ impl VaeTraining {
         start: Option<&str>,
         store: &Store,
     ) -> Result<Slot> {
-        let answers = perceptual.map(|distance| -> Result<_> {
+        let fingerprint = perceptual.map(|distance| -> Result<_> {
             // The distance is evaluated on a fixed pair of noise images: other weights give other
             // values.
             let size = self.network.size;
             let mut rng = Rng::named(0, "perceptual distance");
             let a = rng.uniform(-1.0, 1.0, (1, 3, size, size), &Device::Cpu)?;
             let b = rng.uniform(-1.0, 1.0, (1, 3, size, size), &Device::Cpu)?;
-            let apart = values(&distance.distance(&a, &b)?)?;
-            let apart: Vec<f32> = apart.into_iter().map(|v| v as f32).collect();
-            Ok((distance.name(), apart))
+            let values = values(&distance.distance(&a, &b)?)?;
+            let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
+            Ok((distance.name(), values))
         });
-        let answers = answers.transpose()?;
+        let fingerprint = fingerprint.transpose()?;
         store.slot(
             name,
-            &json!({"vae": self, "data": world.id(), "perceptual": answers, "start": start}),
+            &json!({"vae": self, "data": world.id(), "perceptual": fingerprint, "start": start}),
         )
     }
 
     /// Trains E and D on the training split of a dataset and stores them in `store`; if they are
-    /// already there, they are loaded. A procedural dataset shows each image once, a finite one
+    /// already stored, they are loaded. A procedural dataset shows each image once, a finite one
     /// repeats its images.
     ///
     /// The network behind `perceptual` must take no part in the later analysis of the images.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if sizes do not match; otherwise as [`Trainer::fit_in`].
+    /// [`Error::Shape`] if the images have another size than E and D; otherwise as
+    /// [`Trainer::fit_in`].
     pub fn fit(
         &self,
         name: &str,
@@ -124,11 +125,10 @@ impl VaeTraining {
     }
 
     /// Trains as [`VaeTraining::fit`], but starts from the weights of `start`, which does not
-    /// change. The effect of another loss term shows after few steps this way.
+    /// change. This way, the effect of another loss term shows after a few steps.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if `start` has another architecture or sizes do not match; otherwise as
-    /// [`Trainer::fit_in`].
+    /// [`Error::Invalid`] if `start` has another architecture; otherwise as [`VaeTraining::fit`].
     pub fn refine(
         &self,
         start: &ConvVae,
@@ -139,7 +139,7 @@ impl VaeTraining {
     ) -> Result<(ConvVae, Trained)> {
         if start.config() != &self.network {
             return Err(Error::invalid(format!(
-                "expected E and D of {:?} to go on from, found {:?}: set `network: start.config().clone()`",
+                "expected start weights for the architecture {:?}, found {:?}: set `network: start.config().clone()`",
                 self.network,
                 start.config()
             )));
@@ -158,8 +158,8 @@ impl VaeTraining {
         slot: &Slot,
     ) -> Result<(ConvVae, Trained)> {
         if world.size() != self.network.size {
-            return Err(Error::invalid(format!(
-                "E and D of {} pixels cannot be trained on images of {}: make both the same",
+            return Err(Error::shape(format!(
+                "expected images of {} pixels, the size of E and D, found {} pixels: use the same size for both",
                 self.network.size,
                 world.size()
             )));
@@ -168,9 +168,9 @@ impl VaeTraining {
             say(&format!("perceptual distance: {}", distance.name()));
         }
         let seed = self.training.seed.wrapping_add(1);
-        let against = Params::with(seed, params.dtype(), params.device());
+        let adversary_params = Params::with(seed, params.dtype(), params.device());
         let adversary = match self.adversary_from {
-            Some(from) => Some((PatchDiscriminator::new(&against.root())?, from)),
+            Some(from) => Some((PatchDiscriminator::new(&adversary_params.root())?, from)),
             None => None,
         };
         let size = self.training.batch;
@@ -180,7 +180,7 @@ impl VaeTraining {
         });
         let mut trainer = Trainer::new(self.training.clone());
         if adversary.is_some() {
-            trainer = trainer.adversary(&against);
+            trainer = trainer.adversary(&adversary_params);
         }
         let trained = trainer.fit_in(slot, &params, |n, rng| {
             let x = batches.at(n)?.images;
@@ -218,13 +218,13 @@ impl VaeTraining {
                         None => ((&parts.loss - &parts.kl)?, vec![("mse", parts.mse)]),
                         Some(weighted) => {
                             // The network of the distance may be on another device.
-                            let apart = weighted.distance(x, decoded)?.mean_all()?;
-                            let apart = Placement::of(&parts.mse).take(&apart)?;
-                            let numbers = (x.elem_count() / x.dims()[0]) as f64;
-                            let error = (&parts.mse + &apart)?;
+                            let term = weighted.distance(x, decoded)?.mean_all()?;
+                            let term = Placement::of(&parts.mse).take(&term)?;
+                            let elements = (x.elem_count() / x.dims()[0]) as f64;
+                            let error = (&parts.mse + &term)?;
                             (
-                                normal_nll(&error, &vae.gamma(), numbers)?,
-                                vec![("mse", parts.mse), ("perceptual", apart)],
+                                normal_nll(&error, &vae.gamma(), elements)?,
+                                vec![("mse", parts.mse), ("perceptual", term)],
                             )
                         }
                     }
@@ -243,26 +243,26 @@ impl VaeTraining {
         let (nll, report) = likelihood(&decoded)?;
         let kl = posterior.kl()?.mean_all()?;
         let mut loss = (&nll + (&kl * self.kl_weight)?)?;
-        let mut own = None;
+        let mut adversary_loss = None;
         if let Some(discriminator) = adversary {
             let discriminator = discriminator.with_mode(Mode::Training);
             let generator = discriminator.generator_loss(&decoded)?;
             // The weight compares gradients at the last layer only, so the graph of that layer is
             // enough.
-            let alone = vae.last_layer(&hidden.detach())?;
+            let detached = vae.last_layer(&hidden.detach())?;
             let weight = adversarial_weight(
-                &likelihood(&alone)?.0,
-                &discriminator.generator_loss(&alone)?,
+                &likelihood(&detached)?.0,
+                &discriminator.generator_loss(&detached)?,
                 &vae.last_weight(),
             )?;
             loss = (loss + (generator * weight)?)?;
-            own = Some((discriminator.loss(x, &decoded)?, weight));
+            adversary_loss = Some((discriminator.loss(x, &decoded)?, weight));
         }
         let mut step = Step::new(loss).with_tensor("kl", &kl);
         for (name, value) in report {
             step = step.with_tensor(name, &value);
         }
-        if let Some((loss, weight)) = own {
+        if let Some((loss, weight)) = adversary_loss {
             step = step
                 .with_tensor("adversary", &loss)
                 .with("adversary_weight", weight)
@@ -310,11 +310,11 @@ pub fn train_perceptual(
     training: &TrainConfig,
     store: &Store,
 ) -> Result<(FeatureDistance, Trained)> {
-    let questions = world.attributes();
-    let outputs = questions.iter().map(|q| q.answers.len()).sum();
+    let attributes = world.attributes();
+    let outputs = attributes.iter().map(|a| a.answers.len()).sum();
     let params = store.params(training.seed ^ 0x9E37);
     let network = plain_small(outputs, &params.root())?;
-    let judge = Judge::new(&network, &questions)?;
+    let judge = Judge::new(&network, &attributes)?;
     let key = json!({"perceptual": "plain_small", "data": world.id(), "training": training});
     let slot = store.slot("perceptual", &key)?;
     let size = training.batch;
@@ -459,12 +459,12 @@ mod tests {
         };
         let ((vae, params), (other, _)) = (start(7)?, start(8)?);
         let x = digits.batch(Split::Test, 0, 2)?.images;
-        let answer = |vae: &ConvVae| -> Result<Vec<f32>> {
+        let reconstruction = |vae: &ConvVae| -> Result<Vec<f32>> {
             Ok(vae.reconstruct(&x)?.flatten_all()?.to_vec1()?)
         };
         let before = params.digest()?;
         let same = vae.copy_to(&Params::new(9).root())?;
-        assert_eq!(answer(&same)?, answer(&vae)?);
+        assert_eq!(reconstruction(&same)?, reconstruction(&vae)?);
         let features = train_perceptual(
             &digits,
             &TrainConfig {
@@ -474,15 +474,15 @@ mod tests {
             },
             &store,
         )?;
-        let looks: Option<&dyn PerceptualDistance> = Some(&features.0);
-        let (changed, log) = short.refine(&vae, "on", &digits, looks, &store)?;
-        assert_ne!(answer(&changed)?, answer(&vae)?);
+        let distance: Option<&dyn PerceptualDistance> = Some(&features.0);
+        let (changed, log) = short.refine(&vae, "on", &digits, distance, &store)?;
+        assert_ne!(reconstruction(&changed)?, reconstruction(&vae)?);
         assert!(log.log.column("perceptual").is_ok() && log.log.column("mse").is_ok());
         assert_eq!(params.digest()?, before);
-        let (elsewhere, _) = short.refine(&other, "on", &digits, looks, &store)?;
-        assert_ne!(answer(&elsewhere)?, answer(&changed)?);
-        let (again, _) = short.refine(&vae, "on", &digits, looks, &store)?;
-        assert_eq!(answer(&again)?, answer(&changed)?);
+        let (elsewhere, _) = short.refine(&other, "on", &digits, distance, &store)?;
+        assert_ne!(reconstruction(&elsewhere)?, reconstruction(&changed)?);
+        let (again, _) = short.refine(&vae, "on", &digits, distance, &store)?;
+        assert_eq!(reconstruction(&again)?, reconstruction(&changed)?);
         let wider = VaeTraining {
             network: ConvVaeConfig {
                 code: short.network.code + 1,

@@ -102,7 +102,7 @@ impl WorldNetwork {
                 ..training
             },
             Self::FacesJudge | Self::CreaturesJudge => TrainConfig {
-                // The factors of a face, such as lines and a smile, are harder to see.
+                // The factors of a face, such as lines and a smile, are harder to recognise.
                 steps: if self == Self::FacesJudge { 4000 } else { 1500 },
                 batch: 64,
                 learning_rate: 2e-3,
@@ -155,8 +155,8 @@ impl WorldNetwork {
         let network = match self {
             Self::FacesAutoencoder | Self::CreaturesAutoencoder => json!(self.vae()),
             Self::FacesJudge | Self::CreaturesJudge => {
-                let questions = self.world()?.attributes();
-                let questions: Vec<_> = questions.iter().map(|a| (&a.name, &a.cuts)).collect();
+                let attributes = self.world()?.attributes();
+                let questions: Vec<_> = attributes.iter().map(|a| (&a.name, &a.cuts)).collect();
                 json!({"network": "plain_small, blurred and noisy images", "questions": questions})
             }
             Self::FacesRecogniser => json!("facenet_small"),
@@ -177,9 +177,9 @@ impl WorldNetwork {
                 Built::Vae(Box::new(ConvVae::new(&self.vae(), &at)?))
             }
             Self::FacesJudge | Self::CreaturesJudge => {
-                let questions = self.world()?.attributes();
-                let outputs = questions.iter().map(|q| q.answers.len()).sum();
-                Built::Judge(Judge::new(&plain_small(outputs, &at)?, &questions)?)
+                let attributes = self.world()?.attributes();
+                let outputs = attributes.iter().map(|a| a.answers.len()).sum();
+                Built::Judge(Judge::new(&plain_small(outputs, &at)?, &attributes)?)
             }
             Self::FacesRecogniser => Built::Classifier(facenet_small(PEOPLE as usize, &at)?),
             Self::CreaturesClassifier => Built::Classifier(alexnet_small(24, 10, &at)?),
@@ -192,12 +192,7 @@ impl WorldNetwork {
         let building = self.build(placement)?;
         let name = self.name();
         let card = pretrained::load(&name, &self.configuration()?, &building.params)?;
-        let card = card.ok_or_else(|| {
-            Error::invalid(format!(
-                "no weights of {name} for this version's configuration in {}: train them with `cargo run --release -- retrain {name}`",
-                pretrained::folder().display()
-            ))
-        })?;
+        let card = card.ok_or_else(|| pretrained::missing(&name))?;
         cards.insert(name, card);
         Ok(building.network)
     }
@@ -207,8 +202,8 @@ impl WorldNetwork {
     /// checkpoint.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the independent classifier for an autoencoder has not been trained
-    /// before; otherwise as [`Trainer::fit_in`].
+    /// [`Error::Content`] if the independent classifier for an autoencoder has not been trained
+    /// before, or if the weights could not be saved; otherwise as [`Trainer::fit_in`].
     pub fn retrain(self, store: &Store) -> Result<Card> {
         let (training, configuration) = (self.training(), self.configuration()?);
         let slot = store.slot(&self.name(), &configuration)?;
@@ -235,7 +230,7 @@ impl WorldNetwork {
         };
         let mut card = slot
             .load(&building.params)?
-            .ok_or_else(|| Error::invalid("the trained weights could not be kept"))?;
+            .ok_or_else(|| Error::content(slot.folder(), "the trained weights were not saved"))?;
         card.configuration = configuration;
         card.data = format!("{}, training split, each image once", world.id());
         let count = 2000;
@@ -301,8 +296,8 @@ impl Built {
             let images = placement.take(&batch.images)?;
             match (self, judge) {
                 (Self::Classifier(network), _) => {
-                    let named = network.classify(&images)?;
-                    add("accuracy", &agreement(&named, &batch.labels)?);
+                    let predicted = network.classify(&images)?;
+                    add("accuracy", &agreement(&predicted, &batch.labels)?);
                 }
                 (Self::Judge(judge), _) => {
                     for (name, right) in judge.right(&images, &batch.factors)? {
@@ -319,15 +314,15 @@ impl Built {
                     for (name, after) in judge.right(&decoded, &batch.factors)? {
                         add(&format!("judge right {name}"), &after);
                         // Only images whose original is classified correctly count, so attributes
-                        // that the classifier cannot see at all have no influence.
-                        let seen = before[&name].iter().zip(&after);
-                        let kept: Vec<f64> =
-                            seen.filter(|(b, _)| **b > 0.0).map(|(_, a)| *a).collect();
-                        add(&format!("judge keeps {name}"), &kept);
-                        add("judge keeps", &kept);
+                        // that the classifier cannot recognise at all have no influence.
+                        let pairs = before[&name].iter().zip(&after);
+                        let still_right: Vec<f64> =
+                            pairs.filter(|(b, _)| **b > 0.0).map(|(_, a)| *a).collect();
+                        add(&format!("judge keeps {name}"), &still_right);
+                        add("judge keeps", &still_right);
                     }
                 }
-                (Self::Vae(_), _) => return Err(Error::invalid("E and D are rated by a judge")),
+                (Self::Vae(_), _) => return Err(internal()),
             }
         }
         let means = sums.into_iter().map(|(name, (sum, n))| (name, sum / n));
@@ -343,28 +338,29 @@ fn cpu() -> Placement {
     }
 }
 
-fn other_kind() -> Error {
-    Error::invalid("a network of another kind was built")
+/// An error that is impossible unless this module has a bug.
+fn internal() -> Error {
+    Error::invalid("internal error: unexpected type of network; please report this bug")
 }
 
 fn vae(built: Built) -> Result<ConvVae> {
     match built {
         Built::Vae(vae) => Ok(*vae),
-        _ => Err(other_kind()),
+        _ => Err(internal()),
     }
 }
 
 fn classifier(built: Built) -> Result<Backbone> {
     match built {
         Built::Classifier(network) => Ok(network),
-        _ => Err(other_kind()),
+        _ => Err(internal()),
     }
 }
 
 fn judge(built: Built) -> Result<Judge> {
     match built {
         Built::Judge(judge) => Ok(judge),
-        _ => Err(other_kind()),
+        _ => Err(internal()),
     }
 }
 
@@ -374,8 +370,8 @@ fn judge(built: Built) -> Result<Judge> {
 /// use invariances::prelude::*;
 /// let networks = FacesNetworks::load()?;
 /// let batch = Faces::new(64, 0)?.batch(Split::Test, 0, 2)?;
-/// let seen = networks.judge.names(&networks.autoencoder.reconstruct(&batch.images)?)?;
-/// assert_eq!(seen["glasses"].len(), 2);
+/// let predicted = networks.judge.names(&networks.autoencoder.reconstruct(&batch.images)?)?;
+/// assert_eq!(predicted["glasses"].len(), 2);
 /// # Ok::<(), invariances::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -398,7 +394,7 @@ impl FacesNetworks {
     /// Loads the shipped weights, in f32 on the CPU.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if they are missing: the message contains the command that trains them.
+    /// [`Error::Content`] if they are missing: the message contains the command that trains them.
     pub fn load() -> Result<Self> {
         Self::load_on(&cpu())
     }
@@ -427,8 +423,8 @@ impl FacesNetworks {
 /// use invariances::prelude::*;
 /// let networks = CreaturesNetworks::load()?;
 /// let batch = Creatures::new(64, 0)?.batch(Split::Test, 0, 2)?;
-/// let seen = networks.judge.names(&networks.autoencoder.reconstruct(&batch.images)?)?;
-/// assert_eq!(seen["shape"].len(), 2);
+/// let predicted = networks.judge.names(&networks.autoencoder.reconstruct(&batch.images)?)?;
+/// assert_eq!(predicted["shape"].len(), 2);
 /// # Ok::<(), invariances::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -448,7 +444,7 @@ impl CreaturesNetworks {
     /// Loads the shipped weights, in f32 on the CPU.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if they are missing: the message contains the command that trains them.
+    /// [`Error::Content`] if they are missing: the message contains the command that trains them.
     pub fn load() -> Result<Self> {
         Self::load_on(&cpu())
     }

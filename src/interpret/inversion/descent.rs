@@ -10,7 +10,7 @@ use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
 
 /// The number of images that are inverted at once.
-const TOGETHER: usize = 64;
+const BATCH_SIZE: usize = 64;
 
 /// Inversion by gradient descent on the image (Mahendran, Vedaldi 2015,
 /// [arXiv 1412.0035](https://arxiv.org/abs/1412.0035)). It finds the image x that minimizes
@@ -26,8 +26,8 @@ const TOGETHER: usize = 64;
 /// let network = squeezenet_small(10, &Params::new(0).root())?.frozen()?;
 /// let digits = Digits::strokes(32, 0)?.batch(Split::Test, 0, 2)?;
 /// let grey = Greybox::new(&network, "pool")?;
-/// let how = Descent { steps: 3, starts: 2, ..Default::default() };
-/// let inverted = how.invert(&grey, &grey.encode(&digits.images)?, 32, &mut Rng::new(0))?;
+/// let config = Descent { steps: 3, starts: 2, ..Default::default() };
+/// let inverted = config.invert(&grey, &grey.encode(&digits.images)?, 32, &mut Rng::new(0))?;
 /// assert_eq!(inverted.images.dims(), [2, 3, 32, 32]);
 /// # Ok::<(), invariances::Error>(())
 /// ```
@@ -73,8 +73,8 @@ impl Descent {
     /// of its parameters is computed. The images are on the network's device.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for no z, no start or no step, and if no gradient passes through the
-    /// network; [`Error::Diverged`] if the objective becomes NaN or infinite.
+    /// [`Error::Invalid`] for no z, no start or no step; [`Error::Unsupported`] if no gradient
+    /// passes through the network; [`Error::Diverged`] if the objective becomes NaN or infinite.
     pub fn invert(
         &self,
         greybox: &Greybox,
@@ -85,40 +85,43 @@ impl Descent {
         let count = z.dims().first().copied().unwrap_or(0);
         if count == 0 || self.starts == 0 || self.steps == 0 {
             return Err(Error::invalid(format!(
-                "an inversion needs at least one z, one start and one step, found {count}, {} and {}",
+                "expected at least one z, one start and one step, found {count} z, {} starts and {} steps",
                 self.starts, self.steps
             )));
         }
         if let Some(why) = greybox.network().no_gradient() {
-            return Err(Error::invalid(format!(
-                "no image can be found by descent through {}: {why}",
+            return Err(Error::unsupported(format!(
+                "inversion by gradient descent needs a gradient with respect to the image, and none passes through {}: {why}",
                 greybox.network().name()
             )));
         }
         let placement = greybox.placement().unwrap_or(Placement::of(z));
         let (mut images, mut error) = (Vec::new(), Vec::new());
-        for start in (0..count).step_by(TOGETHER) {
-            let z = rows_on(&placement.device, z, start, TOGETHER.min(count - start))?;
+        for start in (0..count).step_by(BATCH_SIZE) {
+            let z = rows_on(&placement.device, z, start, BATCH_SIZE.min(count - start))?;
             let z = placement.take(&z.detach())?;
             let mut best: Option<(Tensor, Vec<f64>)> = None;
             for _ in 0..self.starts {
-                let (found, off) = self.once(greybox, &z, size, rng)?;
+                let (found, errors) = self.run_start(greybox, &z, size, rng)?;
                 best = Some(match best {
-                    None => (found, off),
-                    Some((kept, least)) => {
-                        let better: Vec<bool> =
-                            off.iter().zip(&least).map(|(a, b)| a < b).collect();
+                    None => (found, errors),
+                    Some((best, best_errors)) => {
+                        let better: Vec<bool> = errors
+                            .iter()
+                            .zip(&best_errors)
+                            .map(|(a, b)| a < b)
+                            .collect();
                         let mask: Vec<u8> = better.iter().map(|b| u8::from(*b)).collect();
                         let mask = Tensor::from_vec(mask, (better.len(), 1, 1, 1), found.device())?
                             .broadcast_as(found.shape())?;
-                        let least = off.iter().zip(&least).map(|(a, b)| a.min(*b));
-                        (mask.where_cond(&found, &kept)?, least.collect())
+                        let smaller = errors.iter().zip(&best_errors).map(|(a, b)| a.min(*b));
+                        (mask.where_cond(&found, &best)?, smaller.collect())
                     }
                 });
             }
-            if let Some((found, off)) = best {
+            if let Some((found, errors)) = best {
                 images.push(found);
-                error.extend(off);
+                error.extend(errors);
             }
         }
         Ok(Inverted {
@@ -128,7 +131,7 @@ impl Descent {
     }
 
     /// Runs one start for each z.
-    fn once(
+    fn run_start(
         &self,
         greybox: &Greybox,
         z: &Tensor,
@@ -138,10 +141,10 @@ impl Descent {
         let n = z.dim(0)?;
         // In half precision, the image and the objective are in f32.
         let target = wide(&z.flatten_from(1)?)?;
-        let length = (target.sqr()?.sum(1)? + 1e-12)?;
-        let off = |x: &Tensor| -> Result<Tensor> {
-            let apart = (wide(&greybox.encode(x)?.flatten_from(1)?)? - &target)?;
-            Ok((apart.sqr()?.sum(1)? / &length)?)
+        let squared_norm = (target.sqr()?.sum(1)? + 1e-12)?;
+        let relative_error = |x: &Tensor| -> Result<Tensor> {
+            let difference = (wide(&greybox.encode(x)?.flatten_from(1)?)? - &target)?;
+            Ok((difference.sqr()?.sum(1)? / &squared_norm)?)
         };
         let noise = rng
             .normal((n, 3, size, size), z.device())?
@@ -150,19 +153,19 @@ impl Descent {
         let mut adam = Adam::named(vec![("image".into(), x.clone())])?.betas(0.9, 0.99);
         let pixels = (3 * size * size) as f64;
         for step in 0..self.steps {
-            let across = (x.narrow(3, 1, size - 1)? - x.narrow(3, 0, size - 1)?)?;
-            let down = (x.narrow(2, 1, size - 1)? - x.narrow(2, 0, size - 1)?)?;
-            let variation = (across.sqr()?.sum_all()? + down.sqr()?.sum_all()?)?;
+            let horizontal = (x.narrow(3, 1, size - 1)? - x.narrow(3, 0, size - 1)?)?;
+            let vertical = (x.narrow(2, 1, size - 1)? - x.narrow(2, 0, size - 1)?)?;
+            let variation = (horizontal.sqr()?.sum_all()? + vertical.sqr()?.sum_all()?)?;
             let norm = x.sqr()?.powf(3.0)?.sum_all()?;
             let priors =
                 ((variation * (self.variation / pixels))? + (norm * (self.norm / pixels))?)?;
             // Summed over the images, so that each image is optimized independently of the
             // others.
-            let objective = (off(&x)?.sum_all()? + priors)?;
+            let objective = (relative_error(&x)?.sum_all()? + priors)?;
             let value = scalar(&objective)?;
             if !value.is_finite() {
                 return Err(Error::Diverged(format!(
-                    "the inversion left the numbers at step {}: the objective is {value}; lower `learning_rate`",
+                    "the inversion diverged at step {}: the objective is {value}; lower `learning_rate`",
                     step + 1
                 )));
             }
@@ -172,7 +175,7 @@ impl Descent {
             x.set(&x.as_detached_tensor().clamp(-1f32, 1f32)?)?;
         }
         let found = x.as_detached_tensor().copy()?;
-        let error = values(&off(&found)?)?;
+        let error = values(&relative_error(&found)?)?;
         Ok((found, error))
     }
 }

@@ -33,9 +33,9 @@ use std::sync::Arc;
 /// let network = squeezenet_small(10, &Params::new(0).root())?.frozen()?;
 /// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
 /// let digits = Digits::strokes(32, 0)?;
-/// let how = Regression { comparator: "conv1".into(), start_steps: 5, training: TrainConfig { steps: 2, batch: 4, ..Default::default() }, ..Default::default() };
+/// let config = Regression { comparator: "conv1".into(), start_steps: 5, training: TrainConfig { steps: 2, batch: 4, ..Default::default() }, ..Default::default() };
 /// let codes = Codes::of(&vae, &network, "pool", &digits, Split::Train, 16)?;
-/// let (inverter, trained) = how.fit("example", (&network, "pool"), &codes, &digits, &vae, &Store::open(&cache))?;
+/// let (inverter, trained) = config.fit("example", (&network, "pool"), &codes, &digits, &vae, &Store::open(&cache))?;
 /// let z = network.encode(&digits.batch(Split::Test, 0, 3)?.images, "pool")?;
 /// assert_eq!(inverter.invert(&z)?.dims(), [3, 3, 32, 32]);
 /// # std::fs::remove_dir_all(cache).ok();
@@ -98,7 +98,7 @@ impl Inverter {
     /// decoder's device.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if z does not have the shape of the layer's output.
+    /// [`Error::Shape`] if z does not have the shape of the layer's output, or no row.
     pub fn invert(&self, z: &Tensor) -> Result<Tensor> {
         let placement = Placement::of(&self.decoder.last_weight());
         let mut images = Vec::new();
@@ -109,7 +109,10 @@ impl Inverter {
             images.push(self.forward(&z)?.detach().clamp(-1f32, 1f32)?);
         }
         if images.is_empty() {
-            return Err(Error::invalid("an inversion needs at least one z, found 0"));
+            return Err(Error::shape(format!(
+                "expected at least one z, found a tensor of shape {:?}",
+                z.dims()
+            )));
         }
         Ok(Tensor::cat(&images, 0)?)
     }
@@ -117,13 +120,13 @@ impl Inverter {
 
 impl Regression {
     /// Trains a decoder for a layer's z on the training split of `world`, in order, starting from
-    /// D's weights (`start`). The result is kept in `store`. The key is `name`, these settings,
+    /// D's weights (`start`). The result is stored in `store`. The key is `name`, these settings,
     /// and the data and networks used. If a trained decoder exists under this key, it is loaded
     /// instead. `codes` are the codes of the layer. The decoder is on the store's device.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown layer or comparator, or if sizes do not fit; also as
-    /// [`Trainer::fit_in`].
+    /// [`Error::Unknown`] for an unknown layer or comparator; [`Error::Shape`] if sizes do not fit;
+    /// also as [`Trainer::fit_in`].
     pub fn fit(
         &self,
         name: &str,
@@ -161,15 +164,15 @@ impl Regression {
                 .fit_in(&slot, &embedding, |_, rng| {
                     let (code, z) = codes.draw(128, rng)?;
                     let (code, z) = (placement.take(&code)?, placement.take(&z)?);
-                    let apart = (inverter.embedder.forward(&z)? - code)?;
-                    Ok(Step::new(apart.sqr()?.mean_all()?))
+                    let difference = (inverter.embedder.forward(&z)? - code)?;
+                    Ok(Step::new(difference.sqr()?.mean_all()?))
                 })?;
         }
         // The encoder of the copied autoencoder is not trained.
         let params = all.below(&["embedder", "vae.decoder"]);
-        let against = store.params(training.seed.wrapping_add(1));
+        let adversary_params = store.params(training.seed.wrapping_add(1));
         let discriminator = match self.adversary > 0.0 {
-            true => Some(PatchDiscriminator::new(&against.root())?),
+            true => Some(PatchDiscriminator::new(&adversary_params.root())?),
             false => None,
         };
         let slot = store.slot(name, &(self, world.id(), network.name(), layer, &origin))?;
@@ -177,12 +180,12 @@ impl Regression {
         let batches = Ahead::new(move |n| world.batch(Split::Train, (n - 1) * batch as u64, batch));
         let mut trainer = Trainer::new(training.clone());
         if discriminator.is_some() {
-            trainer = trainer.adversary(&against);
+            trainer = trainer.adversary(&adversary_params);
         }
         let trained = trainer.fit_in(&slot, &params, |n, _| {
             let x = placement.take(&batches.at(n)?.images)?;
-            let seen = network.encode_all(&x, &[layer, self.comparator.as_str()])?;
-            self.step(&inverter, network, (&x, &seen), discriminator.as_ref())
+            let outputs = network.encode_all(&x, &[layer, self.comparator.as_str()])?;
+            self.step(&inverter, network, (&x, &outputs), discriminator.as_ref())
         })?;
         Ok((inverter, trained))
     }
@@ -191,53 +194,53 @@ impl Regression {
         &self,
         inverter: &Inverter,
         network: &dyn Network,
-        (x, seen): (&Tensor, &[Tensor]),
+        (x, outputs): (&Tensor, &[Tensor]),
         discriminator: Option<&PatchDiscriminator>,
     ) -> Result<Step> {
         // The network under study may be on another device than the decoder.
-        let z = Placement::of(x).take(&seen[0].detach())?;
-        let features = wide(&seen[1].detach())?;
+        let z = Placement::of(x).take(&outputs[0].detach())?;
+        let features = wide(&outputs[1].detach())?;
         let hidden = inverter
             .decoder
             .before_last(&inverter.embedder.forward(&z)?)?;
-        let made = inverter.decoder.last_layer(&hidden)?;
-        let mse = (wide(&made)? - wide(x)?)?.sqr()?.mean_all()?;
+        let image = inverter.decoder.last_layer(&hidden)?;
+        let mse = (wide(&image)? - wide(x)?)?.sqr()?.mean_all()?;
         let at = Placement::of(&mse);
         let mut loss = (&mse * self.image)?;
         let mut step_values = vec![("mse", mse)];
         if self.feature > 0.0 {
-            let again = wide(&network.encode(&made, &self.comparator)?)?;
-            let apart = (again - &features)?.sqr()?.mean_all()?;
-            let apart = (apart / (features.sqr()?.mean_all()? + 1e-12)?)?;
-            let apart = at.take(&apart)?;
-            loss = (loss + (&apart * self.feature)?)?;
-            step_values.push(("feature", apart));
+            let compared = wide(&network.encode(&image, &self.comparator)?)?;
+            let error = (compared - &features)?.sqr()?.mean_all()?;
+            let error = (error / (features.sqr()?.mean_all()? + 1e-12)?)?;
+            let error = at.take(&error)?;
+            loss = (loss + (&error * self.feature)?)?;
+            step_values.push(("feature", error));
         }
-        let mut judged = None;
+        let mut adversary_loss = None;
         let mut weight = 0.0;
         if let Some(discriminator) = discriminator {
-            // The weight is computed on a graph of the last layer alone.
-            let alone = inverter.decoder.last_layer(&hidden.detach())?;
-            let error = ((wide(&alone)? - wide(x)?)?.sqr()?.mean_all()? * self.image)?;
+            // The weight is computed on the graph of the last layer only.
+            let detached = inverter.decoder.last_layer(&hidden.detach())?;
+            let error = ((wide(&detached)? - wide(x)?)?.sqr()?.mean_all()? * self.image)?;
             weight = self.adversary
                 * adversarial_weight(
                     &error,
-                    &discriminator.generator_loss(&alone)?,
+                    &discriminator.generator_loss(&detached)?,
                     &inverter.decoder.last_weight(),
                 )?;
-            loss = (loss + (discriminator.generator_loss(&made)? * weight)?)?;
+            loss = (loss + (discriminator.generator_loss(&image)? * weight)?)?;
             let trains = discriminator.with_mode(Mode::Training);
-            judged = Some(trains.loss(x, &made.detach())?);
+            adversary_loss = Some(trains.loss(x, &image.detach())?);
         }
         let mut step = Step::new(loss);
         for (name, value) in &step_values {
             step = step.with_tensor(name, value);
         }
-        if let Some(judged) = &judged {
+        if let Some(adversary_loss) = &adversary_loss {
             step = step
-                .with_tensor("adversary", judged)
+                .with_tensor("adversary", adversary_loss)
                 .with("adversary_weight", weight)
-                .with_adversary(judged);
+                .with_adversary(adversary_loss);
         }
         Ok(step)
     }
