@@ -642,7 +642,7 @@ mod tests {
         // The generator of a name alone decides its values.
         let mut rng = at.rng("normal");
         let first = f64::from(rng.normal_f32() * 0.3);
-        let found = crate::values(&at.get(shape, "normal", Init::Normal(0.3))?)?[0];
+        let found = crate::values(at.get(shape, "normal", Init::Normal(0.3))?.as_tensor())?[0];
         assert_eq!(found, first);
         Ok(())
     }

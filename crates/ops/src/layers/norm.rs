@@ -198,8 +198,8 @@ mod tests {
                 close(&found, &expected, 1e-4);
             }
             for name in ["running_mean", "running_var"] {
-                let ours = values(&params.var(&format!("ours.{name}"))?)?;
-                let candles = values(&params.var(&format!("candles.{name}"))?)?;
+                let ours = values(&params.var(&format!("ours.{name}"))?.as_detached_tensor())?;
+                let candles = values(&params.var(&format!("candles.{name}"))?.as_detached_tensor())?;
                 close(&ours, &candles, 1e-5);
             }
             let by_trait: &dyn ModuleT = &ours;

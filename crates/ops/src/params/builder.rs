@@ -292,7 +292,7 @@ mod tests {
         assert_eq!(trained, ["norm.bias", "norm.weight"]);
         let x = Rng::new(0).uniform(1.0, 2.0, (4, 2, 3, 3), &Device::Cpu)?;
         norm.forward_t(&x, true)?;
-        let mean = values(&params.var("norm.running_mean")?)?;
+        let mean = values(params.var("norm.running_mean")?.as_tensor())?;
         assert!(mean.iter().all(|m| (0.1..0.2).contains(m)), "{mean:?}");
         Ok(())
     }
