@@ -261,7 +261,7 @@ fn a_python_of_the_user_s_own_is_looked_at_before_it_is_used() {
     let bin = fake_python(home.path(), "printf '3.12\\njupyterlab -\\nnbclient -\\n'");
     refuses(
         &mut setup(&bin.join("python3")),
-        &["has no jupyterlab", "environment.yml asks for"],
+        &["has no jupyterlab", "requirements.txt asks for"],
     );
     let bin = fake_python(home.path(), "echo 3.9");
     refuses(

@@ -1,6 +1,6 @@
 //! Progress lines of a training run, and the number formats that they use.
 
-use invariances_core::say;
+use invariances_core::{duration, say};
 use std::time::{Duration, Instant};
 
 /// Prints a progress line soon after the start and then every ten seconds. Every line is a new
@@ -70,11 +70,7 @@ pub(super) fn number(v: f64) -> String {
     format!("{v:.*}", 3 - magnitude)
 }
 
-/// Formats a time in seconds, minutes or hours.
+/// Formats a time in seconds as [`duration`] does.
 pub(super) fn span(seconds: f64) -> String {
-    match seconds {
-        s if s < 100.0 => format!("{s:.0} s"),
-        s if s < 6000.0 => format!("{:.0} min", s / 60.0),
-        s => format!("{:.1} h", s / 3600.0),
-    }
+    duration(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX))
 }

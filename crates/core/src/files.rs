@@ -62,28 +62,17 @@ pub fn write_atomic_with(
 /// Returns the project's cache folder.
 ///
 /// This is `INVARIANCES_CACHE` if it is set. Otherwise it is `invariances` in the user's cache
-/// folder (`XDG_CACHE_HOME`, else `~/.cache`, on macOS `~/Library/Caches`).
+/// folder (`XDG_CACHE_HOME`, else `~/.cache`; on macOS `~/Library/Caches`).
 ///
 /// # Errors
-/// [`Error::Invalid`] if none of `INVARIANCES_CACHE`, `XDG_CACHE_HOME` and `HOME` is set.
+/// [`Error::Invalid`] if `INVARIANCES_CACHE` is not set and the user has no home folder.
 pub fn cache_dir() -> Result<PathBuf> {
-    let set = |name: &str| {
-        std::env::var_os(name)
-            .filter(|v| !v.is_empty())
-            .map(PathBuf::from)
-    };
-    if let Some(dir) = set("INVARIANCES_CACHE") {
+    let set = std::env::var_os("INVARIANCES_CACHE").filter(|v| !v.is_empty());
+    if let Some(dir) = set {
         return std::path::absolute(&dir).map_err(|e| Error::io(dir, e));
     }
-    if let Some(dir) = set("XDG_CACHE_HOME") {
-        return Ok(dir.join("invariances"));
-    }
-    let home = set("HOME").ok_or_else(|| {
+    let caches = dirs::cache_dir().ok_or_else(|| {
         Error::invalid("no cache folder: neither INVARIANCES_CACHE nor HOME is set; set INVARIANCES_CACHE to a folder")
     })?;
-    Ok(if cfg!(target_os = "macos") {
-        home.join("Library/Caches/invariances")
-    } else {
-        home.join(".cache/invariances")
-    })
+    Ok(caches.join("invariances"))
 }

@@ -310,17 +310,13 @@ fn all(folders: &[PathBuf]) -> (Vec<Known>, Option<(usize, String)>) {
 
 /// Returns the installed fonts.
 fn of_system() -> Vec<Known> {
-    let variable = |name: &str| {
-        let value = std::env::var_os(name).filter(|v| !v.is_empty());
-        value.map(PathBuf::from)
-    };
     let mut folders = Vec::new();
-    if let Some(conda) = variable("CONDA_PREFIX") {
+    if let Some(conda) = std::env::var_os("CONDA_PREFIX").filter(|v| !v.is_empty()) {
+        let conda = PathBuf::from(conda);
         folders.extend([conda.join("fonts"), conda.join("share/fonts")]);
     }
-    let home = variable("HOME");
+    folders.extend(dirs::font_dir());
     if cfg!(target_os = "macos") {
-        folders.extend(home.map(|h| h.join("Library/Fonts")));
         let system = ["/Library/Fonts", "/System/Library/Fonts"];
         folders.extend(system.map(PathBuf::from));
         // Fonts that the system downloads when needed, such as PingFang.
@@ -329,10 +325,7 @@ fn of_system() -> Vec<Known> {
             folders.push(format!("{folder}{version}").into());
         }
     } else {
-        let data = variable("XDG_DATA_HOME");
-        let data = data.or_else(|| home.as_ref().map(|h| h.join(".local/share")));
-        folders.extend(data.map(|d| d.join("fonts")));
-        folders.extend(home.map(|h| h.join(".fonts")));
+        folders.extend(dirs::home_dir().map(|h| h.join(".fonts")));
         let system = ["/usr/local/share/fonts", "/usr/share/fonts"];
         folders.extend(system.map(PathBuf::from));
     }

@@ -1,5 +1,9 @@
 //! Draws a canvas as pixels, with plain arithmetic in a fixed order: the result has the same
 //! bytes on every machine.
+//!
+//! tiny-skia 0.12 (4 more crates) has no text, estimates the coverage of a pixel from samples on
+//! four lines, and has different SIMD code for different processors; here the coverage is the exact
+//! area, with one code for shapes and glyphs. resvg 0.49, which adds text, brings 26 crates.
 
 use super::canvas::{Canvas, Pixels, Shape};
 use super::font::{EM, Piece};

@@ -145,14 +145,14 @@ fn cargo() -> Line {
 }
 
 fn python(cache: &Path, project: &Path) -> Vec<Line> {
-    let environment = match Environment::read(&project.join("environment.yml")) {
+    let environment = match Environment::read(&project.join("requirements.txt")) {
         Ok(environment) => environment,
         Err(error) => {
             return vec![line(
                 "Python",
                 State::Missing,
                 error.to_string(),
-                "git checkout environment.yml",
+                "git checkout requirements.txt",
             )];
         }
     };
@@ -264,12 +264,9 @@ fn rust_src() -> Line {
 }
 
 fn linker() -> Line {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = ["mold", "ld.lld"].iter().find_map(|name| {
-        std::env::split_paths(&path)
-            .map(|d| d.join(name))
-            .find(|p| p.is_file())
-    });
+    let found = ["mold", "ld.lld"]
+        .iter()
+        .find_map(|name| which::which_global(name).ok());
     match found {
         Some(linker) => ok("fast linker", linker.display().to_string()),
         None if cfg!(target_os = "macos") => ok("fast linker", "the system's".into()),

@@ -3,6 +3,7 @@
 
 use crate::interrupt;
 use crate::setup::{KERNEL, Ready, duration};
+use anstream::adapter::strip_str;
 use invariances::files::write_atomic;
 use invariances::{Error, Result};
 use serde::Deserialize;
@@ -197,7 +198,7 @@ pub fn execute(
                     );
                     outcome.error = Some(format!(
                         "cell {number} of {cells}, line {line_number}: {line}\n{}",
-                        plain(&message).trim()
+                        strip_str(&message).to_string().trim()
                     ));
                 }
                 Event::NoKernel { message } => {
@@ -352,7 +353,7 @@ impl Page {
         let message = if colour {
             message.to_owned()
         } else {
-            plain(message)
+            strip_str(message).to_string()
         };
         println!("  ✗ {head}");
         for line in message.trim().lines() {
@@ -371,18 +372,4 @@ impl Page {
 
 fn time(seconds: f64) -> String {
     duration(Duration::from_secs_f64(seconds.max(0.0)))
-}
-
-/// Returns the text without terminal colours.
-pub fn plain(text: &str) -> String {
-    let mut out = String::new();
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once("\x1b[") {
-        out.push_str(before);
-        rest = match after.find(|c: char| c.is_ascii_alphabetic()) {
-            Some(end) => &after[end + 1..],
-            None => "",
-        };
-    }
-    out + rest
 }

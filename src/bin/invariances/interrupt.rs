@@ -1,31 +1,27 @@
 //! Handles Ctrl-C as a request to stop, so that running work ends in order and no file stays
 //! incomplete.
 
+use invariances::{Error, Result};
+use signal_hook::consts::signal::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static ASKED: AtomicBool = AtomicBool::new(false);
 
-extern "C" fn ask(_: libc::c_int) {
-    if ASKED.swap(true, Ordering::SeqCst) {
-        // A second request ends the process immediately.
-        // SAFETY: `_exit` is async-signal-safe, so a signal handler may call it.
-        unsafe { libc::_exit(130) }
-    }
-}
-
 /// Installs the handler. From now on the first Ctrl-C, termination signal or closed terminal is
 /// recorded and does not end the process; the second one ends it.
-pub fn listen() {
-    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
-        // SAFETY: the handler is an `extern "C"` function of the expected type. It only uses an
-        // atomic and `_exit`, both of which are async-signal-safe.
-        unsafe {
-            libc::signal(
-                signal,
-                ask as extern "C" fn(libc::c_int) as libc::sighandler_t,
-            )
-        };
+///
+/// # Errors
+/// [`Error::Io`] if the operating system refuses the handler.
+pub fn listen() -> Result<()> {
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        // Handlers run in the order in which they are registered. At the first signal the flag is
+        // not set yet, so the process goes on.
+        flag::register_conditional_shutdown(signal, 130, &ASKED)
+            .and_then(|_| flag::register(signal, &ASKED))
+            .map_err(|e| Error::io("signal handler", e))?;
     }
+    Ok(())
 }
 
 /// Whether the user has requested to stop.

@@ -8,7 +8,8 @@
 use crate::shim::{STANDARD, WORK};
 use invariances::{Error, Result, files};
 use serde_json::{Value, json};
-use std::ffi::OsString;
+use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -16,6 +17,9 @@ use std::time::SystemTime;
 
 /// The version of evcxr that the kernel supports.
 pub const EVCXR: &str = "0.22.0";
+/// The file in a work folder that is locked as long as a process of the kernel runs. Process IDs
+/// would not tell this: kernels of several hosts may share the cache.
+const LOCK: &str = "kernel.lock";
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -34,8 +38,7 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
             cache.display()
         )));
     }
-    remove_finished(&cache);
-    let work = cache.join(std::process::id().to_string());
+    let (work, lock) = work_folder(&cache)?;
     let settings = prepare(&work, &cache)?;
     let bin = work.join("bin");
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -77,6 +80,10 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
             command.env(name, value);
         }
     }
+    // evcxr and the processes of cells inherit the locked file, so that the lock lasts until the
+    // last of them ends.
+    rustix::io::fcntl_setfd(&lock, rustix::io::FdFlags::empty())
+        .map_err(|e| Error::io(&work, e.into()))?;
     let error = command.exec();
     let _ = std::fs::remove_dir_all(&work);
     Err(Error::io(command.get_program(), error))
@@ -112,17 +119,28 @@ pub fn evcxr() -> Result<PathBuf> {
     }
     // evcxr_jupyter has no option that prints its version, but cargo writes the version next to
     // the `bin` folder.
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let right = |bin: &PathBuf| {
-        bin.join(&name).is_file()
-            && bin
-                .parent()
-                .and_then(|p| std::fs::read_to_string(p.join(".crates.toml")).ok())
-                .is_some_and(|text| text.contains(&format!("\"evcxr_jupyter {EVCXR} ")))
+    let wanted = format!("evcxr_jupyter {EVCXR} ");
+    let right = |program: &PathBuf| {
+        program
+            .parent()
+            .and_then(Path::parent)
+            .and_then(|root| std::fs::read_to_string(root.join(".crates.toml")).ok())
+            .and_then(|text| text.parse::<toml::Table>().ok())
+            .and_then(|table| {
+                Some(
+                    table
+                        .get("v1")?
+                        .as_table()?
+                        .keys()
+                        .any(|k| k.starts_with(&wanted)),
+                )
+            })
+            .unwrap_or(false)
     };
-    std::env::split_paths(&path)
+    which::which_all_global(&name)
+        .into_iter()
+        .flatten()
         .find(right)
-        .map(|bin| bin.join(&name))
         .ok_or_else(|| {
             Error::invalid(format!(
                 "evcxr_jupyter {EVCXR} is neither in {} nor on PATH; install it: cargo install --locked evcxr_jupyter --version {EVCXR} --root {}",
@@ -138,7 +156,7 @@ fn program() -> Result<PathBuf> {
         .map_err(|e| Error::io("invariances", e))
 }
 
-/// Creates the work folder with the settings, the shims and the current library.
+/// Fills the work folder with the settings, the shims and the current library.
 fn prepare(work: &Path, cache: &Path) -> Result<Value> {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
     let release = program()?
@@ -146,8 +164,6 @@ fn prepare(work: &Path, cache: &Path) -> Result<Value> {
         .map(Path::to_path_buf)
         .unwrap_or_default();
     let make = |folder: &Path| std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e));
-    // An earlier process with the same number may have left a folder here.
-    let _ = std::fs::remove_dir_all(work);
     for folder in ["bin", "lib", "ctx"] {
         make(&work.join(folder))?;
     }
@@ -216,7 +232,7 @@ fn prepare(work: &Path, cache: &Path) -> Result<Value> {
         "cargo_version": cargo_version,
         "rustc": rustc,
         "rustc_version": rustc_version,
-        "rustup": which("rustup"),
+        "rustup": which::which_global("rustup").ok(),
         "host": host,
         "standard": standard.map(|(whole, short)| json!({ "whole": whole, "short": short })),
         "features": features,
@@ -376,7 +392,7 @@ fn text(program: &Path, arguments: &[&str]) -> Result<String> {
 /// Returns the path of the real rustc or cargo for `project`, without rustup's proxy if rustup is
 /// installed.
 fn tool(name: &str, project: &Path) -> Result<PathBuf> {
-    if which("rustup").is_some() {
+    if which::which_global("rustup").is_ok() {
         let output = Command::new("rustup")
             .args(["which", name])
             .current_dir(project)
@@ -387,35 +403,63 @@ fn tool(name: &str, project: &Path) -> Result<PathBuf> {
             return Ok(String::from_utf8_lossy(&output.stdout).trim().into());
         }
     }
-    which(name).ok_or_else(|| {
+    which::which_global(name).map_err(|_| {
         Error::invalid(format!(
             "{name} is not on PATH; install Rust: https://rustup.rs"
         ))
     })
 }
 
-fn which(name: &str) -> Option<PathBuf> {
-    let path: OsString = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|folder| folder.join(name))
-        .find(|file| file.is_file())
+/// Removes the work folders of kernels that have ended, and creates a new one. Returns it with its
+/// locked file.
+fn work_folder(cache: &Path) -> Result<(PathBuf, File)> {
+    let failed = |e| Error::io(cache, e);
+    std::fs::create_dir_all(cache).map_err(failed)?;
+    // Held until the new folder is locked: otherwise another kernel could remove it before.
+    let gate = File::create(cache.join(LOCK)).map_err(failed)?;
+    // On a file system without locks, no folder can be locked, and none is removed.
+    let _ = gate.lock();
+    remove_finished(cache);
+    let work = tempfile::Builder::new()
+        .prefix("kernel-")
+        .tempdir_in(cache)
+        .map_err(failed)?
+        .keep();
+    let lock = File::create(work.join(LOCK)).map_err(failed)?;
+    if let Err(std::fs::TryLockError::Error(e)) = lock.try_lock()
+        && e.kind() != ErrorKind::Unsupported
+    {
+        return Err(failed(e));
+    }
+    Ok((work, lock))
 }
 
-/// Removes the work folders of kernels that have ended.
+/// Removes the work folders whose file no process has locked.
 fn remove_finished(cache: &Path) {
     for entry in std::fs::read_dir(cache).into_iter().flatten().flatten() {
-        let process = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse::<libc::pid_t>().ok());
-        if let Some(process) = process {
-            // SAFETY: `kill` with signal 0 sends nothing and reads no memory of ours; it only
-            // checks whether the process exists.
-            let there = unsafe { libc::kill(process, 0) } == 0
-                || std::io::Error::last_os_error().raw_os_error() == Some(libc::EPERM);
-            if !there {
-                let _ = std::fs::remove_dir_all(entry.path());
-            }
+        let work = entry.path();
+        // A lock of other hosts on NFS requires a file that is open for writing.
+        let file = File::options().write(true).open(work.join(LOCK));
+        if file.is_ok_and(|file| file.try_lock().is_ok()) {
+            let _ = std::fs::remove_dir_all(&work);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{remove_finished, work_folder};
+
+    #[test]
+    fn only_folders_without_a_running_kernel_are_removed() {
+        let cache = tempfile::tempdir().unwrap();
+        let kept = cache.path().join("kept");
+        std::fs::create_dir(&kept).unwrap();
+        let (ended, lock) = work_folder(cache.path()).unwrap();
+        let (running, _lock) = work_folder(cache.path()).unwrap();
+        assert!(ended.is_dir() && running.is_dir());
+        drop(lock);
+        remove_finished(cache.path());
+        assert!(!ended.exists() && running.is_dir() && kept.is_dir());
     }
 }

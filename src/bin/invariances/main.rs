@@ -1,5 +1,7 @@
 //! The `invariances` command: parses the arguments and runs the subcommand.
 
+#![forbid(unsafe_code)]
+
 mod doctor;
 mod environment;
 mod execute;

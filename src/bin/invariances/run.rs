@@ -68,7 +68,7 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     let out = std::path::absolute(&out).map_err(|e| Error::io(&out, e))?;
     writable(&out)?;
 
-    interrupt::listen();
+    interrupt::listen()?;
     println!(
         "invariances {VERSION} · scale {scale} · seed {seed}{} · into {}",
         said(device.as_deref()),

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
+pub use invariances_core::duration;
+
 /// The name of the kernelspec in Jupyter's list.
 pub const KERNEL: &str = "invariances";
 /// The crates of evcxr_jupyter that are compiled with optimisation: they infer the types of variables
@@ -147,7 +149,7 @@ pub fn ready(offline: bool) -> Result<Ready> {
         Error::io(&cache, e)
             .with_hint("the project's cache; set INVARIANCES_CACHE to a folder that can be written")
     })?;
-    let environment = Environment::read(&project.join("environment.yml"))?;
+    let environment = Environment::read(&project.join("requirements.txt"))?;
     // Search for Python first: without it, nothing else is installed.
     let found = find_python(&cache, &environment)?;
     // Two commands must not install into the same folder at the same time.
@@ -214,7 +216,10 @@ pub fn kernels(cache: &Path, project: &Path) -> PathBuf {
 pub fn project() -> Result<PathBuf> {
     let is_project = |dir: &Path| {
         std::fs::read_to_string(dir.join("Cargo.toml"))
-            .is_ok_and(|text| text.lines().any(|l| l.trim() == "name = \"invariances\""))
+            .ok()
+            .and_then(|text| text.parse::<toml::Table>().ok())
+            .and_then(|table| Some(table.get("package")?.get("name")?.as_str()? == "invariances"))
+            .unwrap_or(false)
     };
     let built = Path::new(env!("CARGO_MANIFEST_DIR"));
     if is_project(built) {
@@ -282,7 +287,6 @@ pub fn find_python(cache: &Path, environment: &Environment) -> Result<Python> {
     if venv.join(STAMP).is_file() && program.exists() {
         return Ok(Python::Ready(program));
     }
-    let path = std::env::var_os("PATH").unwrap_or_default();
     let names = [
         "python3",
         "python",
@@ -295,11 +299,8 @@ pub fn find_python(cache: &Path, environment: &Environment) -> Result<Python> {
     let mut old = None;
     for program in names
         .iter()
-        .flat_map(|name| std::env::split_paths(&path).map(move |dir| dir.join(name)))
+        .flat_map(|name| which::which_all_global(*name).into_iter().flatten())
     {
-        if !program.is_file() {
-            continue;
-        }
         match version(&program) {
             Some(version) if version >= environment.python => {
                 return Ok(Python::Base { program, version });
@@ -378,13 +379,13 @@ fn check_packages(python: &Path, environment: &Environment, whose: &str) -> Resu
             Some(version) if version == wanted => {}
             None | Some("-") => {
                 return Err(Error::invalid(format!(
-                    "{}: has no {name}; environment.yml asks for {} ({whose})",
+                    "{}: has no {name}; requirements.txt asks for {} ({whose})",
                     python.display(),
                     environment.requirements().join(", ")
                 )));
             }
             Some(version) => eprintln!(
-                "note: {} has {name} {version}, environment.yml has {wanted}",
+                "note: {} has {name} {version}, requirements.txt has {wanted}",
                 python.display()
             ),
         }
@@ -679,17 +680,4 @@ fn watch(
         "{what} failed ({status}):\n{}",
         text.trim()
     )))
-}
-
-/// Formats a time for reading: `0.4 s`, `12 s`, `3 min 07 s`.
-pub fn duration(time: Duration) -> String {
-    let seconds = time.as_secs_f64();
-    if seconds < 9.95 {
-        format!("{seconds:.1} s")
-    } else if seconds < 119.5 {
-        format!("{seconds:.0} s")
-    } else {
-        let whole = seconds.round() as u64;
-        format!("{} min {:02} s", whole / 60, whole % 60)
-    }
 }

@@ -68,7 +68,7 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     let studies = arguments
         .into
         .unwrap_or_else(|| project.join("data").join("studies"));
-    interrupt::listen();
+    interrupt::listen()?;
     println!(
         "invariances {VERSION} · {name} · scale {scale} · {} seeds{} · into {}",
         arguments.seeds,

@@ -4,7 +4,9 @@
 //! polars reads whole row groups, and its reader allocates memory according to numbers in the
 //! file: one wrong bit can make it request 2⁶¹ bytes, which aborts the process and cannot be
 //! caught. Here a number is first compared with the bytes that are present. Pages are unpacked by
-//! functions of polars. The format is described at
+//! functions of polars. Its readers of footers and pages (polars-parquet 0.55) are not used: the
+//! former reserves memory for as many list elements as the file states, the latter allocates the
+//! stated unpacked size of a page, both before any check. The format is described at
 //! <https://parquet.apache.org/docs/file-format/>. Supported encodings: plain, dictionary and
 //! run-length. Supported page versions: 1 and 2.
 

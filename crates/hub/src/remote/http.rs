@@ -1,8 +1,8 @@
 //! One HTTP request and its response: redirects, timeouts, the token, and the kinds of failure.
 
 use super::Hub;
-use super::transfer::span;
 use crate::{Error, Result};
+use invariances_core::duration as span;
 use invariances_core::names::shown;
 use std::time::Duration;
 use ureq::http::{HeaderMap, Uri};

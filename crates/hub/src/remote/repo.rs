@@ -5,10 +5,12 @@ use super::Hub;
 use super::cache::{check_file, check_id, check_revision, is_commit, is_stored_name};
 use super::http::{Failure, Refusal, bare};
 use super::listing::split;
-use super::transfer::{CACHE_HINT, Hash, Transfer, lock, span};
+use super::transfer::{CACHE_HINT, Hash, Transfer, lock};
 use crate::source::listed;
 use crate::{Error, Result};
+use invariances_core::duration as span;
 use invariances_core::names::{nearest, shown};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use std::path::PathBuf;
 
@@ -557,14 +559,11 @@ fn is_missing(failure: &Failure) -> bool {
 
 /// Percent-encodes text for the path of a URL. `slashes` keeps `/` unencoded.
 fn encoded(text: &str, slashes: bool) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'/' if slashes => encoded.push('/'),
-            b'-' | b'_' | b'.' | b'~' => encoded.push(byte.into()),
-            b if b.is_ascii_alphanumeric() => encoded.push(b.into()),
-            b => encoded.push_str(&format!("%{b:02X}")),
-        }
-    }
-    encoded
+    const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+        .remove(b'-')
+        .remove(b'_')
+        .remove(b'.')
+        .remove(b'~');
+    const PATH: &AsciiSet = &SEGMENT.remove(b'/');
+    utf8_percent_encode(text, if slashes { PATH } else { SEGMENT }).to_string()
 }

@@ -4,6 +4,7 @@
 use super::Hub;
 use super::http::{Ask, Failure, bare};
 use crate::{Error, Result};
+use invariances_core::duration as span;
 use ring::digest;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
@@ -574,15 +575,5 @@ impl Progress {
                 span(started.elapsed())
             ));
         }
-    }
-}
-
-/// Formats a duration for printing.
-pub(super) fn span(d: Duration) -> String {
-    match d.as_secs() {
-        0 => format!("{} ms", d.as_millis()),
-        s if s >= 3600 => format!("{} h {} min", s / 3600, s / 60 % 60),
-        s if s >= 60 => format!("{} min {} s", s / 60, s % 60),
-        s => format!("{s} s"),
     }
 }

@@ -14,6 +14,7 @@ mod tokens;
 mod types;
 mod variables;
 
+use invariances::files::write_atomic;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::CommandExt;
@@ -95,46 +96,51 @@ struct Cell {
     name: String,
     optimisation: String,
     /// Crates and their specifications, as in `[dependencies]`, in alphabetical order.
-    dependencies: BTreeMap<String, String>,
+    dependencies: BTreeMap<String, toml::Value>,
 }
 
 impl Cell {
     fn read(manifest: &Path) -> Result<Self> {
-        let text = read(manifest)?;
-        let mut cell = Cell {
-            name: "ctx".into(),
-            optimisation: "2".into(),
-            dependencies: BTreeMap::new(),
+        let mut table = read(manifest)?
+            .parse::<toml::Table>()
+            .map_err(|e| format!("{}: {e}", manifest.display()))?;
+        let name = table
+            .get("package")
+            .and_then(|package| package.get("name"))
+            .and_then(toml::Value::as_str)
+            .unwrap_or("ctx")
+            .to_owned();
+        let level = table
+            .get("profile")
+            .and_then(toml::Value::as_table)
+            .into_iter()
+            .flat_map(|profiles| profiles.values())
+            .find_map(|profile| profile.get("opt-level"));
+        let optimisation = match level {
+            None => "2".into(),
+            Some(toml::Value::String(level)) => level.clone(),
+            Some(level) => level.to_string(),
         };
-        let mut section = "";
-        for line in text.lines().map(str::trim) {
-            if line.starts_with('[') {
-                section = line;
-            } else if let Some((key, value)) = line.split_once('=') {
-                let (key, value) = (key.trim(), value.trim());
-                match section {
-                    "[dependencies]" => {
-                        cell.dependencies
-                            .insert(key.trim_matches('"').into(), value.into());
-                    }
-                    "[package]" if key == "name" => cell.name = value.trim_matches('"').into(),
-                    _ if key == "opt-level" => cell.optimisation = value.trim_matches('"').into(),
-                    _ => {}
-                }
-            }
-        }
-        Ok(cell)
+        let dependencies = match table.remove("dependencies") {
+            Some(toml::Value::Table(crates)) => crates.into_iter().collect(),
+            _ => BTreeMap::new(),
+        };
+        Ok(Cell {
+            name,
+            optimisation,
+            dependencies,
+        })
     }
 
     /// Returns the specification of our crate, if the cell uses it, and the crates that the user
     /// added.
-    fn split(&self) -> (Option<&str>, BTreeMap<&str, &str>) {
-        let ours = self.dependencies.get(OURS).map(String::as_str);
+    fn split(&self) -> (Option<&toml::Value>, BTreeMap<&str, &toml::Value>) {
+        let ours = self.dependencies.get(OURS);
         let others = self
             .dependencies
             .iter()
             .filter(|(name, _)| *name != OURS)
-            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .map(|(name, value)| (name.as_str(), value))
             .collect();
         (ours, others)
     }
@@ -255,10 +261,7 @@ impl Kernel {
             return Ok(text);
         }
         let text = make()?;
-        let part = path.with_extension(format!("{}.tmp", std::process::id()));
-        std::fs::write(&part, &text)
-            .and_then(|()| std::fs::rename(&part, &path))
-            .map_err(|e| format!("{}: {e}", path.display()))?;
+        write_atomic(&path, text.as_bytes()).map_err(|e| e.to_string())?;
         Ok(text)
     }
 
@@ -428,9 +431,10 @@ impl Kernel {
     }
 
     /// Returns an error unless the specification is the crate that the kernel was built with.
-    fn accept(&self, specification: &str) -> Result<()> {
+    fn accept(&self, specification: &toml::Value) -> Result<()> {
         let project = Path::new(self.setting("project"));
-        let wanted = quoted(specification, "path").ok_or_else(|| {
+        let path = specification.get("path").and_then(toml::Value::as_str);
+        let wanted = path.ok_or_else(|| {
             format!(
                 "this kernel has the crate that was built in {}; name it by its folder: :dep {OURS} = {{ path = \"{}\" }}",
                 project.display(),
@@ -450,7 +454,13 @@ impl Kernel {
             .flatten()
             .filter_map(Value::as_str)
             .collect();
-        for feature in list(specification, "features") {
+        let features = specification.get("features");
+        let features = features.and_then(toml::Value::as_array);
+        for feature in features
+            .into_iter()
+            .flatten()
+            .filter_map(toml::Value::as_str)
+        {
             if feature != "default" && !built.contains(feature) {
                 return Err(format!(
                     "the crate was built without the feature {feature}; build it with: cargo build --release --features {feature}"
@@ -798,7 +808,7 @@ struct Built {
 }
 
 impl<'a> Additions<'a> {
-    fn new(kernel: &'a Kernel, crates: &BTreeMap<&str, &str>) -> Self {
+    fn new(kernel: &'a Kernel, crates: &BTreeMap<&str, &toml::Value>) -> Self {
         let mut manifest = String::from(
             "[package]\nname = \"cells\"\nversion = \"1.0.0\"\nedition = \"2024\"\n\n[lib]\npath = \"lib.rs\"\n\n\
              # Unlike our own profile, so that no crate is taken for one of ours that was built otherwise.\n\
@@ -810,7 +820,7 @@ impl<'a> Additions<'a> {
         let hash = blake3::hash(manifest.as_bytes()).to_hex();
         Additions {
             folder: kernel.work.join("added").join(&hash[..16]),
-            local: crates.values().any(|s| value(s, "path").is_some()),
+            local: crates.values().any(|s| s.get("path").is_some()),
             kernel,
             manifest,
         }
@@ -1013,39 +1023,6 @@ fn after<'a>(arguments: &'a [String], option: &str) -> Option<&'a str> {
         }
         a.strip_prefix(option)?.strip_prefix('=')
     })
-}
-
-/// Returns the value of `key = "…"` in a dependency's specification.
-fn quoted<'a>(specification: &'a str, key: &str) -> Option<&'a str> {
-    value(specification, key)?
-        .strip_prefix('"')?
-        .split('"')
-        .next()
-}
-
-/// Returns the words of `key = ["…", "…"]` in a dependency's specification.
-fn list<'a>(specification: &'a str, key: &str) -> Vec<&'a str> {
-    value(specification, key)
-        .and_then(|v| v.strip_prefix('[')?.split(']').next())
-        .into_iter()
-        .flat_map(|v| v.split(','))
-        .map(|v| v.trim().trim_matches('"'))
-        .filter(|v| !v.is_empty())
-        .collect()
-}
-
-fn value<'a>(specification: &'a str, key: &str) -> Option<&'a str> {
-    let mut rest = specification;
-    loop {
-        let at = rest.find(key)?;
-        let before = rest[..at].chars().next_back();
-        rest = &rest[at + key.len()..];
-        if before.is_none_or(|c| !c.is_alphanumeric() && !"-_\"".contains(c))
-            && let Some(value) = rest.trim_start().strip_prefix('=')
-        {
-            return Some(value.trim_start());
-        }
-    }
 }
 
 fn objects(value: &Value) -> impl Iterator<Item = &Value> {
