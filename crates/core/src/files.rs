@@ -79,7 +79,7 @@ pub fn cache_dir() -> Result<PathBuf> {
         return Ok(dir.join("invariances"));
     }
     let home = set("HOME").ok_or_else(|| {
-        Error::invalid("no cache folder: neither INVARIANCES_CACHE nor HOME is set; set INVARIANCES_CACHE to a folder")
+        Error::invalid("found no cache folder: none of INVARIANCES_CACHE, XDG_CACHE_HOME and HOME is set; set INVARIANCES_CACHE to a folder")
     })?;
     Ok(if cfg!(target_os = "macos") {
         home.join("Library/Caches/invariances")
