@@ -65,7 +65,9 @@ impl Failure {
     pub fn why(&self) -> String {
         match self {
             Self::Unreachable(why) => why.clone(),
-            Self::Refused(refusal) => format!("{} answered {}", refusal.host, refusal.said()),
+            Self::Refused(refusal) => {
+                format!("{} returned status {}", refusal.host, refusal.said())
+            }
             Self::Final(error) => error.to_string(),
         }
     }
@@ -175,7 +177,7 @@ impl Hub {
             });
         }
         Err(Failure::Final(Error::download(format!(
-            "{} leads from one address to the next, more than {REDIRECTS} times",
+            "expected at most {REDIRECTS} redirects, found more from {}",
             bare(ask.url)
         ))))
     }
@@ -209,7 +211,7 @@ impl Hub {
             // A TLS connection that rustls refuses.
             ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::InvalidData => {
                 Failure::Final(Error::download(format!(
-                    "no secure connection to {}: {}. Does a proxy read along, is this machine's date wrong, or is it no https:// server?",
+                    "cannot open a secure connection to {}: {}. Check the proxy, the date of this machine, and whether the server supports https",
                     host(uri),
                     self.clean(&e.to_string())
                 )))
@@ -228,13 +230,15 @@ impl Hub {
         let mut answer = self.ask(ask)?;
         let wrong = |what: String| {
             Failure::Final(Error::download(format!(
-                "{} did not answer as the hub's API does: {what}; is HF_ENDPOINT right?",
+                "unexpected response from {}: {what}; check HF_ENDPOINT",
                 bare(url)
             )))
         };
         let text = answer.body.with_config().limit(ANSWER).read_to_vec();
         let text = text.map_err(|e| match e {
-            ureq::Error::BodyExceedsLimit(_) => wrong(format!("more than {} MB", ANSWER >> 20)),
+            ureq::Error::BodyExceedsLimit(_) => {
+                wrong(format!("expected at most {} MB, found more", ANSWER >> 20))
+            }
             e => self.failed(e, &bare(url)),
         })?;
         serde_json::from_slice(&text).map_err(|e| wrong(self.clean(&e.to_string())))
@@ -298,25 +302,25 @@ impl Hub {
                 span(self.answer)
             )),
             E::Timeout(Timeout::SendRequest | Timeout::RecvResponse) => Failure::Unreachable(
-                format!("no answer from {host} within {}", span(self.answer)),
+                format!("no response from {host} within {}", span(self.answer)),
             ),
             E::Timeout(_) => {
                 Failure::Unreachable(format!("no data from {host} for {}", span(self.stall)))
             }
-            E::HostNotFound => Failure::Unreachable(format!("no address is known for {host}")),
+            E::HostNotFound => Failure::Unreachable(format!("cannot resolve the host {host}")),
             E::Io(e) if e.get_ref().is_some_and(|e| e.is::<E>()) => self.failed(E::from(e), host),
             E::Io(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-                Failure::Unreachable(format!("{host} closed the connection too soon"))
+                Failure::Unreachable(format!("{host} closed the connection early"))
             }
             E::Io(e) => Failure::Unreachable(format!("{host}: {}", self.clean(&e.to_string()))),
             E::ConnectionFailed | E::Protocol(_) | E::BodyStalled => {
                 Failure::Unreachable(format!("{host}: {}", self.clean(&error.to_string())))
             }
             E::InvalidProxyUrl | E::ConnectProxyFailed(_) => never(format!(
-                "the proxy does not let through to {host}: look at HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
+                "cannot connect to {host} through the proxy: check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
             )),
             E::LargeResponseHeader(_, _) => {
-                never(format!("{host} answered with headers beyond measure"))
+                never(format!("the response headers of {host} are too large"))
             }
             other => never(format!("{host}: {}", self.clean(&other.to_string()))),
         }
@@ -340,12 +344,16 @@ pub(super) fn parse(url: &str) -> Result<Uri> {
             shown(&bare(url))
         ))
     };
-    let uri: Uri = url.parse().map_err(|_| wrong("it is none"))?;
+    let uri: Uri = url
+        .parse()
+        .map_err(|_| wrong("it is not a valid address"))?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
         return Err(wrong("it must begin with https:// or http://"));
     }
     match uri.authority() {
-        Some(a) if a.as_str().contains('@') => Err(wrong("it must not hold a name or a password")),
+        Some(a) if a.as_str().contains('@') => {
+            Err(wrong("it must not contain a user name or a password"))
+        }
         Some(a) if !a.host().is_empty() => Ok(uri),
         _ => Err(wrong("it has no host")),
     }
@@ -369,7 +377,7 @@ pub(super) fn bare(url: &str) -> String {
 fn redirected(from: &Uri, location: &str) -> Result<Uri, Failure> {
     let scheme = from.scheme_str().unwrap_or("https");
     let authority = from.authority().map_or("", |a| a.as_str());
-    let whole = if location.contains("://") {
+    let address = if location.contains("://") {
         location.to_owned()
     } else if location.starts_with("//") {
         format!("{scheme}:{location}")
@@ -382,13 +390,13 @@ fn redirected(from: &Uri, location: &str) -> Result<Uri, Failure> {
             .map_or("", |(folder, _)| folder);
         format!("{scheme}://{authority}{folder}/{location}")
     };
-    let to = parse(&whole).ok().filter(|to| {
+    let to = parse(&address).ok().filter(|to| {
         // A redirect from https:// to http:// is not followed, because it would be unencrypted.
         !location.is_empty() && (scheme == "http" || to.scheme_str() == Some("https"))
     });
     to.ok_or_else(|| {
         Failure::Final(Error::download(format!(
-            "{} leads on to “{}”, which is not followed: only https:// is (or http:// from http://)",
+            "{} redirects to “{}”, which is not followed: only https:// is followed (or http:// from http://)",
             host(from),
             shown(&bare(location))
         )))
