@@ -50,7 +50,8 @@ impl Overview {
     /// distinguish from the input; at most six are shown.
     ///
     /// # Errors
-    /// [`Error::Invalid`](crate::Error::Invalid) for another shape or NaN values.
+    /// [`Error::Shape`](crate::Error::Shape) for another shape,
+    /// [`Error::Invalid`](crate::Error::Invalid) for NaN values.
     pub fn with_images(input: &Tensor, samples: &Tensor) -> Result<Self> {
         Ok(Self {
             input: grid::pixels(input)?.into_iter().next(),
