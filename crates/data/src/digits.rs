@@ -102,7 +102,7 @@ impl Digits {
         let path = path.as_ref();
         let table = Images::parquet(&[path], &ImageColumns::named("image", "label"))?;
         let wrong = |found: &str| {
-            let what = format!("expected whole numbers 0 to 9 in column \"label\", found {found}");
+            let what = format!("expected integers from 0 to 9 in column \"label\", found {found}");
             Error::content(path, what)
         };
         if table.has_text_labels() {
@@ -171,7 +171,7 @@ impl Digits {
     fn check(&self, split: Split) -> Result<()> {
         if self.is_empty(split) {
             return Err(Error::invalid(format!(
-                "the table has no image in its {} part: it needs more rows",
+                "expected at least one image in the {} split of the table, found none: use a table with more rows",
                 split.name()
             )));
         }
@@ -396,7 +396,7 @@ fn grey_squares(table: &Images, path: &Path) -> Result<(usize, Vec<u8>)> {
                 return Err(Error::content(
                     path,
                     format!(
-                        "row {row} is an image of {width}×{height} pixels, expected square images of one size up to {LARGEST}, like MNIST's 28×28"
+                        "row {row}: expected square images of the same size, at most {LARGEST} pixels per side (MNIST has 28×28), found {width}×{height} pixels"
                     ),
                 ));
             }
@@ -406,7 +406,7 @@ fn grey_squares(table: &Images, path: &Path) -> Result<(usize, Vec<u8>)> {
                     return Err(Error::content(
                         path,
                         format!(
-                            "{} images of {side}×{side} pixels are more than memory holds",
+                            "not enough memory for {} images of {side}×{side} pixels",
                             table.len()
                         ),
                     ));

@@ -89,14 +89,14 @@ impl Shards {
             if u32::try_from(rows).is_err() {
                 return Err(Error::content(
                     path,
-                    "more than 2^32 rows with the files before it",
+                    "expected at most 2^32 rows in all files, found more",
                 ));
             }
             match &mut tables {
                 None => tables = Some(part),
                 Some(tables) => tables.append(part).map_err(|what| {
                     let first = paths[0].as_ref().display();
-                    parquet.wrong(format!("not of one kind with {first}: {what}"))
+                    parquet.wrong(format!("differs from {first}: {what}"))
                 })?,
             }
             labels.extend(part_labels);
@@ -224,8 +224,8 @@ impl Shards {
             row: 0,
         };
         let words = if parquet.needs_words(*leaf, place)? {
-            let kept = lock().words.clone().filter(|(k, _)| *k == (file, group));
-            match kept {
+            let cached = lock().words.clone().filter(|(k, _)| *k == (file, group));
+            match cached {
                 Some((_, words)) => Some(words),
                 None => {
                     let words = parquet.words(group, *leaf)?.map(Arc::new);
@@ -264,7 +264,7 @@ impl Tables {
         };
         let (mine, theirs) = (names(&self.attributes), names(&other.attributes));
         if mine != theirs || self.path.is_some() != other.path.is_some() {
-            return Err(format!("it has the columns {theirs}, the first has {mine}"));
+            return Err(format!("expected the columns {mine}, found {theirs}"));
         }
         let pairs = self.attributes.iter_mut().chain(&mut self.path);
         for (series, more) in pairs.zip(other.attributes.iter().chain(&other.path)) {

@@ -164,11 +164,11 @@ fn choose(source: &Source, torch: &Torch) -> Result<Value> {
         return Err(whole_object(source, objects, root, "instead"));
     }
     // Otherwise: the only dict of tensors, under any key. The same dict under two keys counts once.
-    let mut seen = HashSet::new();
+    let mut distinct = HashSet::new();
     let mut nested = Vec::new();
     for (key, value) in objects.dict(root).unwrap_or_default() {
         if let (Some(key), true) = (objects.text(*key), matches!(value, Value::Dict(_)))
-            && seen.insert(*value)
+            && distinct.insert(*value)
             && tensors_in(objects, *value).0 > own
         {
             nested.push((key, *value));
