@@ -1,4 +1,4 @@
-//! Selects the columns of a parquet file that hold the images and their labels.
+//! Selects the columns of a parquet file with the images and their labels.
 //!
 //! ```
 //! use invariances_data::*;
@@ -46,7 +46,7 @@ impl ColumnName {
     }
 }
 
-/// Which columns of a parquet table hold the images and the labels. By default both are selected
+/// Which columns of a parquet table contain the images and the labels. By default both are selected
 /// automatically, and [`Images::parquet`](super::Images::parquet) prints the choice in one line.
 ///
 /// **The image column** is the first of these that the table has:

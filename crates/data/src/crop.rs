@@ -8,8 +8,8 @@ use invariances_ops::{Rng, resize_bilinear};
 /// mirrors it with probability 1/2.
 ///
 /// This is the usual augmentation for networks that are trained on photographs (torchvision's
-/// `RandomResizedCrop`, with `min_area` = 0.08). The crop's area is uniform between `min_area` and 1 of
-/// the image's area, and its aspect ratio relative to the image's is between 3/4 and 4/3; sides
+/// `RandomResizedCrop`, with `min_area` = 0.08). The crop's area is uniform between `min_area` and
+/// 1 of the image's area, and its aspect ratio relative to the image's is between 3/4 and 4/3; sides
 /// are limited to the image's. A network that often sees only a part of the image learns to rely
 /// on texture, which is present in every part (Hermann, Chen, Kornblith 2020,
 /// [arXiv 1911.09071](https://arxiv.org/abs/1911.09071)).

@@ -118,7 +118,7 @@ impl Images {
 
     /// Opens the images of one or more parquet files as one set, in this order.
     ///
-    /// [`ImageColumns`] selects the columns that hold the images and the labels. By default both
+    /// [`ImageColumns`] selects the columns with the images and the labels. By default both
     /// are found in the first file, from the Hugging Face metadata, the column types and the
     /// column names, and the choice is printed in one line. The other files must have the same
     /// columns. Without a label column the set has no labels.

@@ -84,7 +84,7 @@ struct Scans {
     /// Position of the end-of-image marker.
     end: usize,
     /// Whether the decoder keeps the coefficients of the whole image. False only if one baseline
-    /// scan holds all components.
+    /// scan contains all components.
     keep_all: bool,
 }
 

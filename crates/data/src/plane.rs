@@ -50,7 +50,7 @@ impl Plane {
         }
     }
 
-    /// Eight Gaussians of standard deviation 0.2 on a circle of radius 2. The label says whether
+    /// Eight Gaussians of standard deviation 0.2 on a circle of radius 2. The label states whether
     /// the Gaussian has an even or an odd index, so that each label has four separate modes.
     pub fn ring() -> Self {
         Self {

@@ -184,7 +184,7 @@ impl Shards {
         self.files.iter().map(|f| f.parquet.path()).collect()
     }
 
-    /// Returns the file that holds a row, and the row's index in that file.
+    /// Returns the file that contains a row, and the row's index in that file.
     pub(super) fn file_of(&self, row: usize) -> (&Path, usize) {
         let (file, row) = self.locate(row);
         (self.files[file].parquet.path(), row)
@@ -196,7 +196,7 @@ impl Shards {
         (file, row - self.starts[file])
     }
 
-    /// Returns the page that holds a row, and the row's index in that page.
+    /// Returns the page that contains a row, and the row's index in that page.
     pub(super) fn place(&self, row: usize) -> Result<(Key, usize)> {
         let (file, row) = self.locate(row);
         let shard = &self.files[file];

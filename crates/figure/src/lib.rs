@@ -212,8 +212,8 @@ impl Figure {
     /// header.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a figure without numbers: an image grid, an overview, or a drawing
-    /// of [`Figure::plot`].
+    /// [`Error::Unsupported`] for a figure without numbers: an image grid, an overview, or a
+    /// drawing of [`Figure::plot`].
     pub fn csv(&self) -> Result<String> {
         if self.numbers.is_empty() {
             return Err(Error::unsupported(format!(

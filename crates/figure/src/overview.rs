@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// The method in one figure (figure 1 of arXiv 2008.01777).
 ///
 /// The encoder turns an image x into a code `z̄ = E(x)`. The conditional invertible network t
-/// takes the code apart: `z = Φ(x)` is what the layer keeps, `v = t(z̄ | z)` is what it discards.
+/// disentangles the code: `z = Φ(x)` is what the layer keeps, `v = t(z̄ | z)` is what it discards.
 /// With z fixed and v drawn anew, the decoder D shows images `D(t⁻¹(v | z))` that the layer
 /// cannot distinguish from x.
 ///
@@ -72,11 +72,11 @@ impl Overview {
             &mut c,
             22.0,
             "1",
-            "Take the code apart",
+            "Disentangle the code",
             &[
                 (Regular, "what does "),
                 (Italic, "z̄"),
-                (Regular, " hold beyond "),
+                (Regular, " contain beyond "),
                 (Italic, "z"),
                 (Regular, "?"),
             ],
@@ -85,12 +85,12 @@ impl Overview {
             &mut c,
             468.0,
             "2",
-            "Draw what is ignored anew",
+            "Resample what is discarded",
             &[
                 (Italic, "z"),
-                (Regular, " stays; every "),
+                (Regular, " is fixed; every "),
                 (Italic, "x̃"),
-                (Regular, " is the same to the layer"),
+                (Regular, " has the same representation"),
             ],
         );
 

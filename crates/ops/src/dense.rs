@@ -621,7 +621,8 @@ impl CustomOp2 for Sum {
 /// block. One pass over memory forward and one backward.
 ///
 /// # Errors
-/// [`Error::Shape`] if the shapes differ; [`Error::Invalid`] if the slope is negative or not finite.
+/// [`Error::Shape`] if the shapes differ; [`Error::Invalid`] if the slope is negative or not
+/// finite.
 pub fn add(a: &Tensor, b: &Tensor, activation: Activation) -> Result<Tensor> {
     if a.dims() != b.dims() {
         return Err(Error::shape(format!(
@@ -697,7 +698,8 @@ fn check_slope(slope: f64) -> Result<()> {
 /// ```
 ///
 /// # Errors
-/// [`Error::Shape`] if the shapes do not match; [`Error::Invalid`] if the slope is negative or not finite.
+/// [`Error::Shape`] if the shapes do not match; [`Error::Invalid`] if the slope is negative or not
+/// finite.
 pub fn dense(x: &Tensor, weight: &Tensor, bias: &Tensor, activation: Activation) -> Result<Tensor> {
     let fits = match (x.dims(), weight.dims(), bias.dims()) {
         ([_, inputs], [outputs, columns @ ..], [biases]) => {

@@ -233,7 +233,8 @@ impl CustomOp3 for ChannelAffine {
 /// constants: they receive no gradient.
 ///
 /// # Errors
-/// [`Error::Shape`] if the shapes do not match; [`Error::Invalid`] if the slope is negative or not finite.
+/// [`Error::Shape`] if the shapes do not match; [`Error::Invalid`] if the slope is negative or not
+/// finite.
 pub fn batch_norm(
     x: &Tensor,
     [mean, variance]: [&Tensor; 2],

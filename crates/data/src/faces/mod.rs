@@ -148,8 +148,8 @@ impl Faces {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Unknown`] for an unknown concept or `person`; [`Error::Invalid`] for a share outside
-    /// [0, 1], or without [`Faces::people`]: a person that appears only once has no fixed concept.
+    /// [`Error::Unknown`] for an unknown concept or `person`; [`Error::Invalid`] for a share
+    /// outside [0, 1], or without [`Faces::people`]: a person that appears only once has no fixed concept.
     pub fn tied(&self, concept: &str, share: f32) -> Result<Self> {
         let found = CONCEPTS.iter().position(|(name, _)| *name == concept);
         let place = found

@@ -1,4 +1,4 @@
-//! Pages of a column chunk: their headers, and the values that they hold.
+//! Pages of a column chunk: their headers, and the values that they contain.
 
 use super::footer::Leaf;
 use super::thrift::{Fault, Out, Thrift};

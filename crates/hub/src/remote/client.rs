@@ -1,6 +1,6 @@
 //! [`Hub`]: its settings from environment variables, and the download of any URL to a file.
 
-use super::http::{Answer, Ask, Failure, bare, parse};
+use super::http::{Failure, Request, Response, bare, parse};
 use super::repo::{Kind, Repo};
 use super::transfer::{Hash, Transfer, beside, lock};
 use crate::{Error, Result};
@@ -342,13 +342,13 @@ impl Hub {
             Failure::Final(error) => error,
             failure => Error::download(format!(
                 "cannot download {what}: {}. {}{}",
-                failure.why(),
+                failure.reason(),
                 match &failure {
                     Failure::Refused(r) if matches!(r.status, 401 | 403 | 404 | 410) =>
                         "The file may have moved: look for it on the site of its authors and save it to the same path",
                     _ => "Check the connection (set HTTPS_PROXY for a proxy) and try again",
                 },
-                transfer.kept()
+                transfer.kept_note()
             )),
         })
     }
@@ -371,8 +371,8 @@ impl Hub {
     }
 
     /// Sends a HEAD request: it returns the headers without the file.
-    pub(super) fn head(&self, url: &str) -> Result<Answer, Failure> {
-        self.ask(Ask {
+    pub(super) fn head(&self, url: &str) -> Result<Response, Failure> {
+        self.request(Request {
             head: true,
             url,
             headers: &[],

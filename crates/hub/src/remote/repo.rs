@@ -162,8 +162,8 @@ impl Repo {
     pub fn file(&self, name: &str) -> Result<PathBuf> {
         check_file(name)?;
         let cached = self.cached(name);
-        let asked = self.newest && !is_commit(&self.revision) && !self.hub.offline();
-        if let Some(path) = cached.as_ref().filter(|_| !asked) {
+        let check_newest = self.newest && !is_commit(&self.revision) && !self.hub.offline();
+        if let Some(path) = cached.as_ref().filter(|_| !check_newest) {
             return Ok(path.clone());
         }
         if let Some(reason) = self.hub.offline_reason() {
@@ -176,14 +176,15 @@ impl Repo {
         };
         let about = self.about(name);
         match (
-            self.hub.patiently(&about, retries, || self.remote(name)),
+            self.hub
+                .with_attempts(&about, retries, || self.remote(name)),
             cached,
         ) {
             (Ok(remote), _) => self.fetch(name, &remote),
             (Err(failure), Some(path)) if !is_missing(&failure) => {
                 self.hub.say(format!(
                     "{about}: using the cached file, because the request to the hub failed: {}",
-                    failure.why()
+                    failure.reason()
                 ));
                 Ok(path)
             }
@@ -276,7 +277,7 @@ impl Repo {
     /// Requests the commit, the ETag and the length of a file.
     fn remote(&self, file: &str) -> Result<Remote, Failure> {
         let url = self.url(&self.revision, file);
-        let answer = self.hub.head(&url)?;
+        let response = self.hub.head(&url)?;
         let wrong = |what: &str| {
             Failure::Final(Error::download(format!(
                 "{}: unexpected response from {}: {what}; check HF_ENDPOINT and the proxy",
@@ -284,11 +285,11 @@ impl Repo {
                 bare(&url)
             )))
         };
-        let commit = answer.linked.commit.as_deref();
+        let commit = response.linked.commit.as_deref();
         let commit = commit.or_else(|| Some(self.revision.as_str()).filter(|r| is_commit(r)));
         let commit =
             commit.ok_or_else(|| wrong("the header X-Repo-Commit with the commit is missing"))?;
-        let etag = answer.linked.etag.as_deref();
+        let etag = response.linked.etag.as_deref();
         let etag = etag.ok_or_else(|| wrong("the header ETag is missing"))?;
         let etag = etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"');
         for (what, name) in [("commit", commit), ("ETag", etag)] {
@@ -300,14 +301,16 @@ impl Repo {
             }
         }
         let length = || {
-            let text = answer.headers.get("content-length")?.to_str().ok()?;
-            let plain = answer.headers.get("content-encoding").is_none();
-            text.parse().ok().filter(|_| plain && answer.status == 200)
+            let text = response.headers.get("content-length")?.to_str().ok()?;
+            let plain = response.headers.get("content-encoding").is_none();
+            text.parse()
+                .ok()
+                .filter(|_| plain && response.status == 200)
         };
         Ok(Remote {
             commit: commit.into(),
             etag: etag.into(),
-            size: answer.linked.size.or_else(length),
+            size: response.linked.size.or_else(length),
         })
     }
 
@@ -339,7 +342,7 @@ impl Repo {
                 };
                 transfer.run(&self.hub).map_err(|failure| {
                     match self.explain(&about, Some(name), failure) {
-                        Error::Download(text) => Error::download(text + &transfer.kept()),
+                        Error::Download(text) => Error::download(text + &transfer.kept_note()),
                         other => other,
                     }
                 })?;
@@ -370,13 +373,15 @@ impl Repo {
         } else {
             self.hub.retries
         };
-        let listed = self.hub.patiently(&about, retries, || self.listing(sizes));
+        let listed = self
+            .hub
+            .with_attempts(&about, retries, || self.listing(sizes));
         match (listed, cached) {
             (Ok(listed), _) => Ok(listed),
             (Err(failure), Some(cached)) if !is_missing(&failure) => {
                 self.hub.say(format!(
                     "{about}: using the cached list, because the request to the hub failed: {}",
-                    failure.why()
+                    failure.reason()
                 ));
                 Ok(cached)
             }
@@ -430,30 +435,30 @@ impl Repo {
             }
             Failure::Refused(refusal) => refusal,
         };
-        let said = refusal.said();
+        let status = refusal.describe();
         let page = format!("{}/{}", self.hub.endpoint, self.hf().url());
         let tokens = format!("{}/settings/tokens", self.hub.endpoint);
         let how = format!("set HF_TOKEN to your token ({tokens}), or log in with `hf auth login`");
         Error::download(match refusal.status {
             401 | 403 if refusal.code == "GatedRepo" => match self.hub.token {
                 None => format!(
-                    "{about}: the repository is gated ({said}). Request access at {page}, then {how}"
+                    "{about}: the repository is gated ({status}). Request access at {page}, then {how}"
                 ),
                 Some(_) => format!(
-                    "{about}: the repository is gated, and the account of this token does not have access ({said}). Request access at {page}"
+                    "{about}: the repository is gated, and the account of this token does not have access ({status}). Request access at {page}"
                 ),
             },
             401 if self.hub.token.is_some() && refusal.code.is_empty() => format!(
-                "{about}: invalid token ({said}). Create a token at {tokens} and set HF_TOKEN to it, or log in again with `hf auth login`"
+                "{about}: invalid token ({status}). Create a token at {tokens} and set HF_TOKEN to it, or log in again with `hf auth login`"
             ),
             401 if refusal.code.is_empty() || refusal.code == "RepoNotFound" => format!(
-                "{about}: this {kind} does not exist or is private ({said}). Check the name “{}”{}; for a private {kind}, {how}",
+                "{about}: this {kind} does not exist or is private ({status}). Check the name “{}”{}; for a private {kind}, {how}",
                 self.id,
                 self.elsewhere(),
                 kind = self.kind.name(),
             ),
             401 | 403 => format!(
-                "{about}: access denied ({said}). See {page} for its requirements{}",
+                "{about}: access denied ({status}). See {page} for its requirements{}",
                 match self.hub.token {
                     None => format!("; then {how}"),
                     Some(_) => format!("; the token needs read permission ({tokens})"),
@@ -461,7 +466,7 @@ impl Repo {
             ),
             404 => self.missing(about, file, &refusal),
             429 => format!(
-                "{about}: too many requests to {} ({said}){}. Try again later; a token in HF_TOKEN raises the limit",
+                "{about}: too many requests to {} ({status}){}. Try again later; a token in HF_TOKEN raises the limit",
                 refusal.host,
                 match refusal.wait {
                     Some(wait) => format!("; the server requests a wait of {}", span(wait)),
@@ -469,11 +474,11 @@ impl Repo {
                 }
             ),
             500.. => format!(
-                "cannot download {about}: {} reports a server error ({said}). Try again later",
+                "cannot download {about}: {} reports a server error ({status}). Try again later",
                 refusal.host
             ),
             _ => format!(
-                "cannot download {about}: {} returned status {said}",
+                "cannot download {about}: {} returned status {status}",
                 refusal.host
             ),
         })

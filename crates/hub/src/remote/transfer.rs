@@ -2,7 +2,7 @@
 //! in its place only when it is complete.
 
 use super::Hub;
-use super::http::{Ask, Failure, bare};
+use super::http::{Failure, Request, bare};
 use crate::{Error, Result};
 use ring::digest;
 use std::fs::{File, OpenOptions};
@@ -137,7 +137,7 @@ impl Transfer<'_> {
     }
 
     /// Describes the part that is kept after an error, for the error message.
-    pub fn kept(&self) -> String {
+    pub fn kept_note(&self) -> String {
         match self.arrived() {
             0 => String::new(),
             bytes => format!("; {} were received and are kept", amount(bytes)),
@@ -244,15 +244,15 @@ impl Transfer<'_> {
                 headers.push(("If-Range", version));
             }
         }
-        let mut answer = hub.ask(Ask {
+        let mut response = hub.request(Request {
             head: false,
             url: self.url,
             headers: &headers,
         })?;
-        let text = |name: &str| answer.headers.get(name)?.to_str().ok();
+        let text = |name: &str| response.headers.get(name)?.to_str().ok();
         let coded = text("content-encoding").is_some_and(|e| !e.eq_ignore_ascii_case("identity"));
         let range = text("content-range").and_then(content_range);
-        let total = match answer.status {
+        let total = match response.status {
             206 => match range {
                 Some((Some(start), total))
                     if at > 0 && start == at && state.size.is_none_or(|s| total == Some(s)) =>
@@ -306,7 +306,7 @@ impl Transfer<'_> {
         let size = state.size.or(total);
         state.size = size;
         state.progress.begin(hub, at, size);
-        let mut reader = answer.body.as_reader();
+        let mut reader = response.body.as_reader();
         let mut piece = vec![0; PIECE];
         file.seek(SeekFrom::Start(at))
             .map_err(|e| self.unwritable(e))?;
