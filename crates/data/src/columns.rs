@@ -358,7 +358,7 @@ fn image_leaf(parquet: &Parquet, name: &str) -> Option<usize> {
 
 fn label_leaf(parquet: &Parquet, name: &str) -> Option<usize> {
     let leaf = parquet.leaf(&[name])?;
-    let can_be = parquet.is_whole(leaf) || parquet.is_flag(leaf) || parquet.is_text(leaf);
+    let can_be = parquet.is_integer(leaf) || parquet.is_flag(leaf) || parquet.is_text(leaf);
     can_be.then_some(leaf)
 }
 

@@ -62,7 +62,7 @@ fn attempt<T>(
     let Some(format) = format.filter(ImageFormat::reading_enabled) else {
         return Err(format!("expected {FORMATS}, found {}", foreign(bytes)));
     };
-    if format == ImageFormat::WebP && !webp_is_whole(bytes) {
+    if format == ImageFormat::WebP && !webp_is_complete(bytes) {
         return Err("the WebP file is truncated".into());
     }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
@@ -169,7 +169,7 @@ impl Plan {
 
 /// Whether all chunks of a WebP file lie within the file. The decoder allocates memory for a
 /// chunk's stated length without this check.
-fn webp_is_whole(bytes: &[u8]) -> bool {
+fn webp_is_complete(bytes: &[u8]) -> bool {
     let length = |at: usize| {
         let length = bytes.get(at..at.checked_add(4)?)?;
         let length: [u8; 4] = length.try_into().ok()?;

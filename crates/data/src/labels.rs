@@ -82,13 +82,13 @@ impl Labels {
             DataType::UInt64 => {
                 let numbers = values.u64().map_err(frame)?.iter();
                 let numbers = numbers.map(|n| n.map(i128::from));
-                (Kind::Whole, whole(numbers)?, described.clone())
+                (Kind::Whole, integer_labels(numbers)?, described.clone())
             }
             _ => {
                 let wide = values.cast(&DataType::Int64).map_err(frame)?;
                 let numbers = wide.i64().map_err(frame)?.iter();
                 let numbers = numbers.map(|n| n.map(i128::from));
-                (Kind::Whole, whole(numbers)?, described.clone())
+                (Kind::Whole, integer_labels(numbers)?, described.clone())
             }
         };
         let unknown = numbers.iter().position(Option::is_none).map(|row| {
@@ -231,7 +231,7 @@ fn counted(count: usize, one: &str, several: &str) -> String {
 }
 
 /// Converts integers to labels; −1 is an unknown label.
-fn whole(
+fn integer_labels(
     values: impl Iterator<Item = Option<i128>>,
 ) -> std::result::Result<Vec<Option<u32>>, String> {
     values

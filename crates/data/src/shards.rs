@@ -42,7 +42,7 @@ pub(super) type Key = (usize, usize, usize);
 struct Cache {
     pages: VecDeque<(Key, Arc<Page>)>,
     /// The dictionary that was used last.
-    words: Option<((usize, usize), Arc<Values>)>,
+    dictionary_values: Option<((usize, usize), Arc<Values>)>,
 }
 
 /// What is known about the images, other than their bytes.
@@ -223,20 +223,24 @@ impl Shards {
             page,
             row: 0,
         };
-        let words = if parquet.needs_words(*leaf, place)? {
-            let cached = lock().words.clone().filter(|(k, _)| *k == (file, group));
+        let dictionary_values = if parquet.needs_dictionary(*leaf, place)? {
+            let cached = lock()
+                .dictionary_values
+                .clone()
+                .filter(|(k, _)| *k == (file, group));
             match cached {
-                Some((_, words)) => Some(words),
+                Some((_, dictionary_values)) => Some(dictionary_values),
                 None => {
-                    let words = parquet.words(group, *leaf)?.map(Arc::new);
-                    lock().words = words.clone().map(|w| ((file, group), w));
-                    words
+                    let dictionary_values = parquet.dictionary_values(group, *leaf)?.map(Arc::new);
+                    lock().dictionary_values =
+                        dictionary_values.clone().map(|w| ((file, group), w));
+                    dictionary_values
                 }
             }
         } else {
             None
         };
-        let page = Arc::new(parquet.page(*leaf, place, words.as_deref())?);
+        let page = Arc::new(parquet.page(*leaf, place, dictionary_values.as_deref())?);
         let mut cache = lock();
         cache.pages.push_back((key, page.clone()));
         let mut size: usize = cache.pages.iter().map(|(_, p)| p.size()).sum();

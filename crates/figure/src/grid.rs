@@ -83,7 +83,7 @@ impl ImageGrid {
     /// # Errors
     /// Same as [`ImageGrid::new`]; [`Error::Shape`] if the batches differ in shape.
     pub fn of_rows(rows: &[Tensor]) -> Result<Self> {
-        let columns = alike(rows)?;
+        let columns = first_dimension(rows)?;
         Self::new(&Tensor::cat(rows, 0)?, columns)
     }
 
@@ -93,7 +93,7 @@ impl ImageGrid {
     /// # Errors
     /// Same as [`ImageGrid::of_rows`].
     pub fn of_columns(columns: &[Tensor]) -> Result<Self> {
-        alike(columns)?;
+        first_dimension(columns)?;
         Self::new(&Tensor::stack(columns, 1)?.flatten(0, 1)?, columns.len())
     }
 
@@ -428,7 +428,7 @@ pub(super) fn heading(label: &str, room: f64) -> (Vec<String>, f64) {
 }
 
 /// Returns the number of images per batch, after a check that all batches have the same shape.
-fn alike(batches: &[Tensor]) -> Result<usize> {
+fn first_dimension(batches: &[Tensor]) -> Result<usize> {
     let shapes: Vec<&[usize]> = batches.iter().map(Tensor::dims).collect();
     match shapes.first() {
         Some(first) if shapes.iter().all(|s| s == first) => Ok(first.first().copied().unwrap_or(0)),

@@ -12,7 +12,7 @@ use std::sync::Arc;
 ///
 /// The encoder turns an image x into a code `z̄ = E(x)`. The conditional invertible network t
 /// disentangles the code: `z = Φ(x)` is what the layer keeps, `v = t(z̄ | z)` is what it discards.
-/// With z fixed and v drawn anew, the decoder D shows images `D(t⁻¹(v | z))` that the layer
+/// With z fixed and v resampled, the decoder D shows images `D(t⁻¹(v | z))` that the layer
 /// cannot distinguish from x.
 ///
 /// ```

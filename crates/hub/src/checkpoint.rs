@@ -95,7 +95,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be read. [`Error::Content`] if it is not a checkpoint, is
-    /// cut short or damaged, contains a tensor that cannot be read, contains no state dict (the
+    /// truncated or damaged, contains a tensor that cannot be read, contains no state dict (the
     /// error then lists its keys), or calls a function of the operating system, which may be an
     /// attack.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {

@@ -129,7 +129,7 @@ fn child(objects: &Objects, value: Value, key: &str) -> Option<Value> {
 }
 
 /// Makes the error for a file that contains a whole object of a class instead of a state dict.
-fn whole_object(source: &Source, objects: &Objects, value: Value, place: &str) -> Error {
+fn pickled_object(source: &Source, objects: &Objects, value: Value, place: &str) -> Error {
     source.wrong(format!(
         "expected a state dict, found an object of {} {place}. A checkpoint is read as data only, \
          and such an object can only be loaded in Python with this class. If you trust the file, \
@@ -154,14 +154,14 @@ fn choose(source: &Source, torch: &Torch) -> Result<Value> {
         return Ok(*state);
     }
     let mut searched = HashSet::new();
-    let mut whole =
+    let mut is_network =
         |v: Value| matches!(v, Value::Opaque(_)) && objects.holds_tensor(v, &mut searched);
-    if let Some((key, object)) = usual.iter().find(|(_, v)| whole(*v)) {
+    if let Some((key, object)) = usual.iter().find(|(_, v)| is_network(*v)) {
         let place = format!("under {key:?}");
-        return Err(whole_object(source, objects, *object, &place));
+        return Err(pickled_object(source, objects, *object, &place));
     }
-    if whole(root) {
-        return Err(whole_object(source, objects, root, "instead"));
+    if is_network(root) {
+        return Err(pickled_object(source, objects, root, "instead"));
     }
     // Otherwise: the only dict of tensors, under any key. The same dict under two keys counts once.
     let mut distinct = HashSet::new();
@@ -214,7 +214,7 @@ fn choose_part(source: &Source, torch: &Torch, part: &str) -> Result<Value> {
         (value, rest) = (next, more);
     }
     if matches!(value, Value::Opaque(_)) {
-        return Err(whole_object(
+        return Err(pickled_object(
             source,
             objects,
             value,

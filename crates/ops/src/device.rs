@@ -93,8 +93,8 @@ impl Placement {
     }
 
     /// Moves a tensor to this device and, if it has a floating-point type, converts it to this
-    /// number type. Gradients pass through both. A tensor that is there already is returned as it
-    /// is.
+    /// number type. Gradients pass through both. A tensor that already has this device and
+    /// number type is returned unchanged.
     pub fn take(&self, x: &Tensor) -> Result<Tensor> {
         let x = moved(x, &self.device)?;
         Ok(match x.dtype().is_float() {
@@ -104,8 +104,8 @@ impl Placement {
     }
 }
 
-/// Moves a tensor to a device. Gradients pass through. A tensor that is there already is returned
-/// as it is.
+/// Moves a tensor to a device. Gradients pass through. A tensor that is already on the
+/// device is returned unchanged.
 pub fn moved(x: &Tensor, device: &Device) -> Result<Tensor> {
     if x.device().same_device(device) {
         return Ok(x.clone());

@@ -97,7 +97,7 @@ impl Parquet {
     }
 
     /// Whether a column contains integers, at most one value per row.
-    pub(crate) fn is_whole(&self, leaf: usize) -> bool {
+    pub(crate) fn is_integer(&self, leaf: usize) -> bool {
         let leaf = &self.footer.leaves[leaf];
         matches!(leaf.physical, 1 | 2)
             && !leaf.repeated

@@ -63,11 +63,11 @@ pub(super) struct Place {
     pub row: usize,
 }
 
-/// Limits the memory that the values of a file may take (`left`) and the bytes that may be
+/// Limits the memory that the values of a file may take (`memory`) and the bytes that may be
 /// unpacked for them (`unpacked`), relative to the length of the file.
 #[derive(Debug)]
 pub(super) struct Budget {
-    left: u64,
+    memory: u64,
     unpacked: u64,
 }
 
@@ -75,7 +75,7 @@ impl Budget {
     /// Creates the budget for a file of this length.
     fn new(length: u64) -> Self {
         Self {
-            left: length.saturating_mul(4).max(256 << 20),
+            memory: length.saturating_mul(4).max(256 << 20),
             unpacked: length.saturating_mul(64).max(1 << 30),
         }
     }
@@ -91,7 +91,7 @@ impl Budget {
     }
 
     fn charge(&mut self, bytes: usize) -> std::result::Result<(), String> {
-        self.left = self.left.checked_sub(bytes as u64).ok_or(
+        self.memory = self.memory.checked_sub(bytes as u64).ok_or(
             "its labels and attributes need far more memory than the size of the file: write them with fewer repeated values",
         )?;
         Ok(())
@@ -255,22 +255,34 @@ impl Parquet {
     }
 
     /// Whether a page needs the dictionary of its row group.
-    pub(super) fn needs_words(&self, leaf: usize, place: Place) -> Result<bool> {
+    pub(super) fn needs_dictionary(&self, leaf: usize, place: Place) -> Result<bool> {
         let index = self.index(place.group, leaf)?;
         Ok(index.pages[place.page].1.needs_dictionary())
     }
 
     /// Reads the dictionary of a row group.
-    pub(super) fn words(&self, group: usize, leaf: usize) -> Result<Option<Values>> {
+    pub(super) fn dictionary_values(&self, group: usize, leaf: usize) -> Result<Option<Values>> {
         let index = self.index(group, leaf)?;
         self.dictionary(&mut self.file()?, group, leaf, &index)
     }
 
     /// Reads a page of a column that is read page by page.
-    pub(super) fn page(&self, leaf: usize, place: Place, words: Option<&Values>) -> Result<Page> {
+    pub(super) fn page(
+        &self,
+        leaf: usize,
+        place: Place,
+        dictionary_values: Option<&Values>,
+    ) -> Result<Page> {
         let index = self.index(place.group, leaf)?;
         let mut file = self.file()?;
-        self.data(&mut file, place.group, leaf, &index, place.page, words)
+        self.data(
+            &mut file,
+            place.group,
+            leaf,
+            &index,
+            place.page,
+            dictionary_values,
+        )
     }
 
     fn file(&self) -> Result<File> {

@@ -428,7 +428,7 @@ fn runs(bytes: &[u8], width: u32, count: usize) -> Result<Vec<u32>, String> {
                 return Err("a run of values that is too long".into());
             }
         }
-        let left = count - out.len();
+        let remaining = count - out.len();
         let length = usize::try_from(head >> 1).unwrap_or(usize::MAX);
         if head & 1 == 0 {
             let mut value = 0u32;
@@ -436,9 +436,9 @@ fn runs(bytes: &[u8], width: u32, count: usize) -> Result<Vec<u32>, String> {
                 value |= u32::from(*bytes.get(at).ok_or(SHORT)?) << (8 * k);
                 at += 1;
             }
-            out.resize(out.len() + length.min(left), value);
+            out.resize(out.len() + length.min(remaining), value);
         } else {
-            let take = length.saturating_mul(8).min(left);
+            let take = length.saturating_mul(8).min(remaining);
             let packed = bytes.get(at..).unwrap_or_default();
             // The last run may lack the bytes of values beyond `count`.
             if packed.len() < (take * width as usize).div_ceil(8) {

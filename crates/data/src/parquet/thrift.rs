@@ -40,7 +40,7 @@ impl<'a> Thrift<'a> {
         self.at
     }
 
-    fn left(&self) -> usize {
+    fn remaining(&self) -> usize {
         self.bytes.len() - self.at
     }
 
@@ -95,7 +95,7 @@ impl<'a> Thrift<'a> {
         }
         let length = self.varint()?;
         let length = usize::try_from(length).map_err(|_| Fault::Cut)?;
-        if length > self.left() {
+        if length > self.remaining() {
             return Err(Fault::Cut);
         }
         let bytes = &self.bytes[self.at..][..length];
@@ -127,7 +127,7 @@ impl<'a> Thrift<'a> {
         };
         // Every element takes at least one byte.
         match usize::try_from(length) {
-            Ok(length) if length <= self.left() => Ok((head & 15, length)),
+            Ok(length) if length <= self.remaining() => Ok((head & 15, length)),
             _ => Err(Fault::Cut),
         }
     }
@@ -195,7 +195,7 @@ impl<'a> Thrift<'a> {
                     return Ok(());
                 }
                 let kinds = self.byte()?;
-                if length > self.left() as u64 {
+                if length > self.remaining() as u64 {
                     return Err(Fault::Cut);
                 }
                 for _ in 0..length {
@@ -211,7 +211,7 @@ impl<'a> Thrift<'a> {
     }
 
     fn advance(&mut self, count: usize) -> Out<()> {
-        if count > self.left() {
+        if count > self.remaining() {
             return Err(Fault::Cut);
         }
         self.at += count;

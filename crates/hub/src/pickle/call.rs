@@ -472,7 +472,7 @@ impl Machine<'_> {
         shape: Value,
         stride: Value,
     ) -> Result<(Vec<u64>, Vec<u64>, u64)> {
-        let whole = |value: Value| -> Option<u64> {
+        let integer = |value: Value| -> Option<u64> {
             match value {
                 Value::Int(n) => u64::try_from(n).ok(),
                 _ => None,
@@ -483,9 +483,9 @@ impl Machine<'_> {
             if items.len() > DIMENSIONS {
                 return None;
             }
-            items.iter().map(|v| whole(*v)).collect()
+            items.iter().map(|v| integer(*v)).collect()
         };
-        match (whole(offset), numbers(shape), numbers(stride)) {
+        match (integer(offset), numbers(shape), numbers(stride)) {
             (Some(offset), Some(shape), Some(stride)) => Ok((shape, stride, offset)),
             _ => Err(self.wrong(format!(
                 "expected an offset, a shape and a stride of at most {DIMENSIONS} non-negative \

@@ -420,7 +420,9 @@ impl Machine<'_> {
                         Value::Other => {}
                         Value::Opaque(i) => self.objects.opaques[i as usize].parts.extend(items),
                         _ => {
-                            return Err(self.wrong("expected a set to add to, found another object"));
+                            return Err(
+                                self.wrong("expected a set to add to, found another object")
+                            );
                         }
                     }
                 }

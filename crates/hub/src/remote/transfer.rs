@@ -127,7 +127,7 @@ struct State {
     /// Whether the part contains bytes of more than one response.
     joined: bool,
     /// Whether the download must start again instead of resuming the part.
-    anew: bool,
+    restart: bool,
     progress: Progress,
 }
 
@@ -153,7 +153,7 @@ impl Transfer<'_> {
         let mut state = State {
             size: self.size,
             joined: false,
-            anew: false,
+            restart: false,
             progress: Progress::new(self.what),
         };
         let (mut tried, mut before, mut renewed) = (0, self.arrived(), false);
@@ -177,7 +177,7 @@ impl Transfer<'_> {
                         "{}: the received parts do not match; downloading it again",
                         self.what
                     ));
-                    (state.anew, renewed) = (true, true);
+                    (state.restart, renewed) = (true, true);
                 }
                 Some((expected, found)) => {
                     let page = self.is_page();
@@ -227,7 +227,7 @@ impl Transfer<'_> {
         let mut at = file.metadata().map_err(|e| self.unwritable(e))?.len();
         let version = self.stored_version();
         let checked = self.hash != Hash::Unknown || version.is_some();
-        if state.anew || !checked || state.size.is_some_and(|s| at > s) {
+        if state.restart || !checked || state.size.is_some_and(|s| at > s) {
             at = 0;
         }
         if at == 0 {
@@ -260,7 +260,7 @@ impl Transfer<'_> {
                     total
                 }
                 _ => {
-                    state.anew = true;
+                    state.restart = true;
                     return Err(Failure::Unreachable(
                         "the server sent another range of bytes than requested".into(),
                     ));
@@ -272,7 +272,7 @@ impl Transfer<'_> {
                     state.size = Some(at);
                     return Ok(());
                 }
-                state.anew = true;
+                state.restart = true;
                 return Err(Failure::Unreachable(
                     "the file on the server is shorter than the received part".into(),
                 ));
@@ -292,7 +292,7 @@ impl Transfer<'_> {
                     .and_then(|l| l.parse().ok())
             }
         };
-        state.anew = false;
+        state.restart = false;
         if let (Some(size), Some(total)) = (state.size, total)
             && size != total
         {
