@@ -176,7 +176,7 @@ fn labels_of_every_type_are_read() -> Result<()> {
         says(
             open("types", &format!("label={name}")),
             &[
-                &format!("whole numbers, booleans or text in column {name:?}"),
+                &format!("integers, booleans or text in column {name:?}"),
                 "real: f64",
             ],
         );
@@ -196,7 +196,7 @@ fn a_missing_label_is_no_class() -> Result<()> {
     assert_eq!(red(&hidden, 2)?, 40.0);
     says(
         hidden.of_class("cat"),
-        &["no labels", "name the label column"],
+        &["no labels", "set the label column"],
     );
 
     let said = [
@@ -223,7 +223,7 @@ fn a_missing_label_is_no_class() -> Result<()> {
     );
     says(
         Digits::mnist(reference("unlabelled"), 16, 0),
-        &["whole numbers 0 to 9", "no label in any row"],
+        &["integers from 0 to 9", "no label in any row"],
     );
     Ok(())
 }
@@ -360,7 +360,7 @@ fn the_variable_names_files_columns_and_splits() -> Result<()> {
         (format!("{cifar}?image=img&label="), " 7 []\n"),
         (
             path("no_label"),
-            "no_label.parquet: images in column \"image\", no labels (no column has their type and a usual name; name one by label=COLUMN), 7 rows\n7 []\n",
+            "no_label.parquet: images in column \"image\", no labels (no column has the type and a usual name of labels; select one with label=COLUMN), 7 rows\n7 []\n",
         ),
         (
             path("unlabelled"),

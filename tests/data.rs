@@ -452,12 +452,12 @@ fn bad_tables_are_refused_in_words() -> Result<()> {
         &path,
         vec![Column::new("label".into(), ["one"]), images(&[&image])],
     );
-    message(mnist(&path), &["whole numbers", "label: str"]);
+    message(mnist(&path), &["integers from 0 to 9", "label: str"]);
     write_columns(&path, vec![labels(&[]), images(&[])]);
     message(mnist(&path), &["no rows"]);
 
     write_columns(&path, vec![labels(&[1, 2]), images(&[&image, b"no image"])]);
-    message(mnist(&path), &["row 1", "not an image"]);
+    message(mnist(&path), &["row 1", "cannot decode the image"]);
     write_columns(
         &path,
         vec![
@@ -465,7 +465,7 @@ fn bad_tables_are_refused_in_words() -> Result<()> {
             images(&[&image, &image[..image.len() / 2]]),
         ],
     );
-    message(mnist(&path), &["row 1", "not an image"]);
+    message(mnist(&path), &["row 1", "cannot decode the image"]);
     let missing = Column::new("image".into(), [Some(&image[..]), None]);
     write_columns(&path, vec![labels(&[1, 2]), missing]);
     message(mnist(&path), &["row 1 has no image"]);

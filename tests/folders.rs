@@ -144,7 +144,7 @@ fn what_is_no_file_is_counted() -> Result<()> {
     assert_eq!(images.report().unwrap().missing_files, 2);
     // One that takes the place of a file later.
     std::fs::rename(&pipe, root.path().join("a/1.png")).unwrap();
-    says(images.image(0), &["a/1.png", "expected a file"]);
+    says(images.image(0), &["a/1.png", "expected a regular file"]);
     Ok(())
 }
 
@@ -370,7 +370,7 @@ fn unreadable_files_are_left_out_and_listed() -> Result<()> {
     let images = Images::folder(root.path())?;
     // Each is an error that names its file.
     let rows: Vec<usize> = (0..images.len()).collect();
-    let error = says(images.batch(&rows, 4), &["a/cut.jpg", "cut short"]);
+    let error = says(images.batch(&rows, 4), &["a/cut.jpg", "truncated"]);
     assert!(matches!(error, Error::Content { .. }));
     let (good, left_out) = images.readable()?;
     assert_eq!(reds(&good)?, [0, 2, 4, 6, 1, 3, 5, 7]);
@@ -380,7 +380,7 @@ fn unreadable_files_are_left_out_and_listed() -> Result<()> {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[0], "left out 5 images that cannot be decoded");
     for (line, parts) in lines[1..].iter().zip([
-        ["a/cut.jpg", "cut short"],
+        ["a/cut.jpg", "truncated"],
         ["b/empty.png", "an empty file"],
         ["b/page.jpg", "HTML"],
         ["b/phone.jpg", "HEIC"],

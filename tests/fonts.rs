@@ -168,7 +168,7 @@ fn named_fonts_give_what_the_shipped_ones_lack() -> Result<()> {
     let fonts = [font("missing.otf"), font("cjk.ttc"), font("emoji.ttf")];
     if let Some(err) = in_process("named_fonts_give_what_the_shipped_ones_lack", &fonts) {
         assert_eq!(err.matches("warning").count(), 1, "{err}");
-        assert!(err.contains("missing.otf, which is skipped"), "{err}");
+        assert!(err.contains("missing.otf from INVARIANCES_FONTS"), "{err}");
         return Ok(());
     }
     for (text, expected, advance, area) in [
@@ -257,7 +257,7 @@ fn a_missing_character_is_a_box_and_a_warning() -> Result<()> {
         );
         // The font has a picture of this one: the user learns why it is of no use.
         assert!(
-            err.contains("Pictures has \u{10fffc} (U+10FFFC), but as a picture"),
+            err.contains("Pictures has \u{10fffc} (U+10FFFC), but only as a picture"),
             "{err}"
         );
         assert!(err.contains("Arabic text letter by letter"), "{err}");

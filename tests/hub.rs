@@ -134,7 +134,7 @@ fn a_file_comes_into_the_shared_layout_and_is_not_asked_for_again() -> Result<()
     );
     said(
         &hub,
-        "model.safetensors of the model timm/net: fetching, 100 kB",
+        "model.safetensors of the model timm/net: downloading, 100 kB",
     );
 
     let readme = model.file("README.md")?;
@@ -220,10 +220,7 @@ fn a_cut_is_resumed() -> Result<()> {
             Some("bytes=50000-".to_string())
         ]
     );
-    said(
-        &hub,
-        "too soon, after 30 kB of 100 kB; attempt 2 of 4 in 1 ms",
-    );
+    said(&hub, "early, after 30 kB of 100 kB; attempt 2 of 4 in 1 ms");
     said(&hub, "resumed after 50 kB, 100 kB");
     Ok(())
 }
@@ -237,10 +234,10 @@ fn a_cut_is_resumed_by_the_next_call() -> Result<()> {
     says(
         model.file("model.safetensors"),
         &[
-            "model.safetensors of the model timm/net cannot be fetched",
+            "cannot download model.safetensors of the model timm/net",
             "after 70 kB of 100 kB",
             "Check the connection",
-            "try again; 70 kB have arrived and are kept",
+            "try again; 70 kB were received and are kept",
         ],
     );
     let blobs = cache.path().join("models--timm--net/blobs");
@@ -345,7 +342,7 @@ fn a_wrong_hash_leaves_nothing() -> Result<()> {
             "model.safetensors of the model timm/net: expected SHA-256",
             &sha256(&weights()),
             &format!("found {}", sha256(&changed)),
-            "nothing was kept. try once more",
+            "nothing was kept. Try again",
         ],
     );
     assert!(
@@ -367,7 +364,7 @@ fn a_wrong_hash_leaves_nothing() -> Result<()> {
     server.fault("GET cdn:", 1, Fault::Other(page.into_bytes()));
     says(
         model.file("model.safetensors"),
-        &["a web page came instead of the file"],
+        &["Received a web page instead of the file"],
     );
     // Both are whole the next time.
     assert_eq!(read(model.file("model.safetensors")?), weights());
@@ -385,14 +382,14 @@ fn a_length_that_is_not_kept_is_an_error() -> Result<()> {
     says(
         model.file("model.safetensors"),
         &[
-            "the hub announces 99999 bytes",
-            "has 100000; nothing was kept",
+            "the hub announced 99999 bytes",
+            "has 100000 bytes; nothing was kept",
         ],
     );
     server.fault("GET cdn:", 1, Fault::Other(content(3, 100_001)));
     says(
         model.file("model.safetensors"),
-        &["sends more than the 100000 bytes that were announced; nothing was kept"],
+        &["sent more than the announced 100000 bytes; nothing was kept"],
     );
     // An end without a length that comes too soon is a cut.
     server.fault("GET cdn:", 4, Fault::Other(weights()[..5].to_vec()));
@@ -426,7 +423,7 @@ fn what_is_not_there_is_named() -> Result<()> {
     says(
         model.file("model.safetensor"),
         &[
-            "model.safetensor of the model timm/net: there is no such file; did you mean \"model.safetensors\"?",
+            "model.safetensor of the model timm/net: this file does not exist; did you mean \"model.safetensors\"?",
         ],
     );
     says(
@@ -435,22 +432,22 @@ fn what_is_not_there_is_named() -> Result<()> {
     );
     says(
         model.file("weights.bin"),
-        &["there is no such file; there are README.md, a folder/"],
+        &["this file does not exist; the files are README.md, a folder/"],
     );
     says(
         model.at("v2.0")?.file("config.json"),
         &[
-            "config.json of the model timm/net at v2.0: there is no revision “v2.0”; there are main, v1.0",
+            "config.json of the model timm/net at v2.0: the revision “v2.0” does not exist; the revisions are main, v1.0",
         ],
     );
     says(
         model.at("v2.0")?.files(),
-        &["the files of the model timm/net at v2.0: there is no revision"],
+        &["the files of the model timm/net at v2.0: the revision “v2.0” does not exist"],
     );
     says(
         hub.model("timm/nett")?.file("config.json"),
         &[
-            "there is no such model, or it is not for everyone (401",
+            "this model does not exist or is private (401",
             "Check the name “timm/nett”; for a private model, set HF_TOKEN",
         ],
     );
@@ -458,30 +455,30 @@ fn what_is_not_there_is_named() -> Result<()> {
     says(
         with.model("timm/nett")?.file("config.json"),
         &[
-            "there is no such model at http://127.0.0.1",
+            "this model does not exist at http://127.0.0.1",
             "Check the name “timm/nett”",
         ],
     );
     says(
         hub.model("ylecun/mnist")?.file("README.md"),
-        &["there is a dataset with it: hub.dataset(\"ylecun/mnist\")"],
+        &["there is a dataset with this name: hub.dataset(\"ylecun/mnist\")"],
     );
 
     // A mirror that gives no reasons: they are found out.
     server.fault("HEAD hub:", 1, Fault::Status(404));
     says(
         model.file("config.json"),
-        &["there is no such file; there are README.md"],
+        &["this file does not exist; the files are README.md"],
     );
     server.fault("HEAD hub:", 1, Fault::Status(404));
     says(
         model.at("v2.0")?.file("config.json"),
-        &["there is no revision “v2.0”"],
+        &["the revision “v2.0” does not exist"],
     );
     server.fault("HEAD hub:", 1, Fault::Status(404));
     says(
         hub.model("no/such")?.file("config.json"),
-        &["there is no such model at"],
+        &["this model does not exist at"],
     );
     assert!(below(cache.path()).is_empty());
     Ok(())
@@ -500,34 +497,34 @@ fn what_needs_a_token_says_so() -> Result<()> {
     says(
         hub.model("me/mine")?.file("w.bin"),
         &[
-            "there is no such model, or it is not for everyone",
-            "set HF_TOKEN to a token of yours",
+            "this model does not exist or is private",
+            "set HF_TOKEN to your token",
             "/settings/tokens",
         ],
     );
     says(
         hub.model("meta/gated")?.file("w.bin"),
         &[
-            "access is on request",
-            "Ask for it at http://127.0.0.1",
+            "the repository is gated",
+            "Request access at http://127.0.0.1",
             "/meta/gated, then set HF_TOKEN",
         ],
     );
     let wrong = hub.with_token("hf_wrong")?;
     says(
         wrong.model("me/mine")?.file("w.bin"),
-        &["the hub does not know this token (401, “Invalid credentials"],
+        &["invalid token (401, “Invalid credentials"],
     );
     says(
         wrong.model("meta/gated")?.file("w.bin"),
         &[
-            "the account of this token does not have it (403, “You are not on the authorized list.”)",
+            "the account of this token does not have access (403, “You are not on the authorized list.”)",
         ],
     );
     server.fault("HEAD hub:", 1, Fault::Status(403));
     says(
         hub.model("me/mine")?.file("w.bin"),
-        &["access was refused (403). Look at", "then set HF_TOKEN"],
+        &["access denied (403). See", "then set HF_TOKEN"],
     );
 
     let right = hub.with_token(" hf_right\n")?;
@@ -584,8 +581,8 @@ fn a_busy_hub_is_asked_again() -> Result<()> {
     server.fault("GET hub:", 1, Fault::Status(502));
     server.fault("GET cdn:", 1, busy("RateLimit", "\"resolvers\";r=0;t=0"));
     assert_eq!(read(model.file("model.safetensors")?), weights());
-    said(&hub, "answered 429; attempt 2 of 4 at once");
-    said(&hub, "answered 503; attempt 3 of 4 in 2 ms");
+    said(&hub, "returned status 429; attempt 2 of 4 at once");
+    said(&hub, "returned status 503; attempt 3 of 4 in 2 ms");
 
     // Patience has an end.
     let before = server.requests().len();
@@ -593,26 +590,29 @@ fn a_busy_hub_is_asked_again() -> Result<()> {
     says(
         model.file("README.md"),
         &[
-            "has had too many requests (429) and asks to wait 1 h 0 min",
-            "with a token in HF_TOKEN more are allowed",
+            "(429); the server requests a wait of 1 h 0 min",
+            "a token in HF_TOKEN raises the limit",
         ],
     );
     server.fault("HEAD hub:", 1, busy("RateLimit", "\"api\";r=0;t=299"));
-    says(model.file("README.md"), &["asks to wait 4 min 59 s"]);
+    says(
+        model.file("README.md"),
+        &["the server requests a wait of 4 min 59 s"],
+    );
     assert_eq!(server.requests().len(), before + 2);
 
     server.fault("HEAD hub:", 4, Fault::Status(500));
     says(
         model.file("README.md"),
         &[
-            "README.md of the model timm/net cannot be fetched",
-            "has a fault (500). Try again later",
+            "cannot download README.md of the model timm/net",
+            "reports a server error (500). Try again later",
         ],
     );
     assert_eq!(server.requests().len(), before + 6, "four attempts");
     // What no repetition mends is not repeated.
     server.fault("HEAD hub:", 1, Fault::Status(418));
-    says(model.file("README.md"), &["answered 418"]);
+    says(model.file("README.md"), &["returned status 418"]);
     assert_eq!(server.requests().len(), before + 7);
     Ok(())
 }
@@ -628,7 +628,7 @@ fn a_slow_hub_is_given_up() -> Result<()> {
     server.fault("HEAD hub:", 1, Fault::Silence);
     says(
         silent.model("timm/net")?.file("README.md"),
-        &["no answer from 127.0.0.1", "within 300 ms"],
+        &["no response from 127.0.0.1", "within 300 ms"],
     );
 
     let stalled = hub
@@ -651,11 +651,11 @@ fn offline_is_what_the_cache_has() -> Result<()> {
         &[
             "README.md of the model timm/net: not in the cache",
             &format!(
-                "it would be in {}",
+                "expected in {}",
                 cache.path().join("models--timm--net").display()
             ),
-            "nothing is fetched, as with_offline(true) says",
-            "HF_HOME names another cache",
+            "downloads are disabled by with_offline(true)",
+            "HF_HOME sets another cache folder",
         ],
     );
     says(
@@ -709,15 +709,15 @@ fn the_newest_is_asked_for_and_the_cache_serves_where_there_is_no_answer() -> Re
     );
 
     for (fault, why) in [
-        (Fault::Status(503), "answered 503"),
-        (Fault::Status(401), "answered 401"),
+        (Fault::Status(503), "returned status 503"),
+        (Fault::Status(401), "returned status 401"),
         (Fault::Cut(0), "cache"),
     ] {
         server.fault("hub:", 1, fault);
         assert_eq!(model.newest().file("README.md")?, new);
         said(
             &hub,
-            "README.md of the model timm/net: taken from the cache, as the hub cannot be asked",
+            "README.md of the model timm/net: using the cached file, because the request to the hub failed",
         );
         said(&hub, why);
     }
@@ -726,14 +726,14 @@ fn the_newest_is_asked_for_and_the_cache_serves_where_there_is_no_answer() -> Re
     says(
         model.file("model.txt"),
         &[
-            "model.txt of the model timm/net cannot be fetched",
+            "cannot download model.txt of the model timm/net",
             "Check the connection",
         ],
     );
     assert_eq!(model.files()?.len(), 1);
     said(
         &hub,
-        "the files of the model timm/net: those in the cache, as the hub cannot be asked",
+        "the files of the model timm/net: using the cached list, because the request to the hub failed",
     );
     Ok(())
 }
@@ -760,13 +760,16 @@ fn names_do_not_lead_out_of_the_cache() -> Result<()> {
     ] {
         says(
             model.file(name),
-            &["a file of the hub is named by its path"],
+            &["expected the path of a file in the repository"],
         );
     }
     for name in [
         "", "..", "../main", "/main", "a b", "a\\b", "refs//x", "x\0",
     ] {
-        says(model.at(name), &["a revision is a branch, a tag, a commit"]);
+        says(
+            model.at(name),
+            &["expected a revision (a branch, a tag, a commit"],
+        );
     }
     for name in [
         "",
@@ -782,12 +785,12 @@ fn names_do_not_lead_out_of_the_cache() -> Result<()> {
     ] {
         says(
             hub.model(name),
-            &["a repository of the hub is named as timm/resnet50.tv_in1k is"],
+            &["expected the name of a repository as owner/name"],
         );
     }
     says(
         hub.model("datasets/ylecun/mnist"),
-        &["for a dataset write hub.dataset(\"ylecun/mnist\")"],
+        &["for a dataset use hub.dataset(\"ylecun/mnist\")"],
     );
     assert!(server.requests().is_empty());
 
@@ -802,25 +805,19 @@ fn names_do_not_lead_out_of_the_cache() -> Result<()> {
         &"x".repeat(200),
     ] {
         server.fault("HEAD hub:", 1, change("X-Linked-Etag", value));
-        says(
-            model.file("model.safetensors"),
-            &["does not answer as the hub does: its ETag is"],
-        );
+        says(model.file("model.safetensors"), &["the ETag “"]);
     }
     for value in ["../../../x", "/tmp/x", "."] {
         server.fault("HEAD hub:", 1, change("X-Repo-Commit", value));
-        says(
-            model.file("model.safetensors"),
-            &["does not answer as the hub does: its commit is"],
-        );
+        says(model.file("model.safetensors"), &["the commit “"]);
     }
     server.fault("HEAD hub:", 2, change("X-Repo-Commit", ""));
     says(
         model.file("README.md"),
-        &["it names no commit (X-Repo-Commit); is HF_ENDPOINT right"],
+        &["the header X-Repo-Commit with the commit is missing; check HF_ENDPOINT"],
     );
     server.fault("HEAD hub:", 2, change("ETag", ""));
-    says(model.file("README.md"), &["it gives no ETag"]);
+    says(model.file("README.md"), &["the header ETag is missing"]);
     assert!(below(cache.path()).is_empty(), "{:?}", below(cache.path()));
 
     // Names from the API are not believed either.
@@ -828,7 +825,7 @@ fn names_do_not_lead_out_of_the_cache() -> Result<()> {
     server.publish(vec![evil]);
     says(
         hub.dataset("a/b")?.parquet("test"),
-        &["a file of the hub is named by its path"],
+        &["expected the path of a file in the repository"],
     );
     Ok(())
 }
@@ -852,10 +849,7 @@ fn redirects_lead_to_the_web_only() -> Result<()> {
         assert!(!error.contains("secret"), "{error}");
     }
     server.fault("HEAD hub:", 99, to("/timm/net/resolve/main/README.md"));
-    says(
-        model.file("README.md"),
-        &["leads from one address to the next, more than 10 times"],
-    );
+    says(model.file("README.md"), &["expected at most 10 redirects"]);
     server.fault("HEAD hub:", 0, Fault::Silence);
     Ok(())
 }
@@ -874,7 +868,7 @@ fn a_connection_that_is_not_secure_is_refused_at_once() -> Result<()> {
     let hub = client(&server, cache.path())?.with_endpoint(&endpoint)?;
     says(
         hub.model("timm/net")?.file("README.md"),
-        &["no secure connection to 127.0.0.1"],
+        &["secure connection to 127.0.0.1"],
     );
     assert!(hub.lines().is_empty(), "no second attempt");
     Ok(())
@@ -901,21 +895,18 @@ fn an_api_that_is_none_is_an_error() -> Result<()> {
     );
     says(
         model.files(),
-        &[
-            "did not answer as the hub's API does",
-            "is HF_ENDPOINT right?",
-        ],
+        &["unexpected response from", "check HF_ENDPOINT"],
     );
     server.fault("GET hub:/api", 1, Fault::Other(b"{}".to_vec()));
-    says(model.files(), &["it names no commit"]);
+    says(model.files(), &["the commit is missing"]);
     server.fault(
         "GET hub:/api",
         1,
         Fault::Other(br#"{"sha": "../../x"}"#.to_vec()),
     );
-    says(model.files(), &["it names no commit"]);
+    says(model.files(), &["the commit is missing"]);
     server.fault("GET hub:/api", 1, Fault::Other(vec![b' '; 65 << 20]));
-    says(model.files(), &["more than 64 MB"]);
+    says(model.files(), &["at most 64 MB"]);
     Ok(())
 }
 
@@ -977,22 +968,22 @@ fn the_parquet_files_of_a_split_are_found() -> Result<()> {
 
     says(
         mnist.parquet("validation"),
-        &["the dataset ylecun/mnist has no split \"validation\"; it has mnist/test, mnist/train"],
+        &[
+            "the dataset ylecun/mnist has no split \"validation\"; its splits are mnist/test, mnist/train",
+        ],
     );
     says(
         hub.dataset("a/two")?.parquet("test"),
-        &["has several splits \"test\"; ask for one of de/test, en/test"],
+        &["has several splits \"test\"; choose one of de/test, en/test"],
     );
     says(
         hub.dataset("a/shards")?.parquet("train"),
-        &[
-            "the split \"train\" has 2 files, and these are there: data/train-00001-of-00002.parquet",
-        ],
+        &["expected 2 files of the split \"train\", found data/train-00001-of-00002.parquet"],
     );
     says(
         hub.dataset("a/none")?.parquet("train"),
         &[
-            "has no parquet file, but train.csv",
+            "has no parquet file; its files are train.csv",
             ".at(\"refs/convert/parquet\")",
         ],
     );
@@ -1006,9 +997,12 @@ fn the_parquet_files_of_a_split_are_found() -> Result<()> {
             contents(mnist.at("refs/convert/parquet")?.parquet("test")?),
             ["test0", "test1"]
         );
-        says(mnist.parquet("train"), &["it has mnist/test"]);
+        says(mnist.parquet("train"), &["its splits are mnist/test"]);
     }
-    said(&hub, "those in the cache, as the hub cannot be asked");
+    said(
+        &hub,
+        "using the cached list, because the request to the hub failed",
+    );
     Ok(())
 }
 
@@ -1036,7 +1030,7 @@ fn two_that_want_the_same_file_wait_for_each_other() -> Result<()> {
         second
             .lines()
             .iter()
-            .any(|l| l.contains("waiting, as it is being fetched already"))
+            .any(|l| l.contains("waiting for a download in progress"))
     });
     server.go_on();
     let (one, two) = (one.join().unwrap()?, two.join().unwrap()?);
@@ -1058,13 +1052,13 @@ fn a_cache_that_cannot_be_written_says_so() -> Result<()> {
         hub.model("timm/net")?.file("README.md"),
         &[
             &file.display().to_string(),
-            "the cache must be a folder that can be written; HF_HOME names another",
+            "the cache must be a writable folder; set another one with HF_HOME",
         ],
     );
     let path = file.join("x.ckpt");
     says(
         hub.download(&server.share("x", "y"), path, None),
-        &["the cache must be a folder that can be written"],
+        &["the cache must be a writable folder"],
     );
     Ok(())
 }
@@ -1095,16 +1089,16 @@ fn a_file_of_the_web_is_fetched_and_compared() -> Result<()> {
         hub.with_offline(true).download(&url, &path, Some(&hash)),
         &[
             "cinn.ckpt has another hash at",
-            "nothing is fetched, as with_offline(true) says",
+            "downloads are disabled by with_offline(true)",
         ],
     );
     server.fault("cdn:", 1, Fault::Status(404));
     says(
         hub.download(&url, &path, Some(&hash)),
         &[
-            "cinn.ckpt cannot be fetched",
-            "answered 404",
-            "It seems to have moved",
+            "cannot download cinn.ckpt",
+            "returned status 404",
+            "The file may have moved",
         ],
     );
     assert_eq!(read(&path), b"damaged");
@@ -1113,7 +1107,7 @@ fn a_file_of_the_web_is_fetched_and_compared() -> Result<()> {
     said(
         &hub,
         &format!(
-            "cinn.ckpt: expected MD5 {hash}, found {}; fetched again",
+            "cinn.ckpt: expected MD5 {hash}, found {}; downloading it again",
             md5(b"damaged")
         ),
     );
@@ -1126,7 +1120,7 @@ fn a_file_of_the_web_is_fetched_and_compared() -> Result<()> {
     server.share("page", "<html>gone</html>");
     says(
         hub.download(&url.replace("cinn", "page"), &other, Some(&hash)),
-        &["a web page came instead of the file: has it moved"],
+        &["Received a web page instead of the file: the file may have moved"],
     );
     assert!(!other.exists());
     says(
@@ -1135,7 +1129,7 @@ fn a_file_of_the_web_is_fetched_and_compared() -> Result<()> {
     );
     says(
         hub.with_offline(true).download(&url, &other, None),
-        &["other.ckpt is not at", "put the file of http://127.0.0.1"],
+        &["other.ckpt is not at", "download http://127.0.0.1"],
     );
     for request in server.requests() {
         assert!(request.host == "hub" || request.authorization.is_none());
@@ -1155,7 +1149,7 @@ fn a_file_of_the_web_is_resumed_only_from_the_same_version() -> Result<()> {
         server.fault("cdn:", 1, Fault::Cut(60_000));
         says(
             hub.download(&url, &path, hash),
-            &["after 60 kB of 100 kB", "60 kB have arrived and are kept"],
+            &["after 60 kB of 100 kB", "60 kB were received and are kept"],
         );
         assert!(!path.exists());
         hub.download(&url, &path, hash)?;
@@ -1220,7 +1214,7 @@ fn a_file_of_the_web_that_changes_meanwhile_is_the_new_one() -> Result<()> {
     server.go_on();
     fetching.join().unwrap()?;
     assert_eq!(read(path), changed);
-    said(&hub, "cinn.ckpt: fetching, 80 kB");
+    said(&hub, "cinn.ckpt: downloading, 80 kB");
     Ok(())
 }
 
@@ -1306,7 +1300,7 @@ fn full_disk(endpoint: &str) {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(
-        text.contains("100 kB are needed; free space, or have the cache elsewhere: HF_HOME"),
+        text.contains("100 kB are needed; free some space, or set another cache folder (HF_HOME"),
         "{text}"
     );
 }
@@ -1450,7 +1444,7 @@ fn the_environment_is_the_ecosystems() -> Result<()> {
     );
     has(
         &[("HF_TOKEN", "two words")],
-        "error=the hub's token (HF_TOKEN",
+        "error=expected the hub's token (HF_TOKEN",
     );
     has(
         &[("HF_ENDPOINT", "huggingface.co")],
@@ -1458,11 +1452,11 @@ fn the_environment_is_the_ecosystems() -> Result<()> {
     );
     has(
         &[("HF_ENDPOINT", "https://me:pw@hub")],
-        "https://hub”: it must not hold a name or a password",
+        "https://hub”: it must not contain a user name or a password",
     );
     has(
         &[("HF_HUB_DOWNLOAD_TIMEOUT", "soon")],
-        "error=HF_HUB_DOWNLOAD_TIMEOUT must be a number of seconds",
+        "error=HF_HUB_DOWNLOAD_TIMEOUT: expected a number of seconds",
     );
     let home = folder();
     let at = home.path().display().to_string();
@@ -1475,7 +1469,7 @@ fn the_environment_is_the_ecosystems() -> Result<()> {
     let set = [("HF_HOME", at.as_str()), ("HF_ENDPOINT", server.endpoint())];
     let text = run("file", &set);
     assert!(
-        text.contains("README.md of the model timm/net: fetching, 10 bytes\n"),
+        text.contains("README.md of the model timm/net: downloading, 10 bytes\n"),
         "{text}"
     );
     assert!(
@@ -1497,7 +1491,7 @@ fn the_environment_is_the_ecosystems() -> Result<()> {
         ],
     );
     assert!(
-        text.contains(COMMIT) && !text.contains("fetching"),
+        text.contains(COMMIT) && !text.contains("downloading"),
         "{text}"
     );
 
@@ -1510,7 +1504,7 @@ fn the_environment_is_the_ecosystems() -> Result<()> {
         ],
     );
     assert!(
-        text.contains("nothing is fetched, as INVARIANCES_OFFLINE says"),
+        text.contains("downloads are disabled by INVARIANCES_OFFLINE"),
         "{text}"
     );
     let text = run(
@@ -1522,7 +1516,7 @@ fn the_environment_is_the_ecosystems() -> Result<()> {
         ],
     );
     assert!(
-        text.contains("nothing is fetched, as HF_HUB_OFFLINE says"),
+        text.contains("downloads are disabled by HF_HUB_OFFLINE"),
         "{text}"
     );
 

@@ -175,7 +175,7 @@ fn files_of_pyarrow_are_read() -> Result<()> {
         &[
             "image.bytes",
             "delta_length_byte_array",
-            "write it in plain",
+            "write it with plain",
         ],
     );
     assert!(matches!(error, Error::Content { .. }));
@@ -344,7 +344,7 @@ fn several_files_are_one_set() -> Result<()> {
     assert_eq!(none.batches(4, 8, Order::InOrder)?.count(), 0);
 
     says(images.of_split("tset"), &["\"tset\"", "train, test"]);
-    says(images.of_class("cat"), &["\"cat\"", "not known"]);
+    says(images.of_class("cat"), &["\"cat\"", "no class names"]);
     says(images.select(&[32]), &["no row 32", "32 rows"]);
     says(picked.image(3), &["no row 3", "3 rows"]);
     says(images.batch(&[], 8), &["at least one"]);
@@ -354,7 +354,7 @@ fn several_files_are_one_set() -> Result<()> {
     let vast = images.select(&vec![0; 1 << 18])?;
     says(
         vast.batches(usize::MAX, 4096, Order::InOrder),
-        &["more than memory"],
+        &["not enough memory"],
     );
     says(
         images.filter(&BooleanChunked::new("m".into(), [true])),
@@ -515,7 +515,7 @@ fn a_folder_of_classes_is_a_set() -> Result<()> {
     let lynx = images.of_class("lynx")?;
     assert_eq!((lynx.len(), lynx.labels()), (2, Some(vec![1, 1])));
     says(images.of_class("wolf"), &["\"wolf\"", "fox, lynx"]);
-    says(images.of_split("train"), &["not known"]);
+    says(images.of_split("train"), &["no split names"]);
 
     // The same below the names of a data set's parts.
     let parts = folder.path().join("parts");
@@ -579,7 +579,7 @@ fn bad_folders_and_files_are_said() -> Result<()> {
         let name = format!("a/{}.png", row + 1);
         let error = says(
             images.image(row),
-            &[&name, "not an image that can be read", "`Images::readable`"],
+            &[&name, "cannot decode the image", "`Images::readable`"],
         );
         assert!(matches!(error, Error::Content { .. }));
     }
@@ -725,7 +725,7 @@ fn bad_tables_are_said() -> Result<()> {
     );
     says(
         Images::parquet(&[reference("none"), path.clone()], &columns()),
-        &["not of one kind", "score: f32"],
+        &["differs from", "score: f32"],
     );
 
     // A file that is another when it is read.
@@ -750,9 +750,12 @@ fn bad_tables_are_said() -> Result<()> {
     assert_eq!(images.image(0)?.dims(), [3, 4, 4]);
     says(
         images.image(1),
-        &["row 1 is", "not an image", "expected PNG, JPEG, WebP"],
+        &["row 1: cannot decode the image", "expected PNG, JPEG, WebP"],
     );
-    says(images.batch(&[2, 1], 4), &["row 2 is"]);
+    says(
+        images.batch(&[2, 1], 4),
+        &["row 2: cannot decode the image"],
+    );
     Ok(())
 }
 
@@ -771,11 +774,14 @@ fn promises_are_not_believed() -> Result<()> {
     };
     write(&path, columns_of(), 9, ParquetCompression::Zstd(None));
     let images = Images::parquet(&[&path], &columns())?;
-    says(images.image(0), &["promises 40000", "at most 64 times"]);
+    says(
+        images.image(0),
+        &["uncompressed size of 40000", "the limit is 64 times"],
+    );
     // The same as it is can be read, and is no image.
     write(&path, columns_of(), 9, ParquetCompression::Uncompressed);
     let images = Images::parquet(&[&path], &columns())?;
-    says(images.image(0), &["row 0 is not an image"]);
+    says(images.image(0), &["row 0: cannot decode the image"]);
     Ok(())
 }
 

@@ -183,9 +183,9 @@ fn what_is_not_known_is_said() -> Result<()> {
     let here = hub(&server, folder.path())?;
     assert_eq!(here.class_names("some/labels")?, ["cat", "dog"]);
     let text = here.class_names("some/gap").unwrap_err().to_string();
-    assert!(text.contains("none with the number 1"), "{text}");
+    assert!(text.contains("no class with index 1"), "{text}");
     let text = here.class_names("some/none").unwrap_err().to_string();
-    assert!(text.contains("no id2label"), "{text}");
+    assert!(text.contains("expected id2label"), "{text}");
     let nowhere = Weights {
         repository: None,
         url: None,
@@ -221,6 +221,6 @@ fn what_is_not_known_is_said() -> Result<()> {
         .download(&address, &path, Some("short"))
         .unwrap_err()
         .to_string();
-    assert!(text.contains("a SHA-256 begins"), "{text}");
+    assert!(text.contains("digits of a SHA-256"), "{text}");
     Ok(())
 }

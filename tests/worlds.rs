@@ -618,7 +618,7 @@ fn factors_follow_each_other() -> Result<()> {
     assert_eq!(both, faces.batch(Split::Test, 0, 5)?.factors);
     let creatures = Creatures::new(32, 0)?.batch(Split::Test, 0, 1)?;
     let text = a.factors.then(&creatures.factors).unwrap_err().to_string();
-    assert!(text.contains("cannot follow"), "{text}");
+    assert!(text.contains("cannot append factors"), "{text}");
     Ok(())
 }
 

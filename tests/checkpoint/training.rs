@@ -94,7 +94,7 @@ fn weights_load_beside_values_that_need_a_call() -> Result<()> {
         );
         assert_says(
             &error(checkpoint.part("holder/weights")),
-            &["nothing under"],
+            &["expected a value under"],
         );
     }
     Ok(())
@@ -181,7 +181,7 @@ fn tensors_that_need_a_call_are_refused_by_name() -> Result<()> {
             &error(array.load_into(&params)),
             &[
                 "missing w [3]",
-                "w is in the file as an object of numpy.ndarray",
+                "w is stored in the file as an object of numpy.ndarray",
             ],
         );
     }
@@ -295,7 +295,7 @@ fn a_prefix_of_some_names_is_offered() -> Result<()> {
         &text,
         &[
             "missing fc.weight [3, 4]; perhaps the unexpected model.fc.weight is meant",
-            "all of the network's names (2 of 2) are in the file below \"model.\"",
+            "all of the network's names (2 of 2) are in the file under the prefix \"model.\"",
             "`checkpoint.below(\"model.\")?.load_into(&params)?`",
         ],
     );
@@ -303,7 +303,7 @@ fn a_prefix_of_some_names_is_offered() -> Result<()> {
     assert_eq!(params.var("fc.bias")?.to_vec1::<f32>()?, [0., 1., 2.]);
     assert_says(
         &error(lightning.below("mode.")),
-        &["no names below \"mode.\"", "loss.lin0.weight"],
+        &["no tensor name starts with \"mode.\"", "loss.lin0.weight"],
     );
     // Two networks of these names: both are named, neither is chosen.
     let distilled = file(&[
@@ -314,7 +314,7 @@ fn a_prefix_of_some_names_is_offered() -> Result<()> {
     ])?;
     assert_says(
         &error(distilled.load_into(&params)),
-        &["below \"student.\" and \"teacher.\", each"],
+        &["under each of the prefixes \"student.\" and \"teacher.\""],
     );
     // torch's AveragedModel: a counter beside the names below `module.`.
     let averaged = file(&[
@@ -334,7 +334,7 @@ fn a_prefix_of_some_names_is_offered() -> Result<()> {
     ])?;
     assert_says(
         &error(other.load_into(&params)),
-        &["most of the network's names (1 of 2) are in the file below \"net.\""],
+        &["most of the network's names (1 of 2) are in the file under the prefix \"net.\""],
     );
     // The network's names have a prefix that the file lacks.
     let inner = network(&[("encoder.fc.weight", &[3, 4]), ("encoder.fc.bias", &[3])])?;
@@ -597,7 +597,7 @@ fn marks_of_a_view_are_followed_or_refused() -> Result<()> {
         open.op(b"\x89}").global("torch", "float32").op(b"tR")
     };
     assert_eq!(read(at(11))?.to_vec1::<f32>()?, [11.]);
-    assert_says(&error(bytes(at(12))), &["its storage has only 12 numbers"]);
+    assert_says(&error(bytes(at(12))), &["its storage has only 12 elements"]);
     Ok(())
 }
 
@@ -662,7 +662,7 @@ fn tensor_classes_are_plain_or_refused() -> Result<()> {
     let attack = Pickle::default().global("os", "system").0;
     assert_says(
         &error(of(&attack, "torch", "Tensor")),
-        &["asks for the function os.system"],
+        &["a reference to the function os.system"],
     );
     Ok(())
 }
@@ -734,8 +734,8 @@ fn a_removed_prefix_is_said() -> Result<()> {
         .map_err(|e| Error::io(&program, e))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let said = [
-        "compiled.ckpt: the prefix \"_orig_mod.\" of all 2 names is removed\n",
-        "compiled.ckpt: the prefix \"_orig_mod.\" is kept, as the network's names have it\n",
+        "compiled.ckpt: removed the prefix \"_orig_mod.\" from all 2 names\n",
+        "compiled.ckpt: kept the prefix \"_orig_mod.\", which the network's names have\n",
     ];
     assert_says(&text, &said);
     Ok(())

@@ -72,7 +72,7 @@ pub fn cache_dir() -> Result<PathBuf> {
         return std::path::absolute(&dir).map_err(|e| Error::io(dir, e));
     }
     let caches = dirs::cache_dir().ok_or_else(|| {
-        Error::invalid("no cache folder: neither INVARIANCES_CACHE nor HOME is set; set INVARIANCES_CACHE to a folder")
+        Error::invalid("found no cache folder: neither INVARIANCES_CACHE nor HOME is set; set INVARIANCES_CACHE to a folder")
     })?;
     Ok(caches.join("invariances"))
 }

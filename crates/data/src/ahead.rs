@@ -55,9 +55,11 @@ impl<T: Send + 'static> Ahead<T> {
         // poisoned lock can therefore be used.
         let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
         let made = match next.take() {
-            Some((number, thread)) if number == step => thread
-                .join()
-                .unwrap_or_else(|_| Err(Error::invalid("making the next batch panicked")))?,
+            Some((number, thread)) if number == step => thread.join().unwrap_or_else(|_| {
+                Err(Error::invalid(
+                    "the thread that makes the next batch panicked",
+                ))
+            })?,
             _ => (self.make)(step)?,
         };
         let make = self.make.clone();

@@ -53,14 +53,16 @@ impl Batch {
     /// (classes, 3, height, width) and labels.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an empty batch.
+    /// [`Error::Shape`] for an empty batch.
     pub fn one_of_each(&self) -> Result<(Tensor, Tensor)> {
         let mut first = std::collections::BTreeMap::new();
         for (row, label) in self.labels.to_vec1::<u32>()?.into_iter().enumerate() {
             first.entry(label).or_insert(row as u32);
         }
         if first.is_empty() {
-            return Err(Error::invalid("one image of each class of an empty batch"));
+            return Err(Error::shape(
+                "expected at least one image in the batch, found 0",
+            ));
         }
         let rows: Vec<u32> = first.into_values().collect();
         let rows = Tensor::new(rows, self.images.device())?;
@@ -102,7 +104,7 @@ impl Factors {
     /// Adds or replaces a column of integers, such as a class.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if its length differs from that of the other columns.
+    /// [`Error::Shape`] if its length differs from that of the other columns.
     pub fn with_whole(&self, name: &str, values: Vec<u32>) -> Result<Self> {
         self.with(name, Values::Whole(values))
     }
@@ -110,7 +112,7 @@ impl Factors {
     /// Adds or replaces a column of real numbers.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if its length differs from that of the other columns.
+    /// [`Error::Shape`] if its length differs from that of the other columns.
     pub fn with_real(&self, name: &str, values: Vec<f32>) -> Result<Self> {
         self.with(name, Values::Real(values))
     }
@@ -121,8 +123,8 @@ impl Factors {
         if let Some((first, other)) = columns.first()
             && other.len() != values.len()
         {
-            return Err(Error::invalid(format!(
-                "factor {name:?} has {} values, {first:?} has {}: one per image is expected",
+            return Err(Error::shape(format!(
+                "expected one value per image, but factor {name:?} has {} values and factor {first:?} has {}",
                 values.len(),
                 other.len()
             )));
@@ -149,14 +151,14 @@ impl Factors {
     /// Returns the values of a column; integers are converted to f32.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown name; the message lists the known names.
+    /// [`Error::Unknown`] for an unknown name; the message lists the known names.
     pub fn column(&self, name: &str) -> Result<Vec<f32>> {
         let found = self.columns.iter().find(|(n, _)| n == name);
         match found {
             Some((_, Values::Real(v))) => Ok(v.clone()),
             Some((_, Values::Whole(v))) => Ok(v.iter().map(|&x| x as f32).collect()),
-            None => Err(Error::invalid(format!(
-                "no factor {name:?} is known here; known are: {}",
+            None => Err(Error::unknown(format!(
+                "no factor {name:?}; the factors are {}",
                 self.names().join(", ")
             ))),
         }
@@ -165,15 +167,15 @@ impl Factors {
     /// Concatenates the factors of these images and those of `other`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the columns differ. Factors without columns can be followed by any
-    /// others.
+    /// [`Error::Invalid`] if the columns differ in name, [`Error::Shape`] if they differ in type.
+    /// Factors without columns can be followed by any others.
     pub fn then(&self, other: &Self) -> Result<Self> {
         if self.columns.is_empty() {
             return Ok(other.clone());
         }
         if self.names() != other.names() {
             return Err(Error::invalid(format!(
-                "factors {} cannot follow factors {}",
+                "cannot append factors {} to factors {}: expected the same names",
                 other.names().join(", "),
                 self.names().join(", ")
             )));
@@ -186,8 +188,8 @@ impl Factors {
             (Values::Real(a), Values::Real(b)) => {
                 Ok((name.clone(), Values::Real([&a[..], b].concat())))
             }
-            _ => Err(Error::invalid(format!(
-                "factor {name:?} is whole in one part and real in the other"
+            _ => Err(Error::shape(format!(
+                "expected the same type of factor {name:?} in both parts, found integers in one and real numbers in the other"
             ))),
         });
         Ok(Self {

@@ -33,12 +33,12 @@ pub enum Order {
 pub struct Batches {
     receiver: Option<Receiver<Result<Batch>>>,
     thread: Option<JoinHandle<()>>,
-    left: usize,
+    remaining: usize,
 }
 
 impl Batches {
     pub(super) fn start(images: &Images, batch: usize, size: usize, order: Order) -> Result<Self> {
-        let left = images.len().div_ceil(batch);
+        let remaining = images.len().div_ceil(batch);
         let (sender, receiver) = sync_channel(1);
         let images = images.clone();
         let work = move || {
@@ -50,16 +50,18 @@ impl Batches {
         let thread = std::thread::Builder::new()
             .name("images".into())
             .spawn(work)
-            .map_err(|e| Error::invalid(format!("no thread to decode images: {e}")))?;
+            .map_err(|e| {
+                Error::invalid(format!("cannot start the thread that decodes images: {e}"))
+            })?;
         Ok(Self {
             receiver: Some(receiver),
             thread: Some(thread),
-            left,
+            remaining,
         })
     }
 
     fn stop(&mut self) -> bool {
-        self.left = 0;
+        self.remaining = 0;
         // Without a receiver the thread ends after the batch that it is computing.
         self.receiver = None;
         self.thread
@@ -72,13 +74,13 @@ impl Iterator for Batches {
     type Item = Result<Batch>;
 
     fn next(&mut self) -> Option<Result<Batch>> {
-        if self.left == 0 {
+        if self.remaining == 0 {
             self.stop();
             return None;
         }
         match self.receiver.as_ref()?.recv() {
             Ok(Ok(batch)) => {
-                self.left -= 1;
+                self.remaining -= 1;
                 Some(Ok(batch))
             }
             Ok(Err(error)) => {
@@ -94,7 +96,7 @@ impl Iterator for Batches {
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.left.min(1), Some(self.left))
+        (self.remaining.min(1), Some(self.remaining))
     }
 }
 

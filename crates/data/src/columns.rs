@@ -1,4 +1,4 @@
-//! Selects the columns of a parquet file that hold the images and their labels.
+//! Selects the columns of a parquet file with the images and their labels.
 //!
 //! ```
 //! use invariances_data::*;
@@ -46,7 +46,7 @@ impl ColumnName {
     }
 }
 
-/// Which columns of a parquet table hold the images and the labels. By default both are selected
+/// Which columns of a parquet table contain the images and the labels. By default both are selected
 /// automatically, and [`Images::parquet`](super::Images::parquet) prints the choice in one line.
 ///
 /// **The image column** is the first of these that the table has:
@@ -238,7 +238,7 @@ impl Chosen {
     /// Selects the columns of a file.
     ///
     /// # Errors
-    /// [`Error::Content`] if a named column is missing, or if no column holds images.
+    /// [`Error::Content`] if a named column is missing, or if no column contains images.
     pub(super) fn choose(parquet: &Parquet, columns: &ImageColumns) -> Result<Self> {
         let features = Features::read(parquet.hub());
         let (image, images) = match &columns.image {
@@ -262,7 +262,7 @@ impl Chosen {
     /// Returns the leaf index of the column with the images' bytes.
     ///
     /// # Errors
-    /// [`Error::Content`] if the file lacks this column, or if the column does not hold bytes.
+    /// [`Error::Content`] if the file lacks this column, or if the column does not contain bytes.
     pub(super) fn image_leaf(&self, parquet: &Parquet) -> Result<usize> {
         check_column(parquet, &self.image)?;
         if let Some(leaf) = image_leaf(parquet, &self.image) {
@@ -270,10 +270,8 @@ impl Chosen {
         }
         let text = parquet.leaf(&[&self.image]);
         let found = match text.is_some_and(|l| parquet.is_text(l)) {
-            true => {
-                "text, such as paths or addresses, and the images themselves are not in the file"
-            }
-            false => "something else",
+            true => "text, such as paths or addresses; the images themselves are not in the file",
+            false => "another type",
         };
         Err(parquet.wrong(format!(
             "expected images in column {:?} as bytes or as a struct with a field \"bytes\", found {found}; the table has {}",
@@ -285,7 +283,7 @@ impl Chosen {
     /// Returns the leaf index of the label column, if there is one.
     ///
     /// # Errors
-    /// [`Error::Content`] if the file lacks this column, or if it does not hold integers,
+    /// [`Error::Content`] if the file lacks this column, or if it does not contain integers,
     /// booleans or text.
     pub(super) fn label_leaf(&self, parquet: &Parquet) -> Result<Option<usize>> {
         let Some(name) = &self.label else {
@@ -294,7 +292,7 @@ impl Chosen {
         check_column(parquet, name)?;
         let leaf = label_leaf(parquet, name).ok_or_else(|| {
             parquet.wrong(format!(
-                "expected whole numbers, booleans or text in column {:?}; the table has {}",
+                "expected integers, booleans or text in column {:?}; the table has {}",
                 shown(name),
                 parquet.describe()
             ))
@@ -327,7 +325,7 @@ impl Chosen {
                 others(&self.labels)
             ),
             None if self.searched => {
-                "no labels (no column has their type and a usual name; name one by label=COLUMN)"
+                "no labels (no column has the type and a usual name of labels; select one with label=COLUMN)"
                     .into()
             }
             None => "no labels".into(),
@@ -351,7 +349,7 @@ fn check_column(parquet: &Parquet, name: &str) -> Result<()> {
     )))
 }
 
-/// Returns the leaf index of a column's bytes; `None` if the column cannot hold images.
+/// Returns the leaf index of a column's bytes; `None` if the column cannot contain images.
 fn image_leaf(parquet: &Parquet, name: &str) -> Option<usize> {
     let part = parquet.leaf(&[name, "bytes"]);
     let leaf = part.or(parquet.leaf(&[name]).filter(|&l| !parquet.is_text(l)));
@@ -360,7 +358,7 @@ fn image_leaf(parquet: &Parquet, name: &str) -> Option<usize> {
 
 fn label_leaf(parquet: &Parquet, name: &str) -> Option<usize> {
     let leaf = parquet.leaf(&[name])?;
-    let can_be = parquet.is_whole(leaf) || parquet.is_flag(leaf) || parquet.is_text(leaf);
+    let can_be = parquet.is_integer(leaf) || parquet.is_flag(leaf) || parquet.is_text(leaf);
     can_be.then_some(leaf)
 }
 

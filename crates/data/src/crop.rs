@@ -8,8 +8,8 @@ use invariances_ops::{Rng, resize_bilinear};
 /// mirrors it with probability 1/2.
 ///
 /// This is the usual augmentation for networks that are trained on photographs (torchvision's
-/// `RandomResizedCrop`, with `least` = 0.08). The crop's area is uniform between `least` and 1 of
-/// the image's area, and its aspect ratio relative to the image's is between 3/4 and 4/3; sides
+/// `RandomResizedCrop`, with `min_area` = 0.08). The crop's area is uniform between `min_area` and
+/// 1 of the image's area, and its aspect ratio relative to the image's is between 3/4 and 4/3; sides
 /// are limited to the image's. A network that often sees only a part of the image learns to rely
 /// on texture, which is present in every part (Hermann, Chen, Kornblith 2020,
 /// [arXiv 1911.09071](https://arxiv.org/abs/1911.09071)).
@@ -25,24 +25,24 @@ use invariances_ops::{Rng, resize_bilinear};
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] if there are no images, or if `least` is not in (0, 1].
-pub fn random_crops(images: &Tensor, least: f64, rng: &mut Rng) -> Result<Tensor> {
+/// [`Error::Shape`] if there are no images; [`Error::Invalid`] if `min_area` is not in (0, 1].
+pub fn random_crops(images: &Tensor, min_area: f64, rng: &mut Rng) -> Result<Tensor> {
     let (n, _, h, w) = match images.dims() {
         &[n, c, h, w] if n > 0 && h > 0 && w > 0 => (n, c, h, w),
         other => {
-            return Err(Error::invalid(format!(
-                "expected images (batch, channels, h, w) to take parts of, found {other:?}"
+            return Err(Error::shape(format!(
+                "expected images of shape (batch, channels, height, width) with at least one pixel, found {other:?}"
             )));
         }
     };
-    if !(least > 0.0 && least <= 1.0) {
+    if !(min_area > 0.0 && min_area <= 1.0) {
         return Err(Error::invalid(format!(
-            "the least part of an image is above 0 and at most 1 of its area, found {least}"
+            "expected a minimum area of a crop above 0 and at most 1, found {min_area}"
         )));
     }
     let mut parts = Vec::with_capacity(n);
     for i in 0..n {
-        let area = f64::from(rng.range(least as f32, 1.0));
+        let area = f64::from(rng.range(min_area as f32, 1.0));
         let ratio = f64::from(rng.range(-1.0, 1.0)) * (4.0f64 / 3.0).ln();
         let side = |whole: usize, log: f64| {
             let length = (area * (0.5 * log).exp().powi(2)).sqrt() * whole as f64;
@@ -79,7 +79,7 @@ mod tests {
         let again = random_crops(&x, 0.05, &mut Rng::new(3))?;
         let gap = (&again - &parts)?.abs()?.max_all()?.to_scalar::<f32>()?;
         assert_eq!(gap, 0.0);
-        // With `least` = 1 the crop covers the square image, except for the change of aspect
+        // With `min_area` = 1 the crop covers the square image, except for the change of aspect
         // ratio: the shorter side of the crop loses at most one seventh.
         let ramp = Tensor::arange(0f32, 32.0, &Device::Cpu)?.broadcast_as((64, 1, 32, 32))?;
         let whole = random_crops(&ramp, 1.0, &mut Rng::new(4))?;

@@ -32,9 +32,9 @@ pub(super) fn decode<T>(
 ) -> std::result::Result<T, String> {
     let attempt = catch_unwind(AssertUnwindSafe(|| attempt(bytes, longest, resized, f)));
     attempt
-        .unwrap_or_else(|_| Err("the decoder failed on it".into()))
+        .unwrap_or_else(|_| Err("the decoder panicked".into()))
         .map_err(|e| {
-            format!("not an image that can be read: {e} (`Images::readable` leaves such files out)")
+            format!("cannot decode the image: {e} (`Images::readable` leaves such images out)")
         })
 }
 
@@ -62,8 +62,8 @@ fn attempt<T>(
     let Some(format) = format.filter(ImageFormat::reading_enabled) else {
         return Err(format!("expected {FORMATS}, found {}", foreign(bytes)));
     };
-    if format == ImageFormat::WebP && !webp_is_whole(bytes) {
-        return Err("the WebP file is cut short".into());
+    if format == ImageFormat::WebP && !webp_is_complete(bytes) {
+        return Err("the WebP file is truncated".into());
     }
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits(METADATA));
@@ -71,7 +71,7 @@ fn attempt<T>(
     let (width, height) = decoder.dimensions();
     let colour = decoder.color_type();
     if matches!(colour, ColorType::Rgb32F | ColorType::Rgba32F) {
-        return Err("its pixels are floating-point numbers, expected 8 or 16 bits".into());
+        return Err("expected pixels of 8 or 16 bits, found floating-point numbers".into());
     }
     let area = u64::from(width) * u64::from(height);
     let plan = Plan {
@@ -87,8 +87,8 @@ fn attempt<T>(
         orientation: decoder.orientation().unwrap_or(Orientation::NoTransforms),
     };
     let _share = plan.share(longest, resized)?;
-    let most = plan.output() + plan.working;
-    let limited = decoder.set_limits(limits(most));
+    let limit = plan.output() + plan.working;
+    let limited = decoder.set_limits(limits(limit));
     limited.map_err(message)?;
     let image = DynamicImage::from_decoder(decoder);
     let mut image = image.map_err(message)?;
@@ -147,19 +147,21 @@ impl Plan {
     fn share(&self, longest: u32, resized: Option<u32>) -> std::result::Result<Share, String> {
         let (width, height) = (self.width, self.height);
         if width == 0 || height == 0 {
-            return Err(format!("it has no pixels: its size is {width}×{height}"));
+            return Err(format!(
+                "expected at least one pixel, found {width}×{height}"
+            ));
         }
         if width.max(height) > longest {
             return Err(format!(
-                "expected at most {longest} pixels a side, found {width}×{height}"
+                "expected at most {longest} pixels per side, found {width}×{height}"
             ));
         }
         let need = self.need(resized);
         Share::take(need).ok_or_else(|| {
             format!(
-                "decoding its {width}×{height} pixels takes {need} bytes of memory, \
+                "decoding {width}×{height} pixels needs {need} bytes of memory, \
                  the limit is {LIMIT}: \
-                 make the image smaller"
+                 use a smaller image"
             )
         })
     }
@@ -167,7 +169,7 @@ impl Plan {
 
 /// Whether all chunks of a WebP file lie within the file. The decoder allocates memory for a
 /// chunk's stated length without this check.
-fn webp_is_whole(bytes: &[u8]) -> bool {
+fn webp_is_complete(bytes: &[u8]) -> bool {
     let length = |at: usize| {
         let length = bytes.get(at..at.checked_add(4)?)?;
         let length: [u8; 4] = length.try_into().ok()?;
@@ -194,7 +196,7 @@ fn foreign(bytes: &[u8]) -> &'static str {
     match bytes.get(4..12) {
         _ if bytes.is_empty() => "an empty file",
         _ if text.starts_with(b"version https://git-lfs") => {
-            "a pointer of Git LFS (fetch the file itself with `git lfs pull`)"
+            "a Git LFS pointer (download the file itself with `git lfs pull`)"
         }
         _ if text.starts_with(b"<") => {
             "HTML, XML or SVG, which may be the message of a failed download"
@@ -258,8 +260,8 @@ pub(super) fn tensor(image: &RgbImage) -> Result<Tensor> {
     let count = 3 * width * height;
     if values.try_reserve_exact(count).is_err() {
         return Err(Error::invalid(format!(
-            "an image of {width}×{height} pixels is more than memory holds: \
-             read it in a smaller size with `batch`"
+            "not enough memory for an image of {width}×{height} pixels: \
+             read it at a smaller size with `batch`"
         )));
     }
     values.resize(count, 0.0);

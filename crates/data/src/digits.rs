@@ -46,7 +46,7 @@ struct Glyphs {
     /// Row numbers per split, shuffled.
     splits: [Vec<u32>; 3],
     /// Row numbers per split and digit.
-    alike: [[Vec<u32>; 10]; 3],
+    rows_of_digit: [[Vec<u32>; 10]; 3],
     hash: String,
 }
 
@@ -102,7 +102,7 @@ impl Digits {
         let path = path.as_ref();
         let table = Images::parquet(&[path], &ImageColumns::named("image", "label"))?;
         let wrong = |found: &str| {
-            let what = format!("expected whole numbers 0 to 9 in column \"label\", found {found}");
+            let what = format!("expected integers from 0 to 9 in column \"label\", found {found}");
             Error::content(path, what)
         };
         if table.has_text_labels() {
@@ -120,7 +120,7 @@ impl Digits {
         }
         let (side, pixels) = grey_squares(&table, path)?;
         let mut splits: [Vec<u32>; 3] = Default::default();
-        let mut alike: [[Vec<u32>; 10]; 3] = Default::default();
+        let mut rows_of_digit: [[Vec<u32>; 10]; 3] = Default::default();
         let mut order: Vec<(u64, u32)> = (0..labels.len() as u32)
             .map(|row| (scramble(u64::from(row)), row))
             .collect();
@@ -132,14 +132,14 @@ impl Digits {
                 _ => Split::Train,
             };
             splits[part as usize].push(row);
-            alike[part as usize][labels[row as usize] as usize].push(row);
+            rows_of_digit[part as usize][labels[row as usize] as usize].push(row);
         }
         let glyphs = Glyphs {
             side,
             pixels,
             labels: labels.iter().map(|&l| l as u8).collect(),
             splits,
-            alike,
+            rows_of_digit,
             hash: table.hash()?,
         };
         Ok(Self {
@@ -171,7 +171,7 @@ impl Digits {
     fn check(&self, split: Split) -> Result<()> {
         if self.is_empty(split) {
             return Err(Error::invalid(format!(
-                "the table has no image in its {} part: it needs more rows",
+                "expected at least one image in the {} split of the table, found none: use a table with more rows",
                 split.name()
             )));
         }
@@ -205,11 +205,11 @@ impl Digits {
         if let Some(glyphs) = &self.glyphs {
             // At this point both samples have the same row of the table. Draw the second shape at
             // random.
-            let alike = match concept {
-                "digit" => &glyphs.alike[split as usize][a.digit],
+            let rows_of_digit = match concept {
+                "digit" => &glyphs.rows_of_digit[split as usize][a.digit],
                 _ => &glyphs.splits[split as usize],
             };
-            b.row = alike[b.rng.below(alike.len())] as usize;
+            b.row = rows_of_digit[b.rng.below(rows_of_digit.len())] as usize;
             b.digit = usize::from(glyphs.labels[b.row]);
         }
         match concept {
@@ -278,14 +278,14 @@ impl Digits {
     }
 
     fn factors(&self, samples: &[Sample]) -> Result<Factors> {
-        let whole = |f: &dyn Fn(&Sample) -> usize| samples.iter().map(|s| f(s) as u32).collect();
+        let integers = |f: &dyn Fn(&Sample) -> usize| samples.iter().map(|s| f(s) as u32).collect();
         let real = |f: &dyn Fn(&Sample) -> f32| samples.iter().map(f).collect();
-        let mut factors = Factors::new().with_whole("digit", whole(&|s| s.digit))?;
+        let mut factors = Factors::new().with_whole("digit", integers(&|s| s.digit))?;
         if self.glyphs.is_some() {
-            factors = factors.with_whole("row", whole(&|s| s.row))?;
+            factors = factors.with_whole("row", integers(&|s| s.row))?;
         } else {
             factors = factors
-                .with_whole("style", whole(&|s| s.hand.style_of(s.digit)))?
+                .with_whole("style", integers(&|s| s.hand.style_of(s.digit)))?
                 .with_real("slant", real(&|s| s.hand.slant))?
                 .with_real("rotation", real(&|s| s.hand.rotation))?
                 .with_real("thickness", real(&|s| s.hand.thickness))?
@@ -396,7 +396,7 @@ fn grey_squares(table: &Images, path: &Path) -> Result<(usize, Vec<u8>)> {
                 return Err(Error::content(
                     path,
                     format!(
-                        "row {row} is an image of {width}×{height} pixels, expected square images of one size up to {LARGEST}, like MNIST's 28×28"
+                        "row {row}: expected square images of the same size, at most {LARGEST} pixels per side (MNIST has 28×28), found {width}×{height} pixels"
                     ),
                 ));
             }
@@ -406,7 +406,7 @@ fn grey_squares(table: &Images, path: &Path) -> Result<(usize, Vec<u8>)> {
                     return Err(Error::content(
                         path,
                         format!(
-                            "{} images of {side}×{side} pixels are more than memory holds",
+                            "not enough memory for {} images of {side}×{side} pixels",
                             table.len()
                         ),
                     ));

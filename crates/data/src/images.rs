@@ -118,7 +118,7 @@ impl Images {
 
     /// Opens the images of one or more parquet files as one set, in this order.
     ///
-    /// [`ImageColumns`] selects the columns that hold the images and the labels. By default both
+    /// [`ImageColumns`] selects the columns with the images and the labels. By default both
     /// are found in the first file, from the Hugging Face metadata, the column types and the
     /// column names, and the choice is printed in one line. The other files must have the same
     /// columns. Without a label column the set has no labels.
@@ -279,11 +279,11 @@ impl Images {
     /// `images.frame()?.column("label")?.u32()?.equal(3)` (with `use polars::prelude::*;`).
     ///
     /// # Errors
-    /// [`Error::Invalid`] unless the mask has one value per image.
+    /// [`Error::Shape`] unless the mask has one value per image.
     pub fn filter(&self, mask: &BooleanChunked) -> Result<Self> {
         if mask.len() != self.len() {
-            return Err(Error::invalid(format!(
-                "expected a mask with a value for each of {} images, found {}",
+            return Err(Error::shape(format!(
+                "expected a mask with one value for each of {} images, found {}",
                 self.len(),
                 mask.len()
             )));
@@ -299,13 +299,13 @@ impl Images {
     /// Selects the images of a class by its name.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown name (the message lists the known names), and for images
+    /// [`Error::Unknown`] for an unknown name (the message lists the known names), and for images
     /// without labels.
     pub fn of_class(&self, name: &str) -> Result<Self> {
         let set = &self.set;
         let Some(labels) = &set.labels else {
-            return Err(Error::invalid(format!(
-                "no class {name:?}: these images have no labels; name the label column, such as `ImageColumns {{ label: Some(\"label\".into()), ..Default::default() }}`"
+            return Err(Error::unknown(format!(
+                "no class {name:?}: these images have no labels; set the label column, such as `ImageColumns {{ label: Some(\"label\".into()), ..Default::default() }}`"
             )));
         };
         let number = number_of("class", name, &set.classes)?;
@@ -315,7 +315,7 @@ impl Images {
     /// Selects the images of a split by its name.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown name; the message lists the known names.
+    /// [`Error::Unknown`] for an unknown name; the message lists the known names.
     pub fn of_split(&self, name: &str) -> Result<Self> {
         let number = number_of("split", name, &self.set.splits)?;
         Ok(self.of(&self.set.split, number))
@@ -594,7 +594,7 @@ impl Set {
         match &self.source {
             Source::Shards(shards) => {
                 let (path, row) = shards.file_of(row as usize);
-                Error::content(path, format!("row {row} is {what}"))
+                Error::content(path, format!("row {row}: {what}"))
             }
             Source::Folder(folder) => Error::content(folder.path(row as usize), what),
         }
@@ -717,7 +717,7 @@ fn check_size(size: usize) -> Result<u32> {
     let side = u32::try_from(size).ok();
     side.filter(|s| (1..=LARGEST).contains(s)).ok_or_else(|| {
         Error::invalid(format!(
-            "images can have 1 to {LARGEST} pixels a side, found {size}"
+            "expected images of 1 to {LARGEST} pixels per side, found {size}"
         ))
     })
 }
@@ -734,7 +734,7 @@ fn room(count: usize, size: usize) -> Result<Vec<f32>> {
         return Ok(pixels);
     }
     Err(Error::invalid(format!(
-        "{count} images of {size}×{size} pixels are more than memory holds: ask for fewer at a time"
+        "not enough memory for {count} images of {size}×{size} pixels: request fewer at a time"
     )))
 }
 
@@ -742,9 +742,9 @@ fn number_of(what: &str, name: &str, names: &[String]) -> Result<u32> {
     let number = names.iter().position(|n| n == name);
     number.map(|n| n as u32).ok_or_else(|| {
         let known: Vec<&str> = names.iter().take(20).map(String::as_str).collect();
-        Error::invalid(match known.as_slice() {
-            [] => format!("no {what} {name:?}: the names are not known here"),
-            known => format!("no {what} {name:?}; known are: {}", known.join(", ")),
+        Error::unknown(match known.as_slice() {
+            [] => format!("no {what} {name:?}: the dataset has no {what} names"),
+            known => format!("no {what} {name:?}; the names are {}", known.join(", ")),
         })
     })
 }
@@ -786,7 +786,7 @@ impl Batch {
     /// atomically. Columns with automatic selection are named `image` and `label`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] unless the images have shape (n, 3, height, width) and there are n
+    /// [`Error::Shape`] unless the images have shape (n, 3, height, width) and there are n
     /// labels; [`Error::Io`] if the file cannot be written.
     pub fn write_parquet(&self, path: impl AsRef<Path>, columns: &ImageColumns) -> Result<()> {
         let images = png_files(&self.images)?;
@@ -794,8 +794,8 @@ impl Batch {
         let labels = labels.to_vec1::<i64>()?;
         let count = images.len();
         if labels.len() != count {
-            return Err(Error::invalid(format!(
-                "expected a label per image, found {} labels for {count} images",
+            return Err(Error::shape(format!(
+                "expected one label per image, found {} labels for {count} images",
                 labels.len()
             )));
         }
@@ -823,7 +823,7 @@ fn png_files(images: &Tensor) -> Result<Vec<Vec<u8>>> {
     let (count, height, width) = match images.dims() {
         &[n, 3, h, w] => (n, h, w),
         other => {
-            return Err(Error::invalid(format!(
+            return Err(Error::shape(format!(
                 "expected images of shape (n, 3, height, width), found {other:?}"
             )));
         }
@@ -846,7 +846,7 @@ fn png_files(images: &Tensor) -> Result<Vec<Vec<u8>>> {
             let mut file = Cursor::new(Vec::new());
             image
                 .write_to(&mut file, ImageFormat::Png)
-                .map_err(|e| Error::invalid(format!("image {n} cannot be written as PNG: {e}")))?;
+                .map_err(|e| Error::invalid(format!("cannot write image {n} as PNG: {e}")))?;
             Ok(file.into_inner())
         })
         .collect()

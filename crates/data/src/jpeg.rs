@@ -35,7 +35,7 @@ pub(super) struct Jpeg {
 
 impl Jpeg {
     pub(super) fn open(bytes: &[u8]) -> Result<Self, String> {
-        let scans = Scans::read(bytes).ok_or("the JPEG file is cut short: its end is missing")?;
+        let scans = Scans::read(bytes).ok_or("the JPEG file is truncated: its end is missing")?;
         let file = [&bytes[..scans.end], &SENTINEL, &END].concat();
         let size = file.len() as u64;
         let side = usize::from(u16::MAX);
@@ -84,7 +84,7 @@ struct Scans {
     /// Position of the end-of-image marker.
     end: usize,
     /// Whether the decoder keeps the coefficients of the whole image. False only if one baseline
-    /// scan holds all components.
+    /// scan contains all components.
     keep_all: bool,
 }
 

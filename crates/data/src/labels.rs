@@ -29,7 +29,7 @@ enum Kind {
 impl Kind {
     fn name(self) -> &'static str {
         match self {
-            Self::Whole => "whole numbers",
+            Self::Whole => "integers",
             Self::Flag => "booleans",
             Self::Text => "text",
         }
@@ -82,13 +82,13 @@ impl Labels {
             DataType::UInt64 => {
                 let numbers = values.u64().map_err(frame)?.iter();
                 let numbers = numbers.map(|n| n.map(i128::from));
-                (Kind::Whole, whole(numbers)?, described.clone())
+                (Kind::Whole, integer_labels(numbers)?, described.clone())
             }
             _ => {
                 let wide = values.cast(&DataType::Int64).map_err(frame)?;
                 let numbers = wide.i64().map_err(frame)?.iter();
                 let numbers = numbers.map(|n| n.map(i128::from));
-                (Kind::Whole, whole(numbers)?, described.clone())
+                (Kind::Whole, integer_labels(numbers)?, described.clone())
             }
         };
         let unknown = numbers.iter().position(Option::is_none).map(|row| {
@@ -134,14 +134,14 @@ impl Labels {
             if part.kind != kind {
                 let (found, expected) = (part.kind.name(), kind.name());
                 let what = format!(
-                    "not of one kind with the first file: its labels are {found}, those of the first are {expected}"
+                    "expected labels of the same type in all files, found {found}, and {expected} in the first file"
                 );
                 return Err(wrong(file, what));
             }
             if described.is_empty() {
                 described = &part.described;
             } else if !part.described.is_empty() && part.described != described {
-                let what = "not of one kind with the files before it: its classes have other names";
+                let what = "expected the same class names in all files, found other names than in the files before";
                 return Err(wrong(file, what.into()));
             }
         }
@@ -153,7 +153,7 @@ impl Labels {
             let (file, (row, found)) = first.unwrap_or((0, (0, "nothing")));
             let column = chosen.label.as_deref().unwrap_or_default();
             let what = format!(
-                "row {row} has {found} for label (column {column:?}), which means that its class is not known, and so have {unknown} of {count} rows; leave these out with `skip_unlabelled: true` (as text: unlabelled=skip), or read no labels with `label: None` (as text: label=)"
+                "row {row} has {found} for label (column {column:?}): its class is unknown, as in {unknown} of {count} rows; leave these out with `skip_unlabelled: true` (as text: unlabelled=skip), or read no labels with `label: None` (as text: label=)"
             );
             return Err(wrong(file, what));
         }
@@ -231,7 +231,7 @@ fn counted(count: usize, one: &str, several: &str) -> String {
 }
 
 /// Converts integers to labels; −1 is an unknown label.
-fn whole(
+fn integer_labels(
     values: impl Iterator<Item = Option<i128>>,
 ) -> std::result::Result<Vec<Option<u32>>, String> {
     values
@@ -240,7 +240,7 @@ fn whole(
             None | Some(-1) => Ok(None),
             Some(value) => u32::try_from(value).map(Some).map_err(|_| {
                 format!(
-                    "row {row} has {value} for label, expected a whole number from 0 to {}, or -1 for a class that is not known; a table is read without labels with `label: None` (as text: label=)",
+                    "row {row} has {value} for label, expected an integer from 0 to {}, or -1 for an unknown class; to read no labels, use `label: None` (as text: label=)",
                     u32::MAX
                 )
             }),

@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn shares_never_exceed_the_limit_together() {
         static SUM: AtomicU64 = AtomicU64::new(0);
-        static MOST: AtomicU64 = AtomicU64::new(0);
+        static PEAK: AtomicU64 = AtomicU64::new(0);
         assert!(Share::take(LIMIT + 1).is_none());
         std::thread::scope(|scope| {
             for thread in 0..8u64 {
@@ -59,7 +59,7 @@ mod tests {
                         let bytes = LIMIT / 10 * (1 + (thread * 7 + i) % 10);
                         let share = Share::take(bytes).expect("within the limit");
                         let sum = SUM.fetch_add(bytes, Ordering::SeqCst) + bytes;
-                        MOST.fetch_max(sum, Ordering::SeqCst);
+                        PEAK.fetch_max(sum, Ordering::SeqCst);
                         std::thread::yield_now();
                         SUM.fetch_sub(bytes, Ordering::SeqCst);
                         drop(share);
@@ -67,7 +67,7 @@ mod tests {
                 });
             }
         });
-        let most = MOST.load(Ordering::SeqCst);
-        assert!(most > LIMIT / 2 && most <= LIMIT, "{most}");
+        let peak = PEAK.load(Ordering::SeqCst);
+        assert!(peak > LIMIT / 2 && peak <= LIMIT, "{peak}");
     }
 }

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use std::sync::Arc;
 
 /// The largest number of classes; ImageNet-21k has 21,841.
-const MOST_CLASSES: u32 = 100_000;
+const MAX_CLASSES: u32 = 100_000;
 
 /// The images of a folder or of parquet files as a [`World`], so that everything that is trained
 /// on synthetic datasets can be trained on photographs.
@@ -61,17 +61,17 @@ impl Photographs {
         }
         let known = images.labels();
         // Classes without a name are named by their number, up to the largest label.
-        let most = known.iter().flatten().max().copied().unwrap_or(0);
-        if most >= MOST_CLASSES {
+        let max = known.iter().flatten().max().copied().unwrap_or(0);
+        if max >= MAX_CLASSES {
             return Err(Error::invalid(format!(
-                "expected labels below {MOST_CLASSES}, found {most}: such a number tells images apart rather than classes; name another label column, or none (`label: None`)"
+                "expected labels below {MAX_CLASSES}, found {max}: such labels identify images, not classes; select another label column, or none (`label: None`)"
             )));
         }
         let mut pixels: Vec<u8> = Vec::new();
         let wanted = count.checked_mul(3 * size * size);
         if wanted.is_none_or(|n| pixels.try_reserve_exact(n).is_err()) {
             return Err(Error::invalid(format!(
-                "{count} images of {size}×{size} pixels are more than memory holds: choose fewer (`images.split`) or a smaller size"
+                "not enough memory for {count} images of {size}×{size} pixels: choose fewer images (`images.split`) or a smaller size"
             )));
         }
         let mut labels = Vec::with_capacity(count);
@@ -237,8 +237,8 @@ impl World for Photographs {
         concept: &str,
     ) -> Result<(Batch, Batch)> {
         if self.classes.is_empty() {
-            return Err(Error::invalid(format!(
-                "pairs that share {concept:?} need images with classes, and these have no labels: put them in a folder per class, or name the label column (`ImageColumns`; in INVARIANCES_IMAGES: file.parquet?label=COLUMN)"
+            return Err(Error::unsupported(format!(
+                "expected images with classes for pairs that share {concept:?}, found images with no labels: put them in a folder per class, or select the label column (`ImageColumns`; in INVARIANCES_IMAGES: file.parquet?label=COLUMN)"
             )));
         }
         if concept != "class" {

@@ -50,7 +50,7 @@ impl Plane {
         }
     }
 
-    /// Eight Gaussians of standard deviation 0.2 on a circle of radius 2. The label says whether
+    /// Eight Gaussians of standard deviation 0.2 on a circle of radius 2. The label states whether
     /// the Gaussian has an even or an odd index, so that each label has four separate modes.
     pub fn ring() -> Self {
         Self {
@@ -114,7 +114,10 @@ impl Plane {
         let mut values = vec![0f32; labels.len() * width];
         for (row, &label) in values.chunks_exact_mut(width).zip(labels) {
             *row.get_mut(label as usize).ok_or_else(|| {
-                Error::invalid(format!("label {label} is not among 0 … {}", width - 1))
+                Error::invalid(format!(
+                    "expected a label from 0 to {}, found {label}",
+                    width - 1
+                ))
             })? = 1.0;
         }
         Ok(Tensor::from_vec(
@@ -127,13 +130,13 @@ impl Plane {
     /// Returns log p(point | label) in nats, f64, of shape (n,).
     ///
     /// # Errors
-    /// [`Error::Invalid`] unless the points are (n, 2) and the labels are one-hot (n, labels), as
+    /// [`Error::Shape`] unless the points are (n, 2) and the labels are one-hot (n, labels), as
     /// returned by [`Plane::draw`].
     pub fn log_density(&self, points: &Tensor, labels: &Tensor) -> Result<Tensor> {
         let n = points.dims().first().copied().unwrap_or(0);
         if points.dims() != [n, 2] || labels.dims() != [n, self.labels()] {
-            return Err(Error::invalid(format!(
-                "the density needs points (n, 2) and labels (n, {}), found {:?} and {:?}",
+            return Err(Error::shape(format!(
+                "expected points of shape (n, 2) and labels of shape (n, {}), found {:?} and {:?}",
                 self.labels(),
                 points.dims(),
                 labels.dims()
@@ -178,12 +181,12 @@ impl Plane {
     /// points in each pixel, divided by the pixel's area.
     ///
     /// # Errors
-    /// [`Error::Invalid`] unless the points are (n, 2) with n and `side` above 0.
+    /// [`Error::Shape`] unless the points are (n, 2) with n and `side` above 0.
     pub fn histogram(&self, points: &Tensor, side: usize) -> Result<Tensor> {
         let n = points.dims().first().copied().unwrap_or(0);
         if points.dims() != [n, 2] || n * side == 0 {
-            return Err(Error::invalid(format!(
-                "a picture of points needs points (n, 2) and a side above 0, found {:?} and {side}",
+            return Err(Error::shape(format!(
+                "expected points of shape (n, 2) with n and the side above 0, found {:?} and side {side}",
                 points.dims()
             )));
         }

@@ -42,7 +42,7 @@ pub(super) type Key = (usize, usize, usize);
 struct Cache {
     pages: VecDeque<(Key, Arc<Page>)>,
     /// The dictionary that was used last.
-    words: Option<((usize, usize), Arc<Values>)>,
+    dictionary_values: Option<((usize, usize), Arc<Values>)>,
 }
 
 /// What is known about the images, other than their bytes.
@@ -89,14 +89,14 @@ impl Shards {
             if u32::try_from(rows).is_err() {
                 return Err(Error::content(
                     path,
-                    "more than 2^32 rows with the files before it",
+                    "expected at most 2^32 rows in all files, found more",
                 ));
             }
             match &mut tables {
                 None => tables = Some(part),
                 Some(tables) => tables.append(part).map_err(|what| {
                     let first = paths[0].as_ref().display();
-                    parquet.wrong(format!("not of one kind with {first}: {what}"))
+                    parquet.wrong(format!("differs from {first}: {what}"))
                 })?,
             }
             labels.extend(part_labels);
@@ -184,7 +184,7 @@ impl Shards {
         self.files.iter().map(|f| f.parquet.path()).collect()
     }
 
-    /// Returns the file that holds a row, and the row's index in that file.
+    /// Returns the file that contains a row, and the row's index in that file.
     pub(super) fn file_of(&self, row: usize) -> (&Path, usize) {
         let (file, row) = self.locate(row);
         (self.files[file].parquet.path(), row)
@@ -196,7 +196,7 @@ impl Shards {
         (file, row - self.starts[file])
     }
 
-    /// Returns the page that holds a row, and the row's index in that page.
+    /// Returns the page that contains a row, and the row's index in that page.
     pub(super) fn place(&self, row: usize) -> Result<(Key, usize)> {
         let (file, row) = self.locate(row);
         let shard = &self.files[file];
@@ -223,20 +223,24 @@ impl Shards {
             page,
             row: 0,
         };
-        let words = if parquet.needs_words(*leaf, place)? {
-            let kept = lock().words.clone().filter(|(k, _)| *k == (file, group));
-            match kept {
-                Some((_, words)) => Some(words),
+        let dictionary_values = if parquet.needs_dictionary(*leaf, place)? {
+            let cached = lock()
+                .dictionary_values
+                .clone()
+                .filter(|(k, _)| *k == (file, group));
+            match cached {
+                Some((_, dictionary_values)) => Some(dictionary_values),
                 None => {
-                    let words = parquet.words(group, *leaf)?.map(Arc::new);
-                    lock().words = words.clone().map(|w| ((file, group), w));
-                    words
+                    let dictionary_values = parquet.dictionary_values(group, *leaf)?.map(Arc::new);
+                    lock().dictionary_values =
+                        dictionary_values.clone().map(|w| ((file, group), w));
+                    dictionary_values
                 }
             }
         } else {
             None
         };
-        let page = Arc::new(parquet.page(*leaf, place, words.as_deref())?);
+        let page = Arc::new(parquet.page(*leaf, place, dictionary_values.as_deref())?);
         let mut cache = lock();
         cache.pages.push_back((key, page.clone()));
         let mut size: usize = cache.pages.iter().map(|(_, p)| p.size()).sum();
@@ -264,7 +268,7 @@ impl Tables {
         };
         let (mine, theirs) = (names(&self.attributes), names(&other.attributes));
         if mine != theirs || self.path.is_some() != other.path.is_some() {
-            return Err(format!("it has the columns {theirs}, the first has {mine}"));
+            return Err(format!("expected the columns {mine}, found {theirs}"));
         }
         let pairs = self.attributes.iter_mut().chain(&mut self.path);
         for (series, more) in pairs.zip(other.attributes.iter().chain(&other.path)) {

@@ -146,7 +146,7 @@ impl Attribute {
     /// Returns the class of each image.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the factors do not contain this one.
+    /// [`Error::Unknown`] if the factors do not contain this one.
     pub fn of(&self, factors: &Factors) -> Result<Vec<u32>> {
         let class = |v: f32| self.cuts.iter().filter(|cut| v >= **cut).count() as u32;
         Ok(factors.column(&self.name)?.into_iter().map(class).collect())
@@ -154,8 +154,8 @@ impl Attribute {
 }
 
 pub(super) fn unknown_concept(concept: &str, world: &dyn World) -> Error {
-    Error::invalid(format!(
-        "no pairs of {} can share {concept:?}; they can share: {}",
+    Error::unknown(format!(
+        "the dataset {} has no concept {concept:?}; its concepts are {}",
         world.id(),
         world.concepts().join(", ")
     ))
@@ -163,21 +163,21 @@ pub(super) fn unknown_concept(concept: &str, world: &dyn World) -> Error {
 
 pub(super) fn indices(start: u64, count: usize) -> Result<Vec<u64>> {
     // More images than fit in memory; limits the length of the list of indices.
-    const MOST: usize = 1 << 28;
+    const MAX_SAMPLES: usize = 1 << 28;
     match start.checked_add(count as u64) {
-        Some(end) if count <= MOST => Ok((start..end).collect()),
+        Some(end) if count <= MAX_SAMPLES => Ok((start..end).collect()),
         _ => Err(Error::invalid(format!(
-            "cannot take {count} samples from index {start}: ask for at most {MOST} at a time, below index 2^64"
+            "expected at most {MAX_SAMPLES} samples at a time and indices below 2^64, found {count} samples from index {start}"
         ))),
     }
 }
 
-pub(super) fn check_size(what: &str, size: usize, least: usize) -> Result<()> {
-    if (least..=128).contains(&size) {
+pub(super) fn check_size(what: &str, size: usize, min: usize) -> Result<()> {
+    if (min..=128).contains(&size) {
         return Ok(());
     }
     Err(Error::invalid(format!(
-        "{what} can have {least} to 128 pixels a side, found {size}"
+        "expected {what} of {min} to 128 pixels per side, found {size}"
     )))
 }
 
@@ -198,7 +198,7 @@ pub(super) fn render<S: Send, W>(
     let wanted = count.checked_mul(numbers);
     if wanted.is_none_or(|n| pixels.try_reserve_exact(n).is_err()) {
         return Err(Error::invalid(format!(
-            "{count} images of {size}×{size} pixels are more than memory holds: ask for fewer at a time"
+            "not enough memory for {count} images of {size}×{size} pixels: request fewer at a time"
         )));
     }
     pixels.resize(count * numbers, 0.0);

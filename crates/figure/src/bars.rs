@@ -84,12 +84,12 @@ impl Bars {
     /// Draws the bars.
     ///
     /// # Errors
-    /// [`Error::Invalid`] without groups or series, if a series does not have one value per
-    /// group, for a size below 160 × 120, or for an empty range.
+    /// [`Error::Invalid`] without groups or series, for a size below 160 × 120, or for an empty
+    /// range; [`Error::Shape`] if a series does not have one value per group.
     pub fn figure(&self) -> Result<Figure> {
         if self.groups.is_empty() || self.series.is_empty() {
             return Err(Error::invalid(format!(
-                "bars need at least one group and one series, found {} and {}",
+                "expected bars with at least one group and one series, found {} groups and {} series",
                 self.groups.len(),
                 self.series.len()
             )));
@@ -99,8 +99,8 @@ impl Bars {
             .iter()
             .find(|(_, v)| v.len() != self.groups.len())
         {
-            return Err(Error::invalid(format!(
-                "the series “{label}” has {} values for {} groups: give one for each",
+            return Err(Error::shape(format!(
+                "expected one value per group in the series “{label}”, found {} values for {} groups",
                 values.len(),
                 self.groups.len()
             )));

@@ -109,8 +109,8 @@ impl Chart {
                     .into_iter()
                     .map(|n| n.as_str())
                     .collect();
-                Error::invalid(format!(
-                    "the frame has no column {name}; it has {}",
+                Error::unknown(format!(
+                    "no column {name} in the data frame; the columns are {}",
                     names.join(", ")
                 ))
             })?;
@@ -195,23 +195,24 @@ impl Chart {
     /// Draws the chart.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a chart without lines, a line whose x, y and band differ in length,
-    /// a missing column, an invalid range, or a size below 160 × 120.
+    /// [`Error::Invalid`] for a chart without lines, an invalid range, or a size below 160 × 120;
+    /// [`Error::Shape`] for a line whose x, y and band differ in length; [`Error::Unknown`] for a
+    /// missing column.
     pub fn figure(&self) -> Result<Figure> {
         if let Some(problem) = &self.problem {
-            return Err(Error::invalid(problem.clone()));
+            return Err(Error::unknown(problem.clone()));
         }
         if self.lines.is_empty() {
             return Err(Error::invalid(
-                "a chart needs at least one line: add .line(label, &x, &y)",
+                "expected at least one line in a chart, found none: add .line(label, &x, &y)",
             ));
         }
         for line in &self.lines {
             let n = line.x.len();
             let band = line.band.iter().flat_map(|(l, h)| [l.len(), h.len()]);
             if let Some(m) = [line.y.len()].into_iter().chain(band).find(|m| *m != n) {
-                return Err(Error::invalid(format!(
-                    "the line “{}” has {n} values of x and {m} of y or its band: give as many of each",
+                return Err(Error::shape(format!(
+                    "expected the same number of values of x, y and the band in the line “{}”, found {n} values of x and {m} of y or the band",
                     line.label
                 )));
             }
@@ -381,7 +382,7 @@ fn moving_mean(values: &[f64], window: usize) -> Vec<f64> {
 pub(super) fn check_size((width, height): (f64, f64)) -> Result<()> {
     if width < 160.0 || height < 120.0 {
         return Err(Error::invalid(format!(
-            "a chart needs at least 160 × 120 logical pixels, found {width} × {height}"
+            "expected a chart of at least 160 × 120 logical pixels, found {width} × {height}"
         )));
     }
     Ok(())
@@ -391,11 +392,11 @@ pub(super) fn check_range(axis: &str, range: Option<(f64, f64)>, log: bool) -> R
     match range {
         Some((low, high)) if !(low < high && low.is_finite() && high.is_finite()) => {
             Err(Error::invalid(format!(
-                "the range of {axis} needs low < high, found {low} and {high}"
+                "expected low < high for the range of {axis}, found {low} and {high}"
             )))
         }
         Some((low, _)) if log && low <= 0.0 => Err(Error::invalid(format!(
-            "a logarithmic axis shows positive numbers: the range of {axis} begins at {low}"
+            "expected a positive range for the logarithmic axis {axis}, found a range that begins at {low}"
         ))),
         _ => Ok(()),
     }

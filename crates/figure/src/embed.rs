@@ -52,14 +52,19 @@ pub(super) fn subset(
     let (file, index) = match font {
         Typeface::Shipped(face) => (face.file(), 0),
         Typeface::Other(other) if other.as_in_file => (other.file(), other.index),
-        Typeface::Other(_) => return Err((font, "only the weight in the file can be".into())),
+        Typeface::Other(_) => {
+            return Err((
+                font,
+                "only the default weight of a variable font can be embedded".into(),
+            ));
+        }
     };
     let subset = subsetter::subset(file, index, &embedded.glyphs);
     let subset = subset.map_err(|e| (font, format!("{e:?}")))?;
     match table(&subset, b"CFF ").map(<[u8]>::to_vec) {
         Some(outlines) => Ok(Subset::Compact(outlines)),
         None if table(&subset, b"glyf").is_some() => Ok(Subset::TrueType(subset)),
-        None => Err((font, "it has no table of outlines".into())),
+        None => Err((font, "the font has no outlines".into())),
     }
 }
 

@@ -58,7 +58,7 @@ impl Explorer {
     /// n is the product of the axes' lengths. The axis that is added last changes fastest.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for another shape or NaN values.
+    /// [`Error::Shape`] for another shape, [`Error::Invalid`] for NaN values.
     pub fn new(images: &Tensor) -> Result<Self> {
         Ok(Self {
             images: pixels(images)?,
@@ -103,8 +103,8 @@ impl Explorer {
         let lengths: Vec<usize> = self.axes.iter().map(|(_, places)| places.len()).collect();
         let wanted = lengths.iter().try_fold(1usize, |n, l| n.checked_mul(*l));
         if lengths.is_empty() || wanted != Some(self.images.len()) || wanted == Some(0) {
-            return Err(Error::invalid(format!(
-                "axes of {lengths:?} places do not name {} images: their product must be as many",
+            return Err(Error::shape(format!(
+                "expected the number of images to be the product of the axis lengths {lengths:?}, found {} images",
                 self.images.len()
             )));
         }
@@ -114,15 +114,15 @@ impl Explorer {
             let mut named = axes.filter(|((axis, _), _)| axis == name);
             let Some(((_, places), start)) = named.next() else {
                 let names: Vec<&str> = self.axes.iter().map(|(n, _)| n.as_str()).collect();
-                return Err(Error::invalid(format!(
-                    "there is no axis {name:?} to begin at, but {}",
+                return Err(Error::unknown(format!(
+                    "no axis {name:?}; the axes are {}",
                     names.join(", ")
                 )));
             };
             let found = places.iter().position(|p| p == place);
             *start = found.ok_or_else(|| {
-                Error::invalid(format!(
-                    "the axis {name:?} cannot begin at {place:?}, it has {}",
+                Error::unknown(format!(
+                    "the axis {name:?} has no value {place:?}; its values are {}",
                     places.join(", ")
                 ))
             })?;
@@ -144,7 +144,7 @@ impl Explorer {
         let rows = count.div_ceil(columns);
         if (columns * w).max(rows * h) as f64 > LONGEST {
             return Err(Error::invalid(format!(
-                "{count} images of {w}×{h} pixels are more than a page should hold: show fewer, or smaller ones"
+                "expected at most {LONGEST} pixels per side, found {count} images of {w}×{h} pixels: show fewer or smaller images"
             )));
         }
         let mut rgb = vec![255u8; columns * w * rows * h * 3];
@@ -162,9 +162,9 @@ impl Explorer {
     /// Returns the HTML element.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the number of images is not the product of the axes' lengths, if the
-    /// axis or the place given to [`Explorer::begin`] does not exist, or if a side of the picture
-    /// with all images is longer than 16,384 pixels.
+    /// [`Error::Shape`] if the number of images is not the product of the axes' lengths;
+    /// [`Error::Unknown`] if the axis or the place given to [`Explorer::begin`] does not exist;
+    /// [`Error::Invalid`] if a side of the picture with all images is longer than 16,384 pixels.
     pub fn html(&self) -> Result<String> {
         let start = self.start()?;
         let data = |kind: &str, bytes: &[u8]| {
@@ -248,14 +248,14 @@ impl Explorer {
     /// Writes the HTML page. The file is written atomically: it is never left incomplete.
     ///
     /// # Errors
-    /// Same as [`Explorer::html`]; [`Error::Invalid`] for an extension other than `.html`,
+    /// Same as [`Explorer::html`]; [`Error::Unsupported`] for an extension other than `.html`,
     /// [`Error::Io`] if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let ending = path.extension().and_then(|e| e.to_str());
         if !ending.is_some_and(|e| e.eq_ignore_ascii_case("html")) {
-            return Err(Error::invalid(format!(
-                "what a reader moves is saved as .html, found {}; its `figure()` as the others",
+            return Err(Error::unsupported(format!(
+                "expected a file name that ends in .html for an interactive figure, found {}: save its `figure()` in other formats",
                 path.display()
             )));
         }

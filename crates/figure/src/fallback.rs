@@ -161,7 +161,7 @@ struct Fonts {
     /// For a character, a family that has it, but not as an outline.
     pictures: BTreeMap<char, String>,
     /// Characters that were already reported to the user as missing.
-    told: BTreeSet<char>,
+    reported: BTreeSet<char>,
 }
 
 static FONTS: Mutex<Fonts> = Mutex::new(Fonts {
@@ -172,7 +172,7 @@ static FONTS: Mutex<Fonts> = Mutex::new(Fonts {
     loaded: BTreeMap::new(),
     found: BTreeMap::new(),
     pictures: BTreeMap::new(),
-    told: BTreeSet::new(),
+    reported: BTreeSet::new(),
 });
 
 fn lock() -> MutexGuard<'static, Fonts> {
@@ -193,9 +193,9 @@ pub(crate) fn find(face: Face, c: char) -> Option<Glyph> {
 
 /// Returns the characters that were not reported to the user yet, each with a family that has it
 /// only as a picture, if there is one.
-pub(crate) fn untold(missing: &BTreeSet<char>) -> Vec<(char, Option<String>)> {
+pub(crate) fn unreported(missing: &BTreeSet<char>) -> Vec<(char, Option<String>)> {
     let mut fonts = lock();
-    let new = missing.iter().filter(|c| fonts.told.insert(**c));
+    let new = missing.iter().filter(|c| fonts.reported.insert(**c));
     let new: Vec<char> = new.copied().collect();
     let family = |c| fonts.pictures.get(&c).cloned();
     new.into_iter().map(|c| (c, family(c))).collect()
@@ -226,7 +226,7 @@ impl Fonts {
             match named(&path) {
                 Ok(known) => self.named.push(known),
                 Err(what) => eprintln!(
-                    "warning: INVARIANCES_FONTS names {}, which is skipped: {what}",
+                    "warning: skipping {} from INVARIANCES_FONTS: {what}",
                     path.display()
                 ),
             }
@@ -269,14 +269,14 @@ fn named(path: &Path) -> std::result::Result<Vec<Known>, String> {
     let known = match folder {
         true => all(&[path.to_path_buf()]).0,
         false => fontfile::fonts(path)
-            .map_err(|e| format!("a font (.ttf, .otf, .ttc, .otc) was expected: {e}"))?,
+            .map_err(|e| format!("expected a font (.ttf, .otf, .ttc, .otc): {e}"))?,
     };
     if known.iter().any(|k| k.outlines) {
         return Ok(known);
     }
     Err(match folder {
-        true => "a folder with fonts (.ttf, .otf, .ttc, .otc) was expected, found none".into(),
-        false => "the font has pictures of its glyphs, and figures need outlines".into(),
+        true => "expected a folder with fonts (.ttf, .otf, .ttc, .otc), found none".into(),
+        false => "expected a font with outlines, found pictures of glyphs".into(),
     })
 }
 
@@ -331,9 +331,7 @@ fn of_system() -> Vec<Known> {
     }
     let (known, unreadable) = all(&folders);
     if let Some((count, first)) = unreadable {
-        eprintln!(
-            "warning: {count} font files cannot be read and are skipped, the first is {first}"
-        );
+        eprintln!("warning: skipping {count} font files that cannot be read; the first is {first}");
     }
     known
 }
@@ -398,7 +396,7 @@ fn rank(known: &Known, face: Face) -> impl Ord + use<> {
 fn load(known: &Known, face: Face) -> Option<Other> {
     let skip = |what: String| {
         eprintln!(
-            "warning: the font {} is skipped: {what}",
+            "warning: skipping the font {}: {what}",
             known.path.display()
         );
     };
@@ -406,7 +404,9 @@ fn load(known: &Known, face: Face) -> Option<Other> {
     let mut hash = blake3::Hasher::new();
     hash.update(&bytes).update(&known.index.to_le_bytes());
     let font = FontVec::try_from_vec_and_index(bytes, known.index);
-    let mut font = font.map_err(|_| skip("it cannot be read".into())).ok()?;
+    let mut font = font
+        .map_err(|_| skip("the font cannot be read".into()))
+        .ok()?;
     let weight = f32::from(weight(face));
     let axes = font.variations();
     let axis = axes.into_iter().find(|axis| axis.tag == *b"wght");

@@ -36,11 +36,13 @@ impl Film {
     /// [`Error::Invalid`] without figures, or if the figures differ in size.
     pub fn new(frames: &[Figure]) -> Result<Self> {
         let Some(first) = frames.first() else {
-            return Err(Error::invalid("a film needs at least one figure, found 0"));
+            return Err(Error::invalid(
+                "expected at least one figure for a film, found 0",
+            ));
         };
         if let Some(other) = frames.iter().find(|f| f.size() != first.size()) {
             return Err(Error::invalid(format!(
-                "the figures of a film are of one size, found {:?} and {:?}",
+                "expected figures of the same size for a film, found {:?} and {:?}",
                 first.size(),
                 other.size()
             )));
@@ -87,7 +89,7 @@ impl Film {
     pub fn png(&self) -> Result<Vec<u8>> {
         if !(1.0 / 60.0..=100.0).contains(&self.rate) {
             return Err(Error::invalid(format!(
-                "a film shows from one figure in a minute to 100 in a second, found {} in a second",
+                "expected a rate from one figure per minute to 100 figures per second, found {} per second",
                 self.rate
             )));
         }
@@ -111,14 +113,14 @@ impl Film {
     /// Writes the film as PNG. The file is written atomically: it is never left incomplete.
     ///
     /// # Errors
-    /// Same as [`Film::png`]; [`Error::Invalid`] for an extension other than `.png`,
+    /// Same as [`Film::png`]; [`Error::Unsupported`] for an extension other than `.png`,
     /// [`Error::Io`] if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let ending = path.extension().and_then(|e| e.to_str());
         if !ending.is_some_and(|e| e.eq_ignore_ascii_case("png")) {
-            return Err(Error::invalid(format!(
-                "a film is saved as an animated .png, found {}",
+            return Err(Error::unsupported(format!(
+                "expected a file name that ends in .png (animated PNG) for a film, found {}",
                 path.display()
             )));
         }

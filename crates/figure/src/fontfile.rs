@@ -18,11 +18,11 @@ const LARGEST_FILE: u64 = 256 << 20;
 /// 0.3 MB.
 const LARGEST_TABLE: u32 = 2 << 20;
 /// Largest number of fonts in one collection.
-const MOST_FACES: u32 = 64;
+const MAX_FACES: u32 = 64;
 /// Largest number of files read under one folder.
-const MOST_FILES: usize = 20_000;
+const MAX_FILES: usize = 20_000;
 /// Largest depth of folders that are searched.
-const DEEPEST: usize = 8;
+const MAX_DEPTH: usize = 8;
 
 /// Offset of a table in its file, and its length.
 type Place = (u32, u32);
@@ -74,13 +74,13 @@ pub(super) fn in_folder(folder: &Path) -> BTreeSet<PathBuf> {
 fn walk(folder: &Path, depth: usize, seen: &mut BTreeSet<PathBuf>, found: &mut BTreeSet<PathBuf>) {
     // Links between folders are followed, but each folder is searched only once.
     let new = folder.canonicalize().is_ok_and(|real| seen.insert(real));
-    let (true, Ok(entries)) = (new && depth <= DEEPEST, std::fs::read_dir(folder)) else {
+    let (true, Ok(entries)) = (new && depth <= MAX_DEPTH, std::fs::read_dir(folder)) else {
         return;
     };
     let mut entries: Vec<PathBuf> = entries.flatten().map(|e| e.path()).collect();
     entries.sort();
     for path in entries {
-        if found.len() >= MOST_FILES {
+        if found.len() >= MAX_FILES {
             return;
         }
         let ending = path.extension().and_then(|e| e.to_str());
@@ -96,8 +96,7 @@ fn walk(folder: &Path, depth: usize, seen: &mut BTreeSet<PathBuf>, found: &mut B
 /// Returns the fonts of a file.
 ///
 /// # Errors
-/// The reason why the file cannot be used. It completes a sentence that begins with the file's
-/// path.
+/// The reason why the file cannot be used.
 pub(super) fn fonts(path: &Path) -> Result<Vec<Known>, String> {
     let mut file = open(path)?;
     let shared: Arc<Path> = path.into();
@@ -105,9 +104,9 @@ pub(super) fn fonts(path: &Path) -> Result<Vec<Known>, String> {
     let mut starts = vec![0];
     if start.starts_with(b"ttcf") {
         let count = number(&start, 8).unwrap_or(0);
-        if count == 0 || count > MOST_FACES {
+        if count == 0 || count > MAX_FACES {
             return Err(format!(
-                "a font collection of 1 to {MOST_FACES} fonts was expected, found {count}"
+                "expected a font collection of 1 to {MAX_FACES} fonts, found {count}"
             ));
         }
         let list = bytes(&mut file, 12, 4 * count)?;
@@ -152,11 +151,11 @@ fn open(path: &Path) -> Result<File, String> {
     // Checked before the file is opened: opening a pipe would wait for a writer.
     let about = std::fs::metadata(path).map_err(|e| e.to_string())?;
     if !about.is_file() {
-        return Err("not a file".into());
+        return Err("expected a file, found a folder or a special file".into());
     }
     if about.len() > LARGEST_FILE {
         return Err(format!(
-            "a font file of at most {} MB was expected, found {} MB",
+            "expected a font file of at most {} MB, found {} MB",
             LARGEST_FILE >> 20,
             about.len() >> 20
         ));
@@ -182,13 +181,13 @@ fn font(
         let (at, length) = (number(entry, 8)?, number(entry, 12)?);
         (length <= LARGEST_TABLE).then_some((at, length))
     };
-    let map = place(b"cmap").ok_or("it has no table of characters")?;
+    let map = place(b"cmap").ok_or("the font has no character map")?;
     let characters = match shared {
         Some((characters, at)) if at == map => characters,
         _ => bytes(file, map.0, map.1)?.into(),
     };
     if cmap::Table::parse(&characters).is_none() {
-        return Err("its table of characters cannot be read".into());
+        return Err("the character map of the font cannot be read".into());
     }
     let has = |tag: &[u8; 4]| directory.chunks_exact(16).any(|e| e.starts_with(tag));
     let outlines = has(b"glyf") || has(b"CFF ") || has(b"CFF2");

@@ -50,13 +50,18 @@ impl ImageGrid {
     /// Values outside this range are clamped.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for another shape, a number of images that is not a multiple of
-    /// `columns`, or NaN values.
+    /// [`Error::Shape`] for another shape or a number of images that is not a multiple of
+    /// `columns`; [`Error::Invalid`] for 0 columns or NaN values.
     pub fn new(images: &Tensor, columns: usize) -> Result<Self> {
         let images = pixels(images)?;
-        if columns == 0 || images.is_empty() || images.len() % columns != 0 {
-            return Err(Error::invalid(format!(
-                "an image grid of {columns} columns needs rows·{columns} images, at least one row; found {}",
+        if columns == 0 {
+            return Err(Error::invalid(
+                "expected a number of columns above 0 for an image grid, found 0",
+            ));
+        }
+        if images.is_empty() || images.len() % columns != 0 {
+            return Err(Error::shape(format!(
+                "expected rows·{columns} images, at least one row, for an image grid with {columns} columns, found {}",
                 images.len()
             )));
         }
@@ -76,9 +81,9 @@ impl ImageGrid {
     /// Creates a grid from one batch per row, each (columns, 3 or 1, height, width).
     ///
     /// # Errors
-    /// Same as [`ImageGrid::new`]; [`Error::Invalid`] if the batches differ in shape.
+    /// Same as [`ImageGrid::new`]; [`Error::Shape`] if the batches differ in shape.
     pub fn of_rows(rows: &[Tensor]) -> Result<Self> {
-        let columns = alike(rows)?;
+        let columns = first_dimension(rows)?;
         Self::new(&Tensor::cat(rows, 0)?, columns)
     }
 
@@ -88,7 +93,7 @@ impl ImageGrid {
     /// # Errors
     /// Same as [`ImageGrid::of_rows`].
     pub fn of_columns(columns: &[Tensor]) -> Result<Self> {
-        alike(columns)?;
+        first_dimension(columns)?;
         Self::new(&Tensor::stack(columns, 1)?.flatten(0, 1)?, columns.len())
     }
 
@@ -107,14 +112,14 @@ impl ImageGrid {
     /// ```
     ///
     /// # Errors
-    /// Same as [`ImageGrid::new`]; [`Error::Invalid`] if `cells` does not have rows · columns
+    /// Same as [`ImageGrid::new`]; [`Error::Shape`] if `cells` does not have rows · columns
     /// images of the rows' shape.
     pub fn cross(rows: &Tensor, columns: &Tensor, cells: &Tensor) -> Result<Self> {
         let (down, channels, h, w) = rows.dims4()?;
         let across = columns.dims4()?.0;
         if cells.dims() != [down * across, channels, h, w] {
-            return Err(Error::invalid(format!(
-                "a cross of {down} rows and {across} columns needs {} cells of {channels}×{h}×{w}, found {:?}",
+            return Err(Error::shape(format!(
+                "expected {} cells of shape {channels}×{h}×{w} for a cross of {down} rows and {across} columns, found {:?}",
                 down * across,
                 cells.dims()
             )));
@@ -371,14 +376,14 @@ impl ImageGrid {
         let total: usize = self.groups.iter().sum();
         if total != self.columns || self.groups.contains(&0) {
             return Err(Error::invalid(format!(
-                "the groups {:?} hold {total} columns, the grid has {}: their sizes, each at least 1, must add up",
-                self.groups, self.columns
+                "expected group sizes of at least 1 that add up to {} columns, found {:?} with {total} columns",
+                self.columns, self.groups
             )));
         }
         let labels = self.column_labels.len();
         if labels != 0 && labels != self.columns && labels != self.groups.len() {
             return Err(Error::invalid(format!(
-                "{labels} column labels for {} columns in {} groups: give one for each column or one for each group",
+                "expected one label for each column or for each group, found {labels} column labels for {} columns in {} groups",
                 self.columns,
                 self.groups.len()
             )));
@@ -386,7 +391,7 @@ impl ImageGrid {
         let labels = self.row_labels.len();
         if labels != 0 && labels != rows {
             return Err(Error::invalid(format!(
-                "{labels} row labels for {rows} rows: give one for each"
+                "expected one label for each row, found {labels} row labels for {rows} rows"
             )));
         }
         if let Some(beyond) = self
@@ -396,13 +401,13 @@ impl ImageGrid {
             .find(|i| **i >= self.images.len())
         {
             return Err(Error::invalid(format!(
-                "image {beyond} cannot be marked: the grid holds {}, numbered from 0",
+                "cannot mark image {beyond}: the grid has {} images, counted from 0",
                 self.images.len()
             )));
         }
         if self.magnify == Some(0) {
             return Err(Error::invalid(
-                "magnify(0) leaves nothing to see: give at least 1",
+                "expected a magnification of at least 1, found 0",
             ));
         }
         Ok(())
@@ -423,12 +428,12 @@ pub(super) fn heading(label: &str, room: f64) -> (Vec<String>, f64) {
 }
 
 /// Returns the number of images per batch, after a check that all batches have the same shape.
-fn alike(batches: &[Tensor]) -> Result<usize> {
+fn first_dimension(batches: &[Tensor]) -> Result<usize> {
     let shapes: Vec<&[usize]> = batches.iter().map(Tensor::dims).collect();
     match shapes.first() {
         Some(first) if shapes.iter().all(|s| s == first) => Ok(first.first().copied().unwrap_or(0)),
-        _ => Err(Error::invalid(format!(
-            "an image grid needs rows or columns of one shape (images, 3, height, width), found {shapes:?}"
+        _ => Err(Error::shape(format!(
+            "expected rows or columns of the same shape (images, 3, height, width), found {shapes:?}"
         ))),
     }
 }
@@ -438,8 +443,8 @@ pub(crate) fn pixels(images: &Tensor) -> Result<Vec<Arc<Pixels>>> {
     let (n, channels, height, width) = match *images.dims() {
         [n, c @ (1 | 3), h, w] if h > 0 && w > 0 => (n, c, h, w),
         _ => {
-            return Err(Error::invalid(format!(
-                "images have the shape (number, 3 or 1 channels, height, width), found {:?}",
+            return Err(Error::shape(format!(
+                "expected images of shape (number, 1 or 3 channels, height, width), found {:?}",
                 images.dims()
             )));
         }
@@ -451,7 +456,7 @@ pub(crate) fn pixels(images: &Tensor) -> Result<Vec<Arc<Pixels>>> {
     for (i, image) in values.chunks_exact(channels * plane).enumerate() {
         if let Some(v) = image.iter().find(|v| v.is_nan()) {
             return Err(Error::invalid(format!(
-                "image {i} holds {v}: what made it has left the numbers (a step that is too long, a division by 0)"
+                "expected images without NaN, found {v} in image {i}: check for a step size that is too large or a division by 0"
             )));
         }
         let byte = |v: f32| ((v.clamp(-1.0, 1.0) + 1.0) * 127.5).round() as u8;

@@ -17,7 +17,7 @@ const STOPS: [[f32; 3]; 5] = [
 /// Converts numbers (n, height, width) to colours: images (n, 3, height, width) in [-1, 1] for an
 /// [`ImageGrid`](super::ImageGrid).
 ///
-/// The scale goes from 0 (white) to `most` (nearly black). Values outside it get the colour of
+/// The scale goes from 0 (white) to `max` (nearly black). Values outside it get the colour of
 /// the nearer end.
 ///
 /// ```
@@ -29,25 +29,26 @@ const STOPS: [[f32; 3]; 5] = [
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] for another shape, NaN values, or a `most` that is not positive and finite.
-pub fn heat(values: &Tensor, most: f64) -> Result<Tensor> {
+/// [`Error::Shape`] for another shape; [`Error::Invalid`] for NaN values, or a `max` that is not
+/// positive and finite.
+pub fn heat(values: &Tensor, max: f64) -> Result<Tensor> {
     let Ok((n, height, width)) = values.dims3() else {
-        return Err(Error::invalid(format!(
-            "values to colour must be (n, height, width), found {:?}",
+        return Err(Error::shape(format!(
+            "expected values of shape (n, height, width), found {:?}",
             values.dims()
         )));
     };
     let cpu = values.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
     let numbers: Vec<f32> = cpu.flatten_all()?.to_vec1()?;
-    if numbers.iter().any(|x| x.is_nan()) || !(most.is_finite() && most > 0.0) {
+    if numbers.iter().any(|x| x.is_nan()) || !(max.is_finite() && max > 0.0) {
         return Err(Error::invalid(format!(
-            "values to colour must be numbers, and the largest colour belong to one above 0, found {most}"
+            "expected values without NaN and a finite maximum above 0, found a maximum of {max}"
         )));
     }
     let mut pixels = vec![0f32; 3 * numbers.len()];
     let area = height * width;
     for (i, &value) in numbers.iter().enumerate() {
-        for (c, colour) in tint(value / most as f32).into_iter().enumerate() {
+        for (c, colour) in tint(value / max as f32).into_iter().enumerate() {
             pixels[((i / area.max(1)) * 3 + c) * area + i % area] = colour / 127.5 - 1.0;
         }
     }

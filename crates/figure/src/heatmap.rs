@@ -95,20 +95,20 @@ impl HeatMap {
         let fits = self.values.len() == rows && self.values.iter().all(|r| r.len() == columns);
         if rows == 0 || columns == 0 || !fits {
             let found: Vec<usize> = self.values.iter().map(Vec::len).collect();
-            return Err(Error::invalid(format!(
-                "a heat map of {rows} × {columns} needs as many numbers, at least one, found rows of {found:?}"
+            return Err(Error::shape(format!(
+                "expected one value for each cell of a {rows} × {columns} heat map with at least one cell, found rows of lengths {found:?}"
             )));
         }
         let (low, high) = self.range;
         if !(low.is_finite() && high.is_finite() && low < high) {
             return Err(Error::invalid(format!(
-                "the range of colours goes from a number to a larger one, found {low} to {high}"
+                "expected low < high for the range of colours, found {low} and {high}"
             )));
         }
         let sides = [self.cell.0, self.cell.1];
         if sides.iter().any(|s| !(8.0..=400.0).contains(s)) {
             return Err(Error::invalid(format!(
-                "a cell is 8 to 400 pixels wide and high, found {} × {}",
+                "expected a cell width and height from 8 to 400 pixels, found {} × {}",
                 self.cell.0, self.cell.1
             )));
         }
@@ -118,8 +118,8 @@ impl HeatMap {
     /// Draws the table.
     ///
     /// # Errors
-    /// [`Error::Invalid`] without rows or columns, if the numbers do not match the rows and
-    /// columns, for an empty range, or for a cell's side outside 8 to 400.
+    /// [`Error::Shape`] without rows or columns, or if the numbers do not match the rows and
+    /// columns; [`Error::Invalid`] for an empty range, or for a cell's side outside 8 to 400.
     pub fn figure(&self) -> Result<Figure> {
         self.check()?;
         let (w, h) = self.cell;

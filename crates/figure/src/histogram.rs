@@ -96,7 +96,7 @@ impl Histogram {
         };
         if all().next().is_none() || self.bins == 0 || self.bins > 10_000 {
             return Err(Error::invalid(format!(
-                "a histogram needs finite values and 1 to 10000 bins, found {} values and {} bins",
+                "expected finite values and 1 to 10000 bins for a histogram, found {} values and {} bins",
                 all().count(),
                 self.bins
             )));

@@ -112,8 +112,8 @@ impl Figure {
         let longest = canvas.width.max(canvas.height) * SCALE;
         if longest.is_nan() || longest > LONGEST {
             return Err(Error::invalid(format!(
-                "a figure may have at most {LONGEST} pixels a side, this one would have {longest}: \
-                 show fewer images, or smaller ones"
+                "expected a figure of at most {LONGEST} pixels per side, found {longest}: \
+                 show fewer or smaller images"
             )));
         }
         let mut notes: BTreeMap<String, String> =
@@ -177,7 +177,7 @@ impl Figure {
         };
         if !(1.0..=WIDEST).contains(&points) {
             return Err(Error::invalid(format!(
-                "a figure's width on paper is 1 to {WIDEST} points (1/72 inch), found {points}"
+                "expected a width on paper of 1 to {WIDEST} points (1/72 inch), found {points}"
             )));
         }
         Ok(points)
@@ -212,12 +212,12 @@ impl Figure {
     /// header.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a figure without numbers: an image grid, an overview, or a drawing
-    /// of [`Figure::plot`].
+    /// [`Error::Unsupported`] for a figure without numbers: an image grid, an overview, or a
+    /// drawing of [`Figure::plot`].
     pub fn csv(&self) -> Result<String> {
         if self.numbers.is_empty() {
-            return Err(Error::invalid(format!(
-                "{:?} has no numbers to save: charts, bars and histograms have",
+            return Err(Error::unsupported(format!(
+                "the figure {:?} has no numbers to save as CSV: only charts, bars and histograms have numbers",
                 self.title
             )));
         }
@@ -305,7 +305,7 @@ impl Figure {
         let longest = self.canvas.width.max(self.canvas.height) * scale;
         if scale.is_nan() || scale < 0.1 || longest > LONGEST {
             return Err(Error::invalid(format!(
-                "a PNG's scale must be at least 0.1 and give at most {LONGEST} pixels a side, found {scale} \
+                "expected a PNG scale of at least 0.1 that gives at most {LONGEST} pixels per side, found {scale} \
                  for a figure of {} × {}",
                 self.canvas.width, self.canvas.height
             )));
@@ -330,7 +330,7 @@ impl Figure {
     /// logical pixel, or the resolution of [`Figure::dpi`] if [`Figure::width`] is set.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for another extension, or for the reasons given at [`Figure::png`],
+    /// [`Error::Unsupported`] for another extension; the errors of [`Figure::png`],
     /// [`Figure::svg`], [`Figure::pdf`] and [`Figure::csv`]; [`Error::Io`] if the file cannot be
     /// written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
@@ -350,8 +350,8 @@ impl Figure {
             "svg" => write_atomic(path, self.svg()?.as_bytes()),
             "pdf" => write_atomic(path, &self.pdf()?),
             "csv" => write_atomic(path, self.csv()?.as_bytes()),
-            _ => Err(Error::invalid(format!(
-                "a figure is saved as .png, .svg, .pdf or, its numbers, .csv, found {}",
+            _ => Err(Error::unsupported(format!(
+                "expected a file name that ends in .png, .svg, .pdf or (for its numbers) .csv, found {}",
                 path.display()
             ))),
         }

@@ -9,18 +9,18 @@ use std::sync::{Mutex, PoisonError};
 /// that are not set as they are read, once per script.
 pub(crate) fn report(canvas: &Canvas) {
     static SCRIPTS: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
-    let missing = fallback::untold(&canvas.missing_characters());
+    let missing = fallback::unreported(&canvas.missing_characters());
     if !missing.is_empty() {
         eprintln!("{}", warning(&missing));
     }
     let characters = canvas.texts().flat_map(|(_, text)| text.chars());
     let scripts: BTreeSet<&str> = characters.filter_map(unshaped).collect();
     for script in scripts {
-        let mut told = SCRIPTS.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.insert(script) {
+        let mut reported = SCRIPTS.lock().unwrap_or_else(PoisonError::into_inner);
+        if reported.insert(script) {
             eprintln!(
-                "warning: figures set {script} text letter by letter, from left to right, which \
-                 is not how it is read. Write this label in another script."
+                "warning: figures draw {script} text letter by letter, from left to right, which \
+                 is wrong for this script. Write this label in another script."
             );
         }
     }
@@ -50,14 +50,14 @@ fn unshaped(c: char) -> Option<&'static str> {
 /// Formats the warning about characters that no font has. It also names a family that has the
 /// character only as a picture, if there is one.
 fn warning(missing: &[(char, Option<String>)]) -> String {
-    const MOST: usize = 20;
+    const MAX_LISTED: usize = 20;
     let mut list: Vec<String> = missing
         .iter()
-        .take(MOST)
+        .take(MAX_LISTED)
         .map(|(c, _)| describe(*c))
         .collect();
-    if missing.len() > MOST {
-        list.push(format!("{} more", missing.len() - MOST));
+    if missing.len() > MAX_LISTED {
+        list.push(format!("{} more", missing.len() - MAX_LISTED));
     }
     let mut suggested: Vec<&str> = missing.iter().map(|(c, _)| suggestion(*c)).collect();
     suggested.sort_unstable();
@@ -68,15 +68,15 @@ fn warning(missing: &[(char, Option<String>)]) -> String {
     };
     let mut text = format!(
         "warning: no font has {}: the figure shows {boxes} instead. Install a font that has {them} \
-         (for example {}), or name its file with `add_font(\"FILE\")` or INVARIANCES_FONTS=FILE, \
+         (for example {}), or add its file with `add_font(\"FILE\")` or INVARIANCES_FONTS=FILE, \
          and draw the figure again.",
         list.join(", "),
         suggested.join(", "),
     );
-    for (c, family) in missing.iter().take(MOST) {
+    for (c, family) in missing.iter().take(MAX_LISTED) {
         if let Some(family) = family {
             text += &format!(
-                " {family} has {}, but as a picture, and figures need outlines.",
+                " {family} has {}, but only as a picture; figures need outlines.",
                 describe(*c)
             );
         }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 /// The method in one figure (figure 1 of arXiv 2008.01777).
 ///
 /// The encoder turns an image x into a code `z̄ = E(x)`. The conditional invertible network t
-/// takes the code apart: `z = Φ(x)` is what the layer keeps, `v = t(z̄ | z)` is what it discards.
-/// With z fixed and v drawn anew, the decoder D shows images `D(t⁻¹(v | z))` that the layer
+/// disentangles the code: `z = Φ(x)` is what the layer keeps, `v = t(z̄ | z)` is what it discards.
+/// With z fixed and v resampled, the decoder D shows images `D(t⁻¹(v | z))` that the layer
 /// cannot distinguish from x.
 ///
 /// ```
@@ -50,7 +50,8 @@ impl Overview {
     /// distinguish from the input; at most six are shown.
     ///
     /// # Errors
-    /// [`Error::Invalid`](crate::Error::Invalid) for another shape or NaN values.
+    /// [`Error::Shape`](crate::Error::Shape) for another shape,
+    /// [`Error::Invalid`](crate::Error::Invalid) for NaN values.
     pub fn with_images(input: &Tensor, samples: &Tensor) -> Result<Self> {
         Ok(Self {
             input: grid::pixels(input)?.into_iter().next(),
@@ -71,11 +72,11 @@ impl Overview {
             &mut c,
             22.0,
             "1",
-            "Take the code apart",
+            "Disentangle the code",
             &[
                 (Regular, "what does "),
                 (Italic, "z̄"),
-                (Regular, " hold beyond "),
+                (Regular, " contain beyond "),
                 (Italic, "z"),
                 (Regular, "?"),
             ],
@@ -84,12 +85,12 @@ impl Overview {
             &mut c,
             468.0,
             "2",
-            "Draw what is ignored anew",
+            "Resample what is discarded",
             &[
                 (Italic, "z"),
-                (Regular, " stays; every "),
+                (Regular, " is fixed; every "),
                 (Italic, "x̃"),
-                (Regular, " is the same to the layer"),
+                (Regular, " has the same representation"),
             ],
         );
 

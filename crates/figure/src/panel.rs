@@ -57,7 +57,7 @@ impl Panel {
     pub fn figure(&self) -> Result<Figure> {
         if self.figures.is_empty() {
             return Err(Error::invalid(
-                "a panel needs at least one figure, found none",
+                "expected at least one figure for a panel, found none",
             ));
         }
         let sizes = self

@@ -47,7 +47,7 @@ impl Figure {
         font::register_with_plotters();
         if width == 0 || height == 0 || f64::from(width.max(height)) * SCALE > LONGEST {
             return Err(Error::invalid(format!(
-                "a figure's sides are 1 to {} logical pixels, found {width} × {height}",
+                "expected a figure with sides of 1 to {} logical pixels, found {width} × {height}",
                 LONGEST / SCALE
             )));
         }

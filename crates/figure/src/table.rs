@@ -39,8 +39,8 @@ impl Table {
     /// # Errors
     /// [`Error::Frame`] if the frame cannot be read.
     pub fn from_frame(frame: &DataFrame) -> Result<Self> {
-        const MOST: usize = 20;
-        let shown = frame.height().min(MOST);
+        const MAX_ROWS: usize = 20;
+        let shown = frame.height().min(MAX_ROWS);
         let mut table = Self::new(frame.get_column_names());
         for row in 0..shown {
             let mut cells = Vec::with_capacity(frame.width());
@@ -154,7 +154,7 @@ impl Table {
     /// `.html`. The file is written atomically: it is never left incomplete.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for another extension, [`Error::Io`] if the file cannot be written.
+    /// [`Error::Unsupported`] for another extension, [`Error::Io`] if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let ending = path.extension().and_then(|e| e.to_str());
@@ -163,8 +163,8 @@ impl Table {
             "csv" => self.csv(),
             "html" => self.html(),
             _ => {
-                return Err(Error::invalid(format!(
-                    "a table is saved as .tex, .csv or .html, found {}",
+                return Err(Error::unsupported(format!(
+                    "expected a file name that ends in .tex, .csv or .html for a table, found {}",
                     path.display()
                 )));
             }

@@ -95,7 +95,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be read. [`Error::Content`] if it is not a checkpoint, is
-    /// cut short or damaged, contains a tensor that cannot be read, contains no state dict (the
+    /// truncated or damaged, contains a tensor that cannot be read, contains no state dict (the
     /// error then lists its keys), or calls a function of the operating system, which may be an
     /// attack.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
@@ -161,7 +161,7 @@ impl Checkpoint {
     fn say_prefix(&self, cut: usize) {
         if let (1.., Some(first)) = (cut, self.state.tensors.first()) {
             say(&format!(
-                "{}: the prefix {:?} of all {} names is removed",
+                "{}: removed the prefix {:?} from all {} names",
                 self.path().file_name().unwrap_or_default().display(),
                 shown(&first.name[..cut]),
                 self.state.tensors.len()
@@ -203,7 +203,7 @@ impl Checkpoint {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Invalid`] if no name begins with `prefix`; the error lists names in the file.
+    /// [`Error::Unknown`] if no name begins with `prefix`; the error lists names in the file.
     pub fn below(&self, prefix: &str) -> Result<Self> {
         let rest = |tensor: &Located| {
             let name = tensor.name[self.cut..].strip_prefix(prefix)?;
@@ -214,8 +214,8 @@ impl Checkpoint {
         };
         let tensors: Vec<Located> = self.state.tensors.iter().filter_map(rest).collect();
         if tensors.is_empty() {
-            return Err(Error::invalid(format!(
-                "no names below {prefix:?} in {}; it has {}",
+            return Err(Error::unknown(format!(
+                "no tensor name starts with {prefix:?} in {}; the names are {}",
                 self.path().display(),
                 listed(&self.names())
             )));
@@ -273,24 +273,25 @@ impl Checkpoint {
     /// Reads one tensor, on the CPU. Its name may include [`Checkpoint::prefix`] or not.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown name, [`Error::Io`] if the file cannot be read.
+    /// [`Error::Unknown`] for an unknown name, [`Error::Unsupported`] if the value under this name
+    /// is not a tensor, [`Error::Io`] if the file cannot be read.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
         let tensors = &self.state.tensors;
         let find = |cut| tensors.binary_search_by(|t| t.name[cut..].cmp(name)).ok();
         match find(self.cut).or_else(|| find(0)) {
             Some(found) => self.load(&tensors[found]),
-            None => Err(Error::invalid(match self.unread(name, self.cut) {
-                Some(what) => format!(
-                    "{name:?} in {} is an object of {what}, which is not read: save \
+            None => Err(match self.unread(name, self.cut) {
+                Some(what) => Error::unsupported(format!(
+                    "expected a tensor, but {name:?} in {} is an object of {what}: save \
                      `torch.as_tensor(x)` instead",
                     self.path().display()
-                ),
-                None => format!(
-                    "no tensor {name:?} in {}; it has {}",
+                )),
+                None => Error::unknown(format!(
+                    "no tensor {name:?} in {}; the tensors are {}",
                     self.path().display(),
                     listed(&self.names())
-                ),
-            })),
+                )),
+            }),
         }
     }
 
@@ -398,7 +399,7 @@ impl Checkpoint {
             let file = self.path().file_name().unwrap_or_default().display();
             let prefix = shown(self.prefix());
             say(&format!(
-                "{file}: the prefix {prefix:?} is kept, as the network's names have it"
+                "{file}: kept the prefix {prefix:?}, which the network's names have"
             ));
         }
     }
@@ -418,7 +419,7 @@ impl Checkpoint {
         for name in expected.keys() {
             if let Some(what) = self.unread(name, cut) {
                 text += &format!(
-                    "\n  {name} is in the file as an object of {what}, which is not read: save \
+                    "\n  {name} is stored in the file as an object of {what}, not as a tensor: save \
                      `torch.as_tensor(x)` instead"
                 );
             }
@@ -498,25 +499,28 @@ fn unknown(source: &Source, head: &[u8]) -> Error {
         || text.starts_with("<html")
         || text.starts_with("<?xml")
     {
-        "a web page: was the download refused?".into()
+        "a web page: check whether the download failed".into()
     } else if text.starts_with("version https://git-lfs") {
-        "a pointer of Git LFS: fetch the file itself".into()
+        "a Git LFS pointer: download the file itself".into()
     } else if head.starts_with(&[0x1f, 0x8b]) {
-        "a file compressed by gzip: decompress it first".into()
+        "a gzip file: decompress it first".into()
     } else if head.get(257..262) == Some(b"ustar") {
-        "a tar archive: unpack it, or where torch before 0.2 wrote it, load it there and save it \
-         again"
+        "a tar archive: unpack it; if torch before 0.2 wrote it, load it in that version and save \
+         it again"
             .into()
     } else if head.first() == Some(&0x80) {
-        "a pickle that torch.save did not write".into()
+        "a pickle that was not written by torch.save".into()
     } else {
-        format!("a file that begins {:02x?}", &head[..head.len().min(8)])
+        format!(
+            "a file that begins with the bytes {:02x?}",
+            &head[..head.len().min(8)]
+        )
     };
     source.wrong(format!(
-        "expected a checkpoint (safetensors, or what torch.save writes), found {found}"
+        "expected a checkpoint (safetensors or torch.save), found {found}"
     ))
 }
 
 fn no_parts(source: &Source) -> Error {
-    source.wrong("a safetensors file has one state dict and no parts")
+    source.wrong("expected a torch file to select a part, found a safetensors file, which has a single state dict")
 }

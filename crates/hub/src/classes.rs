@@ -20,7 +20,10 @@ impl Hub {
         let wrong = |what: String| Error::content(&path, what);
         let length = std::fs::metadata(&path).map_err(|e| Error::io(&path, e))?;
         if length.len() > LABELS {
-            return Err(wrong(format!("{} bytes are too many", length.len())));
+            return Err(wrong(format!(
+                "expected a file of at most {LABELS} bytes, found {}",
+                length.len()
+            )));
         }
         let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
         #[derive(Deserialize)]
@@ -28,14 +31,14 @@ impl Hub {
             id2label: Option<BTreeMap<String, String>>,
         }
         let config: Config = serde_json::from_str(&text).map_err(|e| wrong(e.to_string()))?;
-        let labels = config
-            .id2label
-            .ok_or_else(|| wrong("it has no id2label, which names the classes".into()))?;
+        let labels = config.id2label.ok_or_else(|| {
+            wrong("expected id2label with the names of the classes, found none".into())
+        })?;
         let name = |i: usize| {
             let found = labels.get(&i.to_string()).cloned();
             found.ok_or_else(|| {
                 wrong(format!(
-                    "id2label has {} classes and none with the number {}",
+                    "id2label has {} classes, but no class with index {}",
                     labels.len(),
                     shown(&i.to_string())
                 ))

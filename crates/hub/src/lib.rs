@@ -56,7 +56,7 @@
 //! The format is detected from the content of the file, not from its name: **safetensors**,
 //! torch's **zip** archive (1.6 and later) and torch's **legacy** format (before 1.6), which all
 //! of the paper's checkpoints use. Numbers are little-endian. Lengths, offsets and shapes are
-//! compared with the file's length before memory is allocated for them. A file that is cut short
+//! compared with the file's length before memory is allocated for them. A truncated file
 //! gives an error with the byte position.
 //!
 //! ```

@@ -118,19 +118,23 @@ pub(super) fn missing<'a>(
 /// otherwise empty. The file may also have other names.
 pub(super) fn advice(tensors: &[Located], cut: usize, expected: &Expected) -> String {
     let direct = agreement(tensors, cut, expected).0;
-    let (most, prefixes) = nearest(tensors, cut, expected);
+    let (matching, prefixes) = nearest(tensors, cut, expected);
     let quoted = |prefix: &str| format!("\"{}\"", shown(prefix));
-    if most > direct && most * 2 >= expected.len() {
-        let shared = if most == expected.len() {
+    if matching > direct && matching * 2 >= expected.len() {
+        let shared = if matching == expected.len() {
             "all"
         } else {
             "most"
         };
         let all: Vec<String> = prefixes.iter().take(4).map(|p| quoted(p)).collect();
-        let each = if all.len() > 1 { ", each" } else { "" };
+        let under = if all.len() > 1 {
+            "each of the prefixes"
+        } else {
+            "the prefix"
+        };
         return format!(
-            "\n  {shared} of the network's names ({most} of {}) are in the file below {}{each}: \
-             `checkpoint.below({})?.load_into(&params)?` loads these and leaves the others out",
+            "\n  {shared} of the network's names ({matching} of {}) are in the file under {under} {}: \
+             `checkpoint.below({})?.load_into(&params)?` loads these and skips the others",
             expected.len(),
             all.join(" and "),
             quoted(&prefixes[0]),
@@ -140,8 +144,8 @@ pub(super) fn advice(tensors: &[Located], cut: usize, expected: &Expected) -> St
         Some(prefix) => {
             let scope = quoted(prefix.trim_end_matches('.'));
             format!(
-                "\n  the file has these names without the first {}: \
-                 `params.root().pp({scope}).set_all(&checkpoint.tensors()?)?` loads them there",
+                "\n  the file has these names without the prefix {}: \
+                 `params.root().pp({scope}).set_all(&checkpoint.tensors()?)?` loads them",
                 quoted(prefix)
             )
         }

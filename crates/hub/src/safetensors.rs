@@ -38,7 +38,7 @@ impl<'de> Deserialize<'de> for Header {
                 while let Some(name) = map.next_key::<String>()? {
                     if !names.insert(name.clone()) {
                         return Err(A::Error::custom(format!(
-                            "two entries are called {}",
+                            "expected different names, found two entries with the name {}",
                             shown(&name)
                         )));
                     }
@@ -67,11 +67,11 @@ fn header_size(head: &[u8]) -> Option<u64> {
 
 /// Reads the description of every tensor in the file.
 pub(super) fn read(source: &Source, head: &[u8]) -> Result<Vec<Located>> {
-    let wrong = |what: String| source.wrong(format!("a damaged safetensors file: {what}"));
+    let wrong = |what: String| source.wrong(format!("damaged safetensors file: {what}"));
     let size = header_size(head).unwrap_or(0);
     if size > LONGEST {
         return Err(wrong(format!(
-            "its header has {size} bytes, at most {LONGEST} are read"
+            "expected a header of at most {LONGEST} bytes, found {size}"
         )));
     }
     let bytes = source.read(8, size, "the header")?;
@@ -94,7 +94,7 @@ pub(super) fn read(source: &Source, head: &[u8]) -> Result<Vec<Located>> {
             "U32" => Kind::U32,
             other => {
                 return Err(source.wrong(format!(
-                    "{} has numbers of type {}, expected F64, F32, F16, BF16, I64, I32, I16, I8, U32, U16, U8 or BOOL",
+                    "{} has elements of type {}, expected F64, F32, F16, BF16, I64, I32, I16, I8, U32, U16, U8 or BOOL",
                     shown(&name),
                     shown(other)
                 )));
@@ -117,19 +117,24 @@ pub(super) fn read(source: &Source, head: &[u8]) -> Result<Vec<Located>> {
         });
         let (Some(shape), Some(taken)) = (shape, taken) else {
             return Err(wrong(format!(
-                "{} has the impossible shape {:?}",
+                "{} has the invalid shape {:?}",
                 shown(&name),
                 described.shape
             )));
         };
         if end.checked_sub(start) != Some(taken) {
             return Err(wrong(format!(
-                "{} of shape {shape:?} takes {taken} bytes, and its place is {start} to {end}",
+                "{} of shape {shape:?} takes {taken} bytes, but its data offsets are {start} to {end}",
                 shown(&name)
             )));
         }
         let at = data.checked_add(start);
-        let at = at.ok_or_else(|| wrong(format!("{} is beyond any file", shown(&name))))?;
+        let at = at.ok_or_else(|| {
+            wrong(format!(
+                "the data offset of {} is beyond the maximum file size",
+                shown(&name)
+            ))
+        })?;
         source.check(at, taken, &shown(&name))?;
         tensors.push(Located {
             name,

@@ -26,7 +26,7 @@ impl Source {
         if !std::fs::metadata(path).map_err(io)?.is_file() {
             return Err(Error::content(
                 path,
-                "expected a file, found something else",
+                "expected a regular file, found a folder or a special file",
             ));
         }
         let file = std::fs::File::open(path).map_err(io)?;
@@ -75,7 +75,7 @@ impl Source {
             .and_then(|n| from.checked_add(n))
             .ok_or_else(|| {
                 self.wrong(format!(
-                    "{what}: {count} bytes are more than this machine can address"
+                    "{what} has {count} bytes, more than this machine can address"
                 ))
             })?;
         buffer.resize(count, 0);
@@ -97,11 +97,13 @@ impl Source {
         }
     }
 
-    /// Makes the error for a file that is cut short.
+    /// Makes the error for a truncated file.
     pub fn cut(&self, what: &str, end: Option<u64>) -> Error {
-        let end = end.map_or("beyond any file".into(), |e| format!("at byte {e}"));
+        let end = end.map_or("beyond the maximum file size".into(), |e| {
+            format!("at byte {e}")
+        });
         self.wrong(format!(
-            "cut short or damaged: {what} should end {end}, and the file ends at byte {}; fetch it again",
+            "truncated or damaged: {what} should end {end}, but the file ends at byte {}; download it again",
             self.len
         ))
     }

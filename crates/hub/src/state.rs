@@ -56,8 +56,8 @@ pub(super) fn check_size(source: &Source, tensors: &[Located]) -> Result<()> {
         total = total.saturating_add(bytes);
         if total > limit {
             return Err(source.wrong(format!(
-                "its tensors show the same numbers again and again: up to {} they take {total} \
-                 bytes, and the file has {}; make them contiguous in Python and save them again",
+                "its tensors repeat the same stored values: the tensors up to {} take {total} bytes, \
+                 but the file has {} bytes; make them contiguous in Python and save them again",
                 shown(&tensor.name),
                 source.len()
             )));
@@ -88,7 +88,7 @@ fn described(objects: &Objects, value: Value) -> String {
         Value::List(_) | Value::Tuple(_) => "a list".into(),
         Value::Tensor(_) => "a tensor".into(),
         Value::Opaque(_) => format!("an object of {}", shown(objects.name(v))),
-        _ => "no tensor".into(),
+        _ => "a value that is not a tensor".into(),
     };
     if let Some(pairs) = objects.dict(value) {
         let keys: Vec<String> = pairs
@@ -129,11 +129,11 @@ fn child(objects: &Objects, value: Value, key: &str) -> Option<Value> {
 }
 
 /// Makes the error for a file that contains a whole object of a class instead of a state dict.
-fn whole_object(source: &Source, objects: &Objects, value: Value, place: &str) -> Error {
+fn pickled_object(source: &Source, objects: &Objects, value: Value, place: &str) -> Error {
     source.wrong(format!(
         "expected a state dict, found an object of {} {place}. A checkpoint is read as data only, \
-         and only Python with this class can open such an object. If you trust the file, save its \
-         state dict there: `torch.save(x.state_dict(), \"weights.pt\")`",
+         and such an object can only be loaded in Python with this class. If you trust the file, \
+         load it in Python and save its state dict: `torch.save(x.state_dict(), \"weights.pt\")`",
         shown(objects.name(value))
     ))
 }
@@ -154,21 +154,21 @@ fn choose(source: &Source, torch: &Torch) -> Result<Value> {
         return Ok(*state);
     }
     let mut searched = HashSet::new();
-    let mut whole =
+    let mut is_network =
         |v: Value| matches!(v, Value::Opaque(_)) && objects.holds_tensor(v, &mut searched);
-    if let Some((key, object)) = usual.iter().find(|(_, v)| whole(*v)) {
+    if let Some((key, object)) = usual.iter().find(|(_, v)| is_network(*v)) {
         let place = format!("under {key:?}");
-        return Err(whole_object(source, objects, *object, &place));
+        return Err(pickled_object(source, objects, *object, &place));
     }
-    if whole(root) {
-        return Err(whole_object(source, objects, root, "instead"));
+    if is_network(root) {
+        return Err(pickled_object(source, objects, root, "instead"));
     }
     // Otherwise: the only dict of tensors, under any key. The same dict under two keys counts once.
-    let mut seen = HashSet::new();
+    let mut distinct = HashSet::new();
     let mut nested = Vec::new();
     for (key, value) in objects.dict(root).unwrap_or_default() {
         if let (Some(key), true) = (objects.text(*key), matches!(value, Value::Dict(_)))
-            && seen.insert(*value)
+            && distinct.insert(*value)
             && tensors_in(objects, *value).0 > own
         {
             nested.push((key, *value));
@@ -178,14 +178,14 @@ fn choose(source: &Source, torch: &Torch) -> Result<Value> {
         [(key, state)] => {
             let file = source.path().file_name().unwrap_or_default().display();
             say(&format!(
-                "{file}: the state dict under {:?}, the only one, is read",
+                "{file}: reading the state dict under {:?}, the only one in the file",
                 shown(key)
             ));
             Ok(*state)
         }
         [] if own > 0 => Ok(root),
         _ => Err(source.wrong(format!(
-            "expected a state dict, alone or under {}; found {}. Choose another by \
+            "expected a state dict, alone or under the key {}, found {}. Select another key with \
              `Checkpoint::open_part`",
             USUAL.join(" or "),
             described(objects, root)
@@ -207,14 +207,14 @@ fn choose_part(source: &Source, torch: &Torch, part: &str) -> Result<Value> {
             .and_then(|(first, more)| Some((child(objects, value, first)?, more)));
         let Some((next, more)) = step else {
             return Err(source.wrong(format!(
-                "nothing under {rest:?}; there are {}",
+                "expected a value under {rest:?}, found {}",
                 described(objects, value)
             )));
         };
         (value, rest) = (next, more);
     }
     if matches!(value, Value::Opaque(_)) {
-        return Err(whole_object(
+        return Err(pickled_object(
             source,
             objects,
             value,
@@ -265,7 +265,7 @@ pub(super) fn locate(source: &Source, torch: &Torch, part: Option<&str>) -> Resu
     named.sort_unstable();
     if let Some(twice) = named.windows(2).find(|w| w[0].0 == w[1].0) {
         return Err(source.wrong(format!(
-            "two tensors are called {}: which one is meant cannot be told",
+            "expected different names, found two tensors with the name {}",
             shown(twice[0].0)
         )));
     }

@@ -34,14 +34,14 @@ impl Torch {
             .any(|n| n.ends_with("/constants.pkl"))
         {
             return Err(source.wrong(
-                "a TorchScript program, not a checkpoint: load it in Python and save its state_dict()",
+                "expected a checkpoint, found a TorchScript program: load it in Python and save its state_dict()",
             ));
         }
         let name = archive.only(source, "data.pkl")?;
         let folder = name.strip_suffix("data.pkl").unwrap_or("").to_string();
         let (start, size) = archive
             .find(source, name)?
-            .ok_or_else(|| source.wrong("its data.pkl is gone"))?;
+            .ok_or_else(|| source.wrong("the entry data.pkl is missing"))?;
         if let Some((at, size)) = archive.find(source, &format!("{folder}byteorder"))? {
             let order = source.read(at, size.min(16), "the byte order")?;
             if order != b"little" {
@@ -63,7 +63,7 @@ impl Torch {
         let (_, protocol, at) = pickle::read(source, at, len)?;
         if magic != Value::Magic || protocol != Value::Int(PROTOCOL) {
             return Err(source.wrong(format!(
-                "not a checkpoint of torch: expected its magic number and protocol {PROTOCOL}"
+                "expected torch's magic number and protocol {PROTOCOL}, found other values: the file is not a torch checkpoint"
             )));
         }
         let (system, described, at) = pickle::read(source, at, len)?;
@@ -73,7 +73,7 @@ impl Torch {
         let (objects, root, at) = pickle::read(source, at, len)?;
         let (keys, list, at) = pickle::read(source, at, len)?;
         let list = keys.sequence(list).ok_or_else(|| {
-            source.wrong("expected a list of its storages' keys behind the pickle")
+            source.wrong("expected a list of the storages' keys after the pickle")
         })?;
         let places = places(source, &objects, &keys, list, at)?;
         Ok(Self {
@@ -89,7 +89,7 @@ impl Torch {
         let described = &self.objects.storages[storage as usize];
         let missing = || {
             source.wrong(format!(
-                "the numbers of {} are missing: there is no storage {}",
+                "the values of {} are missing: there is no storage {}",
                 shown(tensor),
                 shown(&described.key)
             ))
@@ -102,7 +102,7 @@ impl Torch {
                 let expected = described.count * described.class.size();
                 if size != expected {
                     return Err(source.wrong(format!(
-                        "damaged: the numbers of {} take {expected} bytes, and storage {} has {size}",
+                        "damaged: the values of {} take {expected} bytes, but storage {} has {size}",
                         shown(tensor),
                         shown(&described.key)
                     )));
@@ -115,7 +115,7 @@ impl Torch {
 
 fn big(source: &Source, order: &str) -> Error {
     source.wrong(format!(
-        "expected numbers in byte order \"little\", found {:?}: load the file on the machine that wrote it and save it as safetensors",
+        "expected values in byte order \"little\", found {:?}: load the file on the machine that wrote it and save it as safetensors",
         shown(order)
     ))
 }
@@ -131,9 +131,9 @@ fn places(
 ) -> Result<Vec<Option<u64>>> {
     let mut places = vec![None; objects.storages.len()];
     for (i, key) in list.iter().enumerate() {
-        let key = keys
-            .text(*key)
-            .ok_or_else(|| source.wrong("a storage's key is no text"))?;
+        let key = keys.text(*key).ok_or_else(|| {
+            source.wrong("expected text as the key of a storage, found another object")
+        })?;
         let what = format!("storage {} of {} (key {})", i + 1, list.len(), shown(key));
         let storage = objects.storage(key).ok_or_else(|| {
             source.wrong(format!(
@@ -149,7 +149,7 @@ fn places(
         let described = &objects.storages[storage as usize];
         if count != described.count {
             return Err(source.wrong(format!(
-                "damaged at byte {at}: {what} has {count} numbers, and the pickle says {}",
+                "damaged at byte {at}: {what} has {count} elements, expected {} as in the pickle",
                 described.count
             )));
         }

@@ -65,11 +65,11 @@ struct End {
 impl Archive {
     pub fn open(source: &Source) -> Result<Self> {
         let end = find_end(source)?;
-        let damaged = || source.wrong("a damaged zip archive: its directory cannot be read");
+        let damaged = || source.wrong("damaged zip archive: its directory cannot be read");
         // An entry of the directory has at least 46 bytes.
         if end.size > LONGEST || end.count > end.size / 46 {
             return Err(source.wrong(format!(
-                "a damaged zip archive: it promises {} entries in a directory of {} bytes",
+                "damaged zip archive: found {} entries in a directory of {} bytes",
                 end.count, end.size
             )));
         }
@@ -82,7 +82,7 @@ impl Archive {
             let text = shown(&name);
             if entries.insert(name, entry).is_some() {
                 return Err(source.wrong(format!(
-                    "two entries of the zip archive are called {text}: which one is meant cannot be told"
+                    "expected different names in the zip archive, found two entries with the name {text}"
                 )));
             }
         }
@@ -108,7 +108,7 @@ impl Archive {
         let text = shown(name);
         if !entry.plain {
             return Err(source.wrong(format!(
-                "the zip archive's entry {text} is compressed or encrypted, which torch's are not: load the file in Python and save it again with torch.save"
+                "expected a plain entry as written by torch, but the zip entry {text} is compressed or encrypted: load the file in Python and save it again with torch.save"
             )));
         }
         let header = source.read(entry.header, 30, &format!("the zip archive's entry {text}"))?;
@@ -120,7 +120,7 @@ impl Archive {
         match (start, end) {
             (Some(start), Some(end)) if end <= self.directory => Ok(Some((start, entry.size))),
             _ => Err(source.wrong(format!(
-                "a damaged zip archive: its entry {text} of {} bytes is not where the directory says",
+                "damaged zip archive: its entry {text} of {} bytes is not at the position in the directory",
                 entry.size
             ))),
         }
@@ -137,7 +137,7 @@ impl Archive {
         match found.as_slice() {
             [one] => Ok(one),
             [] => Err(source.wrong(format!(
-                "a zip archive, but not one of torch's: expected an entry {last}, found {}",
+                "expected a zip archive written by torch with an entry {last}, found the entries {}",
                 listed(&names)
             ))),
             several => Err(source.wrong(format!(
@@ -152,7 +152,7 @@ impl Archive {
 fn find_end(source: &Source) -> Result<End> {
     let none = || {
         source.wrong(format!(
-            "begins as a zip archive and does not end as one: cut short at byte {}; fetch it again",
+            "truncated zip archive: its end record is missing, and the file ends at byte {}; download it again",
             source.len()
         ))
     };
@@ -195,7 +195,7 @@ fn find_end(source: &Source) -> Result<End> {
     }
     if end.start.checked_add(end.size).is_none_or(|e| e > limit) {
         return Err(source.wrong(format!(
-            "a damaged zip archive: its directory of {} bytes at byte {} does not end before byte {limit}",
+            "damaged zip archive: its directory of {} bytes at byte {} does not end before byte {limit}",
             end.size, end.start
         )));
     }

@@ -63,13 +63,13 @@ impl Convolution {
             "convolution"
         };
         let (&[batch, c_in, h, wd], &[w0, w1, kh, kw], &[c_bias]) = (x, w, b) else {
-            return Err(Error::invalid(format!(
-                "{name}: expected an image (batch, channels, height, width), a weight of four and a bias of one dimension, found {x:?}, {w:?}, {b:?}"
+            return Err(Error::shape(format!(
+                "{name}: expected images of shape (batch, channels, height, width), a weight with 4 dimensions and a bias with 1, found shapes {x:?}, {w:?} and {b:?}"
             )));
         };
         if batch == 0 {
-            return Err(Error::invalid(format!(
-                "{name}: expected at least one image, found none: {x:?}"
+            return Err(Error::shape(format!(
+                "{name}: expected at least one image, found shape {x:?}"
             )));
         }
         check_activation(self.config.activation)?;
@@ -77,14 +77,19 @@ impl Convolution {
             stride, padding, ..
         } = self.config;
         let (expected_in, c_out) = if self.transposed { (w0, w1) } else { (w1, w0) };
-        if c_in != expected_in || c_bias != c_out || stride == 0 || kh == 0 || kw == 0 {
+        if stride == 0 {
             return Err(Error::invalid(format!(
-                "{name}: weight {w:?} takes {expected_in} channels and gives {c_out}; found an image {x:?}, a bias of {c_bias}, stride {stride}"
+                "{name}: expected a stride of at least 1, found 0"
+            )));
+        }
+        if c_in != expected_in || c_bias != c_out || kh == 0 || kw == 0 {
+            return Err(Error::shape(format!(
+                "{name}: the weight {w:?} has {expected_in} input channels and {c_out} output channels, found images of shape {x:?} and a bias with {c_bias} elements"
             )));
         }
         let none = || {
-            Error::invalid(format!(
-                "{name}: kernel {kh}×{kw}, padding {padding:?} and stride {stride} leave nothing of an image {x:?}"
+            Error::shape(format!(
+                "{name}: kernel {kh}×{kw}, padding {padding:?} and stride {stride} give an empty output for images of shape {x:?}"
             ))
         };
         if self.transposed {
@@ -384,7 +389,7 @@ pub(crate) fn apply(op: Convolution, x: &Tensor, weight: &Tensor, bias: &Tensor)
         activation,
     } = op.config;
     // candle supports one padding for both directions. The difference is padded before a
-    // convolution, or cut off after a transposed one.
+    // convolution, or cropped after a transposed one.
     let both = padding.0.min(padding.1);
     let rest = (padding.0 - both, padding.1 - both);
     let y = if op.transposed {
@@ -408,7 +413,8 @@ pub(crate) fn apply(op: Convolution, x: &Tensor, weight: &Tensor, bias: &Tensor)
 /// f64.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the shapes do not match, or if the slope is negative or not finite.
+/// [`Error::Shape`] if the shapes do not match; [`Error::Invalid`] if the stride is 0, or if the
+/// slope is negative or not finite.
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -437,7 +443,8 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: &Tensor, config: ConvConfig) ->
 /// result is (h−1)·stride − 2·padding + kh pixels high. f32 or f64.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the shapes do not match, or if the slope is negative or not finite.
+/// [`Error::Shape`] if the shapes do not match; [`Error::Invalid`] if the stride is 0, or if the
+/// slope is negative or not finite.
 pub fn conv_transpose2d(
     x: &Tensor,
     weight: &Tensor,

@@ -111,7 +111,7 @@ impl<T: Real> Block<T> {
 }
 
 /// The condition as the networks of a half-step receive it, in addition to the half.
-enum Seen<'a, T> {
+enum BlockCondition<'a, T> {
     /// The condition of each row.
     Each(&'a [T]),
     /// The contribution of the condition, including the bias, to the results of the first layers
@@ -122,7 +122,7 @@ enum Seen<'a, T> {
 /// The values of one half-step on a block of rows that the backward pass needs.
 struct Step<T> {
     /// The input of the networks: half and condition.
-    seen: Vec<T>,
+    input: Vec<T>,
     /// The results of the hidden layers of s and of t.
     hidden: [Vec<Vec<T>>; 2],
     s: Vec<T>,
@@ -168,17 +168,17 @@ fn leaky<T: Real>(values: &mut [T]) {
 }
 
 /// Returns the results of the hidden layers and of the last layer. `start` is the result of the
-/// first layer before the contribution of `seen` is added: the biases, or the biases and the
+/// first layer before the contribution of `net_input` is added: the biases, or the biases and the
 /// contribution of the condition.
 fn net_forward<T: Real>(
     net: &Net<T>,
-    seen: &[T],
+    net_input: &[T],
     mut start: Vec<T>,
     rows: usize,
 ) -> (Vec<Vec<T>>, Vec<T>) {
     let mut results: Vec<Vec<T>> = Vec::with_capacity(net.len());
     for (l, (weight, bias)) in net.iter().enumerate() {
-        let input = results.last().map_or(seen, |h| h.as_slice());
+        let input = results.last().map_or(net_input, |h| h.as_slice());
         let (width, outputs) = (weight.len() / bias.len(), bias.len());
         let mut out = if l == 0 {
             std::mem::take(&mut start)
@@ -229,14 +229,14 @@ fn net_backward<T: Real>(
         }
         before.push(to_input);
     }
-    let seen = before.pop().unwrap_or_default();
+    let to_input = before.pop().unwrap_or_default();
     before.reverse();
-    (before, seen)
+    (before, to_input)
 }
 
 /// The direction of a half-step, and the pass that its [`Step`] belongs to.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Way {
+enum Pass {
     /// Forward, with the `Step` of the forward pass.
     Forward,
     /// Inverse, with the `Step` of the inverse pass.
@@ -249,26 +249,26 @@ enum Way {
 fn half_step<T: Real>(
     plan: &Plan,
     i: usize,
-    way: Way,
+    pass: Pass,
     nets: &[Net<T>; 4],
     work: &mut Block<T>,
-    condition: &Seen<T>,
+    condition: &BlockCondition<T>,
     logdet: &mut [T],
 ) -> Step<T> {
     let rows = work.rows;
     let [reads, changes] = plan.halves(i);
     let half = work.features(reads);
-    let (seen, starts) = match condition {
-        Seen::Each(c) => (
+    let (input, starts) = match condition {
+        BlockCondition::Each(c) => (
             [half, c].concat(),
             [0, 1].map(|n| biases(nets[2 * i + n][0].1, rows)),
         ),
-        Seen::Shared(shared) => (half.to_vec(), shared.map(<[T]>::to_vec)),
+        BlockCondition::Shared(shared) => (half.to_vec(), shared.map(<[T]>::to_vec)),
     };
     let [start_s, start_t] = starts;
     let ((hidden_s, mut s), (hidden_t, t)) = rayon::join(
-        || net_forward(&nets[2 * i], &seen, start_s, rows),
-        || net_forward(&nets[2 * i + 1], &seen, start_t, rows),
+        || net_forward(&nets[2 * i], &input, start_s, rows),
+        || net_forward(&nets[2 * i + 1], &input, start_t, rows),
     );
     let mut scale = Vec::with_capacity(s.len());
     let mut moved = Vec::with_capacity(s.len());
@@ -282,20 +282,20 @@ fn half_step<T: Real>(
         for (((x, s), &t), logdet) in line.iter_mut().zip(s).zip(t).zip(logdet.iter_mut()) {
             *s = clamp * (*s * within).tanh();
             *logdet += *s;
-            match way {
-                Way::Forward => {
+            match pass {
+                Pass::Forward => {
                     scale.push(s.exp());
                     let by = *x * s.exp();
                     moved.push(by);
                     *x = by + t;
                 }
-                Way::Inverse => {
+                Pass::Inverse => {
                     let by = (T::zero() - *s).exp();
                     *x = (*x - t) * by;
                     scale.push(by);
                     moved.push(T::zero() - *x);
                 }
-                Way::Undo => {
+                Pass::Undo => {
                     let by = *x - t;
                     *x = by * (T::zero() - *s).exp();
                     scale.push(s.exp());
@@ -305,7 +305,7 @@ fn half_step<T: Real>(
         }
     }
     Step {
-        seen,
+        input,
         hidden: [hidden_s, hidden_t],
         s,
         scale,
@@ -341,13 +341,13 @@ fn half_step_backward<T: Real>(
             to_t.push(if inverse { T::zero() - *x } else { g });
         }
     }
-    let ((before_s, seen_s), (before_t, seen_t)) = rayon::join(
+    let ((before_s, input_s), (before_t, input_t)) = rayon::join(
         || net_backward(&nets[2 * i], &step.hidden[0], to_s, rows),
         || net_backward(&nets[2 * i + 1], &step.hidden[1], to_t, rows),
     );
     let to = gradient.features_mut(reads).iter_mut();
     let to = to.chain(to_condition.iter_mut());
-    for ((to, &s), &t) in to.zip(&seen_s).zip(&seen_t) {
+    for ((to, &s), &t) in to.zip(&input_s).zip(&input_t) {
         *to += s + t;
     }
     [before_s, before_t]
@@ -370,7 +370,7 @@ fn with_nets<T: Real, R>(
     for (storage, layout) in &guards {
         match &**storage {
             Storage::Cpu(s) => views.push(numbers::<T>(s, layout)?),
-            _ => bail!("expected a coupling's layers on the CPU"),
+            _ => bail!("coupling: expected weights on the CPU"),
         }
     }
     let mut pairs = views.chunks_exact(2).map(|p| (p[0], p[1]));
@@ -426,7 +426,7 @@ fn layer_gradients<T: Real>(
         let blocks = tape.iter().zip(before).map(|(steps, before)| {
             let step = &steps[net / 2];
             let input = match layer {
-                0 => &step.seen,
+                0 => &step.input,
                 l => &step.hidden[net % 2][l - 1],
             };
             let gradient = &before[net / 2][net % 2][layer];
@@ -497,34 +497,42 @@ impl Coupling {
             let mut work = Block::gather(&x[rows.start * code..rows.end * code], code, from);
             let mut logdet = vec![T::zero(); rows.len()];
             let mut own = Vec::new();
-            let mut go = |i: usize| {
-                let (way, seen);
+            let mut run_step = |i: usize| {
+                let block_condition;
                 let spread: Vec<Vec<T>>;
                 if shared.is_empty() {
                     if own.is_empty() {
                         let c = &condition[rows.start * plan.condition..rows.end * plan.condition];
                         own = Block::gather(c, plan.condition, 0).values;
                     }
-                    seen = Seen::Each(&own);
+                    block_condition = BlockCondition::Each(&own);
                 } else {
                     spread = (2 * i..2 * i + 2)
                         .map(|n| self.spread(&shared[n], nets[n][0].1.len(), rows.clone()))
                         .collect();
-                    seen = Seen::Shared([&spread[0], &spread[1]]);
+                    block_condition = BlockCondition::Shared([&spread[0], &spread[1]]);
                 }
-                way = if self.inverse {
-                    Way::Inverse
+                let pass = if self.inverse {
+                    Pass::Inverse
                 } else {
-                    Way::Forward
+                    Pass::Forward
                 };
-                half_step(plan, i, way, nets, &mut work, &seen, &mut logdet)
+                half_step(
+                    plan,
+                    i,
+                    pass,
+                    nets,
+                    &mut work,
+                    &block_condition,
+                    &mut logdet,
+                )
             };
             let steps = if self.inverse {
-                let one = go(1);
-                [go(0), one]
+                let one = run_step(1);
+                [run_step(0), one]
             } else {
-                let zero = go(0);
-                [zero, go(1)]
+                let zero = run_step(0);
+                [zero, run_step(1)]
             };
             let mut out = vec![T::zero(); rows.len() * width];
             work.scatter(&mut out, code, to, width);
@@ -551,8 +559,8 @@ impl Coupling {
             out.extend_from_slice(&rows);
             tape.extend(steps);
         }
-        if let Some(kept) = &self.tape {
-            *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(tape));
+        if let Some(stored) = &self.tape {
+            *stored.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(tape));
         }
         Ok((out, (batch, width).into()))
     }
@@ -568,11 +576,11 @@ impl Coupling {
             let mut out = biases(bias, count);
             if width > 0 {
                 let right = row_major(&weight[half..], half + width);
-                let seen = transposed(condition, width);
+                let condition = transposed(condition, width);
                 product(
                     (bias.len(), count, width),
                     right,
-                    seen,
+                    condition,
                     &mut out,
                     count,
                     true,
@@ -604,11 +612,11 @@ impl Coupling {
         let plan = &self.plan;
         let (code, condition) = (plan.code, plan.condition);
         let (batch, width) = gradient.dims2()?;
-        let kept = self.tape.as_ref();
-        let kept = kept.map(|t| t.lock().unwrap_or_else(PoisonError::into_inner));
-        let tape = kept.as_ref().and_then(|t| t.as_ref());
+        let stored = self.tape.as_ref();
+        let stored = stored.map(|t| t.lock().unwrap_or_else(PoisonError::into_inner));
+        let tape = stored.as_ref().and_then(|t| t.as_ref());
         let Some(tape) = tape.and_then(|t| t.downcast_ref::<Tape<T>>()) else {
-            bail!("a coupling's gradient was asked for without its forward pass")
+            bail!("the backward pass of a coupling ran without its forward pass")
         };
         let run = |rows: std::ops::Range<usize>,
                    gradient: &[T],
@@ -622,7 +630,7 @@ impl Coupling {
                 (block, to_logdet)
             };
             let mut to_condition = vec![T::zero(); rows.len() * condition];
-            let mut go = |i: usize| {
+            let mut run_step = |i: usize| {
                 half_step_backward(
                     plan,
                     i,
@@ -635,11 +643,11 @@ impl Coupling {
                 )
             };
             let before = if self.inverse {
-                let zero = go(0);
-                [zero, go(1)]
+                let zero = run_step(0);
+                [zero, run_step(1)]
             } else {
-                let one = go(1);
-                [go(0), one]
+                let one = run_step(1);
+                [run_step(0), one]
             };
             (to_x, to_condition, before)
         };
@@ -716,7 +724,7 @@ impl CustomOp3 for Coupling {
                     self.forward::<f64>(numbers(x, xl)?, numbers(condition, cl)?, batch)?;
                 Ok((CpuStorage::F64(out), shape))
             }
-            other => bail!("a coupling has no kernel for {:?}", other.dtype()),
+            other => bail!("coupling: no kernel for {:?}", other.dtype()),
         }
     }
 
@@ -764,7 +772,7 @@ pub enum Direction {
 /// row.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the dtypes of x, condition and weights differ.
+/// [`Error::Shape`] if the dtypes of x, condition and weights differ.
 pub fn coupling(
     x: &Tensor,
     condition: &Tensor,
@@ -776,14 +784,14 @@ pub fn coupling(
     let dtype = x.dtype();
     let layers = nets.iter().flatten();
     if let Some((weight, _)) = layers.clone().find(|(w, _)| w.dtype() != dtype) {
-        return Err(Error::invalid(format!(
-            "a coupling of {:?} cannot take a code of {dtype:?}; convert one of them",
+        return Err(Error::shape(format!(
+            "expected weights and code of the same dtype, found weights of {:?} and a code of {dtype:?}: convert one of them with `to_dtype`",
             weight.dtype()
         )));
     }
     if condition.dtype() != dtype {
-        return Err(Error::invalid(format!(
-            "the condition is {:?} and the code {dtype:?}; convert one of them",
+        return Err(Error::shape(format!(
+            "expected condition and code of the same dtype, found a condition of {:?} and a code of {dtype:?}: convert one of them with `to_dtype`",
             condition.dtype()
         )));
     }
@@ -864,9 +872,17 @@ fn reverse_in<T: Real>(
         let (mut to_x, to_logdet, count) = gradient_block(part, code, code - plan.first);
         let mut to_condition = vec![T::zero(); count * plan.condition];
         let mut unused = vec![T::zero(); count];
-        let mut go = |i: usize| {
-            let seen = Seen::Each(&c);
-            let step = half_step(&plan, i, Way::Undo, nets, &mut work, &seen, &mut unused);
+        let mut run_step = |i: usize| {
+            let condition = BlockCondition::Each(&c);
+            let step = half_step(
+                &plan,
+                i,
+                Pass::Undo,
+                nets,
+                &mut work,
+                &condition,
+                &mut unused,
+            );
             let before = half_step_backward(
                 &plan,
                 i,
@@ -879,8 +895,8 @@ fn reverse_in<T: Real>(
             );
             (step, before)
         };
-        let (step1, before1) = go(1);
-        let (step0, before0) = go(0);
+        let (step1, before1) = run_step(1);
+        let (step0, before0) = run_step(0);
         let rest = (work, [step0, step1], [before0, before1]);
         (to_x, to_condition, rest)
     };

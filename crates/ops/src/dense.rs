@@ -64,7 +64,9 @@ pub(super) fn numbers<'a, T: WithDType>(
 ) -> candle_core::Result<&'a [T]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&T::cpu_storage_as_slice(storage)?[start..end]),
-        None => bail!("this kernel needs a contiguous tensor, found strides {layout:?}"),
+        None => bail!(
+            "expected a contiguous tensor, found layout {layout:?}: call `contiguous()` first"
+        ),
     }
 }
 
@@ -619,11 +621,12 @@ impl CustomOp2 for Sum {
 /// block. One pass over memory forward and one backward.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the shapes differ, or if the slope is negative or not finite.
+/// [`Error::Shape`] if the shapes differ; [`Error::Invalid`] if the slope is negative or not
+/// finite.
 pub fn add(a: &Tensor, b: &Tensor, activation: Activation) -> Result<Tensor> {
     if a.dims() != b.dims() {
-        return Err(Error::invalid(format!(
-            "a sum needs tensors of one shape, found {:?} and {:?}",
+        return Err(Error::shape(format!(
+            "expected two tensors of the same shape, found {:?} and {:?}",
             a.dims(),
             b.dims()
         )));
@@ -663,14 +666,14 @@ pub(crate) fn check_activation(activation: Activation) -> Result<()> {
     }
 }
 
-/// Returns an error for a slope of leaky ReLU that is negative or not finite: gradients are computed from
-/// the sign of the result.
+/// Returns an error for a slope of leaky ReLU that is negative or not finite: gradients are
+/// computed from the sign of the result.
 fn check_slope(slope: f64) -> Result<()> {
     if slope >= 0.0 && slope.is_finite() {
         return Ok(());
     }
     Err(Error::invalid(format!(
-        "a leaky ReLU's slope must be 0 or more, found {slope}"
+        "leaky ReLU: expected a finite slope of at least 0, found {slope}"
     )))
 }
 
@@ -695,7 +698,8 @@ fn check_slope(slope: f64) -> Result<()> {
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] if the shapes do not match, or if the slope is negative or not finite.
+/// [`Error::Shape`] if the shapes do not match; [`Error::Invalid`] if the slope is negative or not
+/// finite.
 pub fn dense(x: &Tensor, weight: &Tensor, bias: &Tensor, activation: Activation) -> Result<Tensor> {
     let fits = match (x.dims(), weight.dims(), bias.dims()) {
         ([_, inputs], [outputs, columns @ ..], [biases]) => {
@@ -704,8 +708,8 @@ pub fn dense(x: &Tensor, weight: &Tensor, bias: &Tensor, activation: Activation)
         _ => false,
     };
     if !fits {
-        return Err(Error::invalid(format!(
-            "a dense layer needs x (batch, inputs), weight (outputs, inputs) and bias (outputs,), found {:?}, {:?} and {:?}",
+        return Err(Error::shape(format!(
+            "dense layer: expected x of shape (batch, inputs), weight (outputs, inputs) and bias (outputs,), found {:?}, {:?} and {:?}",
             x.dims(),
             weight.dims(),
             bias.dims()

@@ -17,8 +17,8 @@ use candle_core::{DType, Device, Tensor};
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] for an unknown name, for a device that this build does not support, and if
-/// the device cannot be opened.
+/// [`Error::Unknown`] for an unknown name; [`Error::Unsupported`] for a device that this build does
+/// not support or that cannot be opened.
 pub fn open_device(name: &str) -> Result<Device> {
     let name = name.trim().to_ascii_lowercase();
     let (kind, number) = match name.split_once(':') {
@@ -29,7 +29,7 @@ pub fn open_device(name: &str) -> Result<Device> {
         ("cpu", Some(0)) => Ok(Device::Cpu),
         ("cuda", Some(number)) => cuda(number),
         ("metal", Some(number)) => metal(number),
-        _ => Err(Error::invalid(format!(
+        _ => Err(Error::unknown(format!(
             "expected a device such as cpu, cuda, cuda:1 or metal, found {name:?}"
         ))),
     }
@@ -48,8 +48,8 @@ pub fn device_name(device: &Device) -> String {
 }
 
 fn unsupported(name: &str) -> Error {
-    Error::invalid(format!(
-        "this program was built without {name}: build it with `cargo build --release --features {name}` (docs/gpu.md), or use the device cpu"
+    Error::unsupported(format!(
+        "this program was built without support for {name}: build it with `cargo build --release --features {name}` (docs/gpu.md), or use the device cpu"
     ))
 }
 
@@ -58,8 +58,8 @@ fn cuda(number: usize) -> Result<Device> {
         return Err(unsupported("cuda"));
     }
     let opened = Device::new_cuda_with_stream(number).map_err(|e| {
-        Error::invalid(format!(
-            "the device cuda:{number} cannot be opened: {e}. `nvidia-smi` lists the GPUs of this machine; without one, use the device cpu"
+        Error::unsupported(format!(
+            "cannot open the device cuda:{number}: {e}. `nvidia-smi` lists the GPUs of this machine; without a GPU, use the device cpu"
         ))
     })?;
     crate::gpu::prepare(&opened)?;
@@ -71,7 +71,7 @@ fn metal(number: usize) -> Result<Device> {
         return Err(unsupported("metal"));
     }
     Device::new_metal(number)
-        .map_err(|e| Error::invalid(format!("the device metal:{number} cannot be opened: {e}")))
+        .map_err(|e| Error::unsupported(format!("cannot open the device metal:{number}: {e}")))
 }
 
 /// The device and the number type of a network's parameters. Its inputs are converted to them.
@@ -93,8 +93,8 @@ impl Placement {
     }
 
     /// Moves a tensor to this device and, if it has a floating-point type, converts it to this
-    /// number type. Gradients pass through both. A tensor that is there already is returned as it
-    /// is.
+    /// number type. Gradients pass through both. A tensor that already has this device and
+    /// number type is returned unchanged.
     pub fn take(&self, x: &Tensor) -> Result<Tensor> {
         let x = moved(x, &self.device)?;
         Ok(match x.dtype().is_float() {
@@ -104,8 +104,8 @@ impl Placement {
     }
 }
 
-/// Moves a tensor to a device. Gradients pass through. A tensor that is there already is returned
-/// as it is.
+/// Moves a tensor to a device. Gradients pass through. A tensor that is already on the
+/// device is returned unchanged.
 pub fn moved(x: &Tensor, device: &Device) -> Result<Tensor> {
     if x.device().same_device(device) {
         return Ok(x.clone());
@@ -147,12 +147,12 @@ pub fn values(t: &Tensor) -> Result<Vec<f64>> {
 /// Returns the value of a tensor with one element.
 ///
 /// # Errors
-/// [`Error::Invalid`] unless the tensor has exactly one element.
+/// [`Error::Shape`] unless the tensor has exactly one element.
 pub fn scalar(t: &Tensor) -> Result<f64> {
     match values(t)?[..] {
         [value] => Ok(value),
-        ref found => Err(Error::invalid(format!(
-            "expected a tensor with one element, found {:?} with {}",
+        ref found => Err(Error::shape(format!(
+            "expected a tensor with one element, found shape {:?} with {} elements",
             t.dims(),
             found.len()
         ))),

@@ -118,8 +118,8 @@ pub fn hand_over(parameter: &Tensor, gradient: Tensor) -> candle_core::Result<Op
 /// Passes the gradients of an operation's parameters to the active sink. Without a sink, returns
 /// them for a [`Slot`].
 ///
-/// `alone` states that no other operation contributes to these gradients; the sink is then told
-/// that they are complete ([`Sink::finish`]).
+/// `alone` states that no other operation contributes to these gradients; [`Sink::finish`] is
+/// then called for them.
 pub fn give(
     parameters: &[Tensor],
     gradients: Vec<Tensor>,
@@ -195,23 +195,23 @@ impl Slot {
         let Some(gradients) = give(parameters, gradients, false)? else {
             return Ok(());
         };
-        let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stored = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // Each thread has its own entry, which its own backward pass reads.
         let thread = std::thread::current().id();
-        left.retain(|(t, _)| *t != thread);
-        left.push((thread, gradients));
+        stored.retain(|(t, _)| *t != thread);
+        stored.push((thread, gradients));
         Ok(())
     }
 
     fn take(&self, index: usize) -> Option<Tensor> {
-        let mut left = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stored = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let thread = std::thread::current().id();
-        let place = left.iter().position(|(t, _)| *t == thread)?;
-        let gradient = left[place].1.get(index)?.clone();
+        let place = stored.iter().position(|(t, _)| *t == thread)?;
+        let gradient = stored[place].1.get(index)?.clone();
         // candle visits the placeholders from the last to the first, so all gradients have been
         // taken after index 0.
         if index == 0 {
-            left.swap_remove(place);
+            stored.swap_remove(place);
         }
         Some(gradient)
     }
@@ -272,7 +272,9 @@ impl CustomOp2 for Stand {
         }
         match self.slot.take(self.index) {
             Some(gradient) => Ok((before, Some(gradient))),
-            None => bail!("the gradient of a parameter was taken before it was there"),
+            None => bail!(
+                "the gradient of a parameter was requested before the backward pass of its operation stored it"
+            ),
         }
     }
 }

@@ -114,8 +114,8 @@ fn check_channels(x: &Tensor, each: &[(&str, &Tensor)]) -> Result<()> {
         .iter()
         .map(|(name, t)| format!("{name} {:?}", t.dims()))
         .collect();
-    Err(Error::invalid(format!(
-        "batch norm expects x (batch, channels, …) and one number per channel, found x {:?}, {}",
+    Err(Error::shape(format!(
+        "batch norm: expected x of shape (batch, channels, …) and the other tensors of shape (channels,), found x {:?}, {}",
         x.dims(),
         found.join(", ")
     )))
@@ -173,7 +173,7 @@ impl CustomOp3 for ChannelAffine {
         _: &CpuStorage,
         _: &Layout,
     ) -> candle_core::Result<(CpuStorage, Shape)> {
-        bail!("this operation is for GPUs")
+        bail!("this operation is implemented only for GPUs")
     }
 
     fn cuda_fwd(
@@ -205,7 +205,7 @@ impl CustomOp3 for ChannelAffine {
         grad: &Tensor,
     ) -> candle_core::Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let Some(gpu) = Gpu::of(x) else {
-            bail!("this operation is for GPUs")
+            bail!("this operation is implemented only for GPUs")
         };
         let grad = grad.contiguous()?;
         let all = [
@@ -233,7 +233,8 @@ impl CustomOp3 for ChannelAffine {
 /// constants: they receive no gradient.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the shapes do not match, or if the slope is negative or not finite.
+/// [`Error::Shape`] if the shapes do not match; [`Error::Invalid`] if the slope is negative or not
+/// finite.
 pub fn batch_norm(
     x: &Tensor,
     [mean, variance]: [&Tensor; 2],
@@ -291,8 +292,8 @@ pub struct BatchNormed {
 /// Mean and variance are returned as well, for a running mean.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the shapes do not match, if the slope is negative or not finite, or if a
-/// channel has a single element, which has no variance.
+/// [`Error::Shape`] if the shapes do not match, or if a channel has a single element, which has no
+/// variance; [`Error::Invalid`] if the slope is negative or not finite.
 pub fn batch_norm_training(
     x: &Tensor,
     weight: &Tensor,
@@ -304,8 +305,8 @@ pub fn batch_norm_training(
     check_channels(x, &[("weight", weight), ("bias", bias)])?;
     let channels = x.dims()[1];
     if x.elem_count() == channels {
-        return Err(Error::invalid(format!(
-            "batch norm in training needs more than one number per channel, found x {:?}: use a larger batch",
+        return Err(Error::shape(format!(
+            "batch norm in training mode: expected more than one element per channel, found x of shape {:?}: use a larger batch",
             x.dims()
         )));
     }
@@ -407,12 +408,12 @@ pub fn softmax(x: &Tensor) -> Result<Tensor> {
 /// dimension.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the shapes do not match.
+/// [`Error::Shape`] if the shapes do not match.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
     let width = x.dims().last().copied().unwrap_or(0);
     if width == 0 || weight.dims() != [width] || bias.dims() != [width] {
-        return Err(Error::invalid(format!(
-            "layer norm expects a weight and a bias as long as the last dimension of x, found {:?}, {:?} and x {:?}",
+        return Err(Error::shape(format!(
+            "layer norm: expected a weight and a bias of shape (features,) for x of shape (…, features), found {:?}, {:?} and x {:?}",
             weight.dims(),
             bias.dims(),
             x.dims()

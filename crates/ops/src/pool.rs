@@ -85,20 +85,23 @@ pub(crate) struct Pool {
 impl Pool {
     fn shape(&self, dims: &[usize]) -> Result<[usize; 6]> {
         let c = &self.config;
-        let fault = |what: &str| {
-            Error::invalid(format!("pooling {what}, found an image {dims:?} and {c:?}"))
-        };
+        let message =
+            |what: &str| format!("pooling: expected {what}, found shape {dims:?} and {c:?}");
         let &[b, ch, h, w] = dims else {
-            return Err(fault("expects (batch, channels, height, width)"));
+            return Err(Error::shape(message(
+                "images of shape (batch, channels, height, width)",
+            )));
         };
         if c.kernel == 0 || c.stride == 0 || 2 * c.padding > c.kernel {
-            return Err(fault(
-                "expects kernel and stride of at least 1 and a padding of at most half the kernel",
-            ));
+            return Err(Error::invalid(message(
+                "a kernel and a stride of at least 1 and a padding of at most half the kernel",
+            )));
         }
         match (c.size(h), c.size(w)) {
             (Some(oh), Some(ow)) => Ok([b, ch, h, w, oh, ow]),
-            _ => Err(fault("expects an image at least as large as the window")),
+            _ => Err(Error::shape(message(
+                "images at least as large as the kernel",
+            ))),
         }
     }
 
@@ -300,7 +303,8 @@ fn apply(pool: Pool, x: &Tensor) -> Result<Tensor> {
 /// first maximum.
 ///
 /// # Errors
-/// [`Error::Invalid`] if the window does not fit the image, or if the settings are invalid.
+/// [`Error::Shape`] if `x` does not have four dimensions or an image is smaller than the window;
+/// [`Error::Invalid`] if the settings are out of range.
 pub fn max_pool2d(x: &Tensor, config: PoolConfig) -> Result<Tensor> {
     apply(
         Pool {
@@ -314,7 +318,8 @@ pub fn max_pool2d(x: &Tensor, config: PoolConfig) -> Result<Tensor> {
 /// Returns the mean of each window of images (batch, channels, h, w).
 ///
 /// # Errors
-/// [`Error::Invalid`] if the window does not fit the image, or if the settings are invalid.
+/// [`Error::Shape`] if `x` does not have four dimensions or an image is smaller than the window;
+/// [`Error::Invalid`] if the settings are out of range.
 pub fn avg_pool2d(x: &Tensor, config: PoolConfig) -> Result<Tensor> {
     apply(
         Pool {

@@ -255,15 +255,20 @@ fn separable(
     axis: impl Fn(usize, usize) -> Axis,
 ) -> Result<Tensor> {
     let &[_, _, h, w] = x.dims() else {
-        return Err(Error::invalid(format!(
-            "{what} expects images (batch, channels, height, width), found {:?}",
+        return Err(Error::shape(format!(
+            "{what}: expected images of shape (batch, channels, height, width), found {:?}",
             x.dims()
         )));
     };
-    if x.elem_count() == 0 || height == 0 || width == 0 || height.max(width) > 1 << 16 {
-        return Err(Error::invalid(format!(
-            "{what} expects images with pixels and a size from 1 to 65536, found images {:?} and the size {height}×{width}",
+    if x.elem_count() == 0 {
+        return Err(Error::shape(format!(
+            "{what}: expected at least one image with at least one pixel, found shape {:?}",
             x.dims()
+        )));
+    }
+    if height == 0 || width == 0 || height.max(width) > 1 << 16 {
+        return Err(Error::invalid(format!(
+            "{what}: expected an output height and width from 1 to 65536, found {height}×{width}"
         )));
     }
     let (rows, columns) = (axis(h, height), axis(w, width));
@@ -307,8 +312,8 @@ fn composed(x: &Tensor, rows: &Axis, columns: &Axis) -> Result<Tensor> {
 /// ```
 ///
 /// # Errors
-/// [`Error::Invalid`] unless `x` has shape (batch, channels, h, w) with at least one element and
-/// both sides of `size` are from 1 to 65536.
+/// [`Error::Shape`] unless `x` has shape (batch, channels, h, w) with at least one element;
+/// [`Error::Invalid`] unless both sides of `size` are from 1 to 65536.
 pub fn resize_bilinear(x: &Tensor, size: (usize, usize), antialias: bool) -> Result<Tensor> {
     separable(x, "resizing", size, |i, o| Axis::linear(i, o, antialias))
 }

@@ -100,7 +100,7 @@ impl Rng {
     ) -> Result<Tensor> {
         if low.partial_cmp(&high) != Some(std::cmp::Ordering::Less) {
             return Err(Error::invalid(format!(
-                "uniform numbers need low < high, found {low} and {high}"
+                "expected low < high for uniform samples, found low = {low} and high = {high}"
             )));
         }
         let shape = shape.into();

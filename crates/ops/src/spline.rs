@@ -15,11 +15,11 @@ use rayon::prelude::*;
 
 /// Minimum width and height of a bin as a fraction of the total, and minimum slope between two
 /// bins.
-const LEAST: f64 = 1e-3;
+const MIN_SIZE: f64 = 1e-3;
 
 /// Maximum number of bins, more than is needed in practice. The arrays of one element have this
 /// length and are on the stack.
-const MOST_BINS: usize = 64;
+const MAX_BINS: usize = 64;
 
 /// Returns the number of raw parameters of one element's spline: widths, heights and inner slopes
 /// of the bins.
@@ -135,14 +135,14 @@ fn solved(y: f64, bin: &Bin) -> f64 {
 struct Shape1 {
     bins: usize,
     /// The softmaxes of the raw widths and heights.
-    widths: [f64; MOST_BINS],
-    heights: [f64; MOST_BINS],
+    widths: [f64; MAX_BINS],
+    heights: [f64; MAX_BINS],
     /// The derivative of each inner slope with respect to its raw parameter.
-    bends: [f64; MOST_BINS],
-    slopes: [f64; MOST_BINS + 1],
+    bends: [f64; MAX_BINS],
+    slopes: [f64; MAX_BINS + 1],
     /// The ends of the bins, in x and in y.
-    xs: [f64; MOST_BINS + 1],
-    ys: [f64; MOST_BINS + 1],
+    xs: [f64; MAX_BINS + 1],
+    ys: [f64; MAX_BINS + 1],
 }
 
 impl Spline {
@@ -151,10 +151,10 @@ impl Spline {
     /// # Errors
     /// [`Error::Invalid`] unless `bins` is from 2 to 64 and `bound` is finite and above 0.
     pub fn new(bins: usize, bound: f64) -> Result<Self> {
-        let fits = (2..=MOST_BINS).contains(&bins) && bound.is_finite() && bound > 0.0;
+        let fits = (2..=MAX_BINS).contains(&bins) && bound.is_finite() && bound > 0.0;
         if !fits {
             return Err(Error::invalid(format!(
-                "a spline needs 2 to {MOST_BINS} bins and a bound above 0, found {bins} and {bound}"
+                "expected a spline with 2 to {MAX_BINS} bins and a finite bound above 0, found {bins} bins and bound {bound}"
             )));
         }
         Ok(Self { bins, bound })
@@ -163,10 +163,10 @@ impl Spline {
     /// Computes softmaxes into `out`, and the ends of the bins, whose size has a minimum, into
     /// `ends`.
     fn shares(&self, raw: impl Iterator<Item = f64> + Clone, out: &mut [f64], ends: &mut [f64]) {
-        let most = raw.clone().fold(f64::NEG_INFINITY, f64::max);
+        let max = raw.clone().fold(f64::NEG_INFINITY, f64::max);
         let mut sum = 0.0;
         for (o, r) in out.iter_mut().zip(raw) {
-            *o = (r - most).exp();
+            *o = (r - max).exp();
             sum += *o;
         }
         let (bins, bound) = (self.bins, self.bound);
@@ -179,24 +179,24 @@ impl Spline {
     }
 
     fn share(&self, softmax: f64) -> f64 {
-        LEAST + (1.0 - LEAST * self.bins as f64) * softmax
+        MIN_SIZE + (1.0 - MIN_SIZE * self.bins as f64) * softmax
     }
 
     /// Returns the offset that is added to a raw slope: with it the raw value 0 gives slope 1.
     fn offset() -> f64 {
-        ((1.0 - LEAST).exp() - 1.0).ln()
+        ((1.0 - MIN_SIZE).exp() - 1.0).ln()
     }
 
     fn shape<T: Real>(&self, raw: &[T]) -> Shape1 {
         let k = self.bins;
         let mut shape = Shape1 {
             bins: k,
-            widths: [0.0; MOST_BINS],
-            heights: [0.0; MOST_BINS],
-            bends: [0.0; MOST_BINS],
-            slopes: [1.0; MOST_BINS + 1],
-            xs: [0.0; MOST_BINS + 1],
-            ys: [0.0; MOST_BINS + 1],
+            widths: [0.0; MAX_BINS],
+            heights: [0.0; MAX_BINS],
+            bends: [0.0; MAX_BINS],
+            slopes: [1.0; MAX_BINS + 1],
+            xs: [0.0; MAX_BINS + 1],
+            ys: [0.0; MAX_BINS + 1],
         };
         let numbers = |r: std::ops::Range<usize>| raw[r].iter().map(|x| x.to_f64());
         self.shares(numbers(0..k), &mut shape.widths[..k], &mut shape.xs);
@@ -204,7 +204,7 @@ impl Spline {
         for (i, r) in numbers(2 * k..3 * k - 1).enumerate() {
             let r = r + Self::offset();
             let softplus = if r > 30.0 { r } else { r.exp().ln_1p() };
-            shape.slopes[i + 1] = LEAST + softplus;
+            shape.slopes[i + 1] = MIN_SIZE + softplus;
             shape.bends[i + 1] = (1.0 + (-r).exp()).recip();
         }
         shape
@@ -253,7 +253,7 @@ impl Spline {
             *b = to_y * dy + to_logdet * dl;
         }
         let [to_x, left, width, bottom, height, d0, d1] = by;
-        let free = 2.0 * self.bound * (1.0 - LEAST * self.bins as f64);
+        let free = 2.0 * self.bound * (1.0 - MIN_SIZE * self.bins as f64);
         let mut spread = |softmax: &[f64], start: f64, size: f64, from: usize| {
             // The bins before bin k shift its start; the share of bin k itself is its size.
             let of = |i: usize| match i.cmp(&k) {
@@ -316,7 +316,7 @@ impl Spline {
             let r = raw.narrow(2, from, k)?.contiguous()?;
             let r = r.broadcast_sub(&r.max_keepdim(2)?.detach())?.exp()?;
             let share = r.broadcast_div(&r.sum_keepdim(2)?)?;
-            let share = share.affine(1.0 - LEAST * k as f64, LEAST)?;
+            let share = share.affine(1.0 - MIN_SIZE * k as f64, MIN_SIZE)?;
             let inner = share.cumsum(2)?.narrow(2, 0, k - 1)?;
             let inner = inner.affine(2.0 * self.bound, -self.bound)?;
             let end = (Tensor::ones((batch, n, 1), x.dtype(), x.device())? * self.bound)?;
@@ -326,7 +326,7 @@ impl Spline {
         // Softplus without overflow: max(r, 0) + ln(1 + exp(−|r|)).
         let softplus = (r.relu()? + (r.abs()?.neg()?.exp()? + 1.0)?.log()?)?;
         let one = Tensor::ones((batch, n, 1), x.dtype(), x.device())?;
-        let slopes = Tensor::cat(&[&one, &(softplus + LEAST)?, &one], 2)?;
+        let slopes = Tensor::cat(&[&one, &(softplus + MIN_SIZE)?, &one], 2)?;
         Ok([ends(0)?, ends(k)?, slopes])
     }
 
@@ -502,7 +502,7 @@ impl Op {
         for (storage, layout) in &tensors {
             match &**storage {
                 Storage::Cpu(s) => values.push(numbers::<T>(s, layout)?),
-                _ => bail!("expected a spline's tensors on the CPU"),
+                _ => bail!("splines: expected tensors on the CPU"),
             }
         }
         let [to_x, to_raw] = self.backward(values[0], values[1], values[2], values[3], n);
@@ -528,7 +528,7 @@ impl CustomOp2 for Op {
         let (batch, n) = xl.shape().dims2()?;
         if rl.shape().elem_count() != batch * n * numbers_per_element(self.spline.bins) {
             bail!(
-                "splines of {:?} need {} numbers each, found {:?} in all",
+                "splines: expected {1} parameters for each element of a tensor of shape {0:?}, found parameters of shape {2:?}",
                 xl.shape(),
                 numbers_per_element(self.spline.bins),
                 rl.shape()
@@ -541,7 +541,7 @@ impl CustomOp2 for Op {
             CpuStorage::F64(_) => {
                 CpuStorage::F64(self.kernel::<f64>(numbers(x, xl)?, numbers(raw, rl)?, n))
             }
-            other => bail!("a spline has no kernel for {:?}", other.dtype()),
+            other => bail!("splines: no kernel for {:?}", other.dtype()),
         };
         let width = if self.inverse { n } else { 2 * n };
         Ok((out, (batch, width).into()))
@@ -583,14 +583,14 @@ mod tests {
         ))
     }
 
-    fn off(a: &Tensor, b: &Tensor) -> Result<f64> {
+    fn max_difference(a: &Tensor, b: &Tensor) -> Result<f64> {
         Ok((a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar()?)
     }
 
     /// The CPU kernel and the composition for other devices compute the same map.
     #[test]
     fn both_ways_agree_in_values_and_gradients() -> Result<()> {
-        for (bins, bound) in [(2, 1.0), (8, 3.0), (MOST_BINS, 4.0)] {
+        for (bins, bound) in [(2, 1.0), (8, 3.0), (MAX_BINS, 4.0)] {
             let spline = Spline::new(bins, bound)?;
             let (x, raw) = inputs(bins)?;
             let weights = Rng::new(4).normal((40, 5), &Device::Cpu)?;
@@ -609,14 +609,14 @@ mod tests {
                     inverse(spline.composed_inverse(&x, &raw)?)?,
                 ),
             ] {
-                assert!(off(&one, &other)? < 1e-8);
+                assert!(max_difference(&one, &other)? < 1e-8);
                 let (ours, theirs) = (one.backward()?, other.backward()?);
                 for var in [&x, &raw] {
                     let (Some(a), Some(b)) = (ours.get(var), theirs.get(var)) else {
                         panic!("a gradient is missing");
                     };
-                    let off = off(a, b)?;
-                    assert!(off < 1e-7, "{bins} bins: off by {off}");
+                    let difference = max_difference(a, b)?;
+                    assert!(difference < 1e-7, "{bins} bins: difference {difference}");
                 }
             }
         }
@@ -628,7 +628,8 @@ mod tests {
         let spline = Spline::new(8, 3.0)?;
         let (x, raw) = inputs(8)?;
         let (y, logdet) = spline.forward(&x, &raw.zeros_like()?)?;
-        assert!(off(&y, &x)? < 1e-12 && off(&logdet, &x.zeros_like()?)? < 1e-12);
+        assert!(max_difference(&y, &x)? < 1e-12);
+        assert!(max_difference(&logdet, &x.zeros_like()?)? < 1e-12);
         // The map is monotone, maps [−3, 3] into itself, and has a correct inverse.
         let numbers = raw.get(0)?.narrow(0, 0, numbers_per_element(8))?;
         let numbers: Vec<f64> = numbers.to_vec1()?;

@@ -31,7 +31,7 @@ pub(super) fn ears(head: &Head, painter: &mut Painter) {
     for side in SIDES {
         let size = 1.0 + 0.16 * p.ears;
         let x = side * (head.wide - 0.01);
-        let centre = head.seen([x, 0.04], 0.0);
+        let centre = head.projected([x, 0.04], 0.0);
         let shape = ellipse(
             centre,
             [0.115 * size * head.unit, 0.2 * size * head.unit],
@@ -69,7 +69,7 @@ pub(super) fn eyes(head: &Head, painter: &mut Painter) {
             (head.crease(), 0.13 + 0.1 * f.age)
         });
         let outline: Vec<At> = upper.iter().chain(lower.iter().rev()).copied().collect();
-        let iris = head.seen(
+        let iris = head.projected(
             [at[0] + 0.02 * f.yaw, at[1] - 0.1 * high + 0.015 * f.pitch],
             0.0,
         );
@@ -135,7 +135,7 @@ pub(super) fn nose(head: &Head, painter: &mut Painter) {
     let (f, p) = (&head.face, &head.face.person);
     let tip_y = 0.27 + 0.05 * p.nose_length;
     let half = 0.125 + 0.035 * p.nose_width + 0.015 * f.masculine;
-    let tip = head.seen([0.0, tip_y], 0.13);
+    let tip = head.projected([0.0, tip_y], 0.13);
     // The side away from the light, and the side away from the viewer.
     let shaded = if f.light + 0.5 * f.yaw > 0.0 {
         -1.0
@@ -143,9 +143,9 @@ pub(super) fn nose(head: &Head, painter: &mut Painter) {
         1.0
     };
     let ridge = [
-        head.seen([shaded * 0.085, -0.2], 0.0),
-        head.seen([shaded * 0.07, 0.0], 0.03),
-        head.seen([shaded * half, tip_y - 0.02], 0.05),
+        head.projected([shaded * 0.085, -0.2], 0.0),
+        head.projected([shaded * 0.07, 0.0], 0.03),
+        head.projected([shaded * half, tip_y - 0.02], 0.05),
     ];
     painter.pen(
         &open(&ridge),
@@ -170,15 +170,15 @@ pub(super) fn nose(head: &Head, painter: &mut Painter) {
         (light, 0.55 * (1.0 - d[0] * d[0] - d[1] * d[1]).max(0.0))
     });
     for side in SIDES {
-        let hole = head.seen([side * half * 0.55, tip_y + 0.075], 0.06);
+        let hole = head.projected([side * half * 0.55, tip_y + 0.075], 0.06);
         painter.fill(
             &ellipse(hole, [0.036 * head.unit, 0.022 * head.unit], 0.0),
             |_| (shade(head.crease(), 0.5), 0.75),
         );
         let wing = open(&[
-            head.seen([side * half * 0.95, tip_y - 0.05], 0.03),
-            head.seen([side * half * 1.12, tip_y + 0.03], 0.03),
-            head.seen([side * half * 0.8, tip_y + 0.085], 0.05),
+            head.projected([side * half * 0.95, tip_y - 0.05], 0.03),
+            head.projected([side * half * 1.12, tip_y + 0.03], 0.03),
+            head.projected([side * half * 0.8, tip_y + 0.085], 0.05),
         ]);
         painter.pen(
             &wing,
@@ -252,7 +252,7 @@ pub(super) fn mouth(head: &Head, painter: &mut Painter) {
 pub(super) fn complexion(head: &Head, painter: &mut Painter) {
     let (f, p) = (&head.face, &head.face.person);
     for side in SIDES {
-        let centre = head.seen([side * 0.43, 0.3 - 0.05 * f.smile.max(0.0)], 0.0);
+        let centre = head.projected([side * 0.43, 0.3 - 0.05 * f.smile.max(0.0)], 0.0);
         let radii = [0.24 * head.unit, 0.17 * head.unit];
         let blush = [0.86, 0.36, 0.32];
         painter.fill(&ellipse(centre, radii, 0.0), |q| {
@@ -269,7 +269,7 @@ pub(super) fn complexion(head: &Head, painter: &mut Painter) {
         for i in 0..26u32 {
             let at = [1.0, 31.0].map(|k| noise.at([i as f32 * 3.7, k]));
             let place = [(at[0] - 0.5) * 1.25, 0.08 + 0.36 * at[1]];
-            let dot = ellipse(head.seen(place, 0.0), [0.018 * head.unit; 2], 0.0);
+            let dot = ellipse(head.projected(place, 0.0), [0.018 * head.unit; 2], 0.0);
             painter.fill(&dot, |_| (head.crease(), 0.7 * p.freckles));
         }
     }
@@ -297,7 +297,7 @@ fn age(head: &Head, painter: &mut Painter) {
     }
     let (mouth, half, _) = mouth_place(head);
     for side in SIDES {
-        let hollow = head.seen([side * 0.38, 0.46], 0.0);
+        let hollow = head.projected([side * 0.38, 0.46], 0.0);
         let radii = [0.14 * head.unit, 0.22 * head.unit];
         painter.fill(&ellipse(hollow, radii, 0.0), |q| {
             let d = [(q[0] - hollow[0]) / radii[0], (q[1] - hollow[1]) / radii[1]];
@@ -429,7 +429,7 @@ pub(super) fn glasses(head: &Head, painter: &mut Painter) {
             ]),
         };
         let outline = head.all(&shape, lift);
-        let middle = head.seen(centre, lift);
+        let middle = head.projected(centre, lift);
         let unit = head.unit;
         painter.fill(&outline, |q| {
             let streak = smooth(
@@ -448,8 +448,8 @@ pub(super) fn glasses(head: &Head, painter: &mut Painter) {
         let mut line = outline;
         line.push(line[0]);
         painter.pen(&line, half * unit, half * unit, frame, 0.95);
-        let hinge = head.seen([centre[0] + side * 0.24, centre[1] - 0.05], lift);
-        let ear = head.seen([side * head.wide, centre[1] - 0.03], -0.05);
+        let hinge = head.projected([centre[0] + side * 0.24, centre[1] - 0.05], lift);
+        let ear = head.projected([side * head.wide, centre[1] - 0.03], -0.05);
         if (ear[0] - hinge[0]) * side > 0.0 {
             painter.pen(&[hinge, ear], half * unit, half * unit, frame, 0.95);
         }

@@ -229,7 +229,7 @@ pub(super) fn front(head: &Head, painter: &mut Painter) {
         // Curls over the hairline.
         let edge = open(&hairline);
         for q in edge.iter().step_by(6) {
-            let at = head.seen([q[0] * 0.98, q[1] - 0.03], 0.03);
+            let at = head.projected([q[0] * 0.98, q[1] - 0.03], 0.03);
             let size = 0.11 * head.unit;
             painter.fill(&ellipse(at, [size; 2], 0.0), |q| {
                 let d = [(q[0] - at[0]) / size, (q[1] - at[1]) / size];
@@ -264,7 +264,7 @@ fn sides(head: &Head, painter: &mut Painter) {
         painter.fill(&outline, |at| (strands(head, at, 0.0), 0.85));
     }
     // Gloss on the top of the head.
-    let at = head.seen([0.22 * head.face.light, -0.78], 0.0);
+    let at = head.projected([0.22 * head.face.light, -0.78], 0.0);
     let radii = [0.3 * head.unit, 0.13 * head.unit];
     painter.fill(&ellipse(at, radii, 0.0), |q| {
         let d = [(q[0] - at[0]) / radii[0], (q[1] - at[1]) / radii[1]];

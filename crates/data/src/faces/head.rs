@@ -94,7 +94,7 @@ impl Head {
     }
 
     /// Returns the position of such a point in the image.
-    pub fn seen(&self, p: At, lift: f32) -> At {
+    pub fn projected(&self, p: At, lift: f32) -> At {
         self.frame.out(self.turned(p, lift))
     }
 
@@ -116,7 +116,7 @@ impl Head {
     }
 
     pub fn all(&self, points: &[At], lift: f32) -> Vec<At> {
-        points.iter().map(|p| self.seen(*p, lift)).collect()
+        points.iter().map(|p| self.projected(*p, lift)).collect()
     }
 
     /// Returns the brightness of a position in the image as part of the round head.

@@ -86,13 +86,13 @@ impl Face {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown concept; the message lists the known ones.
+    /// [`Error::Unknown`] for an unknown concept; the message lists the known ones.
     pub fn taking(&self, other: &Face, concept: &str) -> Result<Face> {
         let found = CONCEPTS.iter().find(|(name, _)| *name == concept);
         let Some((_, share)) = found else {
             let names: Vec<&str> = CONCEPTS.iter().map(|(name, _)| *name).collect();
-            return Err(Error::invalid(format!(
-                "faces have no concept {concept:?}; they have {}",
+            return Err(Error::unknown(format!(
+                "faces have no concept {concept:?}; their concepts are {}",
                 names.join(", ")
             )));
         };
@@ -148,8 +148,8 @@ impl Faces {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Invalid`] for an unknown concept or `person`, for a share outside [0, 1], or
-    /// without [`Faces::people`]: a person that appears only once has no fixed concept.
+    /// [`Error::Unknown`] for an unknown concept or `person`; [`Error::Invalid`] for a share
+    /// outside [0, 1], or without [`Faces::people`]: a person that appears only once has no fixed concept.
     pub fn tied(&self, concept: &str, share: f32) -> Result<Self> {
         let found = CONCEPTS.iter().position(|(name, _)| *name == concept);
         let place = found
@@ -157,7 +157,7 @@ impl Faces {
             .ok_or_else(|| unknown_concept(concept, self))?;
         if !(0.0..=1.0).contains(&share) || self.people.is_none() {
             return Err(Error::invalid(format!(
-                "a concept is tied to a share of the people from 0 to 1, in a world of people (`people(…)`), found {share} in {}",
+                "expected a share from 0 to 1 in a dataset with a fixed set of people (`people(…)`), found {share} in {}",
                 self.id()
             )));
         }

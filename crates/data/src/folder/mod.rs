@@ -110,12 +110,15 @@ impl Folder {
                 what += &format!("; found {}", left_out.join(", "));
             }
             if report.other_files.contains_key("parquet") {
-                what += "; parquet files are read with `Images::parquet`";
+                what += "; use `Images::parquet` for parquet files";
             }
             return Err(Error::content(path, what));
         }
         if u32::try_from(files.len()).is_err() {
-            return Err(Error::content(path, "more than 2^32 images"));
+            return Err(Error::content(
+                path,
+                "expected at most 2^32 images, found more",
+            ));
         }
         let in_splits = files.iter().all(|f| is_split(f));
         let level = usize::from(in_splits);
@@ -129,7 +132,7 @@ impl Folder {
         let classes: Vec<String> = match &options.classes {
             Some(classes) => {
                 let path = path.display().to_string();
-                check_known(&with_images, classes).map_err(|e| Error::invalid(path + ": " + &e))?;
+                check_known(&with_images, classes).map_err(|e| Error::unknown(path + ": " + &e))?;
                 classes.clone()
             }
             None => {
@@ -201,13 +204,13 @@ impl Folder {
         if !self.follow_links && !target.starts_with(&self.root) {
             return Err(Error::content(
                 &path,
-                "a link that leaves the folder, and `follow_links` is off",
+                "found a link that leaves the folder: set `follow_links` to follow it",
             ));
         }
         if !std::fs::metadata(&target).map_err(io)?.is_file() {
             return Err(Error::content(
                 &path,
-                "expected a file, found another thing",
+                "expected a regular file, found a folder or a special file",
             ));
         }
         let file = File::open(&target).map_err(io)?;
@@ -275,8 +278,8 @@ impl Images {
     ///
     /// # Errors
     /// Those of [`Images::folder`]; [`Error::Invalid`] for a list of classes that is empty or
-    /// contains a name twice, and for a folder with images whose name is not in the list. A class
-    /// of the list without images is reported as an empty class.
+    /// contains a name twice; [`Error::Unknown`] for a folder with images whose name is not in the
+    /// list. A class of the list without images is reported as an empty class.
     pub fn folder_with(path: impl AsRef<Path>, options: &FolderOptions) -> Result<Self> {
         let (folder, names) = Folder::open(path.as_ref(), options)?;
         if folder.report.needs_attention() {
@@ -336,9 +339,9 @@ fn check_classes(classes: &[String]) -> Result<()> {
             "expected at least one name in the list of classes, found none",
         ));
     }
-    let mut seen = BTreeSet::new();
+    let mut names = BTreeSet::new();
     for name in classes {
-        if name.is_empty() || !seen.insert(name) {
+        if name.is_empty() || !names.insert(name) {
             return Err(Error::invalid(format!(
                 "expected different names in the list of classes, found {name:?} twice or empty"
             )));
@@ -367,11 +370,11 @@ fn check_known(
     }
     let missing: Vec<&str> = known.difference(with_images).copied().collect();
     let mut what = format!(
-        "expected folders named by the list of classes, found images in {}, which the list lacks",
+        "expected folders with the names in the list of classes, found images in {}, which are not in the list",
         list(unknown)
     );
     if !missing.is_empty() {
-        what += &format!("; without images are {} of the list", list(missing));
+        what += &format!("; without images are {}", list(missing));
     }
     Err(what)
 }

@@ -9,7 +9,7 @@ const PAGES: usize = 4;
 /// Number of bytes of the first value that are returned.
 const START: usize = 64;
 
-/// A column that can hold image files.
+/// A column that can contain image files.
 #[derive(Debug)]
 pub(crate) struct Stored {
     pub name: String,
@@ -79,32 +79,32 @@ impl Parquet {
         self.footer.leaves.iter().any(|l| &*l.path[0] == name)
     }
 
-    /// Whether a column holds bytes or text, at most one value per row.
+    /// Whether a column contains bytes or text, at most one value per row.
     pub(crate) fn is_binary(&self, leaf: usize) -> bool {
         let leaf = &self.footer.leaves[leaf];
         leaf.physical == 6 && !leaf.repeated
     }
 
-    /// Whether a column holds text, at most one value per row.
+    /// Whether a column contains text, at most one value per row.
     pub(crate) fn is_text(&self, leaf: usize) -> bool {
         self.is_binary(leaf) && self.footer.leaves[leaf].logical == Logical::Text
     }
 
-    /// Whether a column holds booleans, at most one value per row.
+    /// Whether a column contains booleans, at most one value per row.
     pub(crate) fn is_flag(&self, leaf: usize) -> bool {
         let leaf = &self.footer.leaves[leaf];
         leaf.physical == 0 && !leaf.repeated
     }
 
-    /// Whether a column holds integers, at most one value per row.
-    pub(crate) fn is_whole(&self, leaf: usize) -> bool {
+    /// Whether a column contains integers, at most one value per row.
+    pub(crate) fn is_integer(&self, leaf: usize) -> bool {
         let leaf = &self.footer.leaves[leaf];
         matches!(leaf.physical, 1 | 2)
             && !leaf.repeated
             && matches!(leaf.logical, Logical::Plain | Logical::Unsigned)
     }
 
-    /// Returns index and name of the plain columns that hold numbers, text or booleans.
+    /// Returns index and name of the plain columns of numbers, text or booleans.
     pub(crate) fn attributes(&self) -> Vec<(usize, String)> {
         let leaves = self.footer.leaves.iter().enumerate();
         leaves

@@ -78,7 +78,7 @@ impl Footer {
             match id {
                 2 => t.list(kind, |t, kind| {
                     if elements.len() > 2 * COLUMNS {
-                        return Err(Fault::Wrong("more columns than can be read"));
+                        return Err(Fault::Wrong("too many columns"));
                     }
                     elements.push(element(t, kind)?);
                     Ok(())
@@ -102,20 +102,20 @@ impl Footer {
                     }
                     Ok(())
                 })?,
-                8 => return Err(Fault::Wrong("it is encrypted")),
+                8 => return Err(Fault::Wrong("the file is encrypted")),
                 _ => return Ok(false),
             }
             Ok(true)
         });
         read.map_err(|fault| match fault {
-            Fault::Cut => "the list of its contents is cut short".to_string(),
-            Fault::Wrong(what) => format!("the list of its contents cannot be read: {what}"),
+            Fault::Cut => "its footer is truncated".to_string(),
+            Fault::Wrong(what) => format!("its footer cannot be read: {what}"),
         })?;
         let leaves = leaves(elements)?;
         for (number, group) in groups.iter().enumerate() {
             if group.chunks.len() != leaves.len() {
                 return Err(format!(
-                    "row group {number} has {} columns, the table has {}",
+                    "row group {number} has {} columns, but the table has {}",
                     group.chunks.len(),
                     leaves.len()
                 ));
@@ -203,7 +203,7 @@ fn chunk(t: &mut Thrift, kind: u8) -> Out<Chunk> {
         match id {
             1 => {
                 if !t.binary(kind)?.is_empty() {
-                    return Err(Fault::Wrong("its columns lie in other files"));
+                    return Err(Fault::Wrong("its columns are in other files"));
                 }
             }
             3 => t.structure(kind, |t, id, kind| {
@@ -216,7 +216,7 @@ fn chunk(t: &mut Thrift, kind: u8) -> Out<Chunk> {
                 }
                 Ok(true)
             })?,
-            8 | 9 => return Err(Fault::Wrong("it is encrypted")),
+            8 | 9 => return Err(Fault::Wrong("the file is encrypted")),
             _ => return Ok(false),
         }
         Ok(true)
@@ -233,14 +233,14 @@ fn chunk(t: &mut Thrift, kind: u8) -> Out<Chunk> {
             start,
             length,
         }),
-        _ => Err(Fault::Wrong("a column without its place")),
+        _ => Err(Fault::Wrong("a column without its position")),
     }
 }
 
 /// Returns the leaf columns of the schema, which lists a tree depth-first from the root.
 fn leaves(elements: Vec<Element>) -> Result<Vec<Leaf>, String> {
     let mut elements = elements.into_iter();
-    let root = elements.next().ok_or("it has no columns")?;
+    let root = elements.next().ok_or("the table has no columns")?;
     let mut leaves = Vec::new();
     // The open elements: number of children left, name, definition level and whether it is
     // repeated.
@@ -250,7 +250,7 @@ fn leaves(elements: Vec<Element>) -> Result<Vec<Leaf>, String> {
             open.pop();
         }
         let Some(top) = open.last_mut() else {
-            return Err("its columns are not those of a table".into());
+            return Err("its schema has columns without a parent".into());
         };
         top.0 -= 1;
         let (defined, repeated) = (top.2, top.3);
@@ -259,7 +259,9 @@ fn leaves(elements: Vec<Element>) -> Result<Vec<Leaf>, String> {
         let name: Arc<str> = e.name.as_str().into();
         if e.children > 0 {
             if open.len() >= LEVELS {
-                return Err(format!("its columns nest deeper than {LEVELS} levels"));
+                return Err(format!(
+                    "its columns are nested more than {LEVELS} levels deep"
+                ));
             }
             open.push((e.children, Some(name), defined, repeated));
             continue;
@@ -275,10 +277,10 @@ fn leaves(elements: Vec<Element>) -> Result<Vec<Leaf>, String> {
         });
     }
     if open.iter().any(|top| top.0 > 0) {
-        return Err("columns that it promises are missing".into());
+        return Err("columns of its schema are missing".into());
     }
     if leaves.len() > COLUMNS {
-        return Err(format!("it has more than {COLUMNS} columns"));
+        return Err(format!("the table has more than {COLUMNS} columns"));
     }
     Ok(leaves)
 }

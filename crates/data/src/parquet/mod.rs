@@ -65,11 +65,11 @@ pub(super) struct Place {
     pub row: usize,
 }
 
-/// Limits the memory that the values of a file may take (`left`) and the bytes that may be
+/// Limits the memory that the values of a file may take (`memory`) and the bytes that may be
 /// unpacked for them (`unpacked`), relative to the length of the file.
 #[derive(Debug)]
 pub(super) struct Budget {
-    left: u64,
+    memory: u64,
     unpacked: u64,
 }
 
@@ -77,7 +77,7 @@ impl Budget {
     /// Creates the budget for a file of this length.
     fn new(length: u64) -> Self {
         Self {
-            left: length.saturating_mul(4).max(256 << 20),
+            memory: length.saturating_mul(4).max(256 << 20),
             unpacked: length.saturating_mul(64).max(1 << 30),
         }
     }
@@ -88,13 +88,13 @@ impl Budget {
         self.unpacked = self
             .unpacked
             .checked_sub(header.unpacked.max(header.packed) as u64)
-            .ok_or("its labels and attributes promise far more bytes than the file has")?;
+            .ok_or("the uncompressed size of its labels and attributes is far above the size of the file")?;
         Ok(())
     }
 
     fn charge(&mut self, bytes: usize) -> std::result::Result<(), String> {
-        self.left = self.left.checked_sub(bytes as u64).ok_or(
-            "its labels and attributes take far more memory than the file is long; write them without so many repetitions",
+        self.memory = self.memory.checked_sub(bytes as u64).ok_or(
+            "its labels and attributes need far more memory than the size of the file: write them with fewer repeated values",
         )?;
         Ok(())
     }
@@ -108,14 +108,14 @@ impl Parquet {
         let mut file = File::open(path).map_err(io)?;
         let about = file.metadata().map_err(io)?;
         if !about.is_file() {
-            let what = std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a file");
+            let what = std::io::Error::new(std::io::ErrorKind::InvalidInput, "not a regular file");
             return Err(io(what));
         }
         let length = about.len();
         let wrong = |what: String| Error::content(path, what);
         let cut = || {
             wrong(format!(
-                "not a parquet file, or one cut short ({length} bytes)"
+                "not a parquet file, or a truncated one ({length} bytes)"
             ))
         };
         let mut ends = [0u8; 12];
@@ -125,9 +125,7 @@ impl Parquet {
             file.read_exact(&mut ends[4..]).map_err(io)?;
         }
         if ends[8..] == *b"PARE" {
-            return Err(wrong(
-                "an encrypted parquet file, which cannot be read".into(),
-            ));
+            return Err(wrong("encrypted parquet files are not supported".into()));
         }
         if ends[..4] != *b"PAR1" || ends[8..] != *b"PAR1" {
             return Err(cut());
@@ -135,7 +133,7 @@ impl Parquet {
         let size = u64::from(u32::from_le_bytes([ends[4], ends[5], ends[6], ends[7]]));
         if size > LONGEST_FOOTER {
             return Err(wrong(format!(
-                "a damaged parquet file: its list of contents has {size} bytes, at most {LONGEST_FOOTER} are read"
+                "damaged parquet file: expected a footer of at most {LONGEST_FOOTER} bytes, found {size}"
             )));
         }
         let end = (length - 8).checked_sub(size).filter(|&e| e >= 4);
@@ -143,19 +141,21 @@ impl Parquet {
         file.seek(SeekFrom::Start(end)).map_err(io)?;
         let mut bytes = vec![0; size as usize];
         file.read_exact(&mut bytes).map_err(io)?;
-        let damaged = |what: String| wrong(format!("a damaged parquet file: {what}"));
+        let damaged = |what: String| wrong(format!("damaged parquet file: {what}"));
         let footer = Footer::read(&bytes).map_err(damaged)?;
         // Memory is allocated according to the number of rows, so it is limited to one row per
         // byte of the file (or 2²⁰ rows, if that is more). A row with an image usually takes many
         // bytes, but equal images may be stored once.
-        let most = length.max(1 << 20).min(u64::from(u32::MAX));
+        let max_rows = length.max(1 << 20).min(u64::from(u32::MAX));
         let (mut starts, mut rows) = (vec![0], 0u64);
         for group in &footer.groups {
             rows = rows
                 .checked_add(group.rows)
-                .filter(|&r| r <= most)
+                .filter(|&r| r <= max_rows)
                 .ok_or_else(|| {
-                    damaged(format!("more rows promised than {length} bytes can hold"))
+                    damaged(format!(
+                        "found more rows than a file of {length} bytes can store"
+                    ))
                 })?;
             starts.push(rows as usize);
         }
@@ -257,22 +257,34 @@ impl Parquet {
     }
 
     /// Whether a page needs the dictionary of its row group.
-    pub(super) fn needs_words(&self, leaf: usize, place: Place) -> Result<bool> {
+    pub(super) fn needs_dictionary(&self, leaf: usize, place: Place) -> Result<bool> {
         let index = self.index(place.group, leaf)?;
         Ok(index.pages[place.page].1.needs_dictionary())
     }
 
     /// Reads the dictionary of a row group.
-    pub(super) fn words(&self, group: usize, leaf: usize) -> Result<Option<Values>> {
+    pub(super) fn dictionary_values(&self, group: usize, leaf: usize) -> Result<Option<Values>> {
         let index = self.index(group, leaf)?;
         self.dictionary(&mut self.file()?, group, leaf, &index)
     }
 
     /// Reads a page of a column that is read page by page.
-    pub(super) fn page(&self, leaf: usize, place: Place, words: Option<&Values>) -> Result<Page> {
+    pub(super) fn page(
+        &self,
+        leaf: usize,
+        place: Place,
+        dictionary_values: Option<&Values>,
+    ) -> Result<Page> {
         let index = self.index(place.group, leaf)?;
         let mut file = self.file()?;
-        self.data(&mut file, place.group, leaf, &index, place.page, words)
+        self.data(
+            &mut file,
+            place.group,
+            leaf,
+            &index,
+            place.page,
+            dictionary_values,
+        )
     }
 
     fn file(&self) -> Result<File> {
@@ -293,7 +305,7 @@ impl Parquet {
         let end = start.checked_add(length).filter(|&e| e <= self.end);
         let end = end
             .filter(|_| start >= 4)
-            .ok_or_else(|| damaged("a column that lies outside of the file"))?;
+            .ok_or_else(|| damaged("a column outside of the file"))?;
         let rows = self.footer.groups[group].rows as usize;
         let mut index = Index {
             dictionary: None,
@@ -337,7 +349,7 @@ impl Parquet {
                 Ok(found) => return Ok(found),
                 Err(Fault::Wrong(what)) => return Err(damaged(what)),
                 Err(Fault::Cut) if length as u64 == all || size >= LONGEST_HEADER => {
-                    return Err(damaged("a page without a whole header"));
+                    return Err(damaged("a page with a truncated header"));
                 }
                 Err(Fault::Cut) => size *= 16,
             }
@@ -382,10 +394,10 @@ impl Parquet {
         at: u64,
         header: &Header,
     ) -> Result<Vec<u8>> {
-        if header.packed > page::MOST {
-            let (found, most) = (header.packed, page::MOST);
+        if header.packed > page::MAX_PAGE {
+            let (found, limit) = (header.packed, page::MAX_PAGE);
             return Err(self.wrong(format!(
-                "a page of {found} bytes: at most {most} are read; write it with smaller pages or row groups"
+                "expected pages of at most {limit} bytes, found {found}: write the file with smaller pages or row groups"
             )));
         }
         let body = self.read(file, at, header.packed)?;
@@ -404,9 +416,7 @@ impl Parquet {
     }
 
     fn damaged(&self, what: String) -> Error {
-        self.wrong(format!(
-            "a damaged parquet file, or one that cannot be read: {what}"
-        ))
+        self.wrong(format!("damaged or unsupported parquet file: {what}"))
     }
 
     pub(super) fn wrong(&self, what: String) -> Error {

@@ -1,4 +1,4 @@
-//! Pages of a column chunk: their headers, and the values that they hold.
+//! Pages of a column chunk: their headers, and the values that they contain.
 
 use super::footer::Leaf;
 use super::thrift::{Fault, Out, Thrift};
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 /// Maximum size of an unpacked page in bytes. Writers aim at 1 MiB; pages of photographs on the
 /// Hugging Face Hub have some hundred MiB.
-pub(super) const MOST: usize = 1 << 30;
+pub(super) const MAX_PAGE: usize = 1 << 30;
 /// The stated unpacked size of a page may be at most this many times its stored size ...
 const RATIO: usize = 64;
 /// ... or at most this size in any case.
@@ -77,7 +77,7 @@ impl Header {
         let number = |n: Option<i64>| {
             let n = n.and_then(|n| u32::try_from(n).ok());
             n.map(|n| n as usize)
-                .ok_or(Fault::Wrong("a page's header that lacks a number"))
+                .ok_or(Fault::Wrong("a page header without a required field"))
         };
         let (packed, unpacked) = (number(packed)?, number(unpacked)?);
         let kind = match kind {
@@ -119,7 +119,7 @@ impl Header {
         };
         let is_packed = !matches!(self.kind, Kind::DataV2 { packed: false, .. });
         if plain > body.len() || plain > self.unpacked {
-            return Err("a page with more levels than it has bytes".into());
+            return Err("a page with levels that are longer than the page".into());
         }
         let codec = match codec {
             0 => Compression::Uncompressed,
@@ -130,20 +130,20 @@ impl Header {
             7 => Compression::Lz4Raw,
             other => {
                 return Err(format!(
-                    "its columns are packed by method {other}, which cannot be read; write it with zstd, snappy, gzip, brotli or lz4_raw"
+                    "unsupported compression method {other}: write the file with zstd, snappy, gzip, brotli or lz4_raw"
                 ));
             }
         };
         if codec == Compression::Uncompressed || !is_packed || self.unpacked == plain {
             if body.len() < self.unpacked {
-                return Err("a page that is shorter than it says".into());
+                return Err("a page that is shorter than its header states".into());
             }
             body.truncate(self.unpacked);
             return Ok(body);
         }
-        if self.unpacked > MOST || self.unpacked > SMALL.max(RATIO.saturating_mul(body.len())) {
+        if self.unpacked > MAX_PAGE || self.unpacked > SMALL.max(RATIO.saturating_mul(body.len())) {
             return Err(format!(
-                "a page of {} bytes promises {} bytes; at most {RATIO} times as many beyond {SMALL} are read, and at most {MOST}",
+                "a page of {} bytes has an uncompressed size of {} bytes: the limit is {RATIO} times its size (or {SMALL} bytes, if that is more), and {MAX_PAGE} bytes",
                 body.len(),
                 self.unpacked
             ));
@@ -153,7 +153,7 @@ impl Header {
         let (out_head, out_rest) = out.split_at_mut(plain);
         out_head.copy_from_slice(head);
         decompress(codec, rest, out_rest, &mut DecompressionContext::Unset)
-            .map_err(|e| format!("a page that cannot be unpacked: {e}"))?;
+            .map_err(|e| format!("a page cannot be decompressed: {e}"))?;
         Ok(out)
     }
 }
@@ -162,7 +162,7 @@ impl Header {
 pub(super) fn zeros(count: usize) -> Result<Vec<u8>, String> {
     let mut out = Vec::new();
     out.try_reserve_exact(count)
-        .map_err(|_| format!("a page of {count} bytes is more than memory holds"))?;
+        .map_err(|_| format!("not enough memory for a page of {count} bytes"))?;
     out.resize(count, 0);
     Ok(out)
 }
@@ -255,7 +255,9 @@ impl Page {
 pub(super) fn dictionary(leaf: &Leaf, header: &Header, data: Vec<u8>) -> Result<Values, String> {
     match header.encoding {
         0 | 2 => plain(leaf, Arc::new(data), 0, header.values),
-        other => Err(format!("a dictionary in the unknown encoding {other}")),
+        other => Err(format!(
+            "a dictionary with the unsupported encoding {other}"
+        )),
     }
 }
 
@@ -287,7 +289,7 @@ pub(super) fn data(
     if let (true, Some(levels)) = (leaf.defined > 0, levels) {
         let bytes = data
             .get(levels)
-            .ok_or("a page with more levels than it has bytes")?;
+            .ok_or("a page with levels that are longer than the page")?;
         let width = 32 - leaf.defined.leading_zeros();
         let levels = runs(bytes, width, rows)?;
         count = levels.iter().filter(|&&l| l == leaf.defined).count();
@@ -303,24 +305,24 @@ pub(super) fn data(
                 .collect();
         }
     }
-    let body = data.get(at..).ok_or("a page that is cut short")?;
+    let body = data.get(at..).ok_or("a truncated page")?;
     let values = match header.encoding {
         0 => plain(leaf, Arc::new(data), at, count)?,
         2 | 8 => {
-            let dictionary = dictionary.ok_or("a page that needs a dictionary, without one")?;
+            let dictionary = dictionary.ok_or("a page without the dictionary that it needs")?;
             let indices = match body.split_first() {
                 _ if count == 0 => Vec::new(),
                 Some((&width, body)) if width <= 32 => runs(body, u32::from(width), count)?,
-                _ => return Err("a page without the numbers of its values".into()),
+                _ => return Err("a page without the indices of its values".into()),
             };
             dictionary
                 .take(&indices)
-                .ok_or("a page with values that its dictionary lacks")?
+                .ok_or("a page with values that are not in its dictionary")?
         }
         3 if leaf.physical == 0 => {
             let length = body.first_chunk::<4>().ok_or("a page without values")?;
             let end = 4usize.saturating_add(u32::from_le_bytes(*length) as usize);
-            let body = body.get(4..end).ok_or("a page that is cut short")?;
+            let body = body.get(4..end).ok_or("a truncated page")?;
             let bits = runs(body, 1, count)?;
             Values::Bool(bits.into_iter().map(|b| b == 1).collect())
         }
@@ -336,7 +338,7 @@ pub(super) fn data(
                 names.get(i.checked_sub(5)?).copied()
             });
             return Err(format!(
-                "column {:?} is written in the encoding {}, which cannot be read; write it in plain or with a dictionary",
+                "column {:?} has the unsupported encoding {}: write it with plain or dictionary encoding",
                 leaf.path.join("."),
                 name.map_or(other.to_string(), Into::into)
             ));
@@ -355,14 +357,14 @@ fn plain(leaf: &Leaf, data: Arc<Vec<u8>>, at: usize, count: usize) -> Result<Val
         let (chunks, _) = body.as_chunks::<N>();
         let chunks = chunks
             .get(..count)
-            .ok_or("a page with fewer values than it says")?;
+            .ok_or("a page with fewer values than its header states")?;
         Ok(chunks.iter().map(|&c| number(c)).collect())
     }
-    let body = data.get(at..).ok_or("a page that is cut short")?;
+    let body = data.get(at..).ok_or("a truncated page")?;
     Ok(match leaf.physical {
         0 => {
             if body.len() < count.div_ceil(8) {
-                return Err("a page with fewer values than it says".into());
+                return Err("a page with fewer values than its header states".into());
             }
             Values::Bool(
                 (0..count)
@@ -376,13 +378,13 @@ fn plain(leaf: &Leaf, data: Arc<Vec<u8>>, at: usize, count: usize) -> Result<Val
         5 => Values::F64(numbers(body, count, f64::from_le_bytes)?),
         6 => {
             if count > body.len() / 4 || u32::try_from(data.len()).is_err() {
-                return Err("a page with fewer values than it says".into());
+                return Err("a page with fewer values than its header states".into());
             }
             let mut spans = Vec::with_capacity(count);
             let mut at = at;
             for _ in 0..count {
                 let length = data.get(at..).and_then(|rest| rest.first_chunk::<4>());
-                let length = length.ok_or("a page that is cut short")?;
+                let length = length.ok_or("a truncated page")?;
                 let start = at + 4;
                 let end = start.saturating_add(u32::from_le_bytes(*length) as usize);
                 if end > data.len() {
@@ -395,7 +397,7 @@ fn plain(leaf: &Leaf, data: Arc<Vec<u8>>, at: usize, count: usize) -> Result<Val
         }
         _ => {
             return Err(format!(
-                "column {:?} holds a type that cannot be read",
+                "column {:?} has an unsupported type",
                 leaf.path.join(".")
             ));
         }
@@ -404,7 +406,7 @@ fn plain(leaf: &Leaf, data: Arc<Vec<u8>>, at: usize, count: usize) -> Result<Val
 
 /// Decodes `count` values of `width` bits from the hybrid of run-length encoding and bit packing.
 fn runs(bytes: &[u8], width: u32, count: usize) -> Result<Vec<u32>, String> {
-    const SHORT: &str = "runs of values that are shorter than the page says";
+    const SHORT: &str = "runs of values that are shorter than the page header states";
     let mut out: Vec<u32> = Vec::with_capacity(count);
     if width == 0 {
         out.resize(count, 0);
@@ -423,10 +425,10 @@ fn runs(bytes: &[u8], width: u32, count: usize) -> Result<Vec<u32>, String> {
                 break;
             }
             if shift > 56 {
-                return Err("a run of values that is longer than any".into());
+                return Err("a run of values that is too long".into());
             }
         }
-        let left = count - out.len();
+        let remaining = count - out.len();
         let length = usize::try_from(head >> 1).unwrap_or(usize::MAX);
         if head & 1 == 0 {
             let mut value = 0u32;
@@ -434,9 +436,9 @@ fn runs(bytes: &[u8], width: u32, count: usize) -> Result<Vec<u32>, String> {
                 value |= u32::from(*bytes.get(at).ok_or(SHORT)?) << (8 * k);
                 at += 1;
             }
-            out.resize(out.len() + length.min(left), value);
+            out.resize(out.len() + length.min(remaining), value);
         } else {
-            let take = length.saturating_mul(8).min(left);
+            let take = length.saturating_mul(8).min(remaining);
             let packed = bytes.get(at..).unwrap_or_default();
             // The last run may lack the bytes of values beyond `count`.
             if packed.len() < (take * width as usize).div_ceil(8) {

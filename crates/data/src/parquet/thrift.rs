@@ -40,7 +40,7 @@ impl<'a> Thrift<'a> {
         self.at
     }
 
-    fn left(&self) -> usize {
+    fn remaining(&self) -> usize {
         self.bytes.len() - self.at
     }
 
@@ -62,7 +62,7 @@ impl<'a> Thrift<'a> {
                 return Ok(value);
             }
         }
-        Err(Fault::Wrong("a number of more than 64 bits"))
+        Err(Fault::Wrong("an integer of more than 64 bits"))
     }
 
     fn signed(&mut self) -> Out<i64> {
@@ -75,7 +75,7 @@ impl<'a> Thrift<'a> {
         match kind {
             3 => Ok(i64::from(self.byte()? as i8)),
             4..=6 => self.signed(),
-            _ => Err(Fault::Wrong("something else where a number belongs")),
+            _ => Err(Fault::Wrong("expected an integer, found another type")),
         }
     }
 
@@ -84,18 +84,18 @@ impl<'a> Thrift<'a> {
         match kind {
             TRUE => Ok(true),
             FALSE => Ok(false),
-            _ => Err(Fault::Wrong("something else where a flag belongs")),
+            _ => Err(Fault::Wrong("expected a boolean, found another type")),
         }
     }
 
     /// Reads bytes or text.
     pub(super) fn binary(&mut self, kind: u8) -> Out<&'a [u8]> {
         if kind != BINARY {
-            return Err(Fault::Wrong("something else where text belongs"));
+            return Err(Fault::Wrong("expected text, found another type"));
         }
         let length = self.varint()?;
         let length = usize::try_from(length).map_err(|_| Fault::Cut)?;
-        if length > self.left() {
+        if length > self.remaining() {
             return Err(Fault::Cut);
         }
         let bytes = &self.bytes[self.at..][..length];
@@ -110,7 +110,7 @@ impl<'a> Thrift<'a> {
         mut each: impl FnMut(&mut Self, u8) -> Out<()>,
     ) -> Out<()> {
         if kind != 9 {
-            return Err(Fault::Wrong("something else where a list belongs"));
+            return Err(Fault::Wrong("expected a list, found another type"));
         }
         let (kind, length) = self.list_head()?;
         for _ in 0..length {
@@ -127,7 +127,7 @@ impl<'a> Thrift<'a> {
         };
         // Every element takes at least one byte.
         match usize::try_from(length) {
-            Ok(length) if length <= self.left() => Ok((head & 15, length)),
+            Ok(length) if length <= self.remaining() => Ok((head & 15, length)),
             _ => Err(Fault::Cut),
         }
     }
@@ -140,7 +140,7 @@ impl<'a> Thrift<'a> {
         field: impl FnMut(&mut Self, i64, u8) -> Out<bool>,
     ) -> Out<()> {
         if kind != STRUCT {
-            return Err(Fault::Wrong("something else where a structure belongs"));
+            return Err(Fault::Wrong("expected a struct, found another type"));
         }
         self.fields(field, 0)
     }
@@ -174,7 +174,7 @@ impl<'a> Thrift<'a> {
 
     fn skip(&mut self, kind: u8, in_field: bool, depth: usize) -> Out<()> {
         if depth > DEPTH {
-            return Err(Fault::Wrong("structures too deep"));
+            return Err(Fault::Wrong("structs are nested too deeply"));
         }
         match kind {
             TRUE | FALSE if in_field => Ok(()),
@@ -195,7 +195,7 @@ impl<'a> Thrift<'a> {
                     return Ok(());
                 }
                 let kinds = self.byte()?;
-                if length > self.left() as u64 {
+                if length > self.remaining() as u64 {
                     return Err(Fault::Cut);
                 }
                 for _ in 0..length {
@@ -206,12 +206,12 @@ impl<'a> Thrift<'a> {
             }
             STRUCT => self.fields(|_, _, _| Ok(false), depth),
             13 => self.advance(16),
-            _ => Err(Fault::Wrong("a field of no known type")),
+            _ => Err(Fault::Wrong("a field of unknown type")),
         }
     }
 
     fn advance(&mut self, count: usize) -> Out<()> {
-        if count > self.left() {
+        if count > self.remaining() {
             return Err(Fault::Cut);
         }
         self.at += count;

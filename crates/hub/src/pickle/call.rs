@@ -106,16 +106,16 @@ impl Machine<'_> {
         match callable {
             Value::Global(i) if is_attack(&self.objects.globals[i as usize]) => {
                 Err(self.source.wrong(format!(
-                    "asks for the function {} at byte {}, for which a checkpoint has no use: it \
-                     may be an attack. A checkpoint is read as data only, and nothing in it was \
-                     called; do not load this file in Python, and get the weights from another \
-                     source",
+                    "found a reference to the function {} at byte {}, which a checkpoint does not \
+                     need: this may be an attack. A checkpoint is read as data only, and none of \
+                     its functions was called; do not load this file in Python, and get the \
+                     weights from another source",
                     shown(&self.objects.globals[i as usize]),
                     self.opcode
                 )))
             }
             Value::Global(_) | Value::Opaque(_) => Ok(self.opaque(callable, Reason::Call, parts)),
-            _ => Err(self.wrong("calls something that is no function")),
+            _ => Err(self.wrong("expected a function to call, found another object")),
         }
     }
 
@@ -128,7 +128,7 @@ impl Machine<'_> {
             return self.not_called(callable, vec![arguments]);
         };
         let Value::Tuple(tuple) = arguments else {
-            return Err(self.wrong("calls with something that is no tuple of arguments"));
+            return Err(self.wrong("expected a tuple of arguments, found another object"));
         };
         match known {
             Known::OfClass => self.of_class(callable, arguments, tuple),
@@ -177,7 +177,7 @@ impl Machine<'_> {
                         (3, [_, _, dtype, metadata]) => (Some(*dtype), Some(*metadata)),
                         _ => {
                             return Err(self.wrong(format!(
-                                "makes a tensor with {} arguments, which torch does not write",
+                                "found a tensor with {} arguments, which torch does not write",
                                 list.len()
                             )));
                         }
@@ -189,7 +189,7 @@ impl Machine<'_> {
                     Ok(self.opaque(callable, Reason::Element(storage), vec![arguments]))
                 }
                 _ => Err(self.wrong(
-                    "makes a tensor of something that is no storage, offset, shape and stride",
+                    "expected a tensor with storage, offset, shape and stride, found other arguments",
                 )),
             },
             // `call` handles these two; they are not expected within another call.
@@ -245,7 +245,8 @@ impl Machine<'_> {
                 let items = self.objects.sequence(argument).unwrap_or_default();
                 let pair = |item: &Value| match self.objects.sequence(*item) {
                     Some(&[key, value]) => Ok((key, value)),
-                    _ => Err(self.wrong("makes a dict of something that is no pair")),
+                    _ => Err(self
+                        .wrong("expected pairs of key and value for a dict, found another object")),
                 };
                 items.iter().map(pair).collect::<Result<_>>()?
             }
@@ -265,7 +266,7 @@ impl Machine<'_> {
             }
             Value::Tensor(_) if matches!(state, Value::Dict(_) | Value::None) => Ok(()),
             Value::Tensor(_) => {
-                Err(self.wrong("gives a tensor another state, which torch does not write"))
+                Err(self.wrong("expected a dict as the state of a tensor, found another object"))
             }
             global @ Value::Global(_) => {
                 let object = self.not_called(global, vec![state])?;
@@ -273,7 +274,7 @@ impl Machine<'_> {
                 self.push(object);
                 Ok(())
             }
-            _ => Err(self.wrong("gives a state to something that takes none")),
+            _ => Err(self.wrong("expected an object with a state, found an object without")),
         }
     }
 
@@ -290,12 +291,12 @@ impl Machine<'_> {
             Some("module") if parts.len() > 1 => return Ok(parts[1]),
             Some(other) => {
                 return Err(self.wrong(format!(
-                    "asks for a persistent object of type {:?}, expected \"storage\"",
+                    "expected a persistent object of type \"storage\", found type {:?}",
                     shown(other)
                 )));
             }
             None => {
-                return Err(self.wrong("asks for a persistent object that is no storage"));
+                return Err(self.wrong("expected a persistent object of type \"storage\", found an object without a type"));
             }
         }
         let &[
@@ -308,7 +309,7 @@ impl Machine<'_> {
         ] = parts
         else {
             return Err(self.wrong(
-                "describes a storage by something else than its type, key, place and size",
+                "expected a storage described by type, key, device and size, found other values",
             ));
         };
         let Some(kind) = Class::of(&objects.globals[class as usize]) else {
@@ -317,14 +318,14 @@ impl Machine<'_> {
             return Ok(self.opaque(Value::Global(class), Reason::Call, Vec::new()));
         };
         let Some(key) = objects.text(key) else {
-            return Err(self.wrong("has a storage whose key is no text"));
+            return Err(self.wrong("expected text as the key of a storage, found another object"));
         };
         let len = self.source.len();
         let fits = |n: &u64| n.checked_mul(kind.size()).is_some_and(|n| n <= len);
         let Some(count) = u64::try_from(count).ok().filter(fits) else {
             return Err(self.wrong(format!(
-                "promises a storage of {count} numbers of {} bytes, and the file has {len} \
-                 bytes: cut short or damaged, fetch it again",
+                "expected a storage that fits in the file, found {count} elements of {} bytes in \
+                 a file of {len} bytes: the file is truncated or damaged, download it again",
                 kind.size()
             )));
         };
@@ -339,14 +340,14 @@ impl Machine<'_> {
         };
         let inside = |part: &(u64, u64)| part.0.checked_add(part.1).is_some_and(|end| end <= count);
         let Some((from, size)) = part.filter(inside) else {
-            return Err(self.wrong("has a part of a storage that is not in it"));
+            return Err(self.wrong("expected a view inside its storage, found one outside"));
         };
         let storage = match objects.by_key.get(key) {
             Some(&i) => {
                 let known = &objects.storages[i as usize];
                 if (known.class, known.count) != (kind, count) {
                     return Err(self.wrong(format!(
-                        "describes storage {} as {count} of {kind}, and it was {} of {} before",
+                        "storage {} is described as {count} elements of type {kind}, but earlier as {} elements of type {}",
                         shown(key),
                         known.count,
                         known.class
@@ -422,7 +423,7 @@ impl Machine<'_> {
         let (shape, stride, offset) = self.numbers(offset, shape, stride)?;
         if shape.len() != stride.len() {
             return Err(self.wrong(format!(
-                "makes a tensor of shape {shape:?} with stride {stride:?}"
+                "expected a shape and a stride of the same length, found shape {shape:?} with stride {stride:?}"
             )));
         }
         // In elements of the tensor's type, which may differ from the storage's type.
@@ -443,8 +444,8 @@ impl Machine<'_> {
         let sizes: Option<Vec<usize>> = shape.iter().map(|d| usize::try_from(*d).ok()).collect();
         let (true, Some(sizes)) = (inside, sizes) else {
             return Err(self.wrong(format!(
-                "makes a tensor of shape {shape:?}, stride {stride:?} and offset {offset}, but its \
-                 storage has only {available} numbers"
+                "found a tensor of shape {shape:?}, stride {stride:?} and offset {offset}, but its \
+                 storage has only {available} elements"
             )));
         };
         let value = Value::Tensor(Self::place(self.objects.tensors.len()));
@@ -471,7 +472,7 @@ impl Machine<'_> {
         shape: Value,
         stride: Value,
     ) -> Result<(Vec<u64>, Vec<u64>, u64)> {
-        let whole = |value: Value| -> Option<u64> {
+        let integer = |value: Value| -> Option<u64> {
             match value {
                 Value::Int(n) => u64::try_from(n).ok(),
                 _ => None,
@@ -482,13 +483,13 @@ impl Machine<'_> {
             if items.len() > DIMENSIONS {
                 return None;
             }
-            items.iter().map(|v| whole(*v)).collect()
+            items.iter().map(|v| integer(*v)).collect()
         };
-        match (whole(offset), numbers(shape), numbers(stride)) {
+        match (integer(offset), numbers(shape), numbers(stride)) {
             (Some(offset), Some(shape), Some(stride)) => Ok((shape, stride, offset)),
             _ => Err(self.wrong(format!(
-                "makes a tensor whose offset, shape or stride is not made of at most \
-                 {DIMENSIONS} whole numbers from 0"
+                "expected an offset, a shape and a stride of at most {DIMENSIONS} non-negative \
+                 integers, found other values"
             ))),
         }
     }

@@ -139,8 +139,8 @@ impl std::fmt::Display for Class {
         match self {
             Self::Of(kind) => write!(f, "{kind:?}"),
             Self::Untyped => write!(f, "bytes"),
-            Self::Complex(size) => write!(f, "complex numbers of {size} bytes"),
-            Self::Quantized(size) => write!(f, "quantized numbers of {size} bytes"),
+            Self::Complex(size) => write!(f, "complex, {size} bytes"),
+            Self::Quantized(size) => write!(f, "quantized, {size} bytes"),
         }
     }
 }

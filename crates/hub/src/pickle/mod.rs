@@ -71,18 +71,20 @@ impl Machine<'_> {
     }
 
     fn wrong(&self, what: impl std::fmt::Display) -> Error {
-        self.source
-            .wrong(format!("the pickle's step at byte {} {what}", self.opcode))
+        self.source.wrong(format!(
+            "invalid pickle operation at byte {}: {what}",
+            self.opcode
+        ))
     }
 
     fn spend(&mut self, steps: usize) -> Result<()> {
         match self.steps.checked_sub(steps as u64) {
-            Some(left) => {
-                self.steps = left;
+            Some(remaining) => {
+                self.steps = remaining;
                 Ok(())
             }
             None => Err(self.wrong(format!(
-                "is one too many: a checkpoint that is described in more than {STEPS} steps is not read"
+                "expected a checkpoint of at most {STEPS} pickle operations, found more"
             ))),
         }
     }
@@ -94,14 +96,14 @@ impl Machine<'_> {
             Some(end) if end <= self.end => {
                 if end > self.limit {
                     return Err(self.wrong(format!(
-                        "goes beyond the {LONGEST} bytes of a pickle that are read"
+                        "expected a pickle of at most {LONGEST} bytes, found more"
                     )));
                 }
             }
             end => {
-                let what = format!("the pickle's step that begins at byte {}", self.opcode);
+                let what = format!("the pickle operation at byte {}", self.opcode);
                 return Err(if self.end < self.source.len() {
-                    self.wrong("goes beyond the end of its entry")
+                    self.wrong("it extends past the end of its zip entry")
                 } else {
                     self.source.cut(&what, end)
                 });
@@ -149,7 +151,7 @@ impl Machine<'_> {
                 byte => line.push(byte),
             }
             if line.len() > 1000 {
-                return Err(self.wrong("has a name of more than 1000 bytes"));
+                return Err(self.wrong("expected a name of at most 1000 bytes, found more"));
             }
         }
         Ok(String::from_utf8_lossy(&line).into_owned())
@@ -167,7 +169,7 @@ impl Machine<'_> {
         } else {
             None
         };
-        value.ok_or_else(|| self.wrong("takes an object where there is none"))
+        value.ok_or_else(|| self.wrong("expected an object on the stack, found none"))
     }
 
     fn top(&mut self) -> Result<Value> {
@@ -178,7 +180,7 @@ impl Machine<'_> {
 
     fn pop_mark(&mut self) -> Result<Vec<Value>> {
         let mark = self.marks.pop();
-        let mark = mark.ok_or_else(|| self.wrong("takes a mark where there is none"))?;
+        let mark = mark.ok_or_else(|| self.wrong("expected a mark on the stack, found none"))?;
         Ok(self.stack.split_off(mark))
     }
 
@@ -224,7 +226,8 @@ impl Machine<'_> {
 
     fn pairs(&self, items: Vec<Value>) -> Result<Vec<(Value, Value)>> {
         if !items.len().is_multiple_of(2) {
-            return Err(self.wrong("gives a dict a key without a value"));
+            return Err(self
+                .wrong("expected pairs of key and value for a dict, found a key without a value"));
         }
         Ok(items.chunks_exact(2).map(|p| (p[0], p[1])).collect())
     }
@@ -238,7 +241,7 @@ impl Machine<'_> {
                 parts.extend(pairs.into_iter().flat_map(|(key, value)| [key, value]));
             }
             Value::Other => {}
-            _ => return Err(self.wrong("sets a key of something that is no dict")),
+            _ => return Err(self.wrong("expected a dict to set a key, found another object")),
         }
         Ok(())
     }
@@ -248,7 +251,7 @@ impl Machine<'_> {
             Value::List(i) => self.objects.sequences[i as usize].extend(items),
             Value::Opaque(i) => self.objects.opaques[i as usize].parts.extend(items),
             Value::Other => {}
-            _ => return Err(self.wrong("appends to something that is no list")),
+            _ => return Err(self.wrong("expected a list to append to, found another object")),
         }
         Ok(())
     }
@@ -261,7 +264,8 @@ impl Machine<'_> {
 
     fn recall(&mut self, index: u32) -> Result<()> {
         let value = self.memo.get(&index).copied();
-        let value = value.ok_or_else(|| self.wrong("recalls an object that was not remembered"))?;
+        let value =
+            value.ok_or_else(|| self.wrong("expected an object in the memo, found none"))?;
         self.push(value);
         Ok(())
     }
@@ -275,9 +279,9 @@ impl Machine<'_> {
                 0x80 => {
                     let protocol = self.byte()?;
                     if !(2..=5).contains(&protocol) {
-                        return Err(
-                            self.wrong(format!("has pickle protocol {protocol}, expected 2 to 5"))
-                        );
+                        return Err(self.wrong(format!(
+                            "expected pickle protocol 2 to 5, found protocol {protocol}"
+                        )));
                     }
                 }
                 // FRAME
@@ -415,7 +419,11 @@ impl Machine<'_> {
                     match self.top()? {
                         Value::Other => {}
                         Value::Opaque(i) => self.objects.opaques[i as usize].parts.extend(items),
-                        _ => return Err(self.wrong("adds to something that is no set")),
+                        _ => {
+                            return Err(
+                                self.wrong("expected a set to add to, found another object")
+                            );
+                        }
                     }
                 }
                 // FROZENSET
@@ -455,7 +463,7 @@ impl Machine<'_> {
                     let objects = &self.objects;
                     let name = match (objects.text(module), objects.text(name)) {
                         (Some(m), Some(n)) if m.len() + n.len() <= 1000 => format!("{m}.{n}"),
-                        _ => return Err(self.wrong("names a global by something that is no name")),
+                        _ => return Err(self.wrong("expected the module and name of a global as text, found another object")),
                     };
                     // The file repeats a long name with two bytes, but every copy needs memory.
                     self.spend(name.len() / 64)?;
@@ -509,7 +517,7 @@ impl Machine<'_> {
                 }
                 other => {
                     return Err(self.wrong(format!(
-                        "is {other:#04x}, which torch does not write: the file is damaged or no checkpoint"
+                        "opcode {other:#04x} is not written by torch: the file is damaged or is not a checkpoint"
                     )));
                 }
             }

@@ -213,7 +213,7 @@ impl Objects {
             _ => Reason::Call,
         };
         let replace =
-            |what: &str| format!("in Python, replace it by {what} and save the file again");
+            |what: &str| format!("in Python, replace it with {what} and save the file again");
         match reason {
             Reason::Complex => format!(
                 "it is complex (a storage of type torch.ComplexFloatStorage or \
@@ -227,7 +227,7 @@ impl Objects {
                 replace("`x.float()`")
             ),
             Reason::Bits => format!(
-                "it is a view that changes the stored values (conjugate, or another mark of \
+                "it is a view that changes the stored values (conjugate, or another flag of \
                  torch): {}",
                 replace("`x.resolve_conj().resolve_neg().clone()`")
             ),
@@ -238,8 +238,8 @@ impl Objects {
                     _ => "the plain tensor of its values (`x.as_subclass(torch.Tensor)`)",
                 };
                 format!(
-                    "it is an object of the class {class}, which may show other values than the \
-                     stored ones: {}",
+                    "it is an object of the class {class}, whose values may differ from the stored \
+                     ones: {}",
                     replace(plain)
                 )
             }
@@ -260,13 +260,13 @@ impl Objects {
                         "_rebuild_device_tensor_from_numpy"
                         | "_rebuild_device_tensor_from_cpu_tensor"
                         | "_rebuild_xla_tensor",
-                    ) => ("a tensor of another device", "`x.cpu()`"),
+                    ) => ("a tensor on another device", "`x.cpu()`"),
                     _ if self.is_tensor_like(value) => ("a tensor", "a plain tensor"),
                     _ => ("an object with tensors inside", "its tensors"),
                 };
                 format!(
-                    "it is {what} that only a call of {name} would make, and nothing in a \
-                     checkpoint is called: {}",
+                    "it is {what} that is created by calling {name}, and functions in a \
+                     checkpoint are not called: {}",
                     replace(plain)
                 )
             }

@@ -31,15 +31,15 @@ pub(super) fn check_id(id: &str) -> Result<()> {
     let advice = match parts[..] {
         ["datasets", ..] if parts.len() == 3 => {
             format!(
-                "; for a dataset write hub.dataset({:?})",
+                "; for a dataset use hub.dataset({:?})",
                 parts[1..].join("/")
             )
         }
-        _ if id.contains("://") => "; give it without the address".into(),
+        _ if id.contains("://") => "; remove the address".into(),
         _ => String::new(),
     };
     Err(Error::invalid(format!(
-        "a repository of the hub is named as timm/resnet50.tv_in1k is: owner/name, of letters, digits, “-”, “_” and “.”; found “{}”{advice}",
+        "expected the name of a repository as owner/name, such as timm/resnet50.tv_in1k, with letters, digits, “-”, “_” and “.”, found “{}”{advice}",
         shown(id)
     )))
 }
@@ -49,7 +49,7 @@ pub(super) fn check_revision(revision: &str) -> Result<()> {
     match is_inside(revision) && !revision.contains(char::is_whitespace) {
         true => Ok(()),
         false => Err(Error::invalid(format!(
-            "a revision is a branch, a tag, a commit, or refs/convert/parquet and the like; found “{}”",
+            "expected a revision (a branch, a tag, a commit or a reference such as refs/convert/parquet), found “{}”",
             shown(revision)
         ))),
     }
@@ -60,7 +60,7 @@ pub(super) fn check_file(file: &str) -> Result<()> {
     match is_inside(file) {
         true => Ok(()),
         false => Err(Error::invalid(format!(
-            "a file of the hub is named by its path in the repository, such as data/test.parquet, without “..” and “\\”; found “{}”",
+            "expected the path of a file in the repository, such as data/test.parquet, without “..” and “\\”, found “{}”",
             shown(file)
         ))),
     }
@@ -155,7 +155,8 @@ impl Repo {
             return;
         }
         if let Err(error) = write_atomic(self.reference(), commit.as_bytes()) {
-            self.hub.say(format!("the revision is not kept: {error}"));
+            self.hub
+                .say(format!("cannot store the revision in the cache: {error}"));
         }
     }
 

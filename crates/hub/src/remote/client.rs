@@ -1,6 +1,6 @@
 //! [`Hub`]: its settings from environment variables, and the download of any URL to a file.
 
-use super::http::{Answer, Ask, Failure, bare, parse};
+use super::http::{Failure, Request, Response, bare, parse};
 use super::repo::{Kind, Repo};
 use super::transfer::{Hash, Transfer, beside, lock};
 use crate::{Error, Result};
@@ -123,7 +123,7 @@ impl Hub {
                     Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
                     Err(e) => {
                         hub.say(format!(
-                            "the hub's token is not used: {}: {e}",
+                            "the hub's token cannot be read and is not used: {}: {e}",
                             path.display()
                         ));
                         String::new()
@@ -146,7 +146,9 @@ impl Hub {
         let endpoint = endpoint.trim().trim_end_matches('/');
         let uri = parse(endpoint)?;
         if uri.query().is_some() {
-            return Err(Error::invalid("the hub's address must not hold a “?”"));
+            return Err(Error::invalid(
+                "expected the hub's address without a query, found a “?”",
+            ));
         }
         Ok(Self {
             endpoint: endpoint.into(),
@@ -175,7 +177,7 @@ impl Hub {
         let token = token.trim();
         if !token.bytes().all(|b| b.is_ascii_graphic()) || token.len() > 4096 {
             return Err(Error::invalid(
-                "the hub's token (HF_TOKEN, or the file of HF_TOKEN_PATH) must be one word of plain letters, such as hf_…; copy it again",
+                "expected the hub's token (HF_TOKEN, or the file of HF_TOKEN_PATH) as one word of at most 4096 ASCII characters, such as hf_…; copy it again",
             ));
         }
         Ok(Self {
@@ -224,10 +226,10 @@ impl Hub {
     /// begins, and `stall` the longest time without data during a download. Each is at least 1
     /// millisecond.
     pub fn with_timeouts(&self, answer: Duration, stall: Duration) -> Self {
-        let least = Duration::from_millis(1);
+        let min = Duration::from_millis(1);
         Self {
-            answer: answer.max(least),
-            stall: stall.max(least),
+            answer: answer.max(min),
+            stall: stall.max(min),
             ..self.clone()
         }
     }
@@ -293,20 +295,20 @@ impl Hub {
             Some(text) => Hash::published(text)?,
             None => Hash::Unknown,
         };
-        let is_there = |tell: bool| -> Result<bool> {
+        let is_valid = |report: bool| -> Result<bool> {
             if !path.is_file() {
                 return Ok(false);
             }
             let differs = hash.differs(path)?;
-            if let Some((expected, found)) = differs.as_ref().filter(|_| tell) {
+            if let Some((expected, found)) = differs.as_ref().filter(|_| report) {
                 self.say(format!(
-                    "{what}: expected {} {expected}, found {found}; fetched again",
+                    "{what}: expected {} {expected}, found {found}; downloading it again",
                     hash.name()
                 ));
             }
             Ok(differs.is_none())
         };
-        if is_there(false)? {
+        if is_valid(false)? {
             return Ok(());
         }
         if let Some(reason) = &self.offline {
@@ -315,13 +317,13 @@ impl Hub {
                 false => "is not at",
             };
             return Err(Error::download(format!(
-                "{what} {found} {}, and nothing is fetched, as {reason} says; unset that, or put the file of {} there",
+                "{what} {found} {}, and downloads are disabled by {reason}; unset it, or download {} to this path",
                 path.display(),
                 bare(url)
             )));
         }
         let _lock = lock(&beside(path, ".lock"), &what, self)?;
-        if is_there(true)? {
+        if is_valid(true)? {
             return Ok(());
         }
         let transfer = Transfer {
@@ -339,14 +341,14 @@ impl Hub {
         done.map_err(|failure| match failure {
             Failure::Final(error) => error,
             failure => Error::download(format!(
-                "{what} cannot be fetched: {}. {}{}",
-                failure.why(),
+                "cannot download {what}: {}. {}{}",
+                failure.reason(),
                 match &failure {
                     Failure::Refused(r) if matches!(r.status, 401 | 403 | 404 | 410) =>
-                        "It seems to have moved: look for it from its authors, and put it at the same place",
-                    _ => "Check the connection (HTTPS_PROXY, where there is a proxy) and try again",
+                        "The file may have moved: look for it on the site of its authors and save it to the same path",
+                    _ => "Check the connection (set HTTPS_PROXY for a proxy) and try again",
                 },
-                transfer.kept()
+                transfer.kept_note()
             )),
         })
     }
@@ -369,8 +371,8 @@ impl Hub {
     }
 
     /// Sends a HEAD request: it returns the headers without the file.
-    pub(super) fn head(&self, url: &str) -> Result<Answer, Failure> {
-        self.ask(Ask {
+    pub(super) fn head(&self, url: &str) -> Result<Response, Failure> {
+        self.request(Request {
             head: true,
             url,
             headers: &[],
@@ -396,7 +398,7 @@ fn set(name: &str) -> Result<Option<String>> {
         Ok(text) => Ok(Some(text)),
         Err(std::env::VarError::NotPresent) => Ok(None),
         Err(std::env::VarError::NotUnicode(_)) => Err(Error::invalid(format!(
-            "{name} must be plain text in UTF-8"
+            "{name}: expected UTF-8 text, found other bytes"
         ))),
     }
 }
@@ -413,7 +415,7 @@ fn seconds(name: &str) -> Result<Duration> {
     match text.trim().parse() {
         Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
         _ => Err(Error::invalid(format!(
-            "{name} must be a number of seconds from 1 to 86400, found “{}”",
+            "{name}: expected a number of seconds from 1 to 86400, found “{}”",
             shown(&text)
         ))),
     }
@@ -423,7 +425,7 @@ fn user_home() -> Result<PathBuf> {
     std::env::home_dir()
         .filter(|home| !home.as_os_str().is_empty())
         .ok_or_else(|| {
-            Error::invalid("no folder for the hub's files: neither HF_HOME nor HOME is set; set HF_HOME to a folder")
+            Error::invalid("found no folder for the hub's files: neither HF_HOME nor HOME is set; set HF_HOME to a folder")
         })
 }
 

@@ -12,9 +12,9 @@ use ureq::{Body, Timeout};
 const REDIRECTS: usize = 10;
 /// Longest response of the API that is read, in bytes. The list of a dataset with 100 000 files
 /// has 20 MB.
-const ANSWER: u64 = 64 << 20;
+const MAX_RESPONSE: u64 = 64 << 20;
 /// Longest wait that a server may request; a longer one is an error at once.
-const PATIENCE: Duration = Duration::from_secs(60);
+const MAX_WAIT: Duration = Duration::from_secs(60);
 /// Longest wait before another attempt, if the server requests none.
 const PAUSE: Duration = Duration::from_secs(10);
 
@@ -52,7 +52,7 @@ impl Refusal {
     }
 
     /// Returns the status and the server's message.
-    pub fn said(&self) -> String {
+    pub fn describe(&self) -> String {
         match self.message.is_empty() {
             true => self.status.to_string(),
             false => format!("{}, “{}”", self.status, self.message),
@@ -62,10 +62,12 @@ impl Refusal {
 
 impl Failure {
     /// Returns the reason, worded for the middle of a sentence.
-    pub fn why(&self) -> String {
+    pub fn reason(&self) -> String {
         match self {
-            Self::Unreachable(why) => why.clone(),
-            Self::Refused(refusal) => format!("{} answered {}", refusal.host, refusal.said()),
+            Self::Unreachable(reason) => reason.clone(),
+            Self::Refused(refusal) => {
+                format!("{} returned status {}", refusal.host, refusal.describe())
+            }
             Self::Final(error) => error.to_string(),
         }
     }
@@ -73,13 +75,13 @@ impl Failure {
     /// Returns the pause after `tried + 1` failed attempts, or `None` if another attempt is
     /// useless. `first` is the pause before the second attempt.
     fn pause(&self, first: Duration, tried: u32) -> Option<Duration> {
-        let asked = match self {
+        let requested = match self {
             Self::Unreachable(_) => None,
             Self::Refused(refusal) if refusal.passes() => refusal.wait,
             Self::Refused(_) | Self::Final(_) => return None,
         };
-        match asked {
-            Some(asked) => (asked <= PATIENCE).then_some(asked),
+        match requested {
+            Some(wait) => (wait <= MAX_WAIT).then_some(wait),
             None => Some(first.saturating_mul(1 << tried.min(10)).min(PAUSE)),
         }
     }
@@ -102,7 +104,7 @@ pub(super) struct Linked {
 
 /// A response that is not a failure. Its status is 2xx or 416 or, for a HEAD request, that of a
 /// redirect to another host.
-pub(super) struct Answer {
+pub(super) struct Response {
     pub status: u16,
     pub headers: HeaderMap,
     pub linked: Linked,
@@ -111,7 +113,7 @@ pub(super) struct Answer {
 
 /// A request.
 #[derive(Clone, Copy)]
-pub(super) struct Ask<'a> {
+pub(super) struct Request<'a> {
     pub head: bool,
     pub url: &'a str,
     /// Additional headers: `Range`, `If-Range`.
@@ -123,11 +125,11 @@ impl Hub {
     /// host if the commit and the ETag are known by then.
     ///
     /// The token is sent to the endpoint only.
-    pub(super) fn ask(&self, ask: Ask) -> Result<Answer, Failure> {
-        let mut uri = parse(ask.url)?;
+    pub(super) fn request(&self, request: Request) -> Result<Response, Failure> {
+        let mut uri = parse(request.url)?;
         let mut linked = Linked::default();
         for _ in 0..=REDIRECTS {
-            let response = self.send(ask, &uri)?;
+            let response = self.send(request, &uri)?;
             let (parts, body) = response.into_parts();
             let text = |name: &str| {
                 let value = parts.headers.get(name)?.to_str().ok()?.trim();
@@ -144,8 +146,8 @@ impl Hub {
                 let location = text("location").unwrap_or_default();
                 let next = redirected(&uri, &location)?;
                 let known = linked.commit.is_some() && linked.etag.is_some();
-                if ask.head && known && origin(&next) != origin(&uri) {
-                    return Ok(Answer {
+                if request.head && known && origin(&next) != origin(&uri) {
+                    return Ok(Response {
                         status,
                         headers: parts.headers,
                         linked,
@@ -167,7 +169,7 @@ impl Hub {
             if linked.etag.is_none() {
                 linked.etag = text("etag");
             }
-            return Ok(Answer {
+            return Ok(Response {
                 status,
                 headers: parts.headers,
                 linked,
@@ -175,18 +177,18 @@ impl Hub {
             });
         }
         Err(Failure::Final(Error::download(format!(
-            "{} leads from one address to the next, more than {REDIRECTS} times",
-            bare(ask.url)
+            "expected at most {REDIRECTS} redirects, found more from {}",
+            bare(request.url)
         ))))
     }
 
-    fn send(&self, ask: Ask, uri: &Uri) -> Result<ureq::http::Response<Body>, Failure> {
-        let request = match ask.head {
+    fn send(&self, request: Request, uri: &Uri) -> Result<ureq::http::Response<Body>, Failure> {
+        let builder = match request.head {
             true => self.agent.head(uri),
             false => self.agent.get(uri),
         };
         let (answer, stall) = (self.answer, self.stall);
-        let mut config = request
+        let mut config = builder
             .config()
             .timeout_resolve(Some(answer))
             .timeout_connect(Some(answer))
@@ -197,19 +199,19 @@ impl Hub {
             config = config.proxy(None);
         }
         // A compressed response would have other lengths and byte ranges than the file.
-        let mut request = config.build().header("Accept-Encoding", "identity");
-        for (name, value) in ask.headers {
-            request = request.header(*name, value);
+        let mut builder = config.build().header("Accept-Encoding", "identity");
+        for (name, value) in request.headers {
+            builder = builder.header(*name, value);
         }
         let ours = parse(&self.endpoint).is_ok_and(|e| origin(&e) == origin(uri));
         if let Some(token) = self.token.as_deref().filter(|_| ours) {
-            request = request.header("Authorization", format!("Bearer {token}"));
+            builder = builder.header("Authorization", format!("Bearer {token}"));
         }
-        request.call().map_err(|e| match e {
+        builder.call().map_err(|e| match e {
             // A TLS connection that rustls refuses.
             ureq::Error::Io(e) if e.kind() == std::io::ErrorKind::InvalidData => {
                 Failure::Final(Error::download(format!(
-                    "no secure connection to {}: {}. Does a proxy read along, is this machine's date wrong, or is it no https:// server?",
+                    "cannot open a secure connection to {}: {}. Check the proxy, the date of this machine, and whether the server supports https",
                     host(uri),
                     self.clean(&e.to_string())
                 )))
@@ -220,21 +222,28 @@ impl Hub {
 
     /// Sends a request to the API and parses the JSON response.
     pub(super) fn api<T: serde::de::DeserializeOwned>(&self, url: &str) -> Result<T, Failure> {
-        let ask = Ask {
+        let request = Request {
             head: false,
             url,
             headers: &[],
         };
-        let mut answer = self.ask(ask)?;
+        let mut response = self.request(request)?;
         let wrong = |what: String| {
             Failure::Final(Error::download(format!(
-                "{} did not answer as the hub's API does: {what}; is HF_ENDPOINT right?",
+                "unexpected response from {}: {what}; check HF_ENDPOINT",
                 bare(url)
             )))
         };
-        let text = answer.body.with_config().limit(ANSWER).read_to_vec();
+        let text = response
+            .body
+            .with_config()
+            .limit(MAX_RESPONSE)
+            .read_to_vec();
         let text = text.map_err(|e| match e {
-            ureq::Error::BodyExceedsLimit(_) => wrong(format!("more than {} MB", ANSWER >> 20)),
+            ureq::Error::BodyExceedsLimit(_) => wrong(format!(
+                "expected at most {} MB, found more",
+                MAX_RESPONSE >> 20
+            )),
             e => self.failed(e, &bare(url)),
         })?;
         serde_json::from_slice(&text).map_err(|e| wrong(self.clean(&e.to_string())))
@@ -242,7 +251,7 @@ impl Hub {
 
     /// Repeats an attempt while another one may succeed, at most `retries` times. The pause
     /// between attempts grows, unless the server requests a certain pause.
-    pub(super) fn patiently<T>(
+    pub(super) fn with_attempts<T>(
         &self,
         what: &str,
         retries: u32,
@@ -276,7 +285,7 @@ impl Hub {
         };
         self.say(format!(
             "{what}: {}; attempt {} of {} {when}",
-            failure.why(),
+            failure.reason(),
             tried + 2,
             retries + 1,
         ));
@@ -287,7 +296,7 @@ impl Hub {
     /// Converts an error of the HTTP library.
     pub(super) fn failed(&self, error: ureq::Error, host: &str) -> Failure {
         use ureq::Error as E;
-        let never = |what: String| Failure::Final(Error::download(what));
+        let permanent = |what: String| Failure::Final(Error::download(what));
         match error {
             E::Timeout(Timeout::Resolve) => Failure::Unreachable(format!(
                 "the address of {host} was not found within {}",
@@ -298,27 +307,27 @@ impl Hub {
                 span(self.answer)
             )),
             E::Timeout(Timeout::SendRequest | Timeout::RecvResponse) => Failure::Unreachable(
-                format!("no answer from {host} within {}", span(self.answer)),
+                format!("no response from {host} within {}", span(self.answer)),
             ),
             E::Timeout(_) => {
                 Failure::Unreachable(format!("no data from {host} for {}", span(self.stall)))
             }
-            E::HostNotFound => Failure::Unreachable(format!("no address is known for {host}")),
+            E::HostNotFound => Failure::Unreachable(format!("cannot resolve the host {host}")),
             E::Io(e) if e.get_ref().is_some_and(|e| e.is::<E>()) => self.failed(E::from(e), host),
             E::Io(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-                Failure::Unreachable(format!("{host} closed the connection too soon"))
+                Failure::Unreachable(format!("{host} closed the connection early"))
             }
             E::Io(e) => Failure::Unreachable(format!("{host}: {}", self.clean(&e.to_string()))),
             E::ConnectionFailed | E::Protocol(_) | E::BodyStalled => {
                 Failure::Unreachable(format!("{host}: {}", self.clean(&error.to_string())))
             }
-            E::InvalidProxyUrl | E::ConnectProxyFailed(_) => never(format!(
-                "the proxy does not let through to {host}: look at HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
+            E::InvalidProxyUrl | E::ConnectProxyFailed(_) => permanent(format!(
+                "cannot connect to {host} through the proxy: check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
             )),
             E::LargeResponseHeader(_, _) => {
-                never(format!("{host} answered with headers beyond measure"))
+                permanent(format!("the response headers of {host} are too large"))
             }
-            other => never(format!("{host}: {}", self.clean(&other.to_string()))),
+            other => permanent(format!("{host}: {}", self.clean(&other.to_string()))),
         }
     }
 
@@ -340,12 +349,16 @@ pub(super) fn parse(url: &str) -> Result<Uri> {
             shown(&bare(url))
         ))
     };
-    let uri: Uri = url.parse().map_err(|_| wrong("it is none"))?;
+    let uri: Uri = url
+        .parse()
+        .map_err(|_| wrong("it is not a valid address"))?;
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
         return Err(wrong("it must begin with https:// or http://"));
     }
     match uri.authority() {
-        Some(a) if a.as_str().contains('@') => Err(wrong("it must not hold a name or a password")),
+        Some(a) if a.as_str().contains('@') => {
+            Err(wrong("it must not contain a user name or a password"))
+        }
         Some(a) if !a.host().is_empty() => Ok(uri),
         _ => Err(wrong("it has no host")),
     }
@@ -369,7 +382,7 @@ pub(super) fn bare(url: &str) -> String {
 fn redirected(from: &Uri, location: &str) -> Result<Uri, Failure> {
     let scheme = from.scheme_str().unwrap_or("https");
     let authority = from.authority().map_or("", |a| a.as_str());
-    let whole = if location.contains("://") {
+    let address = if location.contains("://") {
         location.to_owned()
     } else if location.starts_with("//") {
         format!("{scheme}:{location}")
@@ -382,13 +395,13 @@ fn redirected(from: &Uri, location: &str) -> Result<Uri, Failure> {
             .map_or("", |(folder, _)| folder);
         format!("{scheme}://{authority}{folder}/{location}")
     };
-    let to = parse(&whole).ok().filter(|to| {
+    let to = parse(&address).ok().filter(|to| {
         // A redirect from https:// to http:// is not followed, because it would be unencrypted.
         !location.is_empty() && (scheme == "http" || to.scheme_str() == Some("https"))
     });
     to.ok_or_else(|| {
         Failure::Final(Error::download(format!(
-            "{} leads on to “{}”, which is not followed: only https:// is (or http:// from http://)",
+            "{} redirects to “{}”, which is not followed: only https:// is followed (or http:// from http://)",
             host(from),
             shown(&bare(location))
         )))

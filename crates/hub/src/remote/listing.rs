@@ -75,8 +75,8 @@ pub fn split(what: &str, files: &[String], wanted: &str) -> Result<Vec<String>> 
         names
     };
     if shards.is_empty() {
-        return Err(Error::invalid(format!(
-            "{what} has no parquet file, but {}; the hub converts most datasets: try .at(\"refs/convert/parquet\")",
+        return Err(Error::unknown(format!(
+            "{what} has no parquet file; its files are {}. The hub converts most datasets to parquet: try .at(\"refs/convert/parquet\")",
             listed(files)
         )));
     }
@@ -88,27 +88,27 @@ pub fn split(what: &str, files: &[String], wanted: &str) -> Result<Vec<String>> 
     match several.as_slice() {
         [] => {
             let all = names(&shards.iter().collect::<Vec<_>>());
-            return Err(Error::invalid(format!(
-                "{what} has no split {wanted:?}; it has {}",
+            return Err(Error::unknown(format!(
+                "{what} has no split {wanted:?}; its splits are {}",
                 listed(&all)
             )));
         }
         [_] => {}
         _ => {
             return Err(Error::invalid(format!(
-                "{what} has several splits {wanted:?}; ask for one of {}",
+                "{what} has several splits {wanted:?}; choose one of {}",
                 listed(&several)
             )));
         }
     }
     found.sort_by(|a, b| (a.of, a.path).cmp(&(b.of, b.path)));
     if let Some((_, of)) = found.first().and_then(|s| s.of) {
-        let whole =
+        let complete =
             found.len() as u64 == of && (0..of).zip(&found).all(|(n, s)| s.of == Some((n, of)));
-        if !whole {
+        if !complete {
             let paths: Vec<&str> = found.iter().map(|s| s.path).collect();
-            return Err(Error::invalid(format!(
-                "{what}: the split {wanted:?} has {of} files, and these are there: {}",
+            return Err(Error::unknown(format!(
+                "{what}: expected {of} files of the split {wanted:?}, found {}",
                 listed(&paths)
             )));
         }

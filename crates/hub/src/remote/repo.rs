@@ -157,15 +157,15 @@ impl Repo {
     /// resumes it.
     ///
     /// # Errors
-    /// [`Error::Download`] if the file cannot be fetched. The error says whether the repository,
+    /// [`Error::Download`] if the file cannot be fetched. The error states whether the repository,
     /// the revision or the file is missing, whether a token is needed, or how the network failed,
     /// and what to do. [`Error::Invalid`] for a path outside the repository, [`Error::Io`] if the
     /// cache cannot be written.
     pub fn file(&self, name: &str) -> Result<PathBuf> {
         check_file(name)?;
         let cached = self.cached(name);
-        let asked = self.newest && !is_commit(&self.revision) && !self.hub.offline();
-        if let Some(path) = cached.as_ref().filter(|_| !asked) {
+        let check_newest = self.newest && !is_commit(&self.revision) && !self.hub.offline();
+        if let Some(path) = cached.as_ref().filter(|_| !check_newest) {
             return Ok(path.clone());
         }
         if let Some(reason) = self.hub.offline_reason() {
@@ -178,14 +178,15 @@ impl Repo {
         };
         let about = self.about(name);
         match (
-            self.hub.patiently(&about, retries, || self.remote(name)),
+            self.hub
+                .with_attempts(&about, retries, || self.remote(name)),
             cached,
         ) {
             (Ok(remote), _) => self.fetch(name, &remote),
             (Err(failure), Some(path)) if !is_missing(&failure) => {
                 self.hub.say(format!(
-                    "{about}: taken from the cache, as the hub cannot be asked: {}",
-                    failure.why()
+                    "{about}: using the cached file, because the request to the hub failed: {}",
+                    failure.reason()
                 ));
                 Ok(path)
             }
@@ -210,8 +211,8 @@ impl Repo {
     /// several configurations have the split, write `"config/test"`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the split does not exist (the error lists those that do), is
-    /// ambiguous or is incomplete; otherwise as [`Repo::file`].
+    /// [`Error::Unknown`] if the split does not exist (the error lists those that do) or is
+    /// incomplete; [`Error::Invalid`] if it is ambiguous; otherwise as [`Repo::file`].
     pub fn parquet(&self, split_name: &str) -> Result<Vec<PathBuf>> {
         let (commit, files) = self.list(false)?;
         let names: Vec<String> = files.into_iter().map(|f| f.path).collect();
@@ -278,37 +279,40 @@ impl Repo {
     /// Requests the commit, the ETag and the length of a file.
     fn remote(&self, file: &str) -> Result<Remote, Failure> {
         let url = self.url(&self.revision, file);
-        let answer = self.hub.head(&url)?;
+        let response = self.hub.head(&url)?;
         let wrong = |what: &str| {
             Failure::Final(Error::download(format!(
-                "{}: {} does not answer as the hub does: {what}; is HF_ENDPOINT right, or does a proxy stand between?",
+                "{}: unexpected response from {}: {what}; check HF_ENDPOINT and the proxy",
                 self.about(file),
                 bare(&url)
             )))
         };
-        let commit = answer.linked.commit.as_deref();
+        let commit = response.linked.commit.as_deref();
         let commit = commit.or_else(|| Some(self.revision.as_str()).filter(|r| is_commit(r)));
-        let commit = commit.ok_or_else(|| wrong("it names no commit (X-Repo-Commit)"))?;
-        let etag = answer.linked.etag.as_deref();
-        let etag = etag.ok_or_else(|| wrong("it gives no ETag"))?;
+        let commit =
+            commit.ok_or_else(|| wrong("the header X-Repo-Commit with the commit is missing"))?;
+        let etag = response.linked.etag.as_deref();
+        let etag = etag.ok_or_else(|| wrong("the header ETag is missing"))?;
         let etag = etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"');
         for (what, name) in [("commit", commit), ("ETag", etag)] {
             if !is_stored_name(name) {
                 return Err(wrong(&format!(
-                    "its {what} is “{}”, which cannot be a file's name",
+                    "the {what} “{}” is not a valid file name",
                     self.hub.clean(name)
                 )));
             }
         }
         let length = || {
-            let text = answer.headers.get("content-length")?.to_str().ok()?;
-            let plain = answer.headers.get("content-encoding").is_none();
-            text.parse().ok().filter(|_| plain && answer.status == 200)
+            let text = response.headers.get("content-length")?.to_str().ok()?;
+            let plain = response.headers.get("content-encoding").is_none();
+            text.parse()
+                .ok()
+                .filter(|_| plain && response.status == 200)
         };
         Ok(Remote {
             commit: commit.into(),
             etag: etag.into(),
-            size: answer.linked.size.or_else(length),
+            size: response.linked.size.or_else(length),
         })
     }
 
@@ -340,7 +344,7 @@ impl Repo {
                 };
                 transfer.run(&self.hub).map_err(|failure| {
                     match self.explain(&about, Some(name), failure) {
-                        Error::Download(text) => Error::download(text + &transfer.kept()),
+                        Error::Download(text) => Error::download(text + &transfer.kept_note()),
                         other => other,
                     }
                 })?;
@@ -371,13 +375,15 @@ impl Repo {
         } else {
             self.hub.retries
         };
-        let listed = self.hub.patiently(&about, retries, || self.listing(sizes));
+        let listed = self
+            .hub
+            .with_attempts(&about, retries, || self.listing(sizes));
         match (listed, cached) {
             (Ok(listed), _) => Ok(listed),
             (Err(failure), Some(cached)) if !is_missing(&failure) => {
                 self.hub.say(format!(
-                    "{about}: those in the cache, as the hub cannot be asked: {}",
-                    failure.why()
+                    "{about}: using the cached list, because the request to the hub failed: {}",
+                    failure.reason()
                 ));
                 Ok(cached)
             }
@@ -393,7 +399,7 @@ impl Repo {
         let info: Info = self.hub.api(&url)?;
         let commit = info.sha.filter(|sha| is_stored_name(sha)).ok_or_else(|| {
             Error::download(format!(
-                "{} does not answer as the hub's API does: it names no commit; is HF_ENDPOINT right?",
+                "unexpected response from {}: the commit is missing; check HF_ENDPOINT",
                 bare(&url)
             ))
         })?;
@@ -413,7 +419,7 @@ impl Repo {
             (None, _) => self.folder(),
         };
         Error::download(format!(
-            "{about}: not in the cache (it would be in {}), and nothing is fetched, as {reason} says. Unset that, or fetch it where there is a network and copy the cache; HF_HOME names another cache",
+            "{about}: not in the cache (expected in {}), and downloads are disabled by {reason}. Unset it, or download on a machine with a network and copy the cache; HF_HOME sets another cache folder",
             place.display()
         ))
     }
@@ -425,57 +431,56 @@ impl Repo {
             Failure::Final(error) => return error,
             Failure::Unreachable(why) => {
                 return Error::download(format!(
-                    "{about} cannot be fetched: {why}. Check the connection (HTTPS_PROXY, where there is a proxy; HF_ENDPOINT for a mirror of {}) and try again",
+                    "cannot download {about}: {why}. Check the connection (set HTTPS_PROXY for a proxy, HF_ENDPOINT for a mirror of {}) and try again",
                     self.hub.endpoint
                 ));
             }
             Failure::Refused(refusal) => refusal,
         };
-        let said = refusal.said();
+        let status = refusal.describe();
         let page = format!("{}/{}", self.hub.endpoint, self.hf().url());
         let tokens = format!("{}/settings/tokens", self.hub.endpoint);
-        let how =
-            format!("set HF_TOKEN to a token of yours ({tokens}), or log in with `hf auth login`");
+        let how = format!("set HF_TOKEN to your token ({tokens}), or log in with `hf auth login`");
         Error::download(match refusal.status {
             401 | 403 if refusal.code == "GatedRepo" => match self.hub.token {
                 None => format!(
-                    "{about}: access is on request ({said}). Ask for it at {page}, then {how}"
+                    "{about}: the repository is gated ({status}). Request access at {page}, then {how}"
                 ),
                 Some(_) => format!(
-                    "{about}: access is on request, and the account of this token does not have it ({said}). Ask for it at {page}"
+                    "{about}: the repository is gated, and the account of this token does not have access ({status}). Request access at {page}"
                 ),
             },
             401 if self.hub.token.is_some() && refusal.code.is_empty() => format!(
-                "{about}: the hub does not know this token ({said}). Make another at {tokens} and set HF_TOKEN to it, or log in again with `hf auth login`"
+                "{about}: invalid token ({status}). Create a token at {tokens} and set HF_TOKEN to it, or log in again with `hf auth login`"
             ),
             401 if refusal.code.is_empty() || refusal.code == "RepoNotFound" => format!(
-                "{about}: there is no such {kind}, or it is not for everyone ({said}). Check the name “{}”{}; for a private {kind}, {how}",
+                "{about}: this {kind} does not exist or is private ({status}). Check the name “{}”{}; for a private {kind}, {how}",
                 self.id,
                 self.elsewhere(),
                 kind = self.kind.name(),
             ),
             401 | 403 => format!(
-                "{about}: access was refused ({said}). Look at {page} for what it needs{}",
+                "{about}: access denied ({status}). See {page} for its requirements{}",
                 match self.hub.token {
                     None => format!("; then {how}"),
-                    Some(_) => format!("; the token must be allowed to read it ({tokens})"),
+                    Some(_) => format!("; the token needs read permission ({tokens})"),
                 }
             ),
             404 => self.missing(about, file, &refusal),
             429 => format!(
-                "{about}: {} has had too many requests ({said}){}. Try again later; with a token in HF_TOKEN more are allowed",
+                "{about}: too many requests to {} ({status}){}. Try again later; a token in HF_TOKEN raises the limit",
                 refusal.host,
                 match refusal.wait {
-                    Some(wait) => format!(" and asks to wait {}", span(wait)),
+                    Some(wait) => format!("; the server requests a wait of {}", span(wait)),
                     None => String::new(),
                 }
             ),
             500.. => format!(
-                "{about} cannot be fetched: {} has a fault ({said}). Try again later",
+                "cannot download {about}: {} reports a server error ({status}). Try again later",
                 refusal.host
             ),
             _ => format!(
-                "{about} cannot be fetched: {} answered {said}",
+                "cannot download {about}: {} returned status {status}",
                 refusal.host
             ),
         })
@@ -492,16 +497,16 @@ impl Repo {
             let last = |path: &str| path.rsplit('/').next().map(str::to_owned);
             let same = names.iter().find(|n| last(n) == last(file));
             return match same.copied().or_else(|| nearest(file, &names)) {
-                Some(near) => format!("{about}: there is no such file; did you mean {near:?}?"),
+                Some(near) => format!("{about}: this file does not exist; did you mean {near:?}?"),
                 None => format!(
-                    "{about}: there is no such file; there are {}",
+                    "{about}: this file does not exist; the files are {}",
                     listed(&names)
                 ),
             };
         }
         if file.is_some() && gone("EntryNotFound") {
             return format!(
-                "{about}: there is no such file; see {}/{}",
+                "{about}: this file does not exist; see {}/{}",
                 self.hub.endpoint,
                 self.hf().url()
             );
@@ -515,20 +520,23 @@ impl Repo {
             let converts = refs.converts.into_iter().map(|r| r.r#ref);
             let names: Vec<String> = names.chain(converts).filter(|n| !n.is_empty()).collect();
             let there = match names.is_empty() {
-                true => "it may have none yet".into(),
-                false => format!("there are {}", listed(&names)),
+                true => "the repository may be empty".into(),
+                false => format!("the revisions are {}", listed(&names)),
             };
             return format!(
-                "{about}: there is no revision “{}”; {there}",
+                "{about}: the revision “{}” does not exist; {there}",
                 shown(&self.revision)
             );
         }
         if gone("RevisionNotFound") {
-            return format!("{about}: there is no revision “{}”", shown(&self.revision));
+            return format!(
+                "{about}: the revision “{}” does not exist",
+                shown(&self.revision)
+            );
         }
         let kind = self.kind.name();
         format!(
-            "{about}: there is no such {kind} at {}. Check the name “{}”{}; a private one needs a token in HF_TOKEN",
+            "{about}: this {kind} does not exist at {}. Check the name “{}”{}; a private {kind} needs a token in HF_TOKEN",
             self.hub.endpoint,
             self.id,
             self.elsewhere()
@@ -541,7 +549,7 @@ impl Repo {
         let found: Result<Info, _> = self.hub.api(&self.api_url(other, ""));
         match found {
             Ok(_) => format!(
-                " (there is a {} with it: hub.{}({:?}))",
+                " (there is a {} with this name: hub.{}({:?}))",
                 other.name(),
                 other.name(),
                 self.id

@@ -2,7 +2,7 @@
 //! in its place only when it is complete.
 
 use super::Hub;
-use super::http::{Ask, Failure, bare};
+use super::http::{Failure, Request, bare};
 use crate::{Error, Result};
 use invariances_core::duration as span;
 use ring::digest;
@@ -51,7 +51,7 @@ impl Hash {
             32 if hex => Ok(Self::Md5(text)),
             8..=64 if hex => Ok(Self::Sha256(text)),
             _ => Err(Error::invalid(format!(
-                "expected the 32 digits of an MD5, or 8 to 64 with which a SHA-256 begins, found {text:?}"
+                "expected an MD5 (32 hexadecimal digits) or the first 8 to 64 digits of a SHA-256, found {text:?}"
             ))),
         }
     }
@@ -128,7 +128,7 @@ struct State {
     /// Whether the part contains bytes of more than one response.
     joined: bool,
     /// Whether the download must start again instead of resuming the part.
-    anew: bool,
+    restart: bool,
     progress: Progress,
 }
 
@@ -138,10 +138,10 @@ impl Transfer<'_> {
     }
 
     /// Describes the part that is kept after an error, for the error message.
-    pub fn kept(&self) -> String {
+    pub fn kept_note(&self) -> String {
         match self.arrived() {
             0 => String::new(),
-            bytes => format!("; {} have arrived and are kept", amount(bytes)),
+            bytes => format!("; {} were received and are kept", amount(bytes)),
         }
     }
 
@@ -154,7 +154,7 @@ impl Transfer<'_> {
         let mut state = State {
             size: self.size,
             joined: false,
-            anew: false,
+            restart: false,
             progress: Progress::new(self.what),
         };
         let (mut tried, mut before, mut renewed) = (0, self.arrived(), false);
@@ -175,20 +175,20 @@ impl Transfer<'_> {
                 None => break,
                 Some(_) if state.joined && !renewed => {
                     hub.say(format!(
-                        "{}: the parts do not fit together; fetched anew",
+                        "{}: the received parts do not match; downloading it again",
                         self.what
                     ));
-                    (state.anew, renewed) = (true, true);
+                    (state.restart, renewed) = (true, true);
                 }
                 Some((expected, found)) => {
                     let page = self.is_page();
-                    self.forget();
+                    self.remove_part();
                     let hint = match page {
                         true => {
-                            "a web page came instead of the file: has it moved, or does a proxy ask for a login?"
+                            "Received a web page instead of the file: the file may have moved, or a proxy may require a login"
                         }
                         false => {
-                            "try once more; if it happens again, a server or a proxy on the way changes files"
+                            "Try again; if it fails again, a server or a proxy changes the file"
                         }
                     };
                     return Err(Failure::Final(Error::download(format!(
@@ -217,7 +217,7 @@ impl Transfer<'_> {
         std::fs::metadata(self.part()).map_or(0, |m| m.len())
     }
 
-    fn forget(&self) {
+    fn remove_part(&self) {
         let _ = std::fs::remove_file(self.part());
         let _ = std::fs::remove_file(self.version());
     }
@@ -228,7 +228,7 @@ impl Transfer<'_> {
         let mut at = file.metadata().map_err(|e| self.unwritable(e))?.len();
         let version = self.stored_version();
         let checked = self.hash != Hash::Unknown || version.is_some();
-        if state.anew || !checked || state.size.is_some_and(|s| at > s) {
+        if state.restart || !checked || state.size.is_some_and(|s| at > s) {
             at = 0;
         }
         if at == 0 {
@@ -245,15 +245,15 @@ impl Transfer<'_> {
                 headers.push(("If-Range", version));
             }
         }
-        let mut answer = hub.ask(Ask {
+        let mut response = hub.request(Request {
             head: false,
             url: self.url,
             headers: &headers,
         })?;
-        let text = |name: &str| answer.headers.get(name)?.to_str().ok();
+        let text = |name: &str| response.headers.get(name)?.to_str().ok();
         let coded = text("content-encoding").is_some_and(|e| !e.eq_ignore_ascii_case("identity"));
         let range = text("content-range").and_then(content_range);
-        let total = match answer.status {
+        let total = match response.status {
             206 => match range {
                 Some((Some(start), total))
                     if at > 0 && start == at && state.size.is_none_or(|s| total == Some(s)) =>
@@ -261,9 +261,9 @@ impl Transfer<'_> {
                     total
                 }
                 _ => {
-                    state.anew = true;
+                    state.restart = true;
                     return Err(Failure::Unreachable(
-                        "the server sent another part of the file than it was asked for".into(),
+                        "the server sent another range of bytes than requested".into(),
                     ));
                 }
             },
@@ -273,9 +273,9 @@ impl Transfer<'_> {
                     state.size = Some(at);
                     return Ok(());
                 }
-                state.anew = true;
+                state.restart = true;
                 return Err(Failure::Unreachable(
-                    "the server's file is shorter than what has arrived of it".into(),
+                    "the file on the server is shorter than the received part".into(),
                 ));
             }
             _ => {
@@ -293,13 +293,13 @@ impl Transfer<'_> {
                     .and_then(|l| l.parse().ok())
             }
         };
-        state.anew = false;
+        state.restart = false;
         if let (Some(size), Some(total)) = (state.size, total)
             && size != total
         {
-            self.forget();
+            self.remove_part();
             return Err(Failure::Final(Error::download(format!(
-                "{}: the hub announces {size} bytes, and {} has {total}; nothing was kept. Try again later",
+                "{}: the hub announced {size} bytes, but {} has {total} bytes; nothing was kept. Try again later",
                 self.what,
                 bare(self.url)
             ))));
@@ -307,7 +307,7 @@ impl Transfer<'_> {
         let size = state.size.or(total);
         state.size = size;
         state.progress.begin(hub, at, size);
-        let mut reader = answer.body.as_reader();
+        let mut reader = response.body.as_reader();
         let mut piece = vec![0; PIECE];
         file.seek(SeekFrom::Start(at))
             .map_err(|e| self.unwritable(e))?;
@@ -324,16 +324,16 @@ impl Transfer<'_> {
                 }
             };
             if at + count as u64 > size.unwrap_or(UNANNOUNCED) {
-                self.forget();
+                self.remove_part();
                 let limit = match size {
-                    Some(size) => format!("more than the {size} bytes that were announced"),
+                    Some(size) => format!("more than the announced {size} bytes"),
                     None => format!(
                         "more than {} without an announced length",
                         amount(UNANNOUNCED)
                     ),
                 };
                 return Err(Failure::Final(Error::download(format!(
-                    "{}: {} sends {limit}; nothing was kept. Try again later",
+                    "{}: {} sent {limit}; nothing was kept. Try again later",
                     self.what,
                     bare(self.url)
                 ))));
@@ -344,9 +344,7 @@ impl Transfer<'_> {
             state.progress.at(hub, at, size);
         }
         match size {
-            Some(size) if at < size => {
-                Err(self.cut("the connection ended too soon", at, Some(size)))
-            }
+            Some(size) if at < size => Err(self.cut("the connection ended early", at, Some(size))),
             _ => {
                 state.size = Some(at);
                 Ok(())
@@ -407,7 +405,7 @@ impl Transfer<'_> {
                     .size
                     .map_or(String::new(), |s| format!("{} are needed; ", amount(s)));
                 format!(
-                    "{size}free space, or have the cache elsewhere: HF_HOME for the hub's files, INVARIANCES_CACHE for the authors'"
+                    "{size}free some space, or set another cache folder (HF_HOME for the hub's files, INVARIANCES_CACHE for the authors' files)"
                 )
             }
             _ => CACHE_HINT.into(),
@@ -417,7 +415,7 @@ impl Transfer<'_> {
 }
 
 /// Advice for a cache that cannot be written.
-pub(super) const CACHE_HINT: &str = "the cache must be a folder that can be written; HF_HOME names another for the hub's files, INVARIANCES_CACHE for the authors'";
+pub(super) const CACHE_HINT: &str = "the cache must be a writable folder; set another one with HF_HOME for the hub's files, or INVARIANCES_CACHE for the authors' files";
 
 /// Whether an ETag is strong, so that it identifies one version, and is safe to send in a header.
 fn is_strong(etag: &str) -> bool {
@@ -473,7 +471,7 @@ pub(super) fn lock(path: &Path, what: &str, hub: &Hub) -> Result<File> {
         match file.try_lock() {
             Ok(()) => {}
             Err(std::fs::TryLockError::WouldBlock) => {
-                hub.say(format!("{what}: waiting, as it is being fetched already"));
+                hub.say(format!("{what}: waiting for a download in progress"));
                 file.lock().map_err(io)?;
             }
             Err(std::fs::TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => {}
@@ -523,7 +521,7 @@ impl Progress {
         let size = size.map_or("of unknown size".into(), amount);
         let what = &self.what;
         hub.say(match at {
-            0 => format!("{what}: fetching, {size}"),
+            0 => format!("{what}: downloading, {size}"),
             _ => format!("{what}: resumed after {}, {size}", amount(at)),
         });
         self.begun.get_or_insert((Instant::now(), at));
@@ -535,18 +533,18 @@ impl Progress {
         let Some((started, first)) = self.begun else {
             return;
         };
-        let gone = started.elapsed();
-        if gone < self.next {
+        let elapsed = started.elapsed();
+        if elapsed < self.next {
             return;
         }
-        self.next = match gone.as_secs() {
+        self.next = match elapsed.as_secs() {
             0..5 => Duration::from_secs(5),
             s => Duration::from_secs((s / 10 + 1) * 10),
         };
-        let rate = at.saturating_sub(first) as f64 / gone.as_secs_f64();
+        let rate = at.saturating_sub(first) as f64 / elapsed.as_secs_f64();
         let of = match size {
             Some(size) if size > 0 && rate > 0.0 => format!(
-                " of {} ({} %), about {} left",
+                " of {} ({} %), about {} remaining",
                 amount(size),
                 u128::from(at) * 100 / u128::from(size),
                 span(Duration::from_secs_f64(

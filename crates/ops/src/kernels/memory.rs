@@ -11,8 +11,8 @@ pub fn keep_freed_memory() -> bool {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         use std::sync::OnceLock;
-        static KEPT: OnceLock<bool> = OnceLock::new();
-        *KEPT.get_or_init(|| {
+        static DONE: OnceLock<bool> = OnceLock::new();
+        *DONE.get_or_init(|| {
             // Older versions of glibc reject a mapping threshold above 32 MiB.
             let set = |parameter, sizes: &[libc::c_int]| {
                 sizes

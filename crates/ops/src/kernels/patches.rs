@@ -205,9 +205,9 @@ impl Patches {
         self.tiles_of(batch, self.length(), 4)
     }
 
-    /// As [`Patches::tiles`], for patch matrices of `length` rows; aims for at least `least`
+    /// As [`Patches::tiles`], for patch matrices of `length` rows; aims for at least `min_tiles`
     /// tiles if the batch has that many images.
-    pub(crate) fn tiles_of(&self, batch: usize, length: usize, least: usize) -> Vec<Tile> {
+    pub(crate) fn tiles_of(&self, batch: usize, length: usize, min_tiles: usize) -> Vec<Tile> {
         let wanted = (CACHED / length.max(1)).clamp(64, 1024);
         let n = self.positions();
         if n > wanted {
@@ -223,7 +223,7 @@ impl Patches {
             };
             return (0..batch).flat_map(each).collect();
         }
-        let together = (wanted / n.max(1)).min(batch.div_ceil(least)).max(1);
+        let together = (wanted / n.max(1)).min(batch.div_ceil(min_tiles)).max(1);
         // Makes the tiles equally large.
         let together = batch.div_ceil(batch.div_ceil(together));
         let group = |first| Tile {
@@ -261,11 +261,11 @@ pub(crate) const CACHED: usize = 1 << 17;
 /// of a usual machine. It is fixed, so that sums do not depend on the number of threads.
 pub(crate) const PIECES: usize = 16;
 
-/// Splits `count` items into equal runs of at least `least` items, so that `others` times the
+/// Splits `count` items into equal runs of at least `min_length` items, so that `others` times the
 /// number of runs is about [`PIECES`] or more, if possible.
-pub(crate) fn runs(count: usize, others: usize, least: usize) -> Vec<Range<usize>> {
+pub(crate) fn runs(count: usize, others: usize, min_length: usize) -> Vec<Range<usize>> {
     let wanted = PIECES.div_ceil(others.max(1));
-    let length = count.div_ceil(wanted).max(least).max(1);
+    let length = count.div_ceil(wanted).max(min_length).max(1);
     // Equal lengths: otherwise the other threads would wait for the longest run.
     let length = count.div_ceil(count.div_ceil(length).max(1)).max(1);
     let starts = (0..count).step_by(length);

@@ -44,7 +44,7 @@ impl Pool {
                 }
             }
         };
-        // SAFETY: there are as many planes of x as of the result, and every element of a plane is
+        // SAFETY: x and the result have the same number of planes, and every element of a plane is
         // written.
         unsafe { written(planes * oh * ow, oh * ow, each_plane) }
     }
