@@ -91,7 +91,7 @@ impl Photographs {
             None => Vec::new(),
             Some(_) => {
                 let mut classes = images.classes();
-                classes.extend((classes.len()..most as usize + 1).map(|label| label.to_string()));
+                classes.extend((classes.len()..max as usize + 1).map(|label| label.to_string()));
                 classes
             }
         };

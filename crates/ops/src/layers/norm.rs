@@ -199,7 +199,8 @@ mod tests {
             }
             for name in ["running_mean", "running_var"] {
                 let ours = values(&params.var(&format!("ours.{name}"))?.as_detached_tensor())?;
-                let candles = values(&params.var(&format!("candles.{name}"))?.as_detached_tensor())?;
+                let candles =
+                    values(&params.var(&format!("candles.{name}"))?.as_detached_tensor())?;
                 close(&ours, &candles, 1e-5);
             }
             let by_trait: &dyn ModuleT = &ours;
