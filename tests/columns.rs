@@ -398,7 +398,7 @@ fn the_variable_names_files_columns_and_splits() -> Result<()> {
     );
     let said = run(&format!("{pets}?split=tset"), &[]);
     assert!(
-        said.contains("no split \"tset\"; it has test, train"),
+        said.contains("has no split \"tset\"; its splits are test, train"),
         "{said}"
     );
 

@@ -41,7 +41,7 @@ impl Params {
     /// let x = Rng::new(1).normal((32, 4), &Device::Cpu)?;
     /// let loss = || model.forward(&x)?.sqr()?.mean_all();
     /// let gradient = loss()?.backward()?;
-    /// assert!(gradient.get(&params.var("hidden.weight")?).is_some());
+    /// assert!(gradient.get(params.var("hidden.weight")?.as_tensor()).is_some());
     ///
     /// let before = scalar(&loss()?)?;
     /// let config = AdamConfig { learning_rate: 0.01, ..Default::default() };
