@@ -145,7 +145,11 @@ fn main() -> Result<()> {
     };
     let quick = take("--quick");
     let json = arguments.iter().position(|a| a == "--json");
-    let json = json.map(|at| arguments.drain(at..(at + 2).min(arguments.len())).last());
+    let json = json.map(|at| {
+        arguments
+            .drain(at..(at + 2).min(arguments.len()))
+            .next_back()
+    });
     let device = std::env::var("INVARIANCES_DEVICE").unwrap_or_else(|_| "cpu".into());
     keep_freed_memory();
     let mut bench = Bench {

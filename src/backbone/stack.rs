@@ -317,16 +317,16 @@ mod tests {
         for build in [resnet, vit] {
             let network = build(&Params::new(0).root())?;
             let y = network.forward(&x)?;
-            for dtype in [DType::F16] {
-                let converted = network.frozen_as(&placement(dtype))?.forward(&x)?;
-                assert_eq!(converted.dtype(), dtype);
-                assert_near(&converted, &y, 0.1)?;
-                // Parameters that are created in half precision.
-                let params = Params::with(0, dtype, &Device::Cpu);
-                let half = build(&params.root())?.forward(&x)?;
-                assert_eq!(half.dtype(), dtype);
-                assert_near(&half, &y, 0.1)?;
-            }
+            // candle has no matrix products in bf16 on the CPU.
+            let dtype = DType::F16;
+            let converted = network.frozen_as(&placement(dtype))?.forward(&x)?;
+            assert_eq!(converted.dtype(), dtype);
+            assert_near(&converted, &y, 0.1)?;
+            // Parameters that are created in half precision.
+            let params = Params::with(0, dtype, &Device::Cpu);
+            let half = build(&params.root())?.forward(&x)?;
+            assert_eq!(half.dtype(), dtype);
+            assert_near(&half, &y, 0.1)?;
         }
         Ok(())
     }
