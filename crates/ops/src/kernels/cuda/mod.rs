@@ -94,7 +94,8 @@ pub(crate) struct Gpu {
 
 /// The PTX of `kernels.cu` for a compute capability.
 fn compiled(capability: (i32, i32)) -> Result<Arc<str>> {
-    static PTX: Mutex<Option<HashMap<(i32, i32), Arc<str>>>> = Mutex::new(None);
+    type Compiled = HashMap<(i32, i32), Arc<str>>;
+    static PTX: Mutex<Option<Compiled>> = Mutex::new(None);
     let mut all = PTX.lock().unwrap_or_else(PoisonError::into_inner);
     let all = all.get_or_insert_default();
     if let Some(ptx) = all.get(&capability) {
