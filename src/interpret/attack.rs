@@ -217,9 +217,9 @@ impl Attacked {
         Ok(before.into_iter().zip(after).collect())
     }
 
-    /// How far the change has spread, at each layer ([`Network::at_each`]): ‖Φ(x′) − Φ(x)‖ for each image, divided by
-    /// the mean of ‖Φ(a) − Φ(b)‖ for two originals. The value is 1 if an attacked image is as far
-    /// from its original as two different images are from each other.
+    /// How far the change has spread at each layer ([`Network::at_each`]): ‖Φ(x′) − Φ(x)‖ for each
+    /// image, divided by the mean of ‖Φ(a) − Φ(b)‖ for two originals. The value is 1 if an attacked
+    /// image is as far from its original as two different images are from each other.
     ///
     /// # Errors
     /// [`Error::Invalid`] for fewer than two images or no layers; [`Error::Shape`] if the images

@@ -7,10 +7,10 @@ use crate::{Error, Result};
 use candle_core::Tensor;
 
 /// Combines v of one image with z of another: D(t⁻¹(t(E(a) | Φ(a)) | Φ(b))). Φ is the `greybox`
-/// for whose z t was trained. This shows what a layer discards of a, and what it keeps of b (the "mixing" in the demonstrations of arXiv
-/// 2008.01777). Images are (batch, 3, h, w) in [−1, 1], `v_of` and `z_of` row by row. If one of
-/// them is a single image, it is combined with all images of the other. The resulting images are
-/// clamped and have no graph.
+/// for whose z t was trained. This shows what a layer discards of a, and what it keeps of b (the
+/// "mixing" in the demonstrations of arXiv 2008.01777). Images are (batch, 3, h, w) in [−1, 1],
+/// `v_of` and `z_of` row by row. If one of them is a single image, it is combined with all images
+/// of the other. The resulting images are clamped and have no graph.
 ///
 /// ```
 /// use invariances::prelude::*;
