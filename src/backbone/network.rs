@@ -255,7 +255,8 @@ pub trait Network: Send + Sync {
 
     /// Splits the network at a layer, given by its published name or the paper's name: z = Φ(x)
     /// is the output of this layer. Every question in [`crate::interpret`] takes such a
-    /// [`Greybox`]. The network is shared, not copied. For a type that is not `Clone`, use
+    /// [`Greybox`]. It holds a clone of the network, which shares the parameters
+    /// ([`super::Backbone`], [`super::Custom`]). For a type that is not `Clone`, use
     /// [`Greybox::shared`].
     ///
     /// ```
