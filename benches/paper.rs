@@ -98,19 +98,19 @@ fn one(layer: &str, folder: &Path, addresses: &[String]) -> Result<()> {
     let begin = Instant::now();
     let subject = Subject::published(&images, &sources(addresses)?, &hub)?;
     let x = subject.world.batch(Split::Test, 0, 1)?.images;
+    let greybox = subject.network.at(layer)?;
     let codes = Codes::of(
         &subject.autoencoder,
-        &subject.network,
-        layer,
+        &greybox,
         &subject.world,
         Split::Test,
         1,
     )?;
     let store = Store::open(folder.join("trained"));
-    let t = subject.t(layer, &codes, &CinnTraining::default(), &store)?;
+    let t = subject.t(&greybox, &codes, &CinnTraining::default(), &store)?;
     let (loading, loaded) = (begin.elapsed().as_secs_f64(), peak() - before);
     let begin = Instant::now();
-    let z = subject.network.encode(&x, layer)?.detach();
+    let z = greybox.encode(&x)?.detach();
     let code = subject.autoencoder.encode(&x)?.mode();
     let (v, _) = t.detached().forward(&code, &z)?;
     let samples = Samples::draw(&t, &subject.autoencoder, &z, 4, &mut Rng::new(4))?;

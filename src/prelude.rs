@@ -32,8 +32,8 @@ pub use crate::hub::{
 };
 pub use crate::interpret::{
     Attack, Attacked, CinnTraining, Codes, Descent, FactorTraining, Features, Fid, Inverted,
-    Inverter, Probe, Reencoded, Regression, Samples, Semantics, chance, free_share, mix,
-    unread_share,
+    Inverter, Probe, ProbeConfig, Readout, Reencoded, Regression, Samples, Semantics, chance,
+    free_share, mix,
 };
 pub use crate::loss::{
     FeatureDistance, Lpips, Nll, PairNll, PatchDiscriminator, PerceptualDistance,

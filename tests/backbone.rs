@@ -373,19 +373,41 @@ fn a_network_of_the_users_own() -> Result<()> {
     );
     assert_eq!(greybox.at("map")?.shape(2)?, [3, 2, 2]);
     assert_eq!(
-        greybox.at("map")?.pooled(Pooling::Mean).encode(&x)?.dims(),
+        greybox
+            .at("map")?
+            .with_pooling(Pooling::Mean)
+            .encode(&x)?
+            .dims(),
         [3, 3]
     );
     assert!(greybox.at("flat")?.check_gradient(&x)? < 1e-2);
+    // Several layers at once are the layers one by one, whether they share the network or not, and
+    // each keeps its pooling and its place.
+    let mut several = network.at_each(&["logits", "map", "flat"])?;
+    several.push(greybox.at("map")?.with_pooling(Pooling::Mean));
+    several.swap(1, 3);
+    for (z, greybox) in Greybox::encode_all(&several, &x)?.iter().zip(&several) {
+        let alone = greybox.encode(&x)?;
+        assert_eq!(z.dims(), alone.dims(), "{greybox:?}");
+        let (z, alone) = (z.flatten_all()?, alone.flatten_all()?);
+        assert_eq!(z.to_vec1::<f32>()?, alone.to_vec1::<f32>()?, "{greybox:?}");
+    }
+    assert!(Greybox::encode_all(&[], &x)?.is_empty());
+    assert_eq!(network.at("map")?.features(&x)?.dims(), [3, 12]);
+    assert!(network.at("map")?.features(&x.narrow(0, 0, 0)?).is_err());
+    let text = Features::of(&[several[1].clone(), several[3].clone()], &x)
+        .unwrap_err()
+        .to_string();
+    assert!(text.contains("\"map\" twice"), "{text}");
     let text = greybox
         .at("map")?
-        .pooled(Pooling::Mean)
+        .with_pooling(Pooling::Mean)
         .decode(&x)
         .unwrap_err()
         .to_string();
     assert!(text.contains("no Ψ"), "{text}");
     let text = greybox
-        .pooled(Pooling::ClassToken)
+        .with_pooling(Pooling::ClassToken)
         .encode(&x)
         .unwrap_err()
         .to_string();
@@ -464,7 +486,7 @@ fn features_are_the_layers_and_know_their_neighbours() -> Result<()> {
         &[images.narrow(0, 0, 70)?, near, images.narrow(0, 71, 9)?],
         0,
     )?;
-    let features = Features::of(&network, &["pool", "conv1"], &images)?;
+    let features = Features::of(&network.at_each(&["pool", "conv1"])?, &images)?;
     let pool = network.encode(&images, "pool")?;
     common::assert_close("pool", &features.at("pool")?, &pool, 1e-6)?;
     for layer in ["conv1", "pool"] {
@@ -550,7 +572,7 @@ fn models_of_candle_transformers_are_networks() -> Result<()> {
         .without_gradient(why);
     let x = Rng::new(1).uniform(-1.0, 1.0, (2, 3, 40, 40), &Device::Cpu)?;
     let shape = |network: &Custom, layer: &str, pooling: Pooling| -> Result<Vec<usize>> {
-        let greybox = Greybox::new(network, layer)?.pooled(pooling);
+        let greybox = Greybox::new(network, layer)?.with_pooling(pooling);
         let z = greybox.encode(&x)?;
         assert_eq!(z.dims()[1..], greybox.shape(40)?);
         let text = greybox

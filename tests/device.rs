@@ -20,7 +20,7 @@ use invariances::flow::{
     Cinn, CinnConfig, Condition, Conditioning, Coupling, FactorConfig, FactorInn, Flow,
     FlowActivation, Memory, Mixing,
 };
-use invariances::interpret::{Attack, Codes, Probe, Samples};
+use invariances::interpret::{Attack, Codes, Probe, ProbeConfig, Samples};
 use invariances::loss::{nll, perceptual_vae_loss, vae_loss};
 use invariances::metric::{agreement, cka, psnr, ssim};
 use invariances::ops::gradients::collected;
@@ -830,7 +830,8 @@ fn questions() -> Result<()> {
         let (classifier, judge) = (squeezenet_small(10, &classifier)?, plain_small(10, &judge)?);
         let vae = ConvVae::new(&ConvVaeConfig::default(), &params.root().pp("vae"))?;
         let digits = Digits::strokes(32, 0)?;
-        let codes = Codes::of(&vae, &classifier, "pool", &digits, Split::Test, 48)?;
+        let pool = classifier.at("pool")?;
+        let codes = Codes::of(&vae, &pool, &digits, Split::Test, 48)?;
         let config = CinnConfig {
             hidden: 32,
             flows: 3,
@@ -841,7 +842,7 @@ fn questions() -> Result<()> {
         let (code, z) = codes.draw(40, &mut Rng::new(0))?;
         t.initialize(&code, &z)?;
         let test = digits.batch(Split::Test, 0, 12)?;
-        let z = classifier.encode(&test.images, "pool")?;
+        let z = pool.encode(&test.images)?;
         let samples = Samples::draw(&t, &vae, &z, 2, &mut Rng::new(1))?;
         let mut results = Results::default();
         let mut insert = |name: &str, values: &[f64]| -> Result<()> {
@@ -861,7 +862,11 @@ fn questions() -> Result<()> {
         insert("cka", &[cka(&z, &judge.forward(&test.images)?)?])?;
         let v = codes.invariances(&t, &mut Rng::new(2))?;
         insert("v", &values(&v)?)?;
-        let probe = Probe::train(&v, &codes.labels(), 5, 0)?;
+        let config = ProbeConfig {
+            steps: 5,
+            ..ProbeConfig::default()
+        };
+        let probe = Probe::train(&v, &codes.labels(), &config)?;
         insert("probe", &probe.right(&v, &codes.labels())?)?;
         let frozen = classifier.frozen()?;
         let attack = Attack::pgd(0.1, 2);

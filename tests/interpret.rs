@@ -33,9 +33,10 @@ fn codes_of_layers_are_those_of_each_layer() -> Result<()> {
     let network = squeezenet_small(10, &Params::new(1).root())?;
     let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(2).root())?;
     let layers = ["fire3", "pool"];
-    let both = Codes::of_layers(&vae, &network, &layers, &digits, Split::Test, 140)?;
+    let greyboxes = network.at_each(&layers)?;
+    let both = Codes::of_all(&vae, &greyboxes, &digits, Split::Test, 140)?;
     for (codes, layer) in both.iter().zip(layers) {
-        let alone = Codes::of(&vae, &network, layer, &digits, Split::Test, 140)?;
+        let alone = Codes::of(&vae, &network.at(layer)?, &digits, Split::Test, 140)?;
         assert_eq!(codes.id(), alone.id());
         assert_eq!((codes.len(), codes.code()), (140, 48));
     }
@@ -58,14 +59,8 @@ fn codes_of_layers_are_those_of_each_layer() -> Result<()> {
     let map = z.reshape((16, 128, 8, 8))?;
     let (flat, whole) = (t.forward(&code, &z)?.0, t.forward(&code, &map)?.0);
     assert_eq!(flat.to_vec2::<f32>()?, whole.to_vec2::<f32>()?);
-    says(
-        Codes::of_layers(&vae, &network, &[], &digits, Split::Test, 4),
-        "layers",
-    );
-    says(
-        Codes::of_layers(&vae, &network, &["pol"], &digits, Split::Test, 4),
-        "pool",
-    );
+    says(Codes::of_all(&vae, &[], &digits, Split::Test, 4), "layers");
+    says(network.at_each(&["pol"]), "pool");
     Ok(())
 }
 
@@ -121,7 +116,8 @@ fn samples_are_measured_exactly() -> Result<()> {
     let t = Cinn::new(&config, &Params::new(0).root())?;
     let network = red()?;
     let images = colours(20, 1)?;
-    let z = network.encode(&images, "red")?;
+    let greybox = network.at("red")?;
+    let z = greybox.encode(&images)?;
     let samples = Samples::draw(&t, &Plain, &z, 4, &mut Rng::new(2))?;
     let (mean_image, deviation) = samples.moments()?;
     assert_eq!(
@@ -132,7 +128,7 @@ fn samples_are_measured_exactly() -> Result<()> {
     let first: Vec<f32> = (0..4).map(|i| all[i][0]).collect();
     let average = first.iter().sum::<f32>() / 4.0;
     assert!((mean_image.flatten_all()?.to_vec1::<f32>()?[0] - average).abs() < 1e-5);
-    let again = samples.reencoded(&network, "red", &z)?;
+    let again = samples.reencoded(&greybox, &z)?;
     let z0 = z.to_vec2::<f32>()?;
     let by_hand: f64 = first
         .iter()
@@ -152,10 +148,7 @@ fn samples_are_measured_exactly() -> Result<()> {
     );
     let single = Samples::draw(&t, &Plain, &z, 1, &mut Rng::new(2))?;
     says(single.moments(), "two samples");
-    says(
-        samples.reencoded(&network, "red", &z.narrow(0, 0, 3)?),
-        "found 3",
-    );
+    says(samples.reencoded(&greybox, &z.narrow(0, 0, 3)?), "found 3");
     Ok(())
 }
 
@@ -177,8 +170,9 @@ fn t_finds_what_is_free_where_the_answer_is_known() -> Result<()> {
         },
         ..CinnTraining::default()
     };
-    let codes = Codes::of(&Plain, &red()?, "red", &world, Split::Train, 4000)?;
-    let new = Codes::of(&Plain, &red()?, "red", &world, Split::Test, 200)?;
+    let greybox = red()?.at("red")?;
+    let codes = Codes::of(&Plain, &greybox, &world, Split::Train, 4000)?;
+    let new = Codes::of(&Plain, &greybox, &world, Split::Test, 200)?;
     let (t, _) = how.fit("t", &codes, &store)?;
     let samples = Samples::draw(&t, &Plain, &new.z(), 16, &mut Rng::new(5))?;
     let originals = new.sample(&mut Rng::new(6))?;
@@ -191,13 +185,12 @@ fn t_finds_what_is_free_where_the_answer_is_known() -> Result<()> {
         )?;
         Ok(mean(&of))
     };
-    let network = red()?;
     let (red, green, blue) = (share(0)?, share(1)?, share(2)?);
     assert!(red < 0.1 && blue < 0.1, "red {red}, blue {blue}");
     assert!((0.75..1.25).contains(&green), "green {green}");
     // v of one picture with z of another: green of the first, red of the second.
     let (a, b) = (colours(60, 11)?, colours(60, 12)?);
-    let mixed = mix(&t, &Plain, &network, "red", &a, &b)?;
+    let mixed = mix(&t, &Plain, &greybox, &a, &b)?;
     let apart = |other: &Tensor, channel: usize| -> Result<f64> {
         let of = |x: &Tensor| x.narrow(1, channel, 1)?.flatten_from(1)?.mean(1);
         let apart = (of(&mixed)? - of(other)?)?.abs()?.mean_all()?;
@@ -211,7 +204,7 @@ fn t_finds_what_is_free_where_the_answer_is_known() -> Result<()> {
         "{own_green}"
     );
     says(
-        mix(&t, &Plain, &network, "red", &a.narrow(0, 0, 2)?, &b),
+        mix(&t, &Plain, &greybox, &a.narrow(0, 0, 2)?, &b),
         "found 2 and 60",
     );
     // Another setting is another network; the same is taken up.
@@ -295,8 +288,9 @@ fn captured_shares_where_the_answer_is_known() -> Result<()> {
         },
         ..CinnTraining::default()
     };
-    let codes = Codes::of(&vae, &corner, "paper", &digits, Split::Train, 5000)?;
-    let new = Codes::of(&vae, &corner, "paper", &digits, Split::Test, 150)?;
+    let corner = corner.at("paper")?;
+    let codes = Codes::of(&vae, &corner, &digits, Split::Train, 5000)?;
+    let new = Codes::of(&vae, &corner, &digits, Split::Test, 150)?;
     let (t, _) = how_t.fit("t", &codes, &store)?;
     let captured = semantics.captured(&t, &new, 16, &mut Rng::new(5))?;
     let share = |name: &str| mean(&captured[name]);
@@ -402,7 +396,7 @@ fn judged_shares_have_their_ends() -> Result<()> {
 #[test]
 fn descent_finds_an_image_with_that_z() -> Result<()> {
     let network = red()?;
-    let grey = Greybox::new(&network, "all")?;
+    let grey = network.at("all")?;
     let z = grey.encode(&colours(5, 3)?)?;
     let how = Descent {
         steps: 150,
@@ -460,17 +454,10 @@ fn regression_learns_from_where_d_is() -> Result<()> {
     let digits = Digits::strokes(32, 0)?;
     let networks = DigitsNetworks::load(&digits, 0, &store)?;
     let network = networks.classifier.frozen()?;
-    let of = |layer| {
-        Codes::of(
-            &networks.autoencoder,
-            &network,
-            layer,
-            &digits,
-            Split::Train,
-            600,
-        )
-    };
-    let (codes_fire4, codes_pool) = (of("fire4")?, of("pool")?);
+    let (fire4, pool) = (network.at("fire4")?, network.at("pool")?);
+    let of =
+        |greybox: &Greybox| Codes::of(&networks.autoencoder, greybox, &digits, Split::Train, 600);
+    let (codes_fire4, codes_pool) = (of(&fire4)?, of(&pool)?);
     let how = Regression {
         start_steps: 0,
         comparator: "fire3".into(),
@@ -487,7 +474,7 @@ fn regression_learns_from_where_d_is() -> Result<()> {
         .reconstruct(&digits.batch(Split::Test, 0, 4)?.images)?;
     let (inverter, trained) = how.fit(
         "db",
-        (&network, "fire4"),
+        &fire4,
         &codes_fire4,
         &digits,
         &networks.autoencoder,
@@ -497,7 +484,7 @@ fn regression_learns_from_where_d_is() -> Result<()> {
         assert!(trained.log.column(term).is_ok(), "{term}");
     }
     let x = digits.batch(Split::Test, 0, 4)?.images;
-    let z = network.encode(&x, "fire4")?;
+    let z = fire4.encode(&x)?;
     assert_eq!(inverter.invert(&z)?.dims(), x.dims());
     let first = Regression {
         training: TrainConfig {
@@ -508,7 +495,7 @@ fn regression_learns_from_where_d_is() -> Result<()> {
     };
     let (barely, _) = first.fit(
         "db",
-        (&network, "fire4"),
+        &fire4,
         &codes_fire4,
         &digits,
         &networks.autoencoder,
@@ -530,7 +517,7 @@ fn regression_learns_from_where_d_is() -> Result<()> {
     );
     let (again, reused) = how.fit(
         "db",
-        (&network, "fire4"),
+        &fire4,
         &codes_fire4,
         &digits,
         &networks.autoencoder,
@@ -548,7 +535,7 @@ fn regression_learns_from_where_d_is() -> Result<()> {
     };
     let (started, _) = started.fit(
         "db",
-        (&network, "fire4"),
+        &fire4,
         &codes_fire4,
         &digits,
         &networks.autoencoder,
@@ -563,7 +550,7 @@ fn regression_learns_from_where_d_is() -> Result<()> {
     };
     let (_, trained) = plain.fit(
         "db",
-        (&network, "pool"),
+        &pool,
         &codes_pool,
         &digits,
         &networks.autoencoder,
@@ -577,7 +564,7 @@ fn regression_learns_from_where_d_is() -> Result<()> {
     says(
         wrong.fit(
             "db",
-            (&network, "pool"),
+            &pool,
             &codes_pool,
             &digits,
             &networks.autoencoder,
@@ -637,10 +624,11 @@ fn networks_that_differ_get_different_answers() -> Result<()> {
         };
         let vae = &shipped.autoencoder;
         // The logits: what the network was asked for, and no more.
-        let codes = Codes::of(vae, &network, "fc", &digits, Split::Train, 4000)?;
+        let fc = network.at("fc")?;
+        let codes = Codes::of(vae, &fc, &digits, Split::Train, 4000)?;
         let (t, _) = how.fit("t", &codes, &store)?;
         let batch = digits.batch(Split::Test, 0, 100)?;
-        let z = network.encode(&batch.images, "fc")?;
+        let z = fc.encode(&batch.images)?;
         let samples = Samples::draw(&t, vae, &z, 8, &mut Rng::new(1))?;
         let (_, paper) = measure_colours(&vae.reconstruct(&batch.images)?)?;
         let (_, of_samples) = measure_colours(&samples.images())?;
@@ -748,21 +736,15 @@ fn figure_two_can_be_asked_of_photographs() -> Result<()> {
     assert_eq!(subject.held_out(300), 3);
     assert_eq!(subject.held_out(2), 2);
     let x = subject.world.batch(Split::Test, 0, 3)?.images;
-    let codes = Codes::of(
-        &subject.autoencoder,
-        &subject.network,
-        "fc6",
-        &subject.world,
-        Split::Train,
-        16,
-    )?;
+    let fc6 = subject.network.at("fc6")?;
+    let codes = Codes::of(&subject.autoencoder, &fc6, &subject.world, Split::Train, 16)?;
     let how = CinnTraining {
         flows: 2,
         training: short(2),
         ..CinnTraining::default()
     };
-    let t = subject.t("fc6", &codes, &how, &store)?;
-    let z = subject.network.encode(&x, "fc6")?;
+    let t = subject.t(&fc6, &codes, &how, &store)?;
+    let z = fc6.encode(&x)?;
     let samples = Samples::draw(&t, &subject.autoencoder, &z, 2, &mut Rng::new(0))?;
     let fid = subject.fid(&x)?;
     assert!(fid.of(&samples.images())? > fid.of(&x)?);
@@ -774,7 +756,7 @@ fn figure_two_can_be_asked_of_photographs() -> Result<()> {
     };
     let (inverter, _) = regression.fit(
         "photographs-db",
-        (&subject.network, "fc6"),
+        &fc6,
         &codes,
         &subject.world,
         &*subject.autoencoder,
@@ -819,17 +801,18 @@ fn naturalness_is_the_distance_of_features() -> Result<()> {
         digits.batch(Split::Test, 0, 200)?.images,
         digits.batch(Split::Validation, 0, 150)?.images,
     );
-    let features = |x: &Tensor| Features::of(&eye, &["pool"], x)?.at("pool");
+    let pool = eye.at("pool")?;
+    let features = |x: &Tensor| pool.features(x);
     let expected = frechet_distance(&features(&a)?, &features(&b)?)?;
-    let fid = Fid::new(&eye, "pool", &a)?;
+    let fid = Fid::new(&pool, &a)?;
     assert!((fid.of(&b)? - expected).abs() <= 1e-9 * expected);
     let variance = f64::from(features(&a)?.var(0)?.sum_all()?.to_scalar::<f32>()?);
     let in_units = fid.in_units()?.of(&b)?;
     assert!((in_units - expected / variance).abs() <= 1e-9 * in_units);
-    says(Fid::new(&eye, "pool", &a.narrow(0, 0, 1)?), "at least two");
+    says(Fid::new(&pool, &a.narrow(0, 0, 1)?), "at least two");
     let same = a.narrow(0, 0, 1)?.repeat((3, 1, 1, 1))?;
-    says(Fid::new(&eye, "pool", &same)?.in_units(), "no variance");
-    says(Fid::new(&eye, "poll", &a), "pool");
+    says(Fid::new(&pool, &same)?.in_units(), "no variance");
+    says(eye.at("poll"), "pool");
     Ok(())
 }
 
@@ -886,13 +869,13 @@ fn attacks_are_what_they_are_called() -> Result<()> {
         originals: images.clone(),
         images: images.clone(),
     };
-    assert_eq!(same.spread(&network, &["pool"])?[0], [0.0; 4]);
+    assert_eq!(same.spread(&[network.at("pool")?])?[0], [0.0; 4]);
     let turned = Tensor::cat(&[images.narrow(0, 1, 3)?, images.narrow(0, 0, 1)?], 0)?;
     let moved = Attacked {
         originals: images,
         images: turned,
     };
-    let spread = moved.spread(&network, &["conv1", "pool"])?;
+    let spread = moved.spread(&network.at_each(&["conv1", "pool"])?)?;
     assert!(
         spread.iter().all(|s| (mean(s) - 1.0).abs() < 1e-5),
         "{spread:?}"

@@ -1,7 +1,7 @@
 //! [`Greybox`], a network that is split at one layer into Φ and Ψ.
 
 use super::gradients::while_checking;
-use super::network::placed;
+use super::network::{device_of, placed, rows_on};
 use super::{LayerInfo, Network, Preprocess};
 use crate::ops::{Placement, Rng, backward, host, scalar};
 use crate::{Error, Result};
@@ -22,11 +22,25 @@ pub enum Pooling {
     Mean,
 }
 
+/// The number of images that a network processes at once.
+const BATCH_SIZE: usize = 64;
+
 /// A network split at a named layer, f = Ψ∘Φ. z = Φ(x) is the representation of an image at that
-/// layer, and Ψ is the rest of the network.
+/// layer, and Ψ is the rest of the network. [`Network::at`] makes one: `network.at("fc6")?`.
 ///
 /// A clone shares the network. The type has a name, so a variable of it can be kept between
 /// notebook cells.
+///
+/// ```
+/// use invariances::{backbone::{Network, Pooling, squeezenet_small}, ops::{Params, Rng}};
+/// let params = Params::new(0);
+/// let network = squeezenet_small(10, &params.root())?;
+/// let x = Rng::new(1).normal((2, 3, 32, 32), params.device())?;
+/// let pool = network.at("pool")?;
+/// let fire4 = pool.at("fire4")?.with_pooling(Pooling::Mean);
+/// assert_eq!(fire4.encode(&x)?.dims(), [2, 128]);
+/// # Ok::<(), invariances::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Greybox {
     network: Arc<dyn Network>,
@@ -46,7 +60,8 @@ impl fmt::Debug for Greybox {
 }
 
 impl Greybox {
-    /// Splits a network at a layer, given by its published name or the paper's name.
+    /// Splits a network at a layer, given by its published name or the paper's name. Same as
+    /// [`Network::at`].
     ///
     /// # Errors
     /// [`Error::Unknown`] for an unknown layer, with the existing names; [`Error::Invalid`] if two
@@ -78,7 +93,7 @@ impl Greybox {
         })
     }
 
-    /// Returns the same network, split at another layer.
+    /// Returns the same network, split at another layer, with the same pooling.
     ///
     /// # Errors
     /// As [`Greybox::new`].
@@ -91,7 +106,7 @@ impl Greybox {
 
     /// Returns a greybox whose z is a part of the layer's output. Ψ cannot be computed from such
     /// a z.
-    pub fn pooled(&self, pooling: Pooling) -> Self {
+    pub fn with_pooling(&self, pooling: Pooling) -> Self {
         Self {
             pooling,
             ..self.clone()
@@ -139,7 +154,70 @@ impl Greybox {
     /// the pooling.
     pub fn encode(&self, images: &Tensor) -> Result<Tensor> {
         let x = self.prepared(images)?;
-        let z = self.network.run(&x, 0..self.at + 1)?;
+        self.pool(self.network.run(&x, 0..self.at + 1)?)
+    }
+
+    /// z of each greybox for the same images, in the order of `greyboxes`. Greyboxes that share
+    /// their network ([`Network::at_each`], [`Greybox::at`]) are evaluated in one pass.
+    ///
+    /// # Errors
+    /// As [`Greybox::encode`].
+    pub fn encode_all(greyboxes: &[Self], images: &Tensor) -> Result<Vec<Tensor>> {
+        let mut found: Vec<(usize, Tensor)> = Vec::new();
+        for (first, greybox) in greyboxes.iter().enumerate() {
+            let shares = |other: &Self| Arc::ptr_eq(&other.network, &greybox.network);
+            if greyboxes[..first].iter().any(shares) {
+                continue;
+            }
+            let all = greyboxes.iter().enumerate();
+            let same: Vec<(usize, &Self)> = all.filter(|(_, other)| shares(other)).collect();
+            let layers: Vec<&str> = same.iter().map(|(_, g)| g.layer.as_str()).collect();
+            let outputs = greybox.network.encode_all(images, &layers)?;
+            for ((index, greybox), z) in same.into_iter().zip(outputs) {
+                found.push((index, greybox.pool(z)?));
+            }
+        }
+        found.sort_by_key(|(index, _)| *index);
+        Ok(found.into_iter().map(|(_, z)| z).collect())
+    }
+
+    /// z of any number of images, flattened to (n, f), without a graph. The network processes 64
+    /// images at a time. The result is on the network's device.
+    ///
+    /// # Errors
+    /// As [`Greybox::encode`]; [`Error::Shape`] for no images.
+    pub fn features(&self, images: &Tensor) -> Result<Tensor> {
+        let all = Self::features_all(std::slice::from_ref(self), images)?;
+        let first = all.into_iter().next();
+        first.ok_or_else(|| Error::invalid("expected one output of the layer, found 0"))
+    }
+
+    /// [`Greybox::features`] of each greybox, in one pass.
+    pub(crate) fn features_all(greyboxes: &[Self], images: &Tensor) -> Result<Vec<Tensor>> {
+        let count = images.dims().first().copied().unwrap_or(0);
+        let Some(first) = greyboxes.first() else {
+            return Err(Error::invalid("expected at least one layer, found 0"));
+        };
+        if count == 0 {
+            return Err(Error::shape(format!(
+                "expected at least one image of shape (n, 3, h, w), found {:?}",
+                images.dims()
+            )));
+        }
+        let mut parts: Vec<Vec<Tensor>> = vec![Vec::new(); greyboxes.len()];
+        let device = device_of(first.network.as_ref(), images);
+        for start in (0..count).step_by(BATCH_SIZE) {
+            let batch = rows_on(&device, images, start, BATCH_SIZE.min(count - start))?;
+            let found = Self::encode_all(greyboxes, &batch.detach())?;
+            for (parts, z) in parts.iter_mut().zip(found) {
+                parts.push(z.detach().flatten_from(1)?);
+            }
+        }
+        parts.iter().map(|p| Ok(Tensor::cat(p, 0)?)).collect()
+    }
+
+    /// The part of a layer's output that is used as z.
+    fn pool(&self, z: Tensor) -> Result<Tensor> {
         let wrong = |expected: &str| {
             Error::shape(format!(
                 "expected {expected} for the pooling {:?}, found shape {:?} at layer {}",

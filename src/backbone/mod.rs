@@ -20,18 +20,19 @@
 //! [`crate::hub::HubNetworks::backbone`] builds a network by name, with its published weights.
 //!
 //! The notebooks work with any [`Network`], a small trait. [`Custom`] makes a network from any
-//! candle modules. A [`Greybox`] is a network split at one layer.
+//! candle modules. A [`Greybox`] is a network split at one layer:
+//! [`Network::at`] makes one.
 //!
 //! ```
-//! use invariances::{backbone::{Greybox, Network, squeezenet_small}, ops::{Params, Rng}};
+//! use invariances::{backbone::{Network, squeezenet_small}, ops::{Params, Rng}};
 //! let params = Params::new(0);
 //! let network = squeezenet_small(10, &params.root())?;
 //! let x = Rng::new(1).normal((2, 3, 32, 32), params.device())?;
 //!
-//! let greybox = Greybox::new(&network, "pool")?;
-//! let z = greybox.encode(&x)?; // z = Φ(x)
+//! let pool = network.at("pool")?; // a Greybox
+//! let z = pool.encode(&x)?; // z = Φ(x)
 //! assert_eq!(z.dims(), [2, 128]);
-//! let logits = greybox.decode(&z)?; // Ψ(z) = f(x)
+//! let logits = pool.decode(&z)?; // Ψ(z) = f(x)
 //! assert_eq!(logits.to_vec2::<f32>()?, network.forward(&x)?.to_vec2::<f32>()?);
 //! # Ok::<(), invariances::Error>(())
 //! ```
@@ -63,6 +64,7 @@ pub use greybox::{Greybox, Pooling};
 pub use inception::fid_inception;
 pub(crate) use layer::NormKind;
 pub use network::{LayerInfo, Network};
+pub(crate) use network::{device_of, rows_on};
 pub(crate) use patch::patch_layers;
 pub use preprocess::Preprocess;
 pub use resnet::resnet;

@@ -1,8 +1,8 @@
 //! The [`Network`] trait: a chain of named layers whose outputs can be computed, compared and
 //! described.
 
-use super::Preprocess;
 use super::gradients::{self, GradientCheck, Outcome};
+use super::{Greybox, Preprocess};
 use crate::ops::Placement;
 use crate::{Error, Result};
 use candle_core::{D, DType, Device, Tensor};
@@ -253,6 +253,47 @@ pub trait Network: Send + Sync {
         Ok(places.iter().map(of).collect())
     }
 
+    /// Splits the network at a layer, given by its published name or the paper's name: z = Φ(x)
+    /// is the output of this layer. Every question in [`crate::interpret`] takes such a
+    /// [`Greybox`]. It holds a clone of the network, which shares the parameters
+    /// ([`super::Backbone`], [`super::Custom`]). For a type that is not `Clone`, use
+    /// [`Greybox::shared`].
+    ///
+    /// ```
+    /// use invariances::{backbone::{Network, squeezenet_small}, ops::{Params, Rng}};
+    /// let params = Params::new(0);
+    /// let network = squeezenet_small(10, &params.root())?;
+    /// let x = Rng::new(1).normal((2, 3, 32, 32), params.device())?;
+    /// let pool = network.at("pool")?;
+    /// assert_eq!(pool.encode(&x)?.dims(), [2, 128]);
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] for an unknown layer, with the existing names; [`Error::Invalid`] if two
+    /// layers have the same name.
+    fn at(&self, layer: &str) -> Result<Greybox>
+    where
+        Self: Sized + Clone + 'static,
+    {
+        Greybox::new(self, layer)
+    }
+
+    /// Same as [`Network::at`], for several layers. [`Greybox::encode_all`] computes their
+    /// outputs in one pass.
+    ///
+    /// # Errors
+    /// As [`Network::at`].
+    fn at_each(&self, layers: &[impl AsRef<str>]) -> Result<Vec<Greybox>>
+    where
+        Self: Sized + Clone + 'static,
+    {
+        let network: Arc<dyn Network> = Arc::new(self.clone());
+        let each = layers.iter();
+        each.map(|layer| Greybox::shared(network.clone(), layer.as_ref()))
+            .collect()
+    }
+
     /// The predicted class of each image, u32 (batch,), without a graph.
     ///
     /// # Errors
@@ -324,6 +365,24 @@ pub(super) fn placed<N: Network + ?Sized>(network: &N, x: &Tensor) -> Result<Ten
         Some(placement) => placement.take(x),
         None => Ok(x.clone()),
     }
+}
+
+/// The device of a network's parameters, or that of `x` if the network does not report one.
+pub(crate) fn device_of(network: &dyn Network, x: &Tensor) -> Device {
+    let placement = network.placement();
+    placement.map_or_else(|| x.device().clone(), |p| p.device)
+}
+
+/// Rows `start` to `start + count` of `x` on a device, in the number type of `x`.
+///
+/// A view is copied before it is moved to another device: candle would move all rows of the tensor
+/// that it belongs to.
+pub(crate) fn rows_on(device: &Device, x: &Tensor, start: usize, count: usize) -> Result<Tensor> {
+    let rows = x.narrow(0, start, count)?;
+    Ok(match rows.device().same_device(device) {
+        true => rows,
+        false => rows.force_contiguous()?.to_device(device)?,
+    })
 }
 
 /// Applies layers in sequence, and adds the layer's name to an error.

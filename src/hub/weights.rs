@@ -272,10 +272,10 @@ pub trait HubNetworks {
     /// is frozen, in evaluation mode and on the CPU.
     ///
     /// ```no_run
-    /// use invariances::{backbone::{Greybox, Network}, hub::{Hub, HubNetworks}};
+    /// use invariances::{backbone::Network, hub::{Hub, HubNetworks}};
     /// let alexnet = Hub::open()?.backbone("alexnet")?;
     /// println!("{}", alexnet.table(227)?);
-    /// let fc6 = Greybox::new(&alexnet, "fc6")?;
+    /// let fc6 = alexnet.at("fc6")?;
     /// # Ok::<(), invariances::Error>(())
     /// ```
     ///

@@ -1,7 +1,7 @@
 //! Adversarial attacks on a network (FGSM and PGD), and measures of their effect.
 
-use super::{device_of, rows_on};
-use crate::backbone::Network;
+use super::Features;
+use crate::backbone::{Greybox, Network, device_of, rows_on};
 use crate::metric::agreement;
 use crate::ops::widened as wide;
 use crate::ops::{Rng, backward, values};
@@ -217,27 +217,28 @@ impl Attacked {
         Ok(before.into_iter().zip(after).collect())
     }
 
-    /// How far the change has spread, for each layer: ‖Φ(x′) − Φ(x)‖ for each image, divided by
-    /// the mean of ‖Φ(a) − Φ(b)‖ for two originals. The value is 1 if an attacked image is as far
-    /// from its original as two different images are from each other.
+    /// How far the change has spread at each layer ([`Network::at_each`]): ‖Φ(x′) − Φ(x)‖ for each
+    /// image, divided by the mean of ‖Φ(a) − Φ(b)‖ for two originals. The value is 1 if an attacked
+    /// image is as far from its original as two different images are from each other.
     ///
     /// # Errors
-    /// [`Error::Unknown`] for an unknown layer; [`Error::Invalid`] for fewer than two images.
-    pub fn spread(&self, network: &dyn Network, layers: &[&str]) -> Result<Vec<Vec<f64>>> {
-        use super::Features;
+    /// [`Error::Invalid`] for fewer than two images or no layers; [`Error::Shape`] if the images
+    /// do not fit the network.
+    pub fn spread(&self, greyboxes: &[Greybox]) -> Result<Vec<Vec<f64>>> {
         let count = self.originals.dims()[0];
         if count < 2 {
             return Err(Error::invalid(format!(
                 "expected at least two images, found {count}: the spread is relative to the distance between two images"
             )));
         }
-        let before = Features::of(network, layers, &self.originals)?;
-        let after = Features::of(network, layers, &self.images)?;
+        let before = Features::of(greyboxes, &self.originals)?;
+        let after = Features::of(greyboxes, &self.images)?;
         let distance = |a: &Tensor, b: &Tensor| -> Result<Vec<f64>> {
             values(&(wide(a)? - wide(b)?)?.sqr()?.sum(D::Minus1)?.sqrt()?)
         };
-        let each = layers.iter().map(|layer| {
-            let (a, b) = (before.at(layer)?, after.at(layer)?);
+        let each = greyboxes.iter().map(|greybox| {
+            let layer = greybox.layer();
+            let (a, b) = (before.at(&layer)?, after.at(&layer)?);
             // Each original is compared with the next one.
             let next = Tensor::cat(&[a.narrow(0, 1, count - 1)?, a.narrow(0, 0, 1)?], 0)?;
             let others = distance(&a, &next)?;

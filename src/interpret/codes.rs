@@ -1,8 +1,7 @@
 //! [`Codes`], the training data of t: codes of images and their representations at a layer.
 
-use super::rows_on;
 use crate::autoencoder::{Autoencoder, Posterior};
-use crate::backbone::Network;
+use crate::backbone::{Greybox, rows_on};
 use crate::data::{Factors, Split, World};
 use crate::flow::{Cinn, Condition};
 use crate::ops::{Placement, Rng};
@@ -32,65 +31,65 @@ pub struct Codes {
 }
 
 impl Codes {
-    /// Applies E and Φ to the first `count` images of a split. z is the output of `layer`,
-    /// flattened to (count, n).
-    ///
-    /// # Errors
-    /// [`Error::Unknown`] for an unknown layer; [`Error::Invalid`] for no images.
-    pub fn of(
-        autoencoder: &impl Autoencoder,
-        network: &dyn Network,
-        layer: &str,
-        world: &dyn World,
-        split: Split,
-        count: usize,
-    ) -> Result<Self> {
-        let all = Self::of_layers(autoencoder, network, &[layer], world, split, count)?;
-        let first = all.into_iter().next();
-        first.ok_or_else(|| Error::invalid("expected at least one layer, found 0"))
-    }
-
-    /// Computes the codes of the same images for several layers, in one pass. The codes share
-    /// their memory; each layer's z is stored separately. The outputs of a network's first layers
-    /// are large, and z of all `count` images is kept in main memory.
+    /// Applies E and Φ to the first `count` images of a split. z is the output of the greybox's
+    /// layer, flattened to (count, n).
     ///
     /// ```
     /// use invariances::prelude::*;
     /// let network = squeezenet_small(10, &Params::new(0).root())?;
     /// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
     /// let digits = Digits::strokes(32, 0)?;
-    /// let codes = Codes::of_layers(&vae, &network, &["fire4", "pool"], &digits, Split::Test, 8)?;
+    /// let codes = Codes::of(&vae, &network.at("pool")?, &digits, Split::Test, 8)?;
+    /// assert_eq!(codes.condition(), Condition::Vector(128));
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for no images; [`Error::Shape`] if the images do not fit E or the
+    /// network.
+    pub fn of(
+        autoencoder: &dyn Autoencoder,
+        greybox: &Greybox,
+        world: &dyn World,
+        split: Split,
+        count: usize,
+    ) -> Result<Self> {
+        let one = std::slice::from_ref(greybox);
+        let all = Self::of_all(autoencoder, one, world, split, count)?;
+        let first = all.into_iter().next();
+        first.ok_or_else(|| Error::invalid("expected at least one layer, found 0"))
+    }
+
+    /// Computes the codes of the same images for several layers, of one network
+    /// ([`Network::at_each`](crate::backbone::Network::at_each)) or of several, in the order of
+    /// `greyboxes`. Each image is loaded and encoded once, and layers of one network are computed
+    /// in one pass ([`Greybox::encode_all`]). The codes share their memory; each layer's z is
+    /// stored separately. The outputs of a network's first layers are large, and z of all `count`
+    /// images is kept in main memory.
+    ///
+    /// ```
+    /// use invariances::prelude::*;
+    /// let network = squeezenet_small(10, &Params::new(0).root())?;
+    /// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
+    /// let digits = Digits::strokes(32, 0)?;
+    /// let layers = network.at_each(&["fire4", "pool"])?;
+    /// let codes = Codes::of_all(&vae, &layers, &digits, Split::Test, 8)?;
     /// assert_eq!(codes[0].condition(), Condition::Map { channels: 128, size: 4, down: 0 });
     /// assert_eq!(codes[1].condition(), Condition::Vector(128));
     /// # Ok::<(), invariances::Error>(())
     /// ```
     ///
     /// # Errors
-    /// [`Error::Unknown`] for an unknown layer; [`Error::Invalid`] for no layer or no images.
-    pub fn of_layers(
-        autoencoder: &impl Autoencoder,
-        network: &dyn Network,
-        layers: &[&str],
+    /// [`Error::Invalid`] for no layer or no images; [`Error::Shape`] if the images do not fit E
+    /// or a network.
+    pub fn of_all(
+        autoencoder: &dyn Autoencoder,
+        greyboxes: &[Greybox],
         world: &dyn World,
         split: Split,
         count: usize,
     ) -> Result<Vec<Self>> {
-        Self::of_networks(autoencoder, &[(network, layers)], world, split, count)
-    }
-
-    /// Same as [`Codes::of_layers`], for several networks: all layers of the first network, then
-    /// those of the next. Each image is loaded and encoded once.
-    ///
-    /// # Errors
-    /// As [`Codes::of_layers`].
-    pub fn of_networks(
-        autoencoder: &impl Autoencoder,
-        networks: &[(&dyn Network, &[&str])],
-        world: &dyn World,
-        split: Split,
-        count: usize,
-    ) -> Result<Vec<Self>> {
-        let layers: usize = networks.iter().map(|(_, layers)| layers.len()).sum();
+        let layers = greyboxes.len();
         if count == 0 || layers == 0 {
             return Err(Error::invalid(format!(
                 "expected at least one image and one layer, found {count} images and {layers} layers",
@@ -108,10 +107,7 @@ impl Codes {
             placement = Some(Placement::of(&posterior.mode()));
             mean.push(posterior.mode().detach().to_device(&Device::Cpu)?);
             logvar.push(posterior.logvar().detach().to_device(&Device::Cpu)?);
-            let mut found = Vec::new();
-            for (network, layers) in networks {
-                found.extend(network.encode_all(&images, layers)?);
-            }
+            let found = Greybox::encode_all(greyboxes, &images)?;
             shapes = found
                 .iter()
                 .map(|z| z.dims().get(1..).unwrap_or_default().to_vec())
@@ -254,10 +250,10 @@ impl Codes {
 mod tests {
     use super::*;
     use crate::autoencoder::{ConvVae, ConvVaeConfig};
-    use crate::backbone::squeezenet_small;
+    use crate::backbone::{Network, squeezenet_small};
     use crate::data::Digits;
     use crate::flow::CinnConfig;
-    use crate::interpret::Probe;
+    use crate::interpret::{Probe, ProbeConfig};
     use crate::ops::{Params, values};
     use candle_core::DType;
 
@@ -269,7 +265,7 @@ mod tests {
         let network = squeezenet_small(10, &exact(0).root())?;
         let vae = ConvVae::new(&ConvVaeConfig::default(), &exact(1).root())?;
         let digits = Digits::strokes(32, 0)?;
-        let codes = Codes::of(&vae, &network, "pool", &digits, Split::Test, 6)?;
+        let codes = Codes::of(&vae, &network.at("pool")?, &digits, Split::Test, 6)?;
         let (code, z) = codes.draw(4, &mut Rng::new(2))?;
         for x in [&code, &z, &codes.z(), &codes.sample(&mut Rng::new(2))?] {
             assert_eq!(x.dtype(), DType::F64);
@@ -285,7 +281,11 @@ mod tests {
         let (all_at_once, _) = t.detached().forward(&sample, &codes.z())?;
         assert_eq!(values(&v)?, values(&all_at_once)?);
         // A probe takes features of another number type than it was trained on.
-        let probe = Probe::train(&codes.z(), &codes.labels(), 2, 0)?;
+        let config = ProbeConfig {
+            steps: 2,
+            ..ProbeConfig::default()
+        };
+        let probe = Probe::train(&codes.z(), &codes.labels(), &config)?;
         let rounded = codes.z().to_dtype(DType::F32)?;
         assert_eq!(probe.right(&rounded, &codes.labels())?.len(), 6);
         Ok(())

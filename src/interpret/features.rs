@@ -1,23 +1,19 @@
 //! [`Features`], the outputs of several layers for a set of images, and nearest neighbours by
 //! them.
 
-use super::{device_of, rows_on};
-use crate::backbone::Network;
+use crate::backbone::Greybox;
 use crate::{Error, Result};
 use candle_core::{DType, Device, Tensor};
 use invariances_core::names::nearest;
 
-/// The number of images that a network processes at once.
-const BATCH_SIZE: usize = 64;
-
-/// The outputs of several layers of a network for a set of images, flattened to (n, f), without a
-/// graph.
+/// The outputs of several layers for a set of images, flattened to (n, f), without a graph. For a
+/// single layer, [`Greybox::features`] is enough.
 ///
 /// ```
-/// use invariances::{backbone::squeezenet_small, data::{Digits, Split, World}, interpret::Features, ops::Params};
+/// use invariances::{backbone::{Network, squeezenet_small}, data::{Digits, Split, World}, interpret::Features, ops::Params};
 /// let network = squeezenet_small(10, &Params::new(0).root())?;
 /// let digits = Digits::strokes(32, 0)?.batch(Split::Test, 0, 20)?;
-/// let features = Features::of(&network, &["conv1", "pool"], &digits.images)?;
+/// let features = Features::of(&network.at_each(&["conv1", "pool"])?, &digits.images)?;
 /// assert_eq!(features.at("pool")?.dims(), [20, 128]);
 /// let similar = features.nearest("pool", &[0], 3)?; // the three most similar to image 0
 /// assert_eq!(similar[0].len(), 3);
@@ -30,40 +26,30 @@ pub struct Features {
 }
 
 impl Features {
-    /// Computes the outputs of the named layers for images (n, 3, h, w) in [−1, 1], in one pass.
-    /// All of them are kept in the memory of the network's device.
+    /// Computes the output of each greybox for images (n, 3, h, w) in [−1, 1]. Layers of one
+    /// network are computed in one pass ([`Greybox::encode_all`]). All of them are kept in the
+    /// memory of the network's device.
     ///
     /// # Errors
-    /// [`Error::Unknown`] for an unknown layer; [`Error::Invalid`] for no layers; [`Error::Shape`]
-    /// for no images.
-    pub fn of(network: &dyn Network, layers: &[&str], images: &Tensor) -> Result<Self> {
-        let count = images.dims().first().copied().unwrap_or(0);
-        if layers.is_empty() {
-            return Err(Error::invalid("expected at least one layer, found 0"));
-        }
-        if count == 0 {
-            return Err(Error::shape(format!(
-                "expected at least one image of shape (n, 3, h, w), found {:?}",
-                images.dims()
-            )));
-        }
-        let mut parts: Vec<Vec<Tensor>> = vec![Vec::new(); layers.len()];
-        let device = device_of(network, images);
-        for start in (0..count).step_by(BATCH_SIZE) {
-            let batch = rows_on(&device, images, start, BATCH_SIZE.min(count - start))?;
-            let found = network.encode_all(&batch.detach(), layers)?;
-            for (parts, z) in parts.iter_mut().zip(found) {
-                parts.push(z.detach().flatten_from(1)?);
+    /// [`Error::Invalid`] for no layers, or for two with the same name; [`Error::Shape`] for no
+    /// images, or if they do not fit the network.
+    pub fn of(greyboxes: &[Greybox], images: &Tensor) -> Result<Self> {
+        let layers: Vec<String> = greyboxes.iter().map(Greybox::layer).collect();
+        for (i, layer) in layers.iter().enumerate() {
+            if layers[..i].contains(layer) {
+                return Err(Error::invalid(format!(
+                    "expected layers with different names, found {layer:?} twice: compute the \
+                     features of each network separately"
+                )));
             }
         }
-        let each = parts.iter().map(|p| Ok(Tensor::cat(p, 0)?));
         Ok(Self {
-            layers: layers.iter().map(ToString::to_string).collect(),
-            each: each.collect::<Result<_>>()?,
+            layers,
+            each: Greybox::features_all(greyboxes, images)?,
         })
     }
 
-    /// The layers, by the names given to [`Features::of`].
+    /// The layers' names, as in [`Features::of`].
     pub fn layers(&self) -> Vec<String> {
         self.layers.clone()
     }
@@ -142,10 +128,10 @@ impl Features {
     /// result is the share of neighbours that show the same thing.
     ///
     /// ```
-    /// use invariances::{backbone::squeezenet_small, data::{Digits, Split, World}, interpret::Features, ops::Params};
+    /// use invariances::{backbone::{Network, squeezenet_small}, data::{Digits, Split, World}, interpret::Features, ops::Params};
     /// let network = squeezenet_small(10, &Params::new(0).root())?;
     /// let digits = Digits::strokes(32, 0)?.batch(Split::Test, 0, 50)?;
-    /// let features = Features::of(&network, &["pool"], &digits.images)?;
+    /// let features = Features::of(&[network.at("pool")?], &digits.images)?;
     /// let digit = digits.labels.to_vec1::<u32>()?;
     /// let share = features.among_nearest("pool", 20, 5, |i, j| f64::from(digit[i] == digit[j]))?;
     /// assert_eq!(share.len(), 20);

@@ -1,9 +1,8 @@
 //! Samples of images with the same representation ([`Samples`]), and what varies between them:
 //! the share of a factor's variance that a layer leaves free ([`free_share`]).
 
-use super::{device_of, rows_on};
 use crate::autoencoder::Autoencoder;
-use crate::backbone::Network;
+use crate::backbone::{Greybox, Network, device_of, rows_on};
 use crate::flow::Cinn;
 use crate::metric::{Judge, agreement, cosines};
 use crate::ops::widened as wide;
@@ -28,7 +27,7 @@ impl Samples {
     /// [`Error::Shape`] if the shapes do not fit t or D; [`Error::Invalid`] if `per_image` is 0.
     pub fn draw(
         t: &Cinn,
-        autoencoder: &impl Autoencoder,
+        autoencoder: &dyn Autoencoder,
         z: &Tensor,
         per_image: usize,
         rng: &mut Rng,
@@ -236,12 +235,12 @@ impl Samples {
     /// Encodes the samples again and measures how close they are to the z that they were drawn
     /// for.
     ///
-    /// `z` are the representations (batch, …) of the originals at `layer`.
+    /// `z` are the representations (batch, …) of the originals, as computed by the greybox.
     ///
     /// # Errors
-    /// [`Error::Unknown`] for an unknown layer; [`Error::Shape`] for fewer than two originals, or
-    /// if `z` does not have one row for each original.
-    pub fn reencoded(&self, network: &dyn Network, layer: &str, z: &Tensor) -> Result<Reencoded> {
+    /// [`Error::Shape`] for fewer than two originals, or if `z` does not have one row for each
+    /// original.
+    pub fn reencoded(&self, greybox: &Greybox, z: &Tensor) -> Result<Reencoded> {
         let z = z.flatten_from(1)?;
         let batch = z.dim(0)?;
         let count = self.images.dim(0)?;
@@ -252,10 +251,10 @@ impl Samples {
             )));
         }
         let mut again = Vec::new();
-        let device = device_of(network, &self.images);
+        let device = device_of(&*greybox.network(), &self.images);
         for start in (0..count).step_by(64) {
             let batch = rows_on(&device, &self.images, start, 64.min(count - start))?;
-            again.push(network.encode(&batch, layer)?.flatten_from(1)?.detach());
+            again.push(greybox.encode(&batch)?.flatten_from(1)?.detach());
         }
         let again = Tensor::cat(&again, 0)?;
         let z = Placement::of(&again).take(&z)?;

@@ -1,41 +1,39 @@
 //! [`mix`], an image with the invariances of one image and the representation of another.
 
-use super::Features;
 use crate::autoencoder::Autoencoder;
-use crate::backbone::Network;
+use crate::backbone::Greybox;
 use crate::flow::Cinn;
 use crate::{Error, Result};
 use candle_core::Tensor;
 
-/// Combines v of one image with z of another: D(t⁻¹(t(E(a) | Φ(a)) | Φ(b))). This shows what a
-/// layer discards of a, and what it keeps of b (the "mixing" in the demonstrations of arXiv
-/// 2008.01777). Images are (batch, 3, h, w) in [−1, 1], `v_of` and `z_of` row by row. If one of
-/// them is a single image, it is combined with all images of the other. The resulting images are
-/// clamped and have no graph.
+/// Combines v of one image with z of another: D(t⁻¹(t(E(a) | Φ(a)) | Φ(b))). Φ is the `greybox`
+/// for whose z t was trained. This shows what a layer discards of a, and what it keeps of b (the
+/// "mixing" in the demonstrations of arXiv 2008.01777). Images are (batch, 3, h, w) in [−1, 1],
+/// `v_of` and `z_of` row by row. If one of them is a single image, it is combined with all images
+/// of the other. The resulting images are clamped and have no graph.
 ///
 /// ```
 /// use invariances::prelude::*;
 /// let (digits, network) = (Digits::strokes(32, 0)?, squeezenet_small(10, &Params::new(0).root())?);
 /// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
-/// let codes = Codes::of(&vae, &network, "pool", &digits, Split::Test, 8)?;
+/// let pool = network.at("pool")?;
+/// let codes = Codes::of(&vae, &pool, &digits, Split::Test, 8)?;
 /// let config = CinnTraining { flows: 2, ..Default::default() };
 /// let t = Cinn::new(&config.config(&codes), &Params::new(0).root())?;
 /// let x = digits.batch(Split::Test, 0, 4)?.images;
 /// // With its own v, an image gives its reconstruction by E and D.
-/// let same = (mix(&t, &vae, &network, "pool", &x, &x)? - vae.reconstruct(&x)?)?;
+/// let same = (mix(&t, &vae, &pool, &x, &x)? - vae.reconstruct(&x)?)?;
 /// assert!(same.abs()?.max_all()?.to_scalar::<f32>()? < 1e-3);
-/// assert_eq!(mix(&t, &vae, &network, "pool", &x.narrow(0, 0, 1)?, &x)?.dims(), x.dims());
+/// assert_eq!(mix(&t, &vae, &pool, &x.narrow(0, 0, 1)?, &x)?.dims(), x.dims());
 /// # Ok::<(), invariances::Error>(())
 /// ```
 ///
 /// # Errors
-/// [`Error::Unknown`] for an unknown layer; [`Error::Shape`] if the numbers of images differ and
-/// neither is one.
+/// [`Error::Shape`] if the numbers of images differ and neither is one, or if z does not fit t.
 pub fn mix(
     t: &Cinn,
-    autoencoder: &impl Autoencoder,
-    network: &dyn Network,
-    layer: &str,
+    autoencoder: &dyn Autoencoder,
+    greybox: &Greybox,
     v_of: &Tensor,
     z_of: &Tensor,
 ) -> Result<Tensor> {
@@ -45,9 +43,8 @@ pub fn mix(
             "expected the same number of images for v and for z, or a single image for one of them, found {v_count} and {z_count}"
         )));
     }
-    let z = |images: &Tensor| Features::of(network, &[layer], images)?.at(layer);
     let t = t.detached();
-    let (v, _) = t.forward(&autoencoder.codes_of(v_of)?, &z(v_of)?)?;
+    let (v, _) = t.forward(&autoencoder.codes_of(v_of)?, &greybox.features(v_of)?)?;
     let count = v_count.max(z_count);
     let all = |rows: Tensor| -> Result<Tensor> {
         match rows.dim(0)? == count {
@@ -55,5 +52,5 @@ pub fn mix(
             false => Ok(rows.repeat((count, 1))?),
         }
     };
-    autoencoder.images_of(&t.inverse(&all(v)?, &all(z(z_of)?)?)?)
+    autoencoder.images_of(&t.inverse(&all(v)?, &all(greybox.features(z_of)?)?)?)
 }

@@ -1,14 +1,11 @@
 //! [`Fid`], a measure of how natural images are.
 
-use super::Features;
-use crate::backbone::Network;
+use crate::backbone::Greybox;
 use crate::metric::frechet_distance;
 use crate::ops::scalar;
 use crate::ops::widened as wide;
 use crate::{Error, Result};
 use candle_core::Tensor;
-use std::fmt;
-use std::sync::Arc;
 
 /// Measures how natural images are: the Fréchet distance between them and real images, in the
 /// features of a network's layer.
@@ -21,44 +18,36 @@ use std::sync::Arc;
 /// use invariances::prelude::*;
 /// let network = plain_small(10, &Params::new(0).root())?.frozen()?;
 /// let digits = Digits::strokes(32, 0)?;
-/// let fid = Fid::new(&network, "pool", &digits.batch(Split::Validation, 0, 300)?.images)?.in_units()?;
-/// let (test, noise) = (digits.batch(Split::Test, 0, 300)?.images, Rng::new(0).normal((300, 3, 32, 32), &Device::Cpu)?);
+/// let real = digits.batch(Split::Validation, 0, 300)?.images;
+/// let fid = Fid::new(&network.at("pool")?, &real)?.in_units()?;
+/// let test = digits.batch(Split::Test, 0, 300)?.images;
+/// let noise = Rng::new(0).normal((300, 3, 32, 32), &Device::Cpu)?;
 /// assert!(fid.of(&test)? < fid.of(&noise)?);
 /// # Ok::<(), invariances::Error>(())
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Fid {
-    network: Arc<dyn Network>,
-    layer: String,
+    greybox: Greybox,
     real: Tensor,
     unit: f64,
 }
 
-impl fmt::Debug for Fid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Fid({}, {})", self.network.name(), self.layer)
-    }
-}
-
 impl Fid {
-    /// Measures the distance to these real images, (n, 3, h, w) in [−1, 1].
+    /// Measures the distance to these real images, (n, 3, h, w) in [−1, 1], in the features of
+    /// the greybox.
     ///
     /// # Errors
-    /// [`Error::Unknown`] for an unknown layer; [`Error::Invalid`] for fewer than two images.
-    pub fn new(
-        network: &(impl Network + Clone + 'static),
-        layer: &str,
-        real: &Tensor,
-    ) -> Result<Self> {
-        let real = wide(&Features::of(network, &[layer], real)?.at(layer)?)?;
+    /// [`Error::Shape`] for no images, or if they do not fit the network; [`Error::Invalid`] for
+    /// a single image.
+    pub fn new(greybox: &Greybox, real: &Tensor) -> Result<Self> {
+        let real = wide(&greybox.features(real)?)?;
         if real.dims()[0] < 2 {
             return Err(Error::invalid(
                 "expected at least two real images for a Fréchet distance, found 1",
             ));
         }
         Ok(Self {
-            network: Arc::new(network.clone()),
-            layer: layer.into(),
+            greybox: greybox.clone(),
             real,
             unit: 1.0,
         })
@@ -87,7 +76,7 @@ impl Fid {
 
     /// The name of the measure, in words.
     pub fn name(&self) -> String {
-        let (network, layer) = (self.network.name(), &self.layer);
+        let (network, layer) = (self.greybox.network().name(), self.greybox.layer());
         match self.unit == 1.0 {
             true if network == "fid_inception" => "FID".into(),
             true => format!("Fréchet distance on {layer} of {network}"),
@@ -104,7 +93,7 @@ impl Fid {
     /// [`Error::Invalid`] for fewer than two images; [`Error::Shape`] if the images do not fit the
     /// network.
     pub fn of(&self, images: &Tensor) -> Result<f64> {
-        let features = Features::of(&*self.network, &[&self.layer], images)?.at(&self.layer)?;
+        let features = self.greybox.features(images)?;
         Ok(frechet_distance(&self.real, &features)? / self.unit)
     }
 }

@@ -1,4 +1,5 @@
-//! Probes: small networks that measure how well a class or a factor can be read from features.
+//! Probes: small networks that measure what can be read from features. [`Probe`] predicts a class,
+//! [`Readout`] predicts numbers.
 
 use crate::metric::agreement;
 use crate::ops::widened as wide;
@@ -9,52 +10,205 @@ use crate::train::Adam;
 use crate::{Error, Result};
 use candle_core::{D, Tensor};
 
-/// A small network (one hidden layer of width 128) that predicts a class from features. If it
-/// fails on held-out features, the features do not contain the class in a form that a network of
-/// this size can find.
+/// Settings for building and training a [`Probe`] or a [`Readout`]: a network with one hidden
+/// layer, trained by Adam with a learning rate that decreases linearly to 0.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProbeConfig {
+    /// The number of training steps.
+    pub steps: u64,
+    /// The number of rows in a batch.
+    pub batch: usize,
+    /// The width of the hidden layer.
+    pub hidden: usize,
+    /// Adam's initial learning rate.
+    pub learning_rate: f64,
+    /// The seed of the initial weights and of the batches.
+    pub seed: u64,
+}
+
+impl Default for ProbeConfig {
+    /// Settings for some thousand rows: 1500 steps with 128 rows each, a width of 128, and a
+    /// learning rate of 0.002.
+    fn default() -> Self {
+        Self {
+            steps: 1500,
+            batch: 128,
+            hidden: 128,
+            learning_rate: 2e-3,
+            seed: 0,
+        }
+    }
+}
+
+impl ProbeConfig {
+    /// Trains `layers` on random batches of the n rows of `features`. `stream` names the random
+    /// numbers; `loss` maps the outputs and the chosen rows to a scalar.
+    fn train(
+        &self,
+        layers: &Layers,
+        params: &Params,
+        features: &Tensor,
+        stream: &str,
+        loss: impl Fn(&Tensor, &Tensor) -> Result<Tensor>,
+    ) -> Result<()> {
+        let n = features.dim(0)?;
+        let mut adam = Adam::named(params.trained())?.betas(0.9, 0.99);
+        for step in 0..self.steps {
+            let mut rng = Rng::at(self.seed, stream, step);
+            let chosen: Vec<u32> = (0..self.batch).map(|_| rng.below(n) as u32).collect();
+            let chosen = Tensor::new(chosen, features.device())?;
+            let outputs = layers.forward(&features.index_select(&chosen, 0)?)?;
+            let loss = loss(&outputs, &chosen)?;
+            let rate = self.learning_rate * (1.0 - step as f64 / self.steps as f64);
+            adam.step_at(&loss.backward()?, rate)?;
+        }
+        Ok(())
+    }
+}
+
+/// A small network that predicts a class from features. If it fails on held-out features, the
+/// features do not contain the class in a form that a network of this size can find.
+///
+/// ```
+/// use invariances::prelude::*;
+/// let features = Rng::new(0).normal((200, 2), &Device::Cpu)?;
+/// let right_of_0 = features.narrow(1, 0, 1)?.squeeze(1)?.gt(0.0)?.to_dtype(DType::U32)?;
+/// let config = ProbeConfig { steps: 100, ..Default::default() };
+/// let probe = Probe::train(&features, &right_of_0, &config)?;
+/// let right = probe.right(&features, &right_of_0)?;
+/// assert!(right.iter().sum::<f64>() > 150.0);
+/// # Ok::<(), invariances::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Probe {
+    layers: Layers,
+}
+
+impl Probe {
+    /// Trains a probe on features (n, f) and classes u32 (n,), on the device and in the number
+    /// type of the features (f32 for features in half precision).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the shapes do not fit or there are no features.
+    pub fn train(features: &Tensor, labels: &Tensor, config: &ProbeConfig) -> Result<Self> {
+        match (features.dims(), labels.dims()) {
+            (&[n, _], &[m]) if n == m && n > 0 => {}
+            (x, y) => {
+                return Err(Error::shape(format!(
+                    "expected features of shape (n, f) and classes of shape (n,), found {x:?} and {y:?}"
+                )));
+            }
+        }
+        let features = &wide(&features.detach())?;
+        let labels = labels.detach().to_device(features.device())?;
+        let classes = scalar(&labels.max(0)?)? as usize + 1;
+        let params = Params::with(config.seed, features.dtype(), features.device());
+        let layers = Layers::new(features, config.hidden, classes, &params)?;
+        config.train(&layers, &params, features, "probe", |logits, chosen| {
+            let labels = labels.index_select(chosen, 0)?;
+            Ok(candle_nn::loss::cross_entropy(logits, &labels)?)
+        })?;
+        Ok(Self { layers })
+    }
+
+    /// For each held-out feature vector (n, f): 1 if the probe predicts its class, else 0.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the shapes do not fit.
+    pub fn right(&self, features: &Tensor, labels: &Tensor) -> Result<Vec<f64>> {
+        let features = Placement::of(&self.layers.mean).take(&features.detach())?;
+        agreement(&self.layers.forward(&features)?.argmax(D::Minus1)?, labels)
+    }
+}
+
+/// A small network that predicts numbers from features, such as the three components of a colour.
+///
+/// ```
+/// use invariances::prelude::*;
+/// let features = Rng::new(0).normal((300, 2), &Device::Cpu)?;
+/// let sum = features.sum_keepdim(1)?; // can be read from the features
+/// let config = ProbeConfig { steps: 200, ..Default::default() };
+/// let readout = Readout::train(&features.narrow(0, 0, 200)?, &sum.narrow(0, 0, 200)?, &config)?;
+/// let (held_out, truth) = (features.narrow(0, 200, 100)?, sum.narrow(0, 200, 100)?);
+/// let unread = readout.unread_share(&held_out, &truth)?;
+/// assert!(unread.iter().sum::<f64>() / 100.0 < 0.5);
+/// # Ok::<(), invariances::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Readout {
+    layers: Layers,
+}
+
+impl Readout {
+    /// Trains a network on features (n, f) to predict `target` (n, components) with the smallest
+    /// squared error, on the device and in the number type of the features (f32 for features in
+    /// half precision).
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the shapes do not fit or there are no features.
+    pub fn train(features: &Tensor, target: &Tensor, config: &ProbeConfig) -> Result<Self> {
+        let components = match (features.dims(), target.dims()) {
+            (&[n, _], &[m, components]) if n == m && n > 0 && components > 0 => components,
+            (x, y) => {
+                return Err(Error::shape(format!(
+                    "expected features of shape (n, f) and a target of shape (n, components), found {x:?} and {y:?}"
+                )));
+            }
+        };
+        let features = &wide(&features.detach())?;
+        let placement = Placement::of(features);
+        let params = Params::with(config.seed, placement.dtype, &placement.device);
+        let layers = Layers::new(features, config.hidden, components, &params)?;
+        let target = placement.take(&target.detach())?;
+        config.train(
+            &layers,
+            &params,
+            features,
+            "reading",
+            |predicted, chosen| {
+                let difference = (predicted - target.index_select(chosen, 0)?)?;
+                Ok(difference.sqr()?.mean_all()?)
+            },
+        )?;
+        Ok(Self { layers })
+    }
+
+    /// The share of the variance of a held-out `target` (n, components) that cannot be read from
+    /// the held-out `features` (n, f): the squared error of the prediction, divided by the
+    /// variance of the target, one value per row.
+    ///
+    /// If the features are z and z leaves a factor free, the mean of this share is 1. It is
+    /// therefore a check of [`free_share`](super::free_share) that needs neither t nor D.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the shapes do not fit; [`Error::Invalid`] if the target does not vary.
+    pub fn unread_share(&self, features: &Tensor, target: &Tensor) -> Result<Vec<f64>> {
+        let placement = Placement::of(&self.layers.mean);
+        let features = placement.take(&features.detach())?;
+        let target = placement.take(&target.detach())?;
+        let error = (self.layers.forward(&features)? - &target)?.sqr()?.sum(1)?;
+        let variance = scalar(&target.var(0)?.sum_all()?)?;
+        if variance.is_nan() || variance <= 0.0 {
+            return Err(Error::invalid(
+                "the held-out target does not vary: a share of its variance is not defined",
+            ));
+        }
+        Ok(values(&error)?.into_iter().map(|e| e / variance).collect())
+    }
+}
+
+/// The network of both: features are standardized by their mean and standard deviation over the
+/// training rows, and pass one hidden layer.
+#[derive(Clone, Debug)]
+struct Layers {
     mean: Tensor,
     deviation: Tensor,
     hidden: Conv2d,
     out: Linear,
 }
 
-impl Probe {
-    /// Trains a probe on features (n, f) and classes u32 (n,) for `steps` steps with batch
-    /// size 128, on the device and in the number type of the features (f32 for features in half
-    /// precision).
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if the shapes do not fit or there are no features.
-    pub fn train(features: &Tensor, labels: &Tensor, steps: u64, seed: u64) -> Result<Self> {
-        let n = match (features.dims(), labels.dims()) {
-            (&[n, _], &[m]) if n == m && n > 0 => n,
-            (x, y) => {
-                return Err(Error::shape(format!(
-                    "expected features of shape (n, f) and classes of shape (n,), found {x:?} and {y:?}"
-                )));
-            }
-        };
-        let features = &wide(&features.detach())?;
-        let labels = labels.detach().to_device(features.device())?;
-        let classes = scalar(&labels.max(0)?)? as usize + 1;
-        let params = Params::with(seed, features.dtype(), features.device());
-        let probe = Self::new(features, classes, &params)?;
-        let mut adam = Adam::named(params.trained())?.betas(0.9, 0.99);
-        for step in 0..steps {
-            let mut rng = Rng::at(seed, "probe", step);
-            let chosen: Vec<u32> = (0..128).map(|_| rng.below(n) as u32).collect();
-            let chosen = Tensor::new(chosen, features.device())?;
-            let logits = probe.logits(&features.index_select(&chosen, 0)?)?;
-            let loss = candle_nn::loss::cross_entropy(&logits, &labels.index_select(&chosen, 0)?)?;
-            let rate = 2e-3 * (1.0 - step as f64 / steps as f64);
-            adam.step_at(&loss.backward()?, rate)?;
-        }
-        Ok(probe)
-    }
-
-    fn new(features: &Tensor, outputs: usize, params: &Params) -> Result<Self> {
+impl Layers {
+    fn new(features: &Tensor, hidden: usize, outputs: usize, params: &Params) -> Result<Self> {
         let (n, inputs) = features.dims2()?;
         let deviation = match n {
             1 => Tensor::ones((1, inputs), features.dtype(), features.device())?,
@@ -70,78 +224,18 @@ impl Probe {
         Ok(Self {
             mean: features.mean_keepdim(0)?.detach(),
             deviation: deviation.detach(),
-            hidden: Conv2d::new(inputs, 128, 1, leaky, Init::He, &at.pp("hidden"))?,
-            out: Linear::new(128, outputs, Init::FanIn, &at.pp("out"))?,
+            hidden: Conv2d::new(inputs, hidden, 1, leaky, Init::He, &at.pp("hidden"))?,
+            out: Linear::new(hidden, outputs, Init::FanIn, &at.pp("out"))?,
         })
     }
 
-    fn logits(&self, features: &Tensor) -> Result<Tensor> {
+    fn forward(&self, features: &Tensor) -> Result<Tensor> {
         let features = features
             .broadcast_sub(&self.mean)?
             .broadcast_div(&self.deviation)?;
         let hidden = self.hidden.forward(&features.unsqueeze(2)?.unsqueeze(3)?)?;
         self.out.forward(&hidden.flatten_from(1)?)
     }
-
-    /// For each held-out feature vector (n, f): 1 if the probe predicts its class, else 0.
-    pub fn right(&self, features: &Tensor, labels: &Tensor) -> Result<Vec<f64>> {
-        let features = Placement::of(&self.mean).take(&features.detach())?;
-        agreement(&self.logits(&features)?.argmax(D::Minus1)?, labels)
-    }
-}
-
-/// The share of the variance of `target` (n, components) that cannot be read from `features` (n,
-/// f). A network with one hidden layer of width 128 is trained for `steps` steps with batch size
-/// 128. The share is its squared error on held-out features, divided by the variance of the held-
-/// out target, one value per held-out row. If z leaves a factor free, the mean of this share is 1
-/// as well. It is therefore a check of [`free_share`](super::free_share) that needs neither t nor
-/// D. The network is on the device of `features`; the other tensors are moved there.
-///
-/// # Errors
-/// [`Error::Shape`] if the shapes do not fit; [`Error::Invalid`] if the held-out target does not
-/// vary.
-pub fn unread_share(
-    (features, target): (&Tensor, &Tensor),
-    (held_out, held_out_target): (&Tensor, &Tensor),
-    steps: u64,
-    seed: u64,
-) -> Result<Vec<f64>> {
-    let (n, components) = match (features.dims(), target.dims()) {
-        (&[n, _], &[m, components]) if n == m && n > 0 && components > 0 => (n, components),
-        (x, y) => {
-            return Err(Error::shape(format!(
-                "expected features of shape (n, f) and a target of shape (n, components), found {x:?} and {y:?}"
-            )));
-        }
-    };
-    let features = &wide(&features.detach())?;
-    let placement = Placement::of(features);
-    let params = Params::with(seed, placement.dtype, &placement.device);
-    let probe = Probe::new(features, components, &params)?;
-    let target = placement.take(&target.detach())?;
-    let mut adam = Adam::named(params.trained())?.betas(0.9, 0.99);
-    for step in 0..steps {
-        let mut rng = Rng::at(seed, "reading", step);
-        let chosen: Vec<u32> = (0..128).map(|_| rng.below(n) as u32).collect();
-        let chosen = Tensor::new(chosen, features.device())?;
-        let predicted = probe.logits(&features.index_select(&chosen, 0)?)?;
-        let loss = (predicted - target.index_select(&chosen, 0)?)?
-            .sqr()?
-            .mean_all()?;
-        adam.step_at(&loss.backward()?, 2e-3 * (1.0 - step as f64 / steps as f64))?;
-    }
-    let held_out = placement.take(&held_out.detach())?;
-    let held_out_target = placement.take(&held_out_target.detach())?;
-    let error = (probe.logits(&held_out)? - &held_out_target)?
-        .sqr()?
-        .sum(1)?;
-    let variance = scalar(&held_out_target.var(0)?.sum_all()?)?;
-    if variance.is_nan() || variance <= 0.0 {
-        return Err(Error::invalid(
-            "the held-out target does not vary: a share of its variance is not defined",
-        ));
-    }
-    Ok(values(&error)?.into_iter().map(|e| e / variance).collect())
 }
 
 /// The chance level of predicting a class (u32, (n,)): the share of the most frequent class.

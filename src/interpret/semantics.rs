@@ -77,7 +77,7 @@ impl FactorTraining {
     pub fn fit(
         &self,
         name: &str,
-        autoencoder: &impl Autoencoder,
+        autoencoder: &dyn Autoencoder,
         world: &dyn World,
         concepts: &[&str],
         store: &Store,
@@ -180,7 +180,7 @@ struct Pairs {
 
 impl Pairs {
     fn of(
-        autoencoder: &impl Autoencoder,
+        autoencoder: &dyn Autoencoder,
         world: &dyn World,
         concept: &str,
         count: usize,

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 /// # let cache = std::env::temp_dir().join("invariances-doc-cinn-training");
 /// let network = squeezenet_small(10, &Params::new(0).root())?;
 /// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
-/// let codes = Codes::of(&vae, &network, "pool", &Digits::strokes(32, 0)?, Split::Train, 16)?;
+/// let codes = Codes::of(&vae, &network.at("pool")?, &Digits::strokes(32, 0)?, Split::Train, 16)?;
 /// let config = CinnTraining { flows: 2, training: TrainConfig { steps: 2, batch: 8, ..CinnTraining::default().training }, ..Default::default() };
 /// let (t, trained) = config.fit("example", &codes, &Store::open(&cache))?;
 /// let images = Samples::draw(&t, &vae, &codes.z(), 3, &mut Rng::new(0))?.images();

@@ -3,7 +3,7 @@
 
 use super::Lab;
 use crate::autoencoder::{BigAe, BigAeConfig, Decoder};
-use crate::backbone::{Backbone, Network};
+use crate::backbone::{Greybox, Network};
 use crate::data::{Attribute, Creatures, Images, Photographs, Split, World};
 use crate::flow::Cinn;
 use crate::hub::{Hub, Published, Weights, published, weights};
@@ -44,7 +44,7 @@ const BIG: usize = 128;
 /// let lab = Lab::open("example")?;
 /// let subject = lab.subject()?;
 /// let x = subject.world.batch(Split::Test, 0, 2)?.images;
-/// assert_eq!(subject.network.encode(&x, "fc6")?.dims()[0], 2);
+/// assert_eq!(subject.network.at("fc6")?.encode(&x)?.dims()[0], 2);
 /// assert_eq!(subject.autoencoder.reconstruct(&x)?.dims(), x.dims());
 /// # Ok::<(), invariances::Error>(())
 /// ```
@@ -69,9 +69,10 @@ pub struct Subject {
     /// Information about the networks' weights, for the notebook's configuration
     /// ([`Lab::study`]).
     pub weights: BTreeMap<String, String>,
-    /// For measuring how natural images are: the network, its layer, and whether to use units of
-    /// the variance of its features.
-    naturalness: (Backbone, String, bool),
+    /// The features that measure how natural images are.
+    naturalness: Greybox,
+    /// Whether naturalness is in units of the variance of these features.
+    in_units: bool,
     /// The smaller number of test and validation images, if the dataset is finite.
     max_held_out: Option<usize>,
     /// The published t for the network's layers.
@@ -173,7 +174,8 @@ impl Subject {
             layers: vec!["block3".into(), "embedding".into()],
             autoencoder: Arc::new(networks.autoencoder),
             world: Arc::new(networks.people),
-            naturalness: (networks.judge.network(), "pool".into(), true),
+            naturalness: networks.judge.network().at("pool")?,
+            in_units: true,
             max_held_out: None,
             judge: networks.judge,
             answers: Vec::new(),
@@ -207,7 +209,8 @@ impl Subject {
             // The effects of shape and texture can be separated only if any shape can have any
             // texture.
             world: Arc::new(Creatures::new(SIZE, 0)?.stylized()),
-            naturalness: (networks.judge.network(), "pool".into(), true),
+            naturalness: networks.judge.network().at("pool")?,
+            in_units: true,
             max_held_out: None,
             judge: networks.judge,
             answers: vec!["shape".into(), "texture".into()],
@@ -234,7 +237,8 @@ impl Subject {
             layers: ALEXNET.map(String::from).to_vec(),
             autoencoder: Arc::new(networks.autoencoder),
             world: Arc::new(world),
-            naturalness: (networks.judge.network(), "pool".into(), true),
+            naturalness: networks.judge.network().at("pool")?,
+            in_units: true,
             max_held_out: Some(max_held_out),
             judge: networks.judge,
             answers: vec!["class".into()],
@@ -281,7 +285,8 @@ impl Subject {
             autoencoder: Arc::new(bigae.frozen()?),
             max_held_out: Some(world.len(Split::Test).min(world.len(Split::Validation))),
             world: Arc::new(world),
-            naturalness: (sources.eye.fetch_on(hub, placement)?, "pool".into(), false),
+            naturalness: sources.eye.fetch_on(hub, placement)?.at("pool")?,
+            in_units: false,
             judge: Judge::new(&judge, &[Attribute::class("class", &classes)])?,
             // The classes of the network are those of ImageNet; the classes of the images are the
             // user's.
@@ -321,21 +326,21 @@ impl Subject {
         self.max_held_out.map_or(wanted, |max| wanted.min(max))
     }
 
-    /// t of a layer: the published one if it exists. Otherwise t is trained on `codes` and
-    /// stored in `store` under the settings `config`. t is on the store's device.
+    /// t of a layer of the network: the published one if it exists. Otherwise t is trained on
+    /// `codes` and stored in `store` under the settings `config`. t is on the store's device.
     ///
     /// # Errors
     /// As [`CinnTraining::fit`]; [`Error::Download`] and [`Error::Content`] for a published t.
     pub fn t(
         &self,
-        layer: &str,
+        greybox: &Greybox,
         codes: &Codes,
         config: &CinnTraining,
         store: &Store,
     ) -> Result<Cinn> {
         for file in &self.published {
             let file_layer = file.name.rsplit('_').next().unwrap_or_default();
-            if self.network.position(file_layer)? != self.network.position(layer)? {
+            if self.network.at(file_layer)?.id() != greybox.id() {
                 continue;
             }
             if let Some(hub) = &self.hub {
@@ -347,16 +352,20 @@ impl Subject {
             return Ok(t);
         }
         Ok(config
-            .fit(&format!("{}-t-{layer}", self.name), codes, store)?
+            .fit(
+                &format!("{}-t-{}", self.name, greybox.layer()),
+                codes,
+                store,
+            )?
             .0)
     }
 
-    /// Combines v of one image with z of another, at `layer` with its t ([`mix`]).
+    /// Combines v of one image with z of another, at a layer with its t ([`mix`]).
     ///
     /// # Errors
     /// As [`mix`].
-    pub fn mix(&self, t: &Cinn, layer: &str, v_of: &Tensor, z_of: &Tensor) -> Result<Tensor> {
-        mix(t, &self.autoencoder, &*self.network, layer, v_of, z_of)
+    pub fn mix(&self, t: &Cinn, greybox: &Greybox, v_of: &Tensor, z_of: &Tensor) -> Result<Tensor> {
+        mix(t, &self.autoencoder, greybox, v_of, z_of)
     }
 
     /// Generates a film if none is given. It interpolates linearly between the codes of three
@@ -394,9 +403,8 @@ impl Subject {
     /// # Errors
     /// As [`Fid::new`].
     pub fn fid(&self, real: &Tensor) -> Result<Fid> {
-        let (network, layer, in_units) = &self.naturalness;
-        let fid = Fid::new(network, layer, real)?;
-        match in_units {
+        let fid = Fid::new(&self.naturalness, real)?;
+        match self.in_units {
             true => fid.in_units(),
             false => Ok(fid),
         }

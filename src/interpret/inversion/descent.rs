@@ -1,7 +1,6 @@
 //! Inversion of a representation by gradient descent on the image.
 
-use super::super::rows_on;
-use crate::backbone::Greybox;
+use crate::backbone::{Greybox, rows_on};
 use crate::ops::widened as wide;
 use crate::ops::{Placement, Rng, backward, scalar, values};
 use crate::train::Adam;
@@ -25,9 +24,9 @@ const BATCH_SIZE: usize = 64;
 /// use invariances::prelude::*;
 /// let network = squeezenet_small(10, &Params::new(0).root())?.frozen()?;
 /// let digits = Digits::strokes(32, 0)?.batch(Split::Test, 0, 2)?;
-/// let grey = Greybox::new(&network, "pool")?;
+/// let pool = network.at("pool")?;
 /// let config = Descent { steps: 3, starts: 2, ..Default::default() };
-/// let inverted = config.invert(&grey, &grey.encode(&digits.images)?, 32, &mut Rng::new(0))?;
+/// let inverted = config.invert(&pool, &pool.encode(&digits.images)?, 32, &mut Rng::new(0))?;
 /// assert_eq!(inverted.images.dims(), [2, 3, 32, 32]);
 /// # Ok::<(), invariances::Error>(())
 /// ```

@@ -1,8 +1,8 @@
 //! Inversion of a representation by a decoder that is trained on images.
 
-use super::super::{Codes, rows_on};
+use super::super::Codes;
 use crate::autoencoder::Decoder;
-use crate::backbone::{Mode, Network};
+use crate::backbone::{Greybox, Mode, Pooling, rows_on};
 use crate::data::{Ahead, Split, World};
 use crate::flow::Embedder;
 use crate::loss::{PatchDiscriminator, adversarial_weight};
@@ -34,9 +34,11 @@ use std::sync::Arc;
 /// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
 /// let digits = Digits::strokes(32, 0)?;
 /// let config = Regression { comparator: "conv1".into(), start_steps: 5, training: TrainConfig { steps: 2, batch: 4, ..Default::default() }, ..Default::default() };
-/// let codes = Codes::of(&vae, &network, "pool", &digits, Split::Train, 16)?;
-/// let (inverter, trained) = config.fit("example", (&network, "pool"), &codes, &digits, &vae, &Store::open(&cache))?;
-/// let z = network.encode(&digits.batch(Split::Test, 0, 3)?.images, "pool")?;
+/// let pool = network.at("pool")?;
+/// let codes = Codes::of(&vae, &pool, &digits, Split::Train, 16)?;
+/// let store = Store::open(&cache);
+/// let (inverter, trained) = config.fit("example", &pool, &codes, &digits, &vae, &store)?;
+/// let z = pool.encode(&digits.batch(Split::Test, 0, 3)?.images)?;
 /// assert_eq!(inverter.invert(&z)?.dims(), [3, 3, 32, 32]);
 /// # std::fs::remove_dir_all(cache).ok();
 /// # Ok::<(), invariances::Error>(())
@@ -119,18 +121,18 @@ impl Inverter {
 }
 
 impl Regression {
-    /// Trains a decoder for a layer's z on the training split of `world`, in order, starting from
-    /// D's weights (`start`). The result is stored in `store`. The key is `name`, these settings,
-    /// and the data and networks used. If a trained decoder exists under this key, it is loaded
-    /// instead. `codes` are the codes of the layer. The decoder is on the store's device.
+    /// Trains a decoder for the greybox's z on the training split of `world`, in order, starting
+    /// from D's weights (`start`). The result is stored in `store`. The key is `name`, these
+    /// settings, and the data and networks used. If a trained decoder exists under this key, it is
+    /// loaded instead. `codes` are the codes of the greybox. The decoder is on the store's device.
     ///
     /// # Errors
-    /// [`Error::Unknown`] for an unknown layer or comparator; [`Error::Shape`] if sizes do not fit;
+    /// [`Error::Unknown`] for an unknown comparator; [`Error::Shape`] if sizes do not fit;
     /// also as [`Trainer::fit_in`].
     pub fn fit(
         &self,
         name: &str,
-        (network, layer): (&(impl Network + Clone + 'static), &str),
+        greybox: &Greybox,
         codes: &Codes,
         world: &(impl World + Clone + 'static),
         start: &dyn Decoder,
@@ -140,8 +142,7 @@ impl Regression {
         let all = store.params(training.seed);
         let placement = all.placement();
         let root = all.root();
-        network.position(layer)?;
-        network.position(&self.comparator)?;
+        let comparator = greybox.with_pooling(Pooling::None).at(&self.comparator)?;
         let inverter = Inverter {
             embedder: Embedder::new(codes.condition(), start.code(), 4, &root.pp("embedder"))?,
             decoder: start.copy_below(&root.pp("vae"))?,
@@ -175,28 +176,32 @@ impl Regression {
             true => Some(PatchDiscriminator::new(&adversary_params.root())?),
             false => None,
         };
-        let slot = store.slot(name, &(self, world.id(), network.name(), layer, &origin))?;
+        let (network, layer) = (greybox.network().name(), greybox.layer());
+        let studied = (self, world.id(), network, layer, &origin);
+        let slot = store.slot(name, &studied)?;
         let (world, batch) = (world.clone(), training.batch);
         let batches = Ahead::new(move |n| world.batch(Split::Train, (n - 1) * batch as u64, batch));
         let mut trainer = Trainer::new(training.clone());
         if discriminator.is_some() {
             trainer = trainer.adversary(&adversary_params);
         }
+        let both = [greybox.clone(), comparator];
         let trained = trainer.fit_in(&slot, &params, |n, _| {
             let x = placement.take(&batches.at(n)?.images)?;
-            let outputs = network.encode_all(&x, &[layer, self.comparator.as_str()])?;
-            self.step(&inverter, network, (&x, &outputs), discriminator.as_ref())
+            self.step(&inverter, &both, &x, discriminator.as_ref())
         })?;
         Ok((inverter, trained))
     }
 
+    /// One training step for images x; `both` are the layer of z and the comparator.
     fn step(
         &self,
         inverter: &Inverter,
-        network: &dyn Network,
-        (x, outputs): (&Tensor, &[Tensor]),
+        both: &[Greybox; 2],
+        x: &Tensor,
         discriminator: Option<&PatchDiscriminator>,
     ) -> Result<Step> {
+        let outputs = Greybox::encode_all(both, x)?;
         // The network under study may be on another device than the decoder.
         let z = Placement::of(x).take(&outputs[0].detach())?;
         let features = wide(&outputs[1].detach())?;
@@ -209,7 +214,7 @@ impl Regression {
         let mut loss = (&mse * self.image)?;
         let mut step_values = vec![("mse", mse)];
         if self.feature > 0.0 {
-            let compared = wide(&network.encode(&image, &self.comparator)?)?;
+            let compared = wide(&both[1].encode(&image)?)?;
             let error = (compared - &features)?.sqr()?.mean_all()?;
             let error = (error / (features.sqr()?.mean_all()? + 1e-12)?)?;
             let error = at.take(&error)?;
