@@ -33,7 +33,7 @@ pub use crate::hub::{
 pub use crate::interpret::{
     Attack, Attacked, CinnTraining, Codes, Descent, FactorTraining, Features, Fid, Inverted,
     Inverter, Probe, Reencoded, Regression, Samples, Semantics, chance, free_share, mix,
-    unread_share,
+    network_digest, unread_share,
 };
 pub use crate::loss::{
     FeatureDistance, Lpips, Nll, PairNll, PatchDiscriminator, PerceptualDistance,

@@ -3,6 +3,7 @@
 
 mod attack;
 mod codes;
+mod digest;
 mod features;
 mod free;
 mod inversion;
@@ -18,6 +19,7 @@ use candle_core::{Device, Tensor};
 
 pub use attack::{Attack, Attacked};
 pub use codes::Codes;
+pub use digest::network_digest;
 pub use features::Features;
 pub use free::{Reencoded, Samples, free_share};
 pub use inversion::{Descent, Inverted, Inverter, Regression};
