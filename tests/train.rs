@@ -505,7 +505,10 @@ fn a_store_without_reuse_trains_again() -> Result<()> {
     let fresh = store.without_reuse();
     assert!(fresh != store && open(&fresh)? == open(&store)?);
     let (again, trained, steps) = fit(&fresh)?;
-    assert_eq!((steps, trained.reused, trained.resumed_at), (60, false, None));
+    assert_eq!(
+        (steps, trained.reused, trained.resumed_at),
+        (60, false, None)
+    );
     assert!(again.bits()? == first.bits()? && !snapshot.exists());
     // Once: the same store and its clones load what was trained, and so does any other store.
     assert_eq!(fit(&fresh.clone())?.2, 0);
