@@ -33,7 +33,7 @@ pub use crate::hub::{
 pub use crate::interpret::{
     Attack, Attacked, CinnTraining, Codes, Descent, FactorTraining, Features, Fid, Inverted,
     Inverter, Probe, ProbeConfig, Readout, Reencoded, Regression, Samples, Semantics, chance,
-    free_share, mix,
+    free_share, mix, network_digest,
 };
 pub use crate::loss::{
     FeatureDistance, Lpips, Nll, PairNll, PatchDiscriminator, PerceptualDistance,

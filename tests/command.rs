@@ -15,6 +15,7 @@ fn command() -> Command {
         "INVARIANCES_OUT",
         "INVARIANCES_OFFLINE",
         "INVARIANCES_SET",
+        "INVARIANCES_RETRAIN",
         "INVARIANCES_IMAGES",
         "INVARIANCES_FRAMES",
         "CONDA_PREFIX",
@@ -619,6 +620,7 @@ fn a_study_repeats_a_notebook_over_seeds_and_goes_on_where_it_was() {
     };
     refuses(&mut study(&["--seeds", "0"]), &["seeds"]);
     refuses(&mut study(&["--set", "by"]), &["NAME=VALUE", "by"]);
+    refuses(&mut study(&["--confirm"]), &["study_me", "found none"]);
     assert!(!into.exists());
     if !set_up("a_study_repeats_a_notebook_over_seeds_and_goes_on_where_it_was") {
         return;
@@ -627,6 +629,8 @@ fn a_study_repeats_a_notebook_over_seeds_and_goes_on_where_it_was() {
     assert!(output.status.success(), "{}", text(&output));
     let kept = read(&into.join("study_me.json"));
     assert_eq!(kept[0]["seeds"], json!([0, 1]));
+    assert_eq!(kept[0]["code"], invariances::revision::all());
+    assert_eq!(kept[0]["devices"].as_array().unwrap().len(), 2);
     assert_eq!(kept[0]["claims"][0]["values"], json!([0.0, 2.0]));
     assert_eq!(kept[0]["claims"][0]["holds"], json!([false, true]));
     // A third seed: the first two are not measured again.
@@ -644,14 +648,46 @@ fn a_study_repeats_a_notebook_over_seeds_and_goes_on_where_it_was() {
     let said = text(&study(&["--seeds", "1"]).output().unwrap());
     assert_eq!(said.matches("in the table").count(), 3, "{said}");
     assert_eq!(read(&into.join("study_me.json")), kept);
-    // Cells that were written otherwise are measured once, and the others are taken where the configuration is the same.
+    // A comment changes nothing.
     let same = cells[1].replace("let by", "// Twice.\nlet by");
     notebook(home.path(), "study_me", &[cells[0], &same, cells[2]]);
     let said = text(&study(&["--seeds", "3"]).output().unwrap());
+    assert_eq!(said.matches("in the table").count(), 3, "{said}");
+    assert_eq!(read(&into.join("study_me.json")), kept);
+    // The shipped weights changed: one seed is measured, and the others count since the configuration is the same.
+    let mut others = kept.clone();
+    others[0]["key"] = json!("of other weights");
+    std::fs::write(into.join("study_me.json"), others.to_string()).unwrap();
+    let said = text(&study(&["--seeds", "3"]).output().unwrap());
     assert_eq!(said.matches("in the table").count(), 2, "{said}");
+    std::fs::remove_dir_all(&out).unwrap();
+    // Cells with other code, or values of another revision of the code, are measured again, all of them.
+    let other = cells[1].replace("by * lab", "1.0 * by * lab");
+    notebook(home.path(), "study_me", &[cells[0], &other, cells[2]]);
+    let said = text(&study(&["--seeds", "3"]).output().unwrap());
+    assert!(said.contains("code cells changed"), "{said}");
+    assert_eq!(said.matches("in the table").count(), 0, "{said}");
     let again = read(&into.join("study_me.json"));
     assert_eq!(again[0]["claims"][0]["values"], json!([0.0, 2.0, 4.0]));
-    assert_ne!(again[0]["key"], kept[0]["key"]);
+    assert_ne!(again[0]["cells"], kept[0]["cells"]);
+    std::fs::remove_dir_all(&out).unwrap();
+    let mut old = again.clone();
+    old[0]["code"] = json!("flow 99");
+    std::fs::write(into.join("study_me.json"), old.to_string()).unwrap();
+    let said = text(&study(&["--seeds", "1"]).output().unwrap());
+    assert!(said.contains("flow 99 →"), "{said}");
+    assert_eq!(said.matches("in the table").count(), 0, "{said}");
+    assert_eq!(read(&into.join("study_me.json"))[0]["seeds"], json!([0]));
+    // Who knows that nothing could change confirms the table.
+    std::fs::write(into.join("study_me.json"), old.to_string()).unwrap();
+    let said = text(&study(&["--confirm"]).output().unwrap());
+    assert!(said.contains("flow 99 →"), "{said}");
+    assert_eq!(read(&into.join("study_me.json")), again);
+    // With the flag, seeds are measured again although the table has them.
+    let said = text(&study(&["--seeds", "1", "--retrain"]).output().unwrap());
+    assert_eq!(said.matches("in the table").count(), 0, "{said}");
+    assert!(said.contains("trained again"), "{said}");
+    notebook(home.path(), "study_me", &cells);
     // Another configuration: all anew.
     let other = cells[2].replace("seedless", "other");
     notebook(home.path(), "study_me", &[cells[0], cells[1], &other]);

@@ -722,6 +722,7 @@ fn a_lab_keeps_figures_with_its_settings() -> Result<()> {
     let lab = lab(&dir)?;
     let kept = lab.figure("loss", &chart()?)?;
     assert_eq!(kept.notes()["seed"], "5");
+    assert_eq!(kept.notes()["code"], invariances::revision::all());
     let png = std::fs::read(dir.path().join("figures/test-loss.png")).unwrap();
     let (_, _, _, texts) = decode(&png);
     let has = |part: &str| texts.iter().any(|(_, t)| t.contains(part));

@@ -575,6 +575,36 @@ fn regression_learns_from_where_d_is() -> Result<()> {
     Ok(())
 }
 
+/// The weights of a comparator after the layer are not part of z: with other weights there, the
+/// decoder is trained anew. A comparator up to the layer is part of z.
+#[test]
+fn a_regression_knows_its_comparator() -> Result<()> {
+    let store = folder()?;
+    let store = Store::open(store.path());
+    let digits = Digits::strokes(32, 0)?;
+    let autoencoder = DigitsNetworks::load(&digits, 0, &store)?.autoencoder;
+    let fit = |factor: f64, comparator: &str| -> Result<bool> {
+        let network = Custom::new("mine")
+            .layer("mean", |x: &Tensor| x.flatten_from(2)?.mean(2))
+            .layer("square", move |x: &Tensor| x.sqr()? * factor)
+            .trust_gradients();
+        let mean = network.at("mean")?;
+        let codes = Codes::of(&autoencoder, &mean, &digits, Split::Train, 32)?;
+        let how = Regression {
+            start_steps: 0,
+            comparator: comparator.into(),
+            training: short(1),
+            ..Regression::default()
+        };
+        let (_, trained) = how.fit("db", &mean, &codes, &digits, &autoencoder, &store)?;
+        Ok(trained.reused)
+    };
+    assert!(!fit(1.0, "square")? && fit(1.0, "square")?);
+    assert!(!fit(2.0, "square")?);
+    assert!(!fit(1.0, "mean")? && fit(2.0, "mean")?);
+    Ok(())
+}
+
 /// The method tells apart what is known to differ: an untrained network, one that was trained to name the digit and one that was trained to name
 /// the paper's colour.
 #[test]

@@ -1,12 +1,16 @@
-//! Checks that a change of the code that decides what a training produces is recorded in
-//! `src/revisions.json`.
+//! Checks that a change of the code that decides what a training produces or a study measures, and
+//! another version of a crate that decides numbers, are recorded in `src/revisions.json`.
 
 use invariances::{Error, Result};
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 fn rust_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    if folder.is_file() {
+        return Ok(vec![folder.to_path_buf()]);
+    }
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))? {
         let path = entry.map_err(|e| Error::io(folder, e))?.path();
@@ -95,7 +99,9 @@ fn a_change_of_code_is_recorded() -> Result<()> {
     let mut changed = Vec::new();
     for (part, recorded) in table.as_object().expect("an object") {
         let folder = match part.as_str() {
+            "dependencies" => continue,
             "ops" | "data" => project.join("crates").join(part).join("src"),
+            "subject" => project.join("src/notebook/subject.rs"),
             _ => project.join("src").join(part),
         };
         let found = hash(&folder)?;
@@ -105,10 +111,57 @@ fn a_change_of_code_is_recorded() -> Result<()> {
     }
     assert!(
         changed.is_empty(),
-        "the code of these parts changed. If a training can give other weights now, raise their revision in \
-         src/revisions.json; in any case write there\n  {}",
+        "the code of these parts changed. If a training can give other weights now, or a study other values, raise \
+         their revision in src/revisions.json; in any case write there\n  {}",
         changed.join("\n  ")
     );
+    Ok(())
+}
+
+/// The recorded versions that `lock`, the text of a `Cargo.lock`, does not have, each with those
+/// that it has.
+fn other_versions(recorded: &BTreeMap<String, String>, lock: &str) -> Vec<String> {
+    let lock: toml::Value = toml::from_str(lock).expect("TOML");
+    let packages = lock["package"].as_array().expect("a list");
+    let mut others = Vec::new();
+    for (name, version) in recorded {
+        let found: Vec<&str> = packages
+            .iter()
+            .filter(|p| p["name"].as_str() == Some(name.as_str()))
+            .filter_map(|p| p["version"].as_str())
+            .collect();
+        if !found.contains(&version.as_str()) {
+            others.push(format!(
+                "\"{name}\": \"{version}\", now {}",
+                found.join(" or ")
+            ));
+        }
+    }
+    others
+}
+
+#[test]
+fn another_version_of_a_crate_that_decides_numbers_is_recorded() -> Result<()> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock");
+    let lock = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+    let recorded = invariances::revision::dependencies();
+    for name in ["candle-core", "gemm", "rand_chacha", "rand_distr"] {
+        assert!(recorded.contains_key(name), "{name}");
+    }
+    let others = other_versions(&recorded, &lock);
+    assert!(
+        others.is_empty(),
+        "Cargo.lock has other versions of crates that decide numbers. If a training or a measurement can give other \
+         values now, raise the revision of `dependencies` in src/revisions.json; in any case write the version there\n  {}",
+        others.join("\n  ")
+    );
+    // Another version of candle is found.
+    let candle = &recorded["candle-core"];
+    let entry = format!("name = \"candle-core\"\nversion = \"{candle}\"");
+    let newer = lock.replace(&entry, "name = \"candle-core\"\nversion = \"99.0.0\"");
+    let others = other_versions(&recorded, &newer);
+    let expected = format!("\"candle-core\": \"{candle}\", now 99.0.0");
+    assert_eq!(others, [expected]);
     Ok(())
 }
 

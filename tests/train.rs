@@ -478,6 +478,50 @@ fn a_damaged_checkpoint_is_left_out() -> Result<()> {
     Ok(())
 }
 
+/// A store without reuse trains each network again, from the start and once. If this training is
+/// interrupted, nothing of the earlier one is left.
+#[test]
+fn a_store_without_reuse_trains_again() -> Result<()> {
+    let folder = temporary()?;
+    let config = config(60, None);
+    let store = Store::open(folder.path());
+    let open = |store: &Store| store.slot("net", &("sin(3x)", &config));
+    let fit = |store: &Store| -> Result<(Net, Trained, u64)> {
+        let (net, mut steps) = (Net::new()?, 0);
+        let trained = trainer(&config).fit_in(&open(store)?, &net.params, |_, rng| {
+            steps += 1;
+            net.step(rng)
+        })?;
+        Ok((net, trained, steps))
+    };
+    let (first, _, steps) = fit(&store)?;
+    assert_eq!(steps, 60);
+    assert_eq!(fit(&store)?.2, 0);
+    // Leftovers that a training from the start must not use.
+    let place = open(&store)?.folder().to_path_buf();
+    let snapshot = place.join("after-00000007.safetensors");
+    std::fs::write(&snapshot, b"old").unwrap();
+    std::fs::write(place.join(NEWEST), b"damaged").unwrap();
+    let fresh = store.without_reuse();
+    assert!(fresh != store && open(&fresh)? == open(&store)?);
+    let (again, trained, steps) = fit(&fresh)?;
+    assert_eq!(
+        (steps, trained.reused, trained.resumed_at),
+        (60, false, None)
+    );
+    assert!(again.bits()? == first.bits()? && !snapshot.exists());
+    // Once: the same store and its clones load what was trained, and so does any other store.
+    assert_eq!(fit(&fresh.clone())?.2, 0);
+    assert_eq!(fit(&store)?.2, 0);
+    let next = store.without_reuse();
+    let stopped = trainer(&config).fit_in(&open(&next)?, &Net::new()?.params, |_, _| {
+        Err(Error::invalid("enough"))
+    });
+    assert!(stopped.is_err() && !open(&store)?.is_trained());
+    assert_eq!(fit(&store)?.2, 60);
+    Ok(())
+}
+
 #[test]
 fn a_checkpoint_of_another_training_changes_nothing() -> Result<()> {
     // Configurations that forget what the training depends on, so that the checkpoints meet.

@@ -2,15 +2,14 @@
 
 use super::Codes;
 use crate::Result;
-use crate::flow::{Cinn, CinnConfig};
+use crate::flow::{Cinn, CinnConfig, Condition};
 use crate::loss::nll;
 use crate::ops::Rng;
 use crate::train::{Decay, Step, Store, TrainConfig, Trained, Trainer};
 use serde::{Deserialize, Serialize};
 
 /// Settings for building and training t for the codes of a layer. The same settings fit the map
-/// of a convolutional layer and a softmax, because the [`Condition`](crate::flow::Condition)
-/// follows from the codes.
+/// of a convolutional layer and a softmax, because the [`Condition`] follows from the codes.
 ///
 /// ```
 /// use invariances::prelude::*;
@@ -34,6 +33,11 @@ pub struct CinnTraining {
     pub hidden: usize,
     /// The number of hidden layers of the coupling networks s and t after the first.
     pub depth: usize,
+    /// How many times the embedder of t halves a map, before a dense layer takes all positions.
+    /// `None` halves it until it is at most 4 × 4 ([`Condition::of`]). It has no effect on a layer
+    /// whose output is a vector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub down: Option<usize>,
     /// Steps, batch size, optimizer, seed. The weight decay keeps t from overfitting the training
     /// images.
     pub training: TrainConfig,
@@ -47,6 +51,7 @@ impl Default for CinnTraining {
             flows: 12,
             hidden: 128,
             depth: 2,
+            down: None,
             training: TrainConfig {
                 steps: 2000,
                 batch: 128,
@@ -64,12 +69,30 @@ impl Default for CinnTraining {
 
 impl CinnTraining {
     /// The configuration of t for these codes.
+    ///
+    /// ```
+    /// use invariances::prelude::*;
+    /// let network = squeezenet_small(10, &Params::new(0).root())?;
+    /// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
+    /// let codes = Codes::of(&vae, &network, "fire4", &Digits::strokes(32, 0)?, Split::Train, 2)?;
+    /// let config = CinnTraining { down: Some(1), ..Default::default() }.config(&codes);
+    /// assert_eq!(config.condition, Condition::Map { channels: 128, size: 4, down: 1 });
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
     pub fn config(&self, codes: &Codes) -> CinnConfig {
+        let condition = match (codes.condition(), self.down) {
+            (Condition::Map { channels, size, .. }, Some(down)) => Condition::Map {
+                channels,
+                size,
+                down,
+            },
+            (condition, _) => condition,
+        };
         CinnConfig {
             flows: self.flows,
             hidden: self.hidden,
             depth: self.depth,
-            ..CinnConfig::new(codes.code(), codes.condition())
+            ..CinnConfig::new(codes.code(), condition)
         }
     }
 

@@ -6,8 +6,8 @@ use crate::figure::{Explorer, Figure, Film, escape, show};
 use crate::hub::Hub;
 use crate::metric::Estimate;
 use crate::ops::{Params, Placement, device_name, keep_freed_memory, open_device};
-use crate::train::Store;
-use crate::{Error, Result};
+use crate::train::{Store, retrains};
+use crate::{Error, Result, revision};
 use candle_core::{DType, Device};
 use invariances_core::files::cache_dir;
 use std::collections::BTreeMap;
@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex};
 /// | `INVARIANCES_MNIST` | the parquet file of real digits | the hub's `ylecun/mnist` |
 /// | `INVARIANCES_IMAGES` | the photographs of [`Lab::images`] | |
 /// | `INVARIANCES_OFFLINE` | 1: nothing is downloaded | 0 |
+/// | `INVARIANCES_RETRAIN` | 1: networks in the cache are trained again ([`Lab::store`]) | 0 |
 /// | `INVARIANCES_SET` | values of [`Lab::setting`]: `name=value`, several separated by `;` | |
 ///
 /// `INVARIANCES_IMAGES` specifies images in one of these forms:
@@ -55,6 +56,7 @@ pub struct Lab {
     out: PathBuf,
     cache: PathBuf,
     offline: bool,
+    retrain: bool,
     /// The values set by `--set`, each with a flag: whether the notebook has read it.
     settings: Arc<Mutex<BTreeMap<String, (String, bool)>>>,
 }
@@ -111,6 +113,7 @@ impl Lab {
             out,
             cache: cache_dir()?,
             offline,
+            retrain: retrains()?,
             settings: Arc::new(Mutex::new(settings.collect())),
         })
     }
@@ -234,9 +237,14 @@ impl Lab {
         self.offline
     }
 
-    /// The trained networks in the cache, on the lab's device.
+    /// The trained networks in the cache, on the lab's device. If `INVARIANCES_RETRAIN` is 1, each
+    /// network is trained again once per process ([`Store::without_reuse`]).
     pub fn store(&self) -> Store {
-        Store::open(self.cache.join("trained")).on(&self.placement())
+        let store = Store::open(self.cache.join("trained")).on(&self.placement());
+        match self.retrain {
+            true => store.without_reuse_in_process(),
+            false => store,
+        }
     }
 
     /// The hub as configured by the environment variables, offline if `INVARIANCES_OFFLINE` is
@@ -336,8 +344,8 @@ impl Lab {
     }
 
     /// Saves a figure as `figures/<notebook>-<name>.png`, `.svg` and `.pdf` in the output folder,
-    /// and its data as `.csv`. The notebook, the scale, the seed, the device and the version are
-    /// added to the metadata. Returns the figure, so that it is shown if it is a cell's last
+    /// and its data as `.csv`. The notebook, the scale, the seed, the device, the version and the
+    /// revisions of the code ([`revision::all`]) are added to the metadata. Returns the figure, so that it is shown if it is a cell's last
     /// expression (`lab.figure("samples", &figure)?`).
     ///
     /// # Errors
@@ -350,7 +358,8 @@ impl Lab {
             .note("scale", self.scale)
             .note("seed", self.seed)
             .note("device", device_name(&self.device))
-            .note("version", crate::VERSION);
+            .note("version", crate::VERSION)
+            .note("code", revision::all());
         let table = figure.has_numbers().then_some("csv");
         for extension in ["png", "svg", "pdf"].into_iter().chain(table) {
             figure.save(self.figure_path(name, extension))?;
@@ -368,7 +377,8 @@ impl Lab {
             .note("notebook", &self.notebook)
             .note("scale", self.scale)
             .note("seed", self.seed)
-            .note("device", device_name(&self.device));
+            .note("device", device_name(&self.device))
+            .note("code", revision::all());
         film.save(self.figure_path(name, "png"))?;
         Ok(film)
     }
@@ -384,7 +394,8 @@ impl Lab {
             .note("notebook", &self.notebook)
             .note("scale", self.scale)
             .note("seed", self.seed)
-            .note("device", device_name(&self.device));
+            .note("device", device_name(&self.device))
+            .note("code", revision::all());
         explorer.save(self.figure_path(name, "html"))?;
         Ok(explorer)
     }

@@ -17,5 +17,5 @@ pub use claim::{Claim, ClaimBuilder, Claims, Expected};
 pub use lab::{Lab, chosen_device};
 pub use progress::Progress;
 pub use scale::Scale;
-pub use study::{Repeated, Study};
+pub use study::{Conditions, Repeated, SeedResult, Study};
 pub use subject::{Sources, Subject};

@@ -3,7 +3,8 @@
 
 use super::Lab;
 use crate::figure::Table;
-use crate::{Error, Result};
+use crate::ops::device_name;
+use crate::{Error, Result, revision};
 use invariances_core::files::write_atomic;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -12,6 +13,10 @@ use std::path::{Path, PathBuf};
 
 /// A notebook's claims, measured with several seeds by `invariances study`. It is a small table
 /// in `data/studies/`, and [`Lab::study`] shows it next to the results of the current run.
+///
+/// A study is current if the settings, the notebook's code cells, the revision of the code and the
+/// configuration, which contains the network under study, are those of the current run. Otherwise
+/// it is shown as out of date, with the reasons ([`Study::outdated`]).
 ///
 /// ```
 /// use invariances::notebook::Study;
@@ -36,16 +41,56 @@ pub struct Study {
     /// The crate's version.
     pub version: String,
     /// A hash of everything that decides the values and is known before the notebook runs: its
-    /// code cells and the shipped weights. If it is unchanged, a seed need not be measured again.
-    /// If it differs, the configuration decides.
+    /// code cells, the revision of the code, the settings and the shipped weights. If it is
+    /// unchanged, a seed need not be measured again. If only the shipped weights or the paths of
+    /// the user's images differ, the configuration decides.
     #[serde(default)]
     pub key: String,
+    /// The hash of the notebook's code cells ([`Study::cells_of`]). Empty if it is not known.
+    #[serde(default)]
+    pub cells: String,
+    /// The revisions of the code that measured the seeds ([`revision::all`]). Empty means the first
+    /// revision of every part.
+    #[serde(default)]
+    pub code: String,
     /// The seeds, in the order of the values.
     pub seeds: Vec<u64>,
+    /// The device on which each seed was measured, as [`device_name`] gives it. Results of another
+    /// device can differ in the last digits.
+    #[serde(default)]
+    pub devices: Vec<String>,
     /// The duration of each seed, in minutes.
     pub minutes: Vec<f64>,
     /// The measured claims.
     pub claims: Vec<Repeated>,
+}
+
+/// What decides the values of a [`Study`], other than scale, settings and seed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Conditions {
+    /// The hash of the configuration that the notebook gave to [`Lab::study`]. It contains the
+    /// network under study. Empty if it is not known.
+    pub configuration: String,
+    /// The hash of the notebook's code cells ([`Study::cells_of`]). Empty if it is not known.
+    pub cells: String,
+    /// The revisions of the code ([`revision::all`]).
+    pub code: String,
+    /// The device of the networks, as [`device_name`] gives it.
+    pub device: String,
+}
+
+/// The results of one seed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SeedResult {
+    /// The seed.
+    pub seed: u64,
+    /// The duration in minutes.
+    pub minutes: f64,
+    /// The conditions under which it was measured.
+    pub conditions: Conditions,
+    /// The claims as saved by the notebook (`claims/<notebook>.json`).
+    pub claims: Vec<Value>,
 }
 
 /// A claim's values over the seeds of a [`Study`].
@@ -102,6 +147,65 @@ impl Study {
         write_atomic(&path, text.as_bytes())
     }
 
+    /// Returns a hash of a notebook's code cells. Empty lines, lines that are only a comment (`//`)
+    /// and indentation do not count, so that explanations and layout can change.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the file cannot be read, [`Error::Content`] if it is not a notebook.
+    pub fn cells_of(notebook: &Path) -> Result<String> {
+        let text = std::fs::read(notebook).map_err(|e| Error::io(notebook, e))?;
+        let json: Value = serde_json::from_slice(&text)
+            .map_err(|e| Error::content(notebook, format!("expected a notebook: {e}")))?;
+        let cells = json["cells"]
+            .as_array()
+            .ok_or_else(|| Error::content(notebook, "expected a notebook with a list of cells"))?;
+        let mut hash = blake3::Hasher::new();
+        for cell in cells.iter().filter(|c| c["cell_type"] == "code") {
+            let source: String = match &cell["source"] {
+                Value::Array(lines) => lines.iter().filter_map(Value::as_str).collect(),
+                other => other.as_str().unwrap_or_default().into(),
+            };
+            let lines = source.lines().map(str::trim);
+            let lines = lines.filter(|l| !l.is_empty() && !l.starts_with("//"));
+            let code = lines.collect::<Vec<_>>().join("\n");
+            if !code.is_empty() {
+                hash.update(&(code.len() as u64).to_le_bytes());
+                hash.update(code.as_bytes());
+            }
+        }
+        Ok(hash.finalize().to_hex()[..16].to_string())
+    }
+
+    /// Lists why this study is not one of the current conditions, or nothing if it is current.
+    /// Fields that are not known on one side are not compared. The device is not a reason.
+    ///
+    /// ```
+    /// use invariances::notebook::{Conditions, Study};
+    /// let study = Study { cells: "a".into(), code: "flow 1".into(), ..Default::default() };
+    /// let now = Conditions { cells: "a".into(), code: "flow 1".into(), ..Default::default() };
+    /// assert!(study.outdated(&now).is_empty());
+    /// let now = Conditions { code: "flow 2".into(), ..now };
+    /// assert_eq!(study.outdated(&now), ["the code changed (flow 1 → 2)"]);
+    /// ```
+    pub fn outdated(&self, now: &Conditions) -> Vec<String> {
+        let differ = |a: &str, b: &str| !a.is_empty() && !b.is_empty() && a != b;
+        let mut reasons = Vec::new();
+        if differ(&self.cells, &now.cells) {
+            reasons.push("the notebook's code cells changed".to_string());
+        }
+        let changes = revision::changes(&self.code, &now.code);
+        if !changes.is_empty() {
+            reasons.push(format!("the code changed ({})", changes.join(", ")));
+        }
+        if differ(&self.configuration, &now.configuration) {
+            reasons.push(format!(
+                "the configuration or the network under study changed (this run has {})",
+                now.configuration
+            ));
+        }
+        reasons
+    }
+
     /// Copies the results of one seed from another study of the same notebook. Does nothing if
     /// that study does not contain the seed.
     ///
@@ -117,34 +221,47 @@ impl Study {
                 "value": c.values.get(index), "holds": c.holds.get(index),
             })
         });
-        let minutes = other.minutes.get(index).copied().unwrap_or_default();
-        self.add(
+        self.add(&SeedResult {
             seed,
-            minutes,
-            &other.configuration,
-            &claims.collect::<Vec<_>>(),
-        )
+            minutes: other.minutes.get(index).copied().unwrap_or_default(),
+            conditions: Conditions {
+                configuration: other.configuration.clone(),
+                cells: other.cells.clone(),
+                code: other.code.clone(),
+                device: other.devices.get(index).cloned().unwrap_or_default(),
+            },
+            claims: claims.collect(),
+        })
     }
 
-    /// Adds the results of one seed, with the claims as saved by the notebook
-    /// (`claims/<notebook>.json`). Earlier results of this seed are replaced.
+    /// Adds the results of one seed. Earlier results of this seed are replaced.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the claims have another configuration than the existing ones.
-    pub fn add(
-        &mut self,
-        seed: u64,
-        minutes: f64,
-        configuration: &str,
-        claims: &[Value],
-    ) -> Result<()> {
-        if self.seeds.is_empty() {
-            self.configuration = configuration.into();
+    /// [`Error::Invalid`] if the seed was measured with another configuration, other code cells or
+    /// another revision of the code than the existing seeds.
+    pub fn add(&mut self, result: &SeedResult) -> Result<()> {
+        let (seed, conditions) = (result.seed, &result.conditions);
+        let is_first = self.seeds.is_empty();
+        if is_first {
+            self.configuration = conditions.configuration.clone();
         }
-        if self.configuration != configuration {
+        if self.configuration != conditions.configuration {
             return Err(Error::invalid(format!(
-                "seed {seed} of {} was measured with another configuration ({configuration}) than the earlier seeds ({}): the configuration given to `lab.study` must not contain the seed",
-                self.notebook, self.configuration
+                "seed {seed} of {} was measured with another configuration ({}) than the earlier seeds ({}): the configuration given to `lab.study` must not contain the seed",
+                self.notebook, conditions.configuration, self.configuration
+            )));
+        }
+        // The study's own cells and code are known before its first seed.
+        if is_first && self.cells.is_empty() && self.code.is_empty() {
+            self.cells = conditions.cells.clone();
+            self.code = conditions.code.clone();
+        }
+        let reasons = self.outdated(conditions);
+        if !reasons.is_empty() {
+            return Err(Error::invalid(format!(
+                "expected all seeds of {} to be measured under the same conditions, found seed {seed} under others: {}; measure the study again",
+                self.notebook,
+                reasons.join("; ")
             )));
         }
         let index = match self.seeds.iter().position(|s| *s == seed) {
@@ -159,8 +276,11 @@ impl Study {
                 self.seeds.len() - 1
             }
         };
-        self.minutes[index] = (minutes * 10.0).round() / 10.0;
-        for claim in claims {
+        self.minutes[index] = (result.minutes * 10.0).round() / 10.0;
+        // A study of an earlier version does not name the devices.
+        self.devices.resize(self.seeds.len(), String::new());
+        self.devices[index] = conditions.device.clone();
+        for claim in &result.claims {
             let text = |key: &str| claim[key].as_str().unwrap_or_default().to_string();
             let name = text("name");
             let known = self.claims.iter().position(|c| c.name == name);
@@ -205,6 +325,25 @@ fn file(folder: &Path, notebook: &str) -> Result<PathBuf> {
     Ok(folder.join(format!("{notebook}.json")))
 }
 
+/// Names the seeds of a study that were measured on another device than `device`.
+fn other_devices(study: &Study, device: &str) -> String {
+    let mut seeds: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (seed, name) in study.seeds.iter().zip(&study.devices) {
+        if !name.is_empty() && name != device {
+            seeds.entry(name).or_default().push(seed.to_string());
+        }
+    }
+    let mut text = String::new();
+    for (name, seeds) in seeds {
+        let word = if seeds.len() == 1 { "Seed" } else { "Seeds" };
+        text += &format!(
+            " {word} {} measured on {name}, this run on {device}: values can differ in the last digits.",
+            seeds.join(", ")
+        );
+    }
+    text
+}
+
 fn without_seeds(value: &mut Value) {
     match value {
         Value::Object(map) => {
@@ -221,8 +360,11 @@ impl Lab {
     /// to those that `invariances study` measured over several seeds.
     ///
     /// `configuration` contains everything that decides the values except the seed: settings,
-    /// names of the data, hashes of shipped weights. Fields named `seed` are ignored. Its hash is
-    /// stored with a study, so that a study with another configuration is shown as out of date.
+    /// names of the data, hashes of shipped weights, a digest of your own network
+    /// ([`Subject::weights`](super::Subject::weights) has it, or
+    /// [`network_digest`](crate::interpret::network_digest)). Fields named `seed` are ignored. Its
+    /// hash is stored with a study. The caption says if the study is out of date and why
+    /// ([`Study::outdated`]), and which seeds were measured on another device.
     ///
     /// # Errors
     /// [`Error::Invalid`] if the configuration cannot be written as JSON; [`Error::Unknown`] if the
@@ -253,11 +395,17 @@ impl Lab {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Vec::new(),
             Err(e) => return Err(Error::io(&claims, e)),
         };
-        let hash_file = self
+        let now = Conditions {
+            configuration: hash,
+            cells: self.cells(),
+            code: revision::all(),
+            device: device_name(self.device()),
+        };
+        let file = self
             .out()
             .join("claims")
             .join(format!("{}.study", self.notebook()));
-        write_atomic(&hash_file, hash.as_bytes())?;
+        write_atomic(&file, json!(now).to_string().as_bytes())?;
         let studies = Study::all(&self.studies()?, self.notebook())?;
         let same_settings = |s: &&Study| s.settings == self.settings();
         let same_scale = |s: &&Study| same_settings(s) && s.scale == self.scale().name();
@@ -265,11 +413,23 @@ impl Lab {
             .iter()
             .find(same_scale)
             .or(studies.iter().find(same_settings));
-        Ok(self.comparison(&stated, study, &hash))
+        Ok(self.comparison(&stated, study, &now))
+    }
+
+    /// The hash of the code cells in the notebook's file, or nothing if the file is not found or
+    /// cannot be read: then it is not known whether the cells changed.
+    fn cells(&self) -> String {
+        let name = format!("{}.ipynb", self.notebook());
+        let here = std::env::current_dir().unwrap_or_default();
+        let inside = here.join("notebooks");
+        let files = [&here, &inside].map(|folder| folder.join(&name));
+        let file = files.iter().find(|file| file.is_file());
+        let cells = file.and_then(|file| Study::cells_of(file).ok());
+        cells.unwrap_or_default()
     }
 
     /// The table of the current run's claims and the values of a study.
-    fn comparison(&self, stated: &[Value], study: Option<&Study>, hash: &str) -> Table {
+    fn comparison(&self, stated: &[Value], study: Option<&Study>, now: &Conditions) -> Table {
         let seeds = study.map_or(0, |s| s.seeds.len());
         let mut table = Table::new([
             "claim".to_string(),
@@ -317,14 +477,21 @@ impl Lab {
                     s.configuration,
                     s.version
                 );
+                let mut now = now.clone();
                 if s.scale != self.scale().name() {
                     text += &format!(" This run has scale {}.", self.scale());
-                } else if s.configuration != hash {
+                    // The configuration contains sizes that depend on the scale.
+                    now.configuration = String::new();
+                }
+                let reasons = s.outdated(&now);
+                if !reasons.is_empty() {
                     text += &format!(
-                        " OUT OF DATE: the configuration of this run is {hash}; run `cargo run --release -- study {}` to measure again.",
+                        " OUT OF DATE: {}. Run `cargo run --release -- study {}` to measure again.",
+                        reasons.join("; "),
                         self.notebook()
                     );
                 }
+                text += &other_devices(s, &now.device);
                 text
             }
         };
@@ -335,9 +502,135 @@ impl Lab {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::notebook::Scale;
 
     fn claim(name: &str, value: f64, holds: bool) -> Value {
         json!({"name": name, "statement": name, "expected": "> other (0.123)", "value": value, "holds": holds})
+    }
+
+    fn measured(seed: u64, minutes: f64, configuration: &str, claims: &[Value]) -> SeedResult {
+        SeedResult {
+            seed,
+            minutes,
+            conditions: Conditions {
+                configuration: configuration.into(),
+                device: "cpu".into(),
+                ..Conditions::default()
+            },
+            claims: claims.to_vec(),
+        }
+    }
+
+    /// A raised revision, other cells and another configuration make a study out of date, and its
+    /// caption says why. Seeds of such conditions cannot be added.
+    #[test]
+    fn a_study_of_other_conditions_is_out_of_date() -> Result<()> {
+        let now = Conditions {
+            configuration: "abc".into(),
+            cells: "cells".into(),
+            code: revision::all(),
+            device: "cpu".into(),
+        };
+        let mut study = Study {
+            notebook: "n".into(),
+            scale: "quick".into(),
+            cells: now.cells.clone(),
+            code: now.code.clone(),
+            ..Study::default()
+        };
+        let result = |seed: u64, conditions: &Conditions| SeedResult {
+            seed,
+            minutes: 1.0,
+            conditions: conditions.clone(),
+            claims: vec![claim("a", 1.0, true)],
+        };
+        study.add(&result(0, &now))?;
+        assert!(study.outdated(&now).is_empty());
+        let lab = Lab::open("n")?.with_scale(Scale::Quick);
+        let caption =
+            |study: &Study, now: &Conditions| lab.comparison(&[], Some(study), now).to_string();
+        let text = caption(&study, &now);
+        assert!(!text.contains("OUT OF DATE"), "{text}");
+        let raised = Conditions {
+            code: revision::all_of(&revision::raised("metric")),
+            ..now.clone()
+        };
+        let cells = Conditions {
+            cells: "others".into(),
+            ..now.clone()
+        };
+        let configuration = Conditions {
+            configuration: "xyz".into(),
+            ..now.clone()
+        };
+        for (other, reason) in [
+            (&raised, "metric"),
+            (&cells, "cells changed"),
+            (&configuration, "network under study"),
+        ] {
+            let reasons = study.outdated(other);
+            assert!(
+                reasons.len() == 1 && reasons[0].contains(reason),
+                "{reasons:?}"
+            );
+            let text = caption(&study, other);
+            assert!(
+                text.contains("OUT OF DATE") && text.contains(reason),
+                "{text}"
+            );
+            assert!(study.clone().add(&result(1, other)).is_err());
+        }
+        // A study without a code revision has the first revision of every part.
+        let old = Study {
+            code: String::new(),
+            ..study.clone()
+        };
+        let first = Conditions {
+            code: "flow 1, ops 1".into(),
+            ..now.clone()
+        };
+        assert!(old.outdated(&first).is_empty());
+        let second = Conditions {
+            code: "flow 2, ops 1".into(),
+            ..now.clone()
+        };
+        assert_eq!(old.outdated(&second), ["the code changed (flow 1 → 2)"]);
+
+        // Another device is not a reason, but it is named.
+        let gpu = Conditions {
+            device: "cuda".into(),
+            ..now.clone()
+        };
+        study.add(&result(1, &gpu))?;
+        assert_eq!(study.devices, ["cpu", "cuda"]);
+        let text = caption(&study, &now);
+        assert!(
+            text.contains("Seed 1 measured on cuda, this run on cpu"),
+            "{text}"
+        );
+        assert!(!text.contains("OUT OF DATE"), "{text}");
+        Ok(())
+    }
+
+    /// Comments, layout, outputs and text cells are not part of the hash of the cells; code is.
+    #[test]
+    fn comments_and_layout_of_cells_do_not_count() -> Result<()> {
+        let folder = tempfile::tempdir().map_err(|e| Error::io("temporary folder", e))?;
+        let path = folder.path().join("n.ipynb");
+        let cells = |source: Value| -> Result<String> {
+            let code = json!({"cell_type": "code", "source": source, "outputs": []});
+            let text = json!({"cell_type": "markdown", "source": source});
+            let notebook = json!({"cells": [text, code]}).to_string();
+            std::fs::write(&path, notebook).map_err(|e| Error::io(&path, e))?;
+            Study::cells_of(&path)
+        };
+        let first = cells(json!("let a = 1;\nf(a)"))?;
+        let lines = json!(["// Why.\n", "let a = 1;  \n", "\n", "    f(a)"]);
+        assert_eq!(cells(lines)?, first);
+        assert_ne!(cells(json!("let a = 2;\nf(a)"))?, first);
+        std::fs::write(&path, "{}").map_err(|e| Error::io(&path, e))?;
+        assert!(Study::cells_of(&path).is_err());
+        Ok(())
     }
 
     #[test]
@@ -347,18 +640,16 @@ mod tests {
             scale: "quick".into(),
             ..Study::default()
         };
-        study.add(0, 1.0, "abc", &[claim("a", 1.0, true)])?;
-        study.add(
-            1,
-            2.0,
-            "abc",
-            &[claim("a", 3.0, false), claim("b", 5.0, true)],
-        )?;
-        let text = study.add(2, 1.0, "xyz", &[]).unwrap_err().to_string();
+        study.add(&measured(0, 1.0, "abc", &[claim("a", 1.0, true)]))?;
+        let both = [claim("a", 3.0, false), claim("b", 5.0, true)];
+        study.add(&measured(1, 2.0, "abc", &both))?;
+        let other = study.add(&measured(2, 1.0, "xyz", &[]));
+        let text = other.unwrap_err().to_string();
         assert!(text.contains("another configuration"), "{text}");
-        study.add(0, 1.5, "abc", &[claim("a", 2.0, true)])?;
+        study.add(&measured(0, 1.5, "abc", &[claim("a", 2.0, true)]))?;
         assert_eq!(study.seeds, [0, 1]);
         assert_eq!(study.minutes, [1.5, 2.0]);
+        assert_eq!(study.devices, ["cpu", "cpu"]);
         assert_eq!(study.claims[0].values, [Some(2.0), Some(3.0)]);
         assert_eq!(study.claims[0].holds, [true, false]);
         assert_eq!(study.claims[0].expected, "> other");

@@ -7,7 +7,7 @@ use crate::backbone::{Greybox, Network};
 use crate::data::{Attribute, Creatures, Images, Photographs, Split, World};
 use crate::flow::Cinn;
 use crate::hub::{Hub, Published, Weights, published, weights};
-use crate::interpret::{CinnTraining, Codes, Fid, mix};
+use crate::interpret::{CinnTraining, Codes, Fid, mix, network_digest};
 use crate::metric::Judge;
 use crate::ops::{Params, Placement};
 use crate::train::{CreaturesNetworks, FacesNetworks, PhotographsNetworks, Store};
@@ -23,6 +23,10 @@ use std::sync::Arc;
 const SIZE: usize = 64;
 /// Side length of BigAE's images, in pixels.
 const BIG: usize = 128;
+/// The number of images whose outputs identify a network.
+const DIGEST_IMAGES: usize = 8;
+/// The name of the network under study among the weights of a [`Subject`].
+const STUDIED: &str = "network under study";
 
 /// The subject of a notebook: a network under study, E and D, images, and an independent
 /// classifier (`judge`). It is selected when the notebook runs ([`Lab::subject`]). The cells of
@@ -66,8 +70,8 @@ pub struct Subject {
     /// The factors of the images that the network's predictions can be compared with: those whose
     /// values have the same indices as the network's classes.
     pub answers: Vec<String>,
-    /// Information about the networks' weights, for the notebook's configuration
-    /// ([`Lab::study`]).
+    /// What identifies the weights of the networks, for the notebook's configuration
+    /// ([`Lab::study`]). After [`Subject::with_network`] it contains the digest of your network.
     pub weights: BTreeMap<String, String>,
     /// The features that measure how natural images are.
     naturalness: Greybox,
@@ -278,6 +282,17 @@ impl Subject {
         let world = Photographs::new(images, BIG, 0)?;
         let files = std::iter::once(&sources.autoencoder).chain(&sources.cinns);
         let hash = |p: &Published| p.md5.clone().unwrap_or_else(|| p.url.clone());
+        let files = files.map(|p| (p.name.clone(), hash(p)));
+        let source = |w: &Weights| {
+            let file = (&w.repository, &w.revision, &w.file, &w.url, &w.sha256);
+            format!("{} {file:?}", w.network)
+        };
+        let networks = [
+            (STUDIED, &sources.network),
+            ("judge", &sources.judge),
+            ("eye", &sources.eye),
+        ];
+        let networks = networks.map(|(name, w)| (name.to_string(), source(w)));
         Ok(Self {
             name: "published".into(),
             network: Arc::new(sources.network.fetch_on(hub, placement)?),
@@ -291,7 +306,7 @@ impl Subject {
             // The classes of the network are those of ImageNet; the classes of the images are the
             // user's.
             answers: Vec::new(),
-            weights: files.map(|p| (p.name.clone(), hash(p))).collect(),
+            weights: files.chain(networks).collect(),
             published: sources.cinns.clone(),
             hub: Some(hub.clone()),
         })
@@ -300,25 +315,36 @@ impl Subject {
     /// Returns the same subject with your own network on images of the same size. Pass a frozen
     /// network. No published t exists for it, so each t is trained.
     ///
+    /// The digest of the network ([`network_digest`], on images of the subject) is added to
+    /// [`Subject::weights`], so a study of another network is not current for this one.
+    ///
     /// ```
     /// use invariances::prelude::*;
     /// let mine = Custom::new("mine").layer("mean", |x: &Tensor| x.flatten_from(2)?.mean(2));
-    /// let subject = Subject::creatures()?.with_network(&mine);
+    /// let subject = Subject::creatures()?.with_network(&mine)?;
     /// assert_eq!(subject.network.layers(), ["mean"]);
     /// # Ok::<(), invariances::Error>(())
     /// ```
-    pub fn with_network(&self, network: &(impl Network + Clone + 'static)) -> Self {
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the network cannot process the images of this subject; errors of candle
+    /// modules are [`Error::Tensor`].
+    pub fn with_network(&self, network: &(impl Network + Clone + 'static)) -> Result<Self> {
         let all = network.layers();
         let last = all[all.len().saturating_sub(3)..].to_vec();
-        Self {
+        let images = self.world.batch(Split::Train, 0, DIGEST_IMAGES)?.images;
+        let mut weights = self.weights.clone();
+        weights.insert(STUDIED.into(), network_digest(network, &images)?);
+        Ok(Self {
             network: Arc::new(network.clone()),
             layers: last,
             // Its classes may differ from those of the images.
             answers: Vec::new(),
+            weights,
             published: Vec::new(),
             hub: None,
             ..self.clone()
-        }
+        })
     }
 
     /// Returns `wanted`, or the number of held-out images if that is smaller.
@@ -524,6 +550,32 @@ pub(super) fn unknown(setting: &str, found: &str, known: &[&str]) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backbone::Custom;
+
+    /// Two networks with the same name and layers have different weights for a study; the same
+    /// network has the same weights.
+    #[test]
+    fn another_network_is_another_subject() -> Result<()> {
+        let shipped = Subject::creatures()?;
+        let with = |factor: f64| {
+            let network = Custom::new("mine")
+                .layer("mean", |x: &Tensor| x.flatten_from(2)?.mean(2))
+                .layer("scaled", move |x: &Tensor| x * factor);
+            shipped.with_network(&network)
+        };
+        let (one, two) = (with(1.0)?, with(2.0)?);
+        assert_eq!(one.network.layers(), two.network.layers());
+        assert_ne!(one.weights, shipped.weights);
+        assert_ne!(one.weights, two.weights);
+        assert_eq!(one.weights, with(1.0)?.weights);
+        // The other networks are the same.
+        for (name, weights) in &shipped.weights {
+            assert_eq!(one.weights.get(name), Some(weights));
+        }
+        let small = Custom::new("mine").layer("row", |x: &Tensor| x.narrow(3, 0, 999));
+        assert!(shipped.with_network(&small).is_err());
+        Ok(())
+    }
 
     #[test]
     fn an_unknown_value_of_a_setting_is_answered_with_the_known_values() {

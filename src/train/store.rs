@@ -2,20 +2,26 @@
 //! and a card that describes how the weights were trained.
 
 use super::TrainConfig;
+use super::checkpoint::{BEFORE, NEWEST, NEXT};
 use crate::ops::{Params, Placement};
 use crate::{Error, Result, revision};
 use candle_core::{DType, Device, Tensor};
 use invariances_core::files::{cache_dir, write_atomic};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// A folder of trained networks, and the device and number type of the networks that are trained
 /// or loaded with it. Each network is identified by its name and its configuration.
 ///
 /// The files do not depend on the device: a network that was trained on one device can be loaded
 /// on another.
+///
+/// A network that is already trained is loaded. To train it again, use a store
+/// [`without_reuse`](Store::without_reuse), or set the variable `INVARIANCES_RETRAIN` to 1, which
+/// the flag `--retrain` of `invariances run` and `study` does.
 ///
 /// ```no_run
 /// use invariances::{ops::Params, train::{Store, Step, TrainConfig, Trainer}};
@@ -33,22 +39,39 @@ use std::path::{Path, PathBuf};
 pub struct Store {
     folder: PathBuf,
     placement: Placement,
+    anew: Option<Anew>,
 }
+
+/// The folders of the slots that were trained without reuse. Each slot is trained once; later
+/// calls load what this training stored.
+type Anew = Arc<Mutex<BTreeSet<PathBuf>>>;
 
 impl PartialEq for Store {
     fn eq(&self, other: &Self) -> bool {
         let (a, b) = (&self.placement, &other.placement);
-        self.folder == other.folder && a.dtype == b.dtype && a.device.same_device(&b.device)
+        self.folder == other.folder
+            && a.dtype == b.dtype
+            && a.device.same_device(&b.device)
+            && self.anew.is_some() == other.anew.is_some()
     }
 }
 
 /// The place of one trained network in a [`Store`]: a name, and the configuration that
 /// distinguishes it from other networks of this name.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Slot {
     name: String,
     configuration: Value,
     folder: PathBuf,
+    anew: Option<Anew>,
+}
+
+impl PartialEq for Slot {
+    fn eq(&self, other: &Self) -> bool {
+        self.folder == other.folder
+            && self.name == other.name
+            && self.configuration == other.configuration
+    }
 }
 
 /// Description of trained weights: how they were trained and the measured figures.
@@ -83,6 +106,9 @@ pub struct Card {
     pub version: String,
     /// The revisions of the code that trained the network ([`revision::code`]).
     pub code: String,
+    /// The versions of the crates that decide numbers ([`revision::dependencies`]).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub dependencies: BTreeMap<String, String>,
     /// The hash of the weights file (BLAKE3, hexadecimal).
     pub weights: String,
 }
@@ -96,7 +122,11 @@ impl Store {
             device: Device::Cpu,
             dtype: DType::F32,
         };
-        Self { folder, placement }
+        Self {
+            folder,
+            placement,
+            anew: None,
+        }
     }
 
     /// Returns the same folder with another device and number type: networks that are trained or
@@ -115,6 +145,49 @@ impl Store {
         }
     }
 
+    /// Returns the same store without reuse: each of its networks is trained from the start, once,
+    /// even if the folder contains its weights. The new weights replace them. Later calls with
+    /// this store and its clones load the new weights.
+    ///
+    /// Shipped weights are not trained again; `invariances retrain` does that.
+    ///
+    /// ```
+    /// use invariances::ops::{Init, Params};
+    /// use invariances::train::{Step, Store, TrainConfig, Trainer};
+    /// # let cache = std::env::temp_dir().join("invariances-doc-without-reuse");
+    /// let params = Params::new(0);
+    /// let w = params.root().get(1, "w", Init::Const(1.0))?;
+    /// let config = TrainConfig { steps: 3, ..Default::default() };
+    /// let train = |store: &Store| {
+    ///     let slot = store.slot("example", &config)?;
+    ///     Trainer::new(config.clone()).fit_in(&slot, &params, |_, _| Ok(Step::new(w.sqr()?.sum_all()?)))
+    /// };
+    /// let store = Store::open(&cache);
+    /// train(&store)?;
+    /// assert!(train(&store)?.reused);
+    /// let store = store.without_reuse();
+    /// assert!(!train(&store)?.reused);
+    /// assert!(train(&store)?.reused);
+    /// # std::fs::remove_dir_all(cache).ok();
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    pub fn without_reuse(&self) -> Self {
+        Self {
+            anew: Some(Anew::default()),
+            ..self.clone()
+        }
+    }
+
+    /// Same as [`Store::without_reuse`], but all stores from this function share what they have
+    /// trained. So each network is trained once per process.
+    pub(crate) fn without_reuse_in_process(&self) -> Self {
+        static TRAINED: OnceLock<Anew> = OnceLock::new();
+        Self {
+            anew: Some(TRAINED.get_or_init(Anew::default).clone()),
+            ..self.clone()
+        }
+    }
+
     /// Returns the device and the number type of the networks of this store.
     pub fn placement(&self) -> Placement {
         self.placement.clone()
@@ -126,12 +199,18 @@ impl Store {
         Params::with(seed, self.placement.dtype, &self.placement.device)
     }
 
-    /// Opens `trained/` in the project's cache folder ([`cache_dir`]), as [`Store::open`] does.
+    /// Opens `trained/` in the project's cache folder ([`cache_dir`]), as [`Store::open`] does. If
+    /// the variable `INVARIANCES_RETRAIN` is 1, each network is trained again once per process
+    /// ([`Store::without_reuse`]).
     ///
     /// # Errors
-    /// As [`cache_dir`].
+    /// As [`cache_dir`]; [`Error::Invalid`] for another value of the variable than 0 or 1.
     pub fn cache() -> Result<Self> {
-        Ok(Self::open(cache_dir()?.join("trained")))
+        let store = Self::open(cache_dir()?.join("trained"));
+        Ok(match retrains()? {
+            true => store.without_reuse_in_process(),
+            false => store,
+        })
     }
 
     /// Returns the folder.
@@ -172,7 +251,24 @@ impl Store {
             name: name.into(),
             configuration,
             folder: self.folder.join(format!("{name}-{}", &key[..16])),
+            anew: self.anew.clone(),
         })
+    }
+}
+
+/// Whether the variable `INVARIANCES_RETRAIN` requires that networks are trained again.
+///
+/// # Errors
+/// [`Error::Invalid`] for another value than 0 or 1.
+pub(crate) fn retrains() -> Result<bool> {
+    let value = std::env::var_os("INVARIANCES_RETRAIN").unwrap_or_default();
+    match value.to_str().map(str::trim) {
+        Some("" | "0" | "false" | "no") => Ok(false),
+        Some("1" | "true" | "yes") => Ok(true),
+        _ => Err(Error::invalid(format!(
+            "INVARIANCES_RETRAIN: expected 0 or 1, found “{}”",
+            value.display()
+        ))),
     }
 }
 
@@ -266,6 +362,46 @@ impl Slot {
 
     pub(super) fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
+    }
+
+    /// Whether the network must be trained even if this slot contains its weights.
+    pub(super) fn must_train(&self) -> bool {
+        let trained = |anew: &Anew| {
+            let folders = anew.lock().unwrap_or_else(|p| p.into_inner());
+            folders.contains(&self.folder)
+        };
+        self.anew.as_ref().is_some_and(|anew| !trained(anew))
+    }
+
+    /// Records that the network was trained: [`Slot::must_train`] is false from now on.
+    pub(super) fn set_trained(&self) {
+        if let Some(anew) = &self.anew {
+            let mut folders = anew.lock().unwrap_or_else(|p| p.into_inner());
+            folders.insert(self.folder.clone());
+        }
+    }
+
+    /// Removes the weights, the log, the snapshots and the checkpoints. The caller must hold the
+    /// lock of the folder.
+    pub(super) fn clear(&self) -> Result<()> {
+        // The card is removed first, because a slot without a card counts as not trained.
+        let mut names: Vec<String> = [CARD, WEIGHTS, LOG, NEWEST, BEFORE, NEXT]
+            .map(String::from)
+            .into();
+        let entries = std::fs::read_dir(&self.folder).map_err(|e| Error::io(&self.folder, e))?;
+        let entries = entries.flatten().map(|entry| entry.file_name());
+        let entries = entries.map(|name| name.to_string_lossy().into_owned());
+        names.extend(entries.filter(|name| super::trainer::is_snapshot(name)));
+        for name in names {
+            let path = self.file(&name);
+            match std::fs::remove_file(&path) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io(&path, e));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 }
 
@@ -453,9 +589,14 @@ mod tests {
         assert_eq!(card.code, revision::code());
         let same = store.slot_of("line", &config, &card.code)?;
         assert!(same.load(&params)?.is_some());
-        let other = format!("{}, more 1", card.code);
-        let other = store.slot_of("line", &config, &other)?;
-        assert!(other.load(&params)?.is_none());
+        assert_eq!(card.dependencies, revision::dependencies());
+        // A raised revision of any part that trains gives another slot. A raised revision of a
+        // part that only measures does not.
+        for (part, is_same) in [("flow", false), ("dependencies", false), ("metric", true)] {
+            let code = revision::code_of(&revision::raised(part));
+            let other = store.slot_of("line", &config, &code)?;
+            assert_eq!(other.load(&params)?.is_some(), is_same, "{part}");
+        }
         Ok(())
     }
 }

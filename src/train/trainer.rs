@@ -200,6 +200,11 @@ pub(super) fn snapshot_name(step: u64) -> String {
     format!("after-{step:08}.safetensors")
 }
 
+/// Whether a file name is one of [`snapshot_name`].
+pub(super) fn is_snapshot(name: &str) -> bool {
+    name.starts_with("after-") && name.ends_with(".safetensors")
+}
+
 /// The result of a training run.
 #[derive(Clone, Debug)]
 pub struct Trained {
@@ -350,7 +355,9 @@ impl Trainer {
 
     /// Trains as [`Trainer::fit`] and stores the result in `slot`. If the slot contains a finished
     /// training, its weights are loaded; an interrupted training continues from its last
-    /// checkpoint. If another process trains the same network, this call waits for it.
+    /// checkpoint. If another process trains the same network, this call waits for it. In a slot of
+    /// a store [`without reuse`](super::Store::without_reuse) the training starts from the
+    /// beginning, and its result replaces the stored one.
     ///
     /// # Errors
     /// As [`Trainer::fit`]; also [`Error::Io`] if the slot's folder cannot be written, and
@@ -364,7 +371,9 @@ impl Trainer {
     ) -> Result<Trained> {
         self.config.check()?;
         // A finished training is only read, because its folder may be read-only.
-        if let Some(trained) = self.reuse(slot, params)? {
+        if !slot.must_train()
+            && let Some(trained) = self.reuse(slot, params)?
+        {
             return Ok(trained);
         }
         let folder = slot.folder();
@@ -375,8 +384,10 @@ impl Trainer {
         })?;
         let _lock = self.lock(&folder.join("lock"))?;
         remove_temporary(folder);
-        // Another process may have finished the training while this one waited for the lock.
-        if let Some(trained) = self.reuse(slot, params)? {
+        if slot.must_train() {
+            slot.clear()?;
+        } else if let Some(trained) = self.reuse(slot, params)? {
+            // Another process finished the training while this one waited for the lock.
             return Ok(trained);
         }
         let all: Vec<&Params> = [params].into_iter().chain(&self.adversary).collect();
@@ -391,7 +402,11 @@ impl Trainer {
             }
         };
         drop(start);
-        if let Err(e) = self.save(slot, params, &trained) {
+        let saved = self.save(slot, params, &trained);
+        if saved.is_ok() {
+            slot.set_trained();
+        }
+        if let Err(e) = saved {
             trained.kept = false;
             trained.summary += " · not saved";
             if !self.quiet {
@@ -505,6 +520,7 @@ impl Trainer {
             machine: machine(),
             version: crate::VERSION.into(),
             code: crate::revision::code(),
+            dependencies: crate::revision::dependencies(),
             weights: blake3::hash(&bytes).to_hex().to_string(),
             device: crate::ops::device_name(params.device()),
             ..Card::default()

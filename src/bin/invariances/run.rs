@@ -12,6 +12,8 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 pub const SCALES: [&str; 4] = ["smoke", "quick", "real", "paper"];
+/// The variable by which the networks of the cache are trained again.
+pub const RETRAIN: &str = "INVARIANCES_RETRAIN";
 /// The notebooks that `run` executes if none is given.
 const DEFAULT: [&str; 2] = ["00", "01"];
 
@@ -39,6 +41,10 @@ pub struct Arguments {
     /// Download nothing
     #[arg(long)]
     offline: bool,
+    /// Train the networks of the cache again, once per notebook, instead of loading them
+    /// (INVARIANCES_RETRAIN=1)
+    #[arg(long)]
+    retrain: bool,
 }
 
 pub fn main(arguments: Arguments) -> Result<ExitCode> {
@@ -99,6 +105,7 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
         ),
     ];
     settings.extend(device.map(|name| ("INVARIANCES_DEVICE", OsString::from(name))));
+    settings.extend(arguments.retrain.then(|| (RETRAIN, OsString::from("1"))));
     let mut records = gallery::read_records(&out)?;
     let mut failures = Vec::new();
     let mut interrupted = false;

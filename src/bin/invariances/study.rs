@@ -3,11 +3,11 @@
 
 use crate::execute::execute;
 use crate::interrupt;
-use crate::run::{choose, device, said, scale, stem, writable};
+use crate::run::{RETRAIN, choose, device, said, scale, stem, writable};
 use crate::setup::{self, duration};
 use invariances::files::write_atomic;
-use invariances::notebook::Study;
-use invariances::{Error, Result, VERSION};
+use invariances::notebook::{Conditions, SeedResult, Study};
+use invariances::{Error, Result, VERSION, revision};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -38,6 +38,14 @@ pub struct Arguments {
     /// Where the table goes [default: data/studies in the project, whose tables notebooks show]
     #[arg(long, value_name = "DIR")]
     into: Option<PathBuf>,
+    /// Measure all seeds again, and train the networks of the cache again instead of loading them
+    /// (INVARIANCES_RETRAIN=1)
+    #[arg(long, conflicts_with = "confirm")]
+    retrain: bool,
+    /// Measure nothing: record that the values in the table are still those of the notebook's
+    /// cells and of the code, which changed in a way that cannot alter values
+    #[arg(long, conflicts_with = "background")]
+    confirm: bool,
     /// Run in the background, and print where the log is
     #[arg(long)]
     background: bool,
@@ -68,6 +76,9 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     let studies = arguments
         .into
         .unwrap_or_else(|| project.join("data").join("studies"));
+    if arguments.confirm {
+        return confirm(&studies, notebook, &scale, &settings);
+    }
     interrupt::listen()?;
     println!(
         "invariances {VERSION} · {name} · scale {scale} · {} seeds{} · into {}",
@@ -86,36 +97,59 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
         "INVARIANCES_FRAMES",
     ]
     .map(variable);
-    let key = match sources.iter().any(Option::is_some) {
-        true => key(notebook, &json!([VERSION, scale, set, sources]))?,
-        false => key(notebook, &json!([VERSION, scale, set]))?,
+    let now = Conditions {
+        cells: Study::cells_of(notebook)?,
+        code: revision::all(),
+        ..Conditions::default()
     };
+    let key = key(&json!([&now.cells, &now.code, &scale, &set, &sources]))?;
     let mut study = Study {
         notebook: name.clone(),
         settings,
         scale: scale.clone(),
         version: VERSION.into(),
         key: key.clone(),
+        cells: now.cells.clone(),
+        code: now.code.clone(),
         ..Study::default()
     };
     // The part of the table that is already measured, on this or another computer.
-    let same = |s: &Study| {
-        s.scale == study.scale && s.settings == study.settings && s.version == study.version
-    };
+    let same = |s: &Study| s.scale == study.scale && s.settings == study.settings;
     let before = Study::all(&studies, &name)?.into_iter().find(same);
-    let before = before.unwrap_or_default();
+    let mut before = before.unwrap_or_default();
+    let retrain = arguments.retrain || variable(RETRAIN).is_some_and(|v| v != "0");
+    // Nothing of the table counts that was measured with other cells or other code.
+    let mut reasons = before.outdated(&now);
+    if retrain && !before.seeds.is_empty() {
+        reasons.push("the networks are trained again".into());
+    }
+    if !before.seeds.is_empty() && !reasons.is_empty() {
+        println!(
+            "\nThe {} of the table will be replaced: {}.",
+            seeds(&before.seeds),
+            reasons.join("; ")
+        );
+        before = Study::default();
+    }
     let mut failed = 0;
-    // Seeds in the table that were measured with other code cells. They count if the
-    // configuration turns out to be the same.
+    // Seeds in the table that were measured with other shipped weights or with images at another
+    // path. They count if the configuration turns out to be the same.
     let mut doubtful = Vec::new();
     let mut missing = Vec::new();
     for seed in 0..arguments.seeds {
         let done = out
             .join(format!("{}-seed-{seed}", &key[..12]))
             .join("done.json");
-        if let Some((minutes, configuration, claims)) = finished(&done) {
-            println!("\nseed {seed}: measured before, {minutes:.1} min");
-            study.add(seed, minutes, &configuration, &claims)?;
+        if retrain {
+            // An interrupted study that goes on without the flag must not find earlier results.
+            let _ = std::fs::remove_file(&done);
+        }
+        if let Some(result) = finished(&done) {
+            println!(
+                "\nseed {seed}: measured before, {:.1} min, on {}",
+                result.minutes, result.conditions.device
+            );
+            study.add(&result)?;
         } else if !before.seeds.contains(&seed) {
             missing.push(seed);
         } else if before.key == key {
@@ -169,11 +203,18 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
         ];
         let named = device.clone();
         environment.extend(named.map(|name| ("INVARIANCES_DEVICE", OsString::from(name))));
+        environment.extend(retrain.then(|| (RETRAIN, OsString::from("1"))));
         std::fs::create_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
         let executed = folder.join(format!("{name}.ipynb"));
         let outcome = execute(&ready, notebook, &executed, &environment)?;
         if outcome.interrupted {
-            println!("  interrupted; the same command goes on from here");
+            // Before its first seed, the table has the values of earlier networks.
+            let next = match (retrain, study.seeds.is_empty()) {
+                (false, _) => "goes on from here",
+                (true, false) => "without --retrain goes on from here",
+                (true, true) => "starts again",
+            };
+            println!("  interrupted; the same command {next}");
             return Ok(ExitCode::from(130));
         }
         if let Some(error) = outcome.error {
@@ -187,17 +228,26 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
         let minutes = outcome.seconds / 60.0;
         let read = |file: PathBuf| std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e));
         let claims = folder.join("claims");
-        let configuration = read(claims.join(format!("{name}.study"))).map_err(|e| {
+        let path = claims.join(format!("{name}.study"));
+        let conditions = read(path.clone()).map_err(|e| {
             e.with_hint(
                 "the notebook's last cell must be `lab.study(&…)?`: it names the configuration",
             )
         })?;
+        let conditions: Conditions = serde_json::from_str(&conditions)
+            .map_err(|e| Error::content(&path, format!("expected the conditions of a run: {e}")))?;
         let path = claims.join(format!("{name}.json"));
         let claims: Vec<Value> = serde_json::from_str(&read(path.clone())?)
             .map_err(|e| Error::content(&path, format!("is not a list of claims: {e}")))?;
-        let record = json!({"minutes": minutes, "configuration": configuration, "claims": claims});
-        write_atomic(&done, record.to_string().as_bytes())?;
-        study.add(seed, minutes, &configuration, &claims)?;
+        let result = SeedResult {
+            seed,
+            minutes,
+            conditions,
+            claims,
+        };
+        // The cells or the code may have changed while the seed was measured.
+        study.add(&result)?;
+        write_atomic(&done, json!(result).to_string().as_bytes())?;
     }
     println!();
     for claim in &study.claims {
@@ -216,6 +266,52 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Records in the table that its values are those of the current cells and the current code.
+fn confirm(
+    studies: &Path,
+    notebook: &Path,
+    scale: &str,
+    settings: &BTreeMap<String, String>,
+) -> Result<ExitCode> {
+    let name = stem(notebook);
+    let same = |s: &Study| s.scale == scale && s.settings == *settings;
+    let before = Study::all(studies, &name)?.into_iter().find(same);
+    let before = before.ok_or_else(|| {
+        Error::invalid(format!(
+            "expected a study of {name} at scale {scale} with these settings in {}, found none: leave out --confirm to measure one",
+            studies.display()
+        ))
+    })?;
+    let now = Conditions {
+        cells: Study::cells_of(notebook)?,
+        code: revision::all(),
+        ..Conditions::default()
+    };
+    let reasons = before.outdated(&now);
+    let study = Study {
+        cells: now.cells,
+        code: now.code,
+        ..before
+    };
+    study.keep(studies)?;
+    println!(
+        "The {} of {name} count as measured with the current cells and code{}.",
+        seeds(&study.seeds),
+        match reasons.is_empty() {
+            true => String::new(),
+            false => format!(", although {}", reasons.join("; ")),
+        }
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `seed 0` or `seeds 0, 1, 2`.
+fn seeds(seeds: &[u64]) -> String {
+    let word = if seeds.len() == 1 { "seed" } else { "seeds" };
+    let each: Vec<String> = seeds.iter().map(ToString::to_string).collect();
+    format!("{word} {}", each.join(", "))
 }
 
 /// Starts the same command in its own process group, with its output in a file.
@@ -259,15 +355,10 @@ pub fn settings(given: &[String]) -> Result<BTreeMap<String, String>> {
 }
 
 /// Returns the key of a study: the hash of everything that determines a seed's numbers and is
-/// known before the notebook runs. These are the code cells, the version, the scale, the
-/// settings, and the cards of the shipped networks, which contain the hashes of their weights.
-fn key(notebook: &Path, settings: &Value) -> Result<String> {
-    let text = std::fs::read_to_string(notebook).map_err(|e| Error::io(notebook, e))?;
-    let json: Value = serde_json::from_str(&text)
-        .map_err(|e| Error::content(notebook, format!("is not a notebook: {e}")))?;
-    let cells = json["cells"].as_array().cloned().unwrap_or_default();
-    let code = cells.iter().filter(|c| c["cell_type"] == "code");
-    let sources: Vec<Value> = code.map(|c| c["source"].clone()).collect();
+/// known before the notebook runs. These are `conditions` (the code cells, the revision of the
+/// code, the scale, the settings, the paths of the user's images) and the cards of the shipped
+/// networks, which contain the hashes of their weights.
+fn key(conditions: &Value) -> Result<String> {
     let shipped = invariances::train::pretrained::folder();
     let files = std::fs::read_dir(&shipped).into_iter().flatten().flatten();
     let mut cards: Vec<PathBuf> = files.map(|entry| entry.path()).collect();
@@ -277,16 +368,11 @@ fn key(notebook: &Path, settings: &Value) -> Result<String> {
         .iter()
         .map(|card| std::fs::read_to_string(card).map_err(|e| Error::io(card, e)))
         .collect::<Result<_>>()?;
-    let text = json!([sources, settings, cards]).to_string();
+    let text = json!([conditions, cards]).to_string();
     Ok(blake3::hash(text.as_bytes()).to_hex().to_string())
 }
 
-/// Returns what a finished seed measured: minutes, configuration and claims.
-fn finished(done: &Path) -> Option<(f64, String, Vec<Value>)> {
-    let json: Value = serde_json::from_str(&std::fs::read_to_string(done).ok()?).ok()?;
-    Some((
-        json["minutes"].as_f64()?,
-        json["configuration"].as_str()?.into(),
-        json["claims"].as_array()?.clone(),
-    ))
+/// Returns the results of a seed that was measured completely.
+fn finished(done: &Path) -> Option<SeedResult> {
+    serde_json::from_str(&std::fs::read_to_string(done).ok()?).ok()
 }

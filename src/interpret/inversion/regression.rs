@@ -1,6 +1,6 @@
 //! Inversion of a representation by a decoder that is trained on images.
 
-use super::super::Codes;
+use super::super::{Codes, network_digest};
 use crate::autoencoder::Decoder;
 use crate::backbone::{Greybox, Mode, Pooling, rows_on};
 use crate::data::{Ahead, Split, World};
@@ -84,6 +84,9 @@ impl Default for Regression {
     }
 }
 
+/// The number of images whose features identify a comparator.
+const DIGEST_IMAGES: usize = 8;
+
 /// A decoder from z to an image, trained by [`Regression::fit`].
 #[derive(Clone, Debug)]
 pub struct Inverter {
@@ -124,7 +127,8 @@ impl Regression {
     /// Trains a decoder for the greybox's z on the training split of `world`, in order, starting
     /// from D's weights (`start`). The result is stored in `store`. The key is `name`, these
     /// settings, and the data and networks used. If a trained decoder exists under this key, it is
-    /// loaded instead. `codes` are the codes of the greybox. The decoder is on the store's device.
+    /// loaded instead. `codes` are the codes of the greybox, computed with its network. The decoder
+    /// is on the store's device.
     ///
     /// # Errors
     /// [`Error::Unknown`] for an unknown comparator; [`Error::Shape`] if sizes do not fit;
@@ -176,9 +180,19 @@ impl Regression {
             true => Some(PatchDiscriminator::new(&adversary_params.root())?),
             false => None,
         };
-        let (network, layer) = (greybox.network().name(), greybox.layer());
-        let studied = (self, world.id(), network, layer, &origin);
-        let slot = store.slot(name, &studied)?;
+        // The weights that decide the result: those of the start are in `origin`, and so is z of all
+        // codes, which changes with the weights of any layer up to `layer`. A comparator among
+        // these layers is covered by that. The weights of a comparator after `layer` are not part
+        // of z, so the network's outputs are added to the key.
+        let (network, layer) = (greybox.network(), greybox.layer());
+        let key = (self, world.id(), network.name(), &layer, &origin);
+        let is_after = network.position(&self.comparator)? > network.position(&layer)?;
+        let slot = if is_after && self.feature > 0.0 {
+            let images = world.batch(Split::Train, 0, DIGEST_IMAGES)?.images;
+            store.slot(name, &(&key, network_digest(network.as_ref(), &images)?))?
+        } else {
+            store.slot(name, &key)?
+        };
         let (world, batch) = (world.clone(), training.batch);
         let batches = Ahead::new(move |n| world.batch(Split::Train, (n - 1) * batch as u64, batch));
         let mut trainer = Trainer::new(training.clone());
