@@ -2,7 +2,7 @@
 //! these are the same; see [`Store::slot`](crate::train::Store::slot).
 //!
 //! `revisions.json` has a number for each part of the code, and a hash of the part's code without
-//! comments and tests. A test compares the hash with the sources. After a change that can alter
+//! comments and tests. A part is a folder; `train` is `src/train` and `src/recipes`. A test compares the hash with the sources. After a change that can alter
 //! results, the number is raised; after any other change, only the hash is renewed.
 
 use serde::Deserialize;

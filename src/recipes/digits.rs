@@ -1,0 +1,174 @@
+//! The networks for the coloured digits. They ship with the project and can be fine-tuned on other
+//! digits.
+
+use super::built::roughen;
+use super::recipe::{JUDGE, autoencoder_training, classifier_training, judge_training};
+use super::{Built, Recipe, SEED};
+use crate::autoencoder::{ConvVae, ConvVaeConfig};
+use crate::backbone::{Backbone, plain_small, squeezenet_small};
+use crate::data::{Batch, Digits, Split, World};
+use crate::ops::{Rng, Scope};
+use crate::train::{Card, Step, Store, TrainConfig};
+use crate::{Error, Result};
+use invariances_core::say;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Side of the images in pixels.
+const SIZE: usize = 32;
+
+/// The recipes of the networks for [`Digits`] of 32 px.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DigitsNetwork {
+    /// The encoder E and the decoder D: a [`ConvVae`].
+    Autoencoder,
+    /// The network under study: a small SqueezeNet.
+    Classifier,
+    /// The independent classifier. It differs from the network under study in architecture, seed
+    /// and training, and takes no part in making the images that it classifies.
+    Judge,
+}
+
+impl DigitsNetwork {
+    /// Returns all three networks in training order: the independent classifier is needed to
+    /// evaluate the autoencoder.
+    pub fn all() -> Vec<Self> {
+        vec![Self::Classifier, Self::Judge, Self::Autoencoder]
+    }
+}
+
+impl Recipe for DigitsNetwork {
+    fn name(&self) -> String {
+        match self {
+            Self::Autoencoder => "digits-autoencoder",
+            Self::Classifier => "digits-classifier",
+            Self::Judge => "digits-judge",
+        }
+        .into()
+    }
+
+    fn training(&self) -> TrainConfig {
+        match self {
+            Self::Autoencoder => autoencoder_training(14_000, 32),
+            Self::Classifier => classifier_training(4000),
+            Self::Judge => judge_training(3000),
+        }
+    }
+
+    fn dataset(&self) -> Result<Arc<dyn World>> {
+        Ok(Arc::new(Digits::strokes(SIZE, SEED)?))
+    }
+
+    fn architecture(&self, _: &dyn World) -> Value {
+        match self {
+            Self::Autoencoder => json!(ConvVaeConfig::default()),
+            Self::Classifier => json!("squeezenet_small"),
+            Self::Judge => json!(JUDGE),
+        }
+    }
+
+    fn build(&self, _: &dyn World, at: &Scope) -> Result<Built> {
+        Ok(match self {
+            Self::Autoencoder => {
+                Built::Autoencoder(Box::new(ConvVae::new(&ConvVaeConfig::default(), at)?))
+            }
+            Self::Classifier => Built::Classifier(squeezenet_small(10, at)?),
+            Self::Judge => Built::Classifier(plain_small(10, at)?),
+        })
+    }
+
+    fn judge(&self) -> Option<Box<dyn Recipe>> {
+        (*self == Self::Autoencoder).then(|| Box::new(Self::Judge) as Box<dyn Recipe>)
+    }
+
+    fn held_out(&self) -> usize {
+        5000
+    }
+
+    fn data(&self, _: &dyn World) -> String {
+        "digits in colour, procedural: Digits::strokes(32, 0), training split, each image once"
+            .into()
+    }
+
+    fn configuration(
+        &self,
+        dataset: &dyn World,
+        training: &TrainConfig,
+        start: Option<&Card>,
+    ) -> Value {
+        json!({
+            "network": self.architecture(dataset),
+            "data": dataset.id(),
+            "training": training,
+            // Null for a training from random weights: stored weights have this key.
+            "start": start.map(|card| &card.weights),
+        })
+    }
+
+    fn step(&self, network: &Built, batch: Batch, rng: &mut Rng) -> Result<Step> {
+        let images = match self {
+            Self::Judge => roughen(&batch.images, rng)?,
+            _ => batch.images.clone(),
+        };
+        network.step(&Batch { images, ..batch }, rng)
+    }
+}
+
+/// The encoder E, the decoder D, the classifier under study and the independent classifier for
+/// [`Digits`] of 32 px.
+#[derive(Clone, Debug)]
+pub struct DigitsNetworks {
+    /// The encoder E and the decoder D.
+    pub autoencoder: ConvVae,
+    /// The network under study, a small SqueezeNet. Its penultimate layer is `pool`.
+    pub classifier: Backbone,
+    /// The independent classifier, which evaluates reconstructions and samples.
+    pub judge: Backbone,
+    cards: BTreeMap<String, Card>,
+}
+
+impl DigitsNetworks {
+    /// Loads the networks for `digits`. If `digits` are the procedural digits, these are the
+    /// networks that ship with the project. For other digits (for example MNIST), the shipped
+    /// networks are fine-tuned for `adapt` steps and stored in `store`. All of them are on the
+    /// store's device.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the images are not 32 px in size; [`Error::Content`] if the shipped
+    /// weights are missing: the message contains the command that trains them.
+    pub fn load(digits: &Digits, adapt: u64, store: &Store) -> Result<Self> {
+        if digits.size() != SIZE {
+            return Err(Error::shape(format!(
+                "expected digits of {SIZE} × {SIZE} pixels, the input size of the shipped networks, found {} pixels: create the digits with size {SIZE}",
+                digits.size()
+            )));
+        }
+        let mut cards = BTreeMap::new();
+        let mut load = |network: DigitsNetwork| -> Result<Built> {
+            let name = network.name();
+            let loaded = if digits.len(Split::Train).is_some() {
+                say(&format!(
+                    "{name}: fine-tuning the shipped weights for {adapt} steps on these digits"
+                ));
+                network.fine_tune(digits, adapt, store)?
+            } else {
+                network.load(&store.placement())?
+            };
+            cards.insert(name, loaded.card);
+            Ok(loaded.network)
+        };
+        Ok(Self {
+            classifier: load(DigitsNetwork::Classifier)?.into_classifier()?,
+            judge: load(DigitsNetwork::Judge)?.into_classifier()?,
+            autoencoder: load(DigitsNetwork::Autoencoder)?.into_autoencoder()?,
+            cards,
+        })
+    }
+
+    /// Returns the cards of the weights, one per network: how they were trained and the measured
+    /// figures.
+    pub fn cards(&self) -> Vec<Card> {
+        self.cards.values().cloned().collect()
+    }
+}
