@@ -1,12 +1,12 @@
 //! [`Built`], a network of a recipe: its loss in training, and its results on held-out images.
 
 use crate::autoencoder::{Autoencoder, ConvVae};
-use crate::backbone::{Backbone, Mode, Network, plain_small};
-use crate::data::{Batch, World};
+use crate::backbone::{Backbone, Mode, Network};
+use crate::data::Batch;
 use crate::loss::vae_loss;
 use crate::metric::{Judge, agreement, psnr};
 use crate::ops::widened as wide;
-use crate::ops::{PoolConfig, Rng, Scope, avg_pool2d};
+use crate::ops::{PoolConfig, Rng, avg_pool2d};
 use crate::train::Step;
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -137,13 +137,13 @@ impl Built {
     }
 
     fn is_not(&self, expected: &str) -> Error {
-        let (found, method) = match self {
-            Self::Autoencoder(_) => ("an autoencoder", "into_autoencoder"),
-            Self::Classifier(_) => ("a classifier", "into_classifier"),
-            Self::Judge(_) => ("an independent classifier", "into_judge"),
+        let found = match self {
+            Self::Autoencoder(_) => "an autoencoder",
+            Self::Classifier(_) => "a classifier",
+            Self::Judge(_) => "an independent classifier",
         };
         Error::unsupported(format!(
-            "expected {expected}, found {found}: call `{method}`"
+            "expected {expected}, found {found}: call the method of this kind of network"
         ))
     }
 }
@@ -154,13 +154,6 @@ fn each(figure: &str, values: BTreeMap<String, Vec<f64>>) -> Vec<(String, Vec<f6
     values
         .map(|(name, values)| (format!("{figure} {name}"), values))
         .collect()
-}
-
-/// Builds an independent classifier of a dataset's attributes.
-pub(super) fn judge(dataset: &dyn World, at: &Scope) -> Result<Judge> {
-    let attributes = dataset.attributes();
-    let outputs = attributes.iter().map(|a| a.answers.len()).sum();
-    Judge::new(&plain_small(outputs, at)?, &attributes)
 }
 
 /// Returns half of the batches unchanged and makes the other half blurred and noisy. The

@@ -1,18 +1,15 @@
 //! The networks for the synthetic creatures. They ship with the project.
 
-use super::built::judge;
-use super::recipe::{
-    autoencoder_training, classifier_training, judge_of_attributes, judge_training, load_shipped,
-};
-use super::{Built, Recipe, SEED, cpu};
+use super::plan::autoencoder_training;
+use super::recipe::load_shipped;
+use super::{Plan, Recipe, SEED, cpu};
 use crate::Result;
 use crate::autoencoder::{ConvVae, ConvVaeConfig};
-use crate::backbone::{Backbone, alexnet_small};
+use crate::backbone::Backbone;
 use crate::data::{Creatures, World};
 use crate::metric::Judge;
-use crate::ops::{Placement, Scope};
-use crate::train::{Card, TrainConfig};
-use serde_json::{Value, json};
+use crate::ops::Placement;
+use crate::train::Card;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -32,36 +29,25 @@ pub enum CreaturesNetwork {
 }
 
 impl CreaturesNetwork {
-    /// Returns all networks in training order: the independent classifier is needed to evaluate
-    /// the autoencoder.
-    pub fn all() -> Vec<Self> {
-        vec![Self::Judge, Self::Classifier, Self::Autoencoder]
-    }
-}
-
-fn vae() -> ConvVaeConfig {
-    ConvVaeConfig {
-        size: SIZE,
-        code: 128,
-        ..ConvVaeConfig::default()
-    }
+    /// All networks in training order: the independent classifier is needed to evaluate the
+    /// autoencoder.
+    pub const ALL: [Self; 3] = [Self::Judge, Self::Classifier, Self::Autoencoder];
 }
 
 impl Recipe for CreaturesNetwork {
-    fn name(&self) -> String {
+    fn plan(&self) -> Plan {
         match self {
-            Self::Judge => "creatures-judge",
-            Self::Classifier => "creatures-classifier",
-            Self::Autoencoder => "creatures-autoencoder",
-        }
-        .into()
-    }
-
-    fn training(&self) -> TrainConfig {
-        match self {
-            Self::Judge => judge_training(1500),
-            Self::Classifier => classifier_training(1500),
-            Self::Autoencoder => autoencoder_training(9000, 16),
+            Self::Judge => Plan::judge("creatures-judge", 1500),
+            Self::Classifier => Plan::alexnet("creatures-classifier", 1500),
+            Self::Autoencoder => {
+                let network = ConvVaeConfig {
+                    size: SIZE,
+                    code: 128,
+                    ..ConvVaeConfig::default()
+                };
+                let training = autoencoder_training(9000, 16);
+                Plan::autoencoder("creatures-autoencoder", network, training, Self::Judge)
+            }
         }
     }
 
@@ -74,26 +60,6 @@ impl Recipe for CreaturesNetwork {
             // stylized images.
             Self::Judge | Self::Autoencoder => creatures.stylized(),
         }))
-    }
-
-    fn architecture(&self, dataset: &dyn World) -> Value {
-        match self {
-            Self::Judge => judge_of_attributes(dataset),
-            Self::Classifier => json!("alexnet_small, width 24"),
-            Self::Autoencoder => json!(vae()),
-        }
-    }
-
-    fn build(&self, dataset: &dyn World, at: &Scope) -> Result<Built> {
-        Ok(match self {
-            Self::Judge => Built::Judge(judge(dataset, at)?),
-            Self::Classifier => Built::Classifier(alexnet_small(24, 10, at)?),
-            Self::Autoencoder => Built::Autoencoder(Box::new(ConvVae::new(&vae(), at)?)),
-        })
-    }
-
-    fn judge(&self) -> Option<Box<dyn Recipe>> {
-        (*self == Self::Autoencoder).then(|| Box::new(Self::Judge) as Box<dyn Recipe>)
     }
 }
 

@@ -2,13 +2,13 @@
 //! digits.
 
 use super::built::roughen;
-use super::recipe::{JUDGE, autoencoder_training, classifier_training, judge_training};
-use super::{Built, Recipe, SEED};
+use super::plan::autoencoder_training;
+use super::{Built, Job, Plan, Recipe, SEED};
 use crate::autoencoder::{ConvVae, ConvVaeConfig};
-use crate::backbone::{Backbone, plain_small, squeezenet_small};
+use crate::backbone::{Backbone, squeezenet_small};
 use crate::data::{Batch, Digits, Split, World};
-use crate::ops::{Rng, Scope};
-use crate::train::{Card, Step, Store, TrainConfig};
+use crate::ops::Rng;
+use crate::train::{Card, Step, Store};
 use crate::{Error, Result};
 use invariances_core::say;
 use serde_json::{Value, json};
@@ -31,55 +31,31 @@ pub enum DigitsNetwork {
 }
 
 impl DigitsNetwork {
-    /// Returns all three networks in training order: the independent classifier is needed to
-    /// evaluate the autoencoder.
-    pub fn all() -> Vec<Self> {
-        vec![Self::Classifier, Self::Judge, Self::Autoencoder]
-    }
+    /// All networks in training order: the independent classifier is needed to evaluate the
+    /// autoencoder.
+    pub const ALL: [Self; 3] = [Self::Classifier, Self::Judge, Self::Autoencoder];
 }
 
 impl Recipe for DigitsNetwork {
-    fn name(&self) -> String {
+    fn plan(&self) -> Plan {
         match self {
-            Self::Autoencoder => "digits-autoencoder",
-            Self::Classifier => "digits-classifier",
-            Self::Judge => "digits-judge",
-        }
-        .into()
-    }
-
-    fn training(&self) -> TrainConfig {
-        match self {
-            Self::Autoencoder => autoencoder_training(14_000, 32),
-            Self::Classifier => classifier_training(4000),
-            Self::Judge => judge_training(3000),
+            Self::Autoencoder => {
+                let (network, training) =
+                    (ConvVaeConfig::default(), autoencoder_training(14_000, 32));
+                Plan::autoencoder("digits-autoencoder", network, training, Self::Judge)
+            }
+            Self::Classifier => Plan::classifier(
+                "digits-classifier",
+                4000,
+                "squeezenet_small",
+                squeezenet_small,
+            ),
+            Self::Judge => Plan::judge_of_classes("digits-judge", 3000),
         }
     }
 
     fn dataset(&self) -> Result<Arc<dyn World>> {
         Ok(Arc::new(Digits::strokes(SIZE, SEED)?))
-    }
-
-    fn architecture(&self, _: &dyn World) -> Value {
-        match self {
-            Self::Autoencoder => json!(ConvVaeConfig::default()),
-            Self::Classifier => json!("squeezenet_small"),
-            Self::Judge => json!(JUDGE),
-        }
-    }
-
-    fn build(&self, _: &dyn World, at: &Scope) -> Result<Built> {
-        Ok(match self {
-            Self::Autoencoder => {
-                Built::Autoencoder(Box::new(ConvVae::new(&ConvVaeConfig::default(), at)?))
-            }
-            Self::Classifier => Built::Classifier(squeezenet_small(10, at)?),
-            Self::Judge => Built::Classifier(plain_small(10, at)?),
-        })
-    }
-
-    fn judge(&self) -> Option<Box<dyn Recipe>> {
-        (*self == Self::Autoencoder).then(|| Box::new(Self::Judge) as Box<dyn Recipe>)
     }
 
     fn held_out(&self) -> usize {
@@ -91,19 +67,11 @@ impl Recipe for DigitsNetwork {
             .into()
     }
 
-    fn configuration(
-        &self,
-        dataset: &dyn World,
-        training: &TrainConfig,
-        start: Option<&Card>,
-    ) -> Value {
-        json!({
-            "network": self.architecture(dataset),
-            "data": dataset.id(),
-            "training": training,
-            // Null for a training from random weights: stored weights have this key.
-            "start": start.map(|card| &card.weights),
-        })
+    /// The start is null for a training from random weights: the shipped weights have this key.
+    fn configuration(&self, job: &Job) -> Value {
+        let mut all = job.configuration(&self.plan().architecture);
+        all["start"] = json!(job.start.as_ref().map(|start| &start.card.weights));
+        all
     }
 
     fn step(&self, network: &Built, batch: Batch, rng: &mut Rng) -> Result<Step> {

@@ -1,18 +1,15 @@
 //! The networks for the synthetic faces. They ship with the project.
 
-use super::built::judge;
-use super::recipe::{
-    autoencoder_training, classifier_training, judge_of_attributes, judge_training, load_shipped,
-};
-use super::{Built, Recipe, SEED, cpu};
+use super::plan::autoencoder_training;
+use super::recipe::load_shipped;
+use super::{Plan, Recipe, SEED, cpu};
 use crate::Result;
 use crate::autoencoder::{ConvVae, ConvVaeConfig};
 use crate::backbone::{Backbone, facenet_small};
 use crate::data::{Faces, World};
 use crate::metric::Judge;
-use crate::ops::{Placement, Scope};
-use crate::train::{Card, TrainConfig};
-use serde_json::{Value, json};
+use crate::ops::Placement;
+use crate::train::Card;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -33,37 +30,30 @@ pub enum FacesNetwork {
 }
 
 impl FacesNetwork {
-    /// Returns all networks in training order: the independent classifier is needed to evaluate
-    /// the autoencoder.
-    pub fn all() -> Vec<Self> {
-        vec![Self::Judge, Self::Recogniser, Self::Autoencoder]
-    }
-}
-
-fn vae() -> ConvVaeConfig {
-    ConvVaeConfig {
-        size: SIZE,
-        code: 96,
-        ..ConvVaeConfig::default()
-    }
+    /// All networks in training order: the independent classifier is needed to evaluate the
+    /// autoencoder.
+    pub const ALL: [Self; 3] = [Self::Judge, Self::Recogniser, Self::Autoencoder];
 }
 
 impl Recipe for FacesNetwork {
-    fn name(&self) -> String {
-        match self {
-            Self::Judge => "faces-judge",
-            Self::Recogniser => "faces-recogniser",
-            Self::Autoencoder => "faces-autoencoder",
-        }
-        .into()
-    }
-
-    fn training(&self) -> TrainConfig {
+    fn plan(&self) -> Plan {
         match self {
             // The factors of a face, such as lines and a smile, are hard to recognise.
-            Self::Judge => judge_training(4000),
-            Self::Recogniser => classifier_training(2500),
-            Self::Autoencoder => autoencoder_training(12_000, 16),
+            Self::Judge => Plan::judge("faces-judge", 4000),
+            Self::Recogniser => {
+                Plan::classifier("faces-recogniser", 2500, "facenet_small", |_, at| {
+                    facenet_small(PEOPLE as usize, at)
+                })
+            }
+            Self::Autoencoder => {
+                let network = ConvVaeConfig {
+                    size: SIZE,
+                    code: 96,
+                    ..ConvVaeConfig::default()
+                };
+                let training = autoencoder_training(12_000, 16);
+                Plan::autoencoder("faces-autoencoder", network, training, Self::Judge)
+            }
         }
     }
 
@@ -73,26 +63,6 @@ impl Recipe for FacesNetwork {
             Self::Recogniser => faces.people(PEOPLE)?,
             Self::Judge | Self::Autoencoder => faces,
         }))
-    }
-
-    fn architecture(&self, dataset: &dyn World) -> Value {
-        match self {
-            Self::Judge => judge_of_attributes(dataset),
-            Self::Recogniser => json!("facenet_small"),
-            Self::Autoencoder => json!(vae()),
-        }
-    }
-
-    fn build(&self, dataset: &dyn World, at: &Scope) -> Result<Built> {
-        Ok(match self {
-            Self::Judge => Built::Judge(judge(dataset, at)?),
-            Self::Recogniser => Built::Classifier(facenet_small(PEOPLE as usize, at)?),
-            Self::Autoencoder => Built::Autoencoder(Box::new(ConvVae::new(&vae(), at)?)),
-        })
-    }
-
-    fn judge(&self) -> Option<Box<dyn Recipe>> {
-        (*self == Self::Autoencoder).then(|| Box::new(Self::Judge) as Box<dyn Recipe>)
     }
 }
 

@@ -30,6 +30,7 @@ mod creatures;
 mod digits;
 mod faces;
 mod photographs;
+mod plan;
 mod published;
 mod recipe;
 mod vae;
@@ -39,9 +40,10 @@ pub use creatures::{CreaturesNetwork, CreaturesNetworks};
 pub use digits::{DigitsNetwork, DigitsNetworks};
 pub use faces::{FacesNetwork, FacesNetworks};
 pub use photographs::PhotographsNetworks;
+pub use plan::{Architecture, Plan};
 pub(crate) use published::{ALEXNET, to_load};
 pub use published::{PublishedNetworks, Sources};
-pub use recipe::{Fitted, Pretrained, Recipe};
+pub use recipe::{Fitted, Job, Pretrained, Recipe};
 pub use vae::{Pixels, VaeTraining, train_perceptual};
 
 use crate::ops::Placement;
@@ -53,17 +55,10 @@ const SEED: u64 = 0;
 /// Returns the recipes of all networks that ship with the project, in training order: an
 /// independent classifier is needed to evaluate the autoencoder of its dataset.
 pub fn shipped() -> Vec<Box<dyn Recipe>> {
-    let mut all: Vec<Box<dyn Recipe>> = Vec::new();
-    for network in DigitsNetwork::all() {
-        all.push(Box::new(network));
-    }
-    for network in FacesNetwork::all() {
-        all.push(Box::new(network));
-    }
-    for network in CreaturesNetwork::all() {
-        all.push(Box::new(network));
-    }
-    all
+    let digits = DigitsNetwork::ALL.map(|n| Box::new(n) as Box<dyn Recipe>);
+    let faces = FacesNetwork::ALL.map(|n| Box::new(n) as Box<dyn Recipe>);
+    let creatures = CreaturesNetwork::ALL.map(|n| Box::new(n) as Box<dyn Recipe>);
+    digits.into_iter().chain(faces).chain(creatures).collect()
 }
 
 /// f32 on the CPU.

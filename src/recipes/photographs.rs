@@ -1,18 +1,15 @@
 //! The networks for a user's own images. No weights ship for them: all of them are trained on
 //! these images.
 
-use super::built::judge;
-use super::recipe::{JUDGE, autoencoder_training, classifier_training};
-use super::{Built, Recipe, VaeTraining};
+use super::plan::autoencoder_training;
+use super::{Built, Plan, Recipe, VaeTraining};
 use crate::autoencoder::{Autoencoder, ConvVae};
-use crate::backbone::{Backbone, Network, alexnet_small};
+use crate::backbone::{Backbone, Network};
 use crate::data::{Photographs, Split, World};
 use crate::metric::{Judge, agreement};
-use crate::ops::Scope;
 use crate::train::{Card, Store, TrainConfig};
 use crate::{Error, Result};
 use invariances_core::say;
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -54,41 +51,23 @@ struct PhotographsNetwork<'a> {
 }
 
 impl Recipe for PhotographsNetwork<'_> {
-    fn name(&self) -> String {
-        match self.is_judge {
-            true => "photographs-judge",
-            false => "photographs-classifier",
-        }
-        .into()
-    }
-
-    fn training(&self) -> TrainConfig {
-        TrainConfig {
+    fn plan(&self) -> Plan {
+        let mut plan = match self.is_judge {
+            true => Plan::judge("photographs-judge", self.steps),
+            false => Plan::alexnet("photographs-classifier", self.steps),
+        };
+        plan.training = TrainConfig {
             batch: 32,
             learning_rate: 1e-3,
             warm_up: 50,
             weight_decay: 0.1,
-            seed: if self.is_judge { 101 } else { 0 },
-            ..classifier_training(self.steps)
-        }
+            ..plan.training
+        };
+        plan
     }
 
     fn dataset(&self) -> Result<Arc<dyn World>> {
         Ok(Arc::new(self.images.clone()))
-    }
-
-    fn architecture(&self, _: &dyn World) -> Value {
-        match self.is_judge {
-            true => json!(JUDGE),
-            false => json!("alexnet_small, width 24"),
-        }
-    }
-
-    fn build(&self, dataset: &dyn World, at: &Scope) -> Result<Built> {
-        Ok(match self.is_judge {
-            true => Built::Judge(judge(dataset, at)?),
-            false => Built::Classifier(alexnet_small(24, dataset.classes().len(), at)?),
-        })
     }
 }
 

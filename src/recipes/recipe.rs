@@ -1,18 +1,18 @@
 //! [`Recipe`]: how one network is built, trained, evaluated and stored.
 
-use super::Built;
+use super::{Architecture, Built, Plan};
 use crate::data::{Ahead, Batch, Split, World};
-use crate::ops::{Params, Placement, Rng, Scope};
-use crate::train::{Card, Decay, Slot, Step, Store, TrainConfig, Trained, Trainer, pretrained};
+use crate::ops::{Params, Placement, Rng};
+use crate::train::{Card, Slot, Step, Store, TrainConfig, Trained, Trainer, pretrained};
 use crate::{Error, Result};
 use invariances_core::say;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// How one network is trained on a dataset: its architecture, training settings, loss and
-/// evaluation. With these, the provided methods load the shipped weights, fine-tune them on other
-/// images, and train the network.
+/// How one network is trained on a dataset. [`Recipe::plan`] and [`Recipe::dataset`] state it; the
+/// other methods have defaults that fit most networks. They load the shipped weights, fine-tune
+/// them on other images, and train the network.
 ///
 /// ```
 /// use invariances::prelude::*;
@@ -27,11 +27,8 @@ use std::sync::Arc;
 /// # Ok::<(), invariances::Error>(())
 /// ```
 pub trait Recipe {
-    /// Returns the network's name, the stem of its file names.
-    fn name(&self) -> String;
-
-    /// Returns the settings of the full training, as used for the shipped weights.
-    fn training(&self) -> TrainConfig;
+    /// Returns the network's name, architecture, training settings and independent classifier.
+    fn plan(&self) -> Plan;
 
     /// Returns the dataset of the full training.
     ///
@@ -39,19 +36,14 @@ pub trait Recipe {
     /// Those of the dataset.
     fn dataset(&self) -> Result<Arc<dyn World>>;
 
-    /// Returns the description of the architecture in [`Recipe::configuration`].
-    fn architecture(&self, dataset: &dyn World) -> Value;
+    /// Returns the network's name, the stem of its file names.
+    fn name(&self) -> String {
+        self.plan().name
+    }
 
-    /// Builds the network for a dataset, with the initial values of its parameters.
-    ///
-    /// # Errors
-    /// Those of the network's constructor.
-    fn build(&self, dataset: &dyn World, at: &Scope) -> Result<Built>;
-
-    /// Returns the recipe of the independent classifier that evaluates this network. Only an
-    /// autoencoder needs one.
-    fn judge(&self) -> Option<Box<dyn Recipe>> {
-        None
+    /// Returns the settings of the full training, as used for the shipped weights.
+    fn training(&self) -> TrainConfig {
+        self.plan().training
     }
 
     /// Returns the number of held-out images of [`Recipe::evaluate`].
@@ -67,21 +59,8 @@ pub trait Recipe {
     /// Returns everything that determines the weights: the architecture, the dataset, the training
     /// settings, and the weights that the training starts from, if there are any. Weights are
     /// stored and found under it.
-    fn configuration(
-        &self,
-        dataset: &dyn World,
-        training: &TrainConfig,
-        start: Option<&Card>,
-    ) -> Value {
-        let mut all = json!({
-            "network": self.architecture(dataset),
-            "data": dataset.id(),
-            "training": training,
-        });
-        if let Some(card) = start {
-            all["start"] = json!(card.weights);
-        }
-        all
+    fn configuration(&self, job: &Job) -> Value {
+        job.configuration(&self.plan().architecture)
     }
 
     /// Computes the loss of a training step. The images are on the network's device.
@@ -92,8 +71,8 @@ pub trait Recipe {
         network.step(&batch, rng)
     }
 
-    /// Measures a network on [`Recipe::held_out`] images of the test split. `judge` is the network
-    /// of [`Recipe::judge`]; the images are moved to `placement`, where the networks are.
+    /// Measures a network on [`Recipe::held_out`] images of the test split. `judge` is the
+    /// network of [`Plan::judge`]; the images are moved to `placement`, where the networks are.
     ///
     /// A classifier gets its `accuracy`, an independent classifier one per attribute. An
     /// autoencoder gets the PSNR in dB (`psnr`) and, per attribute, how often the independent
@@ -132,12 +111,12 @@ pub trait Recipe {
     /// [`Error::Content`] if the shipped weights are missing: the message contains the command
     /// that trains them.
     fn load(&self, placement: &Placement) -> Result<Pretrained> {
-        let (name, dataset, training) = (self.name(), self.dataset()?, self.training());
-        let params = Params::with(training.seed, placement.dtype, &placement.device);
-        let network = self.build(&*dataset, &params.root())?;
-        let configuration = self.configuration(&*dataset, &training, None);
-        let card = pretrained::load(&name, &configuration, &params)?
-            .ok_or_else(|| pretrained::missing(&name))?;
+        let plan = self.plan();
+        let params = Params::with(plan.training.seed, placement.dtype, &placement.device);
+        let job = Job::new(self.dataset()?, &plan.training);
+        let network = plan.architecture.build(&*job.dataset, &params.root())?;
+        let card = pretrained::load(&plan.name, &self.configuration(&job), &params)?
+            .ok_or_else(|| pretrained::missing(&plan.name))?;
         Ok(Pretrained {
             network,
             params,
@@ -161,12 +140,7 @@ pub trait Recipe {
     where
         Self: Sized,
     {
-        let job = Job {
-            dataset: Arc::new(dataset.clone()),
-            training: training.clone(),
-            start: None,
-        };
-        run(self, &job, store)
+        run(self, &Job::new(Arc::new(dataset.clone()), training), store)
     }
 
     /// Fine-tunes the shipped weights on another dataset for `steps` steps, with 0.3 times the
@@ -185,23 +159,16 @@ pub trait Recipe {
         Self: Sized,
     {
         let start = self.load(&store.placement())?;
-        let full = self.training();
-        let job = Job {
-            dataset: Arc::new(dataset.clone()),
-            training: TrainConfig {
-                steps,
-                learning_rate: full.learning_rate * 0.3,
-                ..full
-            },
-            start: Some(start.clone()),
-        };
+        let mut job = Job::new(Arc::new(dataset.clone()), &self.training());
+        job.training.steps = steps;
+        job.training.learning_rate *= 0.3;
+        job.start = Some(start.clone());
         let fitted = run(self, &job, store)?;
         say(&format!("{}: {}", self.name(), fitted.trained));
-        let card = fitted.card()?.unwrap_or(start.card);
         Ok(Pretrained {
+            card: fitted.card()?.unwrap_or(start.card),
             network: fitted.network,
             params: fitted.params,
-            card,
         })
     }
 
@@ -213,25 +180,21 @@ pub trait Recipe {
     /// [`Error::Content`] if the independent classifier for an autoencoder has not been trained
     /// before, or if the weights could not be saved; otherwise as [`Trainer::fit_in`].
     fn retrain(&self, store: &Store) -> Result<Card> {
-        let job = Job {
-            dataset: self.dataset()?,
-            training: self.training(),
-            start: None,
-        };
-        let (name, dataset, placement) = (self.name(), &*job.dataset, store.placement());
+        let (plan, placement) = (self.plan(), store.placement());
+        let job = Job::new(self.dataset()?, &plan.training);
         let fitted = run(self, &job, store)?;
-        say(&format!("{name}: {}", fitted.trained));
-        let judge = self.judge().map(|judge| judge.load(&placement));
+        say(&format!("{}: {}", plan.name, fitted.trained));
+        let judge = plan.judge.map(|judge| judge.load(&placement));
         let judge = judge.transpose()?.map(|judge| judge.network);
         let unsaved = || Error::content(fitted.slot.folder(), "the trained weights were not saved");
         let card = Card {
             configuration: fitted.slot.configuration().clone(),
-            data: self.data(dataset),
-            command: format!("cargo run --release -- retrain {name}"),
+            data: self.data(&*job.dataset),
+            command: format!("cargo run --release -- retrain {}", plan.name),
             ..fitted.card()?.ok_or_else(unsaved)?
         };
-        let figures = self.evaluate(&fitted.network, judge.as_ref(), dataset, &placement)?;
-        pretrained::save(&name, &Card { figures, ..card }, &fitted.params)
+        let figures = self.evaluate(&fitted.network, judge.as_ref(), &*job.dataset, &placement)?;
+        pretrained::save(&plan.name, &Card { figures, ..card }, &fitted.params)
     }
 }
 
@@ -270,21 +233,46 @@ impl Fitted {
 }
 
 /// What a network is trained on, with which settings, and from which weights.
-struct Job {
-    dataset: Arc<dyn World>,
-    training: TrainConfig,
-    start: Option<Pretrained>,
+#[derive(Clone)]
+pub struct Job {
+    /// The images: the training split of this dataset.
+    pub dataset: Arc<dyn World>,
+    /// The training settings.
+    pub training: TrainConfig,
+    /// The weights to start from, or `None` for random weights.
+    pub start: Option<Pretrained>,
+}
+
+impl Job {
+    fn new(dataset: Arc<dyn World>, training: &TrainConfig) -> Self {
+        Self {
+            dataset,
+            training: training.clone(),
+            start: None,
+        }
+    }
+
+    /// Returns everything that determines the weights of a network of this architecture.
+    pub(super) fn configuration(&self, architecture: &Architecture) -> Value {
+        let mut all = json!({
+            "network": architecture.describe(&*self.dataset),
+            "data": self.dataset.id(),
+            "training": self.training,
+        });
+        if let Some(start) = &self.start {
+            all["start"] = json!(start.card.weights);
+        }
+        all
+    }
 }
 
 /// Trains a network, or loads it if it has been trained before. It is on the store's device.
 fn run(recipe: &(impl Recipe + ?Sized), job: &Job, store: &Store) -> Result<Fitted> {
-    let (dataset, training) = (&*job.dataset, &job.training);
-    let start = job.start.as_ref();
-    let configuration = recipe.configuration(dataset, training, start.map(|start| &start.card));
-    let slot = store.slot(&recipe.name(), &configuration)?;
+    let (plan, training) = (recipe.plan(), &job.training);
+    let slot = store.slot(&plan.name, &recipe.configuration(job))?;
     let params = store.params(training.seed);
-    let network = recipe.build(dataset, &params.root())?;
-    if let Some(start) = start {
+    let network = plan.architecture.build(&*job.dataset, &params.root())?;
+    if let Some(start) = &job.start {
         params.set_all(&start.params.tensors())?;
     }
     let placement = store.placement();
@@ -320,47 +308,4 @@ pub(super) fn load_shipped(
     let loaded = recipe.load(placement)?;
     cards.insert(recipe.name(), loaded.card);
     Ok(loaded.network)
-}
-
-/// The architecture of an independent classifier of classes.
-pub(super) const JUDGE: &str = "plain_small, blurred and noisy images";
-
-/// Describes the architecture of an independent classifier of a dataset's attributes.
-pub(super) fn judge_of_attributes(dataset: &dyn World) -> Value {
-    let attributes = dataset.attributes();
-    let questions: Vec<_> = attributes.iter().map(|a| (&a.name, &a.cuts)).collect();
-    json!({"network": JUDGE, "questions": questions})
-}
-
-/// Settings to train a classifier.
-pub(super) fn classifier_training(steps: u64) -> TrainConfig {
-    TrainConfig {
-        steps,
-        batch: 64,
-        learning_rate: 2e-3,
-        betas: (0.9, 0.99),
-        clip: Some(100.0),
-        decay: Decay::Cosine { floor: 0.01 },
-        warm_up: 100,
-        ..TrainConfig::default()
-    }
-}
-
-/// Settings to train an independent classifier: another seed than that of the network under study.
-pub(super) fn judge_training(steps: u64) -> TrainConfig {
-    TrainConfig {
-        seed: 101,
-        ..classifier_training(steps)
-    }
-}
-
-/// Settings to train an encoder E and a decoder D.
-pub(super) fn autoencoder_training(steps: u64, batch: usize) -> TrainConfig {
-    TrainConfig {
-        batch,
-        learning_rate: 1e-3,
-        clip: None,
-        ema: Some(0.999),
-        ..classifier_training(steps)
-    }
 }

@@ -1,7 +1,8 @@
 //! Training of the encoder E and the decoder D (a VAE), with a choice of loss terms, and of a
 //! perceptual distance that needs no download.
 
-use super::built::{judge, roughen};
+use super::built::roughen;
+use super::plan::judge;
 use super::recipe::batches;
 use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig, Decoder};
 use crate::backbone::Mode;
