@@ -98,7 +98,7 @@ impl Built {
                 Ok(all)
             }
             (Self::Autoencoder(_), _) => Err(Error::unsupported(
-                "evaluating an autoencoder needs an independent classifier: return its recipe from `Recipe::judge`",
+                "evaluating an autoencoder needs an independent classifier: name its recipe in the plan (`Plan::autoencoder`)",
             )),
         }
     }

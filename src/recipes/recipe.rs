@@ -72,7 +72,7 @@ pub trait Recipe {
     }
 
     /// Measures a network on [`Recipe::held_out`] images of the test split. `judge` is the
-    /// network of [`Plan::judge`]; the images are moved to `placement`, where the networks are.
+    /// network of the plan's `judge`; the images are moved to `placement`, where the networks are.
     ///
     /// A classifier gets its `accuracy`, an independent classifier one per attribute. An
     /// autoencoder gets the PSNR in dB (`psnr`) and, per attribute, how often the independent
