@@ -12,7 +12,7 @@
 //! Modules depend on each other in one direction only: each one uses modules of its own group and
 //! of the groups to its left.
 //! `ops` ← `data`, `figure`, `flow` ← `backbone`, `autoencoder`, `loss` ← `hub`, `train`,
-//! `metric`, `interpret` ← `notebook`.
+//! `metric`, `recipes`, `interpret` ← `notebook`.
 //!
 //! Notebooks must use candle, plotters, polars and hf-hub through the re-exports below, not
 //! through dependencies of their own. A second copy of candle would have its own tensor ids, and
@@ -29,6 +29,7 @@ pub mod loss;
 pub mod metric;
 pub mod notebook;
 pub mod prelude;
+pub mod recipes;
 pub mod revision;
 pub mod train;
 

@@ -45,13 +45,16 @@ pub use crate::metric::{
     frechet_distance, measure_colours, psnr, same_answers, ssim, taken_over, unevenness,
 };
 pub use crate::notebook::{
-    Claim, ClaimBuilder, Claims, Expected, Lab, Progress, Repeated, Scale, Sources, Study, Subject,
+    Claim, ClaimBuilder, Claims, Expected, Lab, Progress, Repeated, Scale, Study, Subject,
 };
 pub use crate::ops::{Init, Params, Placement, Rng, Scope, host, scalar, values};
+pub use crate::recipes::{
+    Built, CreaturesNetwork, CreaturesNetworks, DigitsNetwork, DigitsNetworks, FacesNetwork,
+    FacesNetworks, Fitted, PhotographsNetworks, Pixels, Pretrained, PublishedNetworks, Recipe,
+    Sources, VaeTraining, train_perceptual,
+};
 pub use crate::train::{
-    Adam, AdamConfig, Card, CreaturesNetworks, Decay, DigitsNetwork, DigitsNetworks, FacesNetworks,
-    PhotographsNetworks, Pixels, Slot, Step, Store, TrainConfig, Trained, Trainer, VaeTraining,
-    WorldNetwork, train_perceptual,
+    Adam, AdamConfig, Card, Decay, Slot, Step, Store, TrainConfig, Trained, Trainer,
 };
 pub use crate::{candle_core, candle_nn, candle_transformers, hf_hub, plotters, polars};
 pub use candle_core::{DType, Device, Tensor, Var};

@@ -4,10 +4,10 @@
 //! same; see [`Study`](crate::notebook::Study).
 //!
 //! `revisions.json` has a number for each part of the code, and a hash of the part's code without
-//! comments and tests. Its part `dependencies` has the versions of other crates that decide
-//! numbers. A test compares the hashes with the sources, and the versions with `Cargo.lock`. After
-//! a change that can alter results, the number is raised; after any other change, only the hash or
-//! the version is renewed.
+//! comments and tests. A part is a folder; `train` is `src/train` and `src/recipes`. The part
+//! `dependencies` has the versions of other crates that decide numbers. A test compares the hashes
+//! with the sources, and the versions with `Cargo.lock`. After a change that can alter results, the
+//! number is raised; after any other change, only the hash or the version is renewed.
 
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};

@@ -72,21 +72,24 @@ fn words(code: TokenStream, out: &mut String) {
     }
 }
 
-fn hash(folder: &Path) -> Result<String> {
+/// The hash of the code in these folders, in this order.
+fn hash(folders: &[PathBuf]) -> Result<String> {
     let mut hash = blake3::Hasher::new();
-    for path in rust_files(folder)? {
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-        let code: TokenStream = text.parse().expect("Rust");
-        let mut all = String::new();
-        words(code, &mut all);
-        let name = path
-            .strip_prefix(folder)
-            .expect("below")
-            .display()
-            .to_string();
-        for part in [name, all] {
-            hash.update(&(part.len() as u64).to_le_bytes());
-            hash.update(part.as_bytes());
+    for folder in folders {
+        for path in rust_files(folder)? {
+            let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+            let code: TokenStream = text.parse().expect("Rust");
+            let mut all = String::new();
+            words(code, &mut all);
+            let name = path
+                .strip_prefix(folder)
+                .expect("below")
+                .display()
+                .to_string();
+            for part in [name, all] {
+                hash.update(&(part.len() as u64).to_le_bytes());
+                hash.update(part.as_bytes());
+            }
         }
     }
     Ok(hash.finalize().to_hex()[..16].to_owned())
@@ -98,13 +101,14 @@ fn a_change_of_code_is_recorded() -> Result<()> {
     let table: Value = serde_json::from_str(include_str!("../src/revisions.json")).expect("JSON");
     let mut changed = Vec::new();
     for (part, recorded) in table.as_object().expect("an object") {
-        let folder = match part.as_str() {
+        let folders = match part.as_str() {
             "dependencies" => continue,
-            "ops" | "data" => project.join("crates").join(part).join("src"),
-            "subject" => project.join("src/notebook/subject.rs"),
-            _ => project.join("src").join(part),
+            "ops" | "data" => vec![project.join("crates").join(part).join("src")],
+            "subject" => vec![project.join("src/notebook/subject.rs")],
+            "train" => vec![project.join("src/train"), project.join("src/recipes")],
+            _ => vec![project.join("src").join(part)],
         };
-        let found = hash(&folder)?;
+        let found = hash(&folders)?;
         if recorded["sources"] != found.as_str() {
             changed.push(format!("{part}: \"sources\": \"{found}\""));
         }

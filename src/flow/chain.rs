@@ -5,7 +5,7 @@ use super::layer::Layer;
 use super::statistics::notice;
 use super::{ActNorm, AffineCoupling, InvertibleLeakyRelu, LuMixing, Permutation, SplineCoupling};
 use crate::ops::gpu::{self, CouplingTape};
-use crate::ops::gradients::{Slot, give, is_collected, stand, through_candle};
+use crate::ops::gradients::{GradientSlot, give, is_collected, stand, through_candle};
 use crate::ops::{Placement, Rng, Scope, values};
 use crate::{Error, Result};
 use candle_core::backend::BackendStorage;
@@ -469,7 +469,7 @@ struct ChainOp {
     /// v, with the log-determinant as the last column.
     out: Tensor,
     /// Receives the parameters' gradients; present if a parameter is trained.
-    slot: Option<Arc<Slot>>,
+    slot: Option<Arc<GradientSlot>>,
     /// Whether only one of the trained parameters is connected to the graph.
     single_parameter: bool,
     parameters: Vec<Tensor>,

@@ -18,4 +18,7 @@ pub use lab::{Lab, chosen_device};
 pub use progress::Progress;
 pub use scale::Scale;
 pub use study::{Conditions, Repeated, SeedResult, Study};
-pub use subject::{Sources, Subject};
+pub use subject::Subject;
+
+#[doc(no_inline)]
+pub use crate::recipes::Sources;

@@ -2,17 +2,21 @@
 //! independent classifier, and the settings of [`Lab`] that select it.
 
 use super::Lab;
-use crate::autoencoder::{BigAe, BigAeConfig, Decoder};
+use crate::autoencoder::Decoder;
 use crate::backbone::{Greybox, Network};
-use crate::data::{Attribute, Creatures, Images, Photographs, Split, World};
+use crate::data::{Creatures, Images, Photographs, Split, World};
 use crate::flow::Cinn;
-use crate::hub::{Hub, Published, Weights, published, weights};
+use crate::hub::{Hub, Published};
 use crate::interpret::{CinnTraining, Codes, Fid, mix, network_digest};
 use crate::metric::Judge;
-use crate::ops::{Params, Placement};
-use crate::train::{CreaturesNetworks, FacesNetworks, PhotographsNetworks, Store};
+use crate::ops::Placement;
+use crate::recipes::{
+    ALEXNET, CreaturesNetworks, FacesNetworks, PhotographsNetworks, PublishedNetworks, STUDIED,
+    Sources, cpu, to_load,
+};
+use crate::train::Store;
 use crate::{Error, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use invariances_core::names::nearest;
 use invariances_core::say;
 use std::collections::BTreeMap;
@@ -25,9 +29,6 @@ const SIZE: usize = 64;
 const BIG: usize = 128;
 /// The number of images whose outputs identify a network.
 const DIGEST_IMAGES: usize = 8;
-/// The name of the network under study among the weights of a [`Subject`].
-const STUDIED: &str = "network under study";
-
 /// The subject of a notebook: a network under study, E and D, images, and an independent
 /// classifier (`judge`). It is selected when the notebook runs ([`Lab::subject`]). The cells of
 /// the notebook are the same for all subjects.
@@ -95,65 +96,6 @@ impl fmt::Debug for Subject {
         )
     }
 }
-
-/// The sources of the published parts of a [`Subject`], for users with their own copies.
-///
-/// ```no_run
-/// use invariances::{hub::{Hub, Weights, weights}, notebook::{Sources, Subject}, prelude::Images};
-/// let mine = Weights { repository: Some("me/alexnet".into()), ..weights("alexnet")? };
-/// let sources = Sources { network: mine, ..Sources::authors()? };
-/// let subject = Subject::published(&Images::folder("animals")?, &sources, &Hub::open()?)?;
-/// # Ok::<(), invariances::Error>(())
-/// ```
-#[derive(Clone, Debug)]
-pub struct Sources {
-    /// The network under study: an AlexNet.
-    pub network: Weights,
-    /// The independent classifier, with 1000 classes.
-    pub judge: Weights,
-    /// The network whose layer `pool` measures how natural images are.
-    pub eye: Weights,
-    /// BigAE.
-    pub autoencoder: Published,
-    /// The t of each layer, named `cinn_alexnet_aae_<layer>`.
-    pub cinns: Vec<Published>,
-}
-
-impl Sources {
-    /// The authors' files, for AlexNet's layers conv5, fc6, fc7, fc8 and softmax.
-    ///
-    /// # Errors
-    /// None, if the crate was built from its own table of weights.
-    pub fn authors() -> Result<Self> {
-        let cinns = ALEXNET.map(|layer| published(&format!("cinn_alexnet_aae_{layer}")));
-        Ok(Self {
-            network: weights("alexnet")?,
-            judge: weights("resnet50")?,
-            eye: weights("fid_inception")?,
-            autoencoder: published("bigae_animals")?,
-            cinns: cinns.into_iter().collect::<Result<_>>()?,
-        })
-    }
-}
-
-/// f32 on the CPU.
-fn cpu() -> Placement {
-    Placement {
-        device: Device::Cpu,
-        dtype: DType::F32,
-    }
-}
-
-/// Parameters whose values are loaded next. They are created without random numbers where possible.
-fn to_load(placement: &Placement) -> Params {
-    match placement.dtype {
-        DType::F32 => Params::blank(&placement.device),
-        dtype => Params::with(0, dtype, &placement.device),
-    }
-}
-
-/// The layers of AlexNet in Figure 2 of the paper.
-const ALEXNET: [&str; 5] = ["conv5", "fc6", "fc7", "fc8", "softmax"];
 
 impl Subject {
     /// Synthetic faces, and the networks for them that are shipped with the project. The network
@@ -272,41 +214,22 @@ impl Subject {
         hub: &Hub,
         placement: &Placement,
     ) -> Result<Self> {
-        let judge = sources.judge.fetch_on(hub, placement)?;
-        let classes: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
-        let classes: Vec<&str> = classes.iter().map(String::as_str).collect();
-        let params = to_load(placement);
-        let bigae = BigAe::new(&BigAeConfig::animals(), &params.root())?;
-        sources.autoencoder.fetch(hub)?;
-        sources.autoencoder.open()?.load_into(&params)?;
+        let networks = PublishedNetworks::load_on(sources, hub, placement)?;
         let world = Photographs::new(images, BIG, 0)?;
-        let files = std::iter::once(&sources.autoencoder).chain(&sources.cinns);
-        let hash = |p: &Published| p.md5.clone().unwrap_or_else(|| p.url.clone());
-        let files = files.map(|p| (p.name.clone(), hash(p)));
-        let source = |w: &Weights| {
-            let file = (&w.repository, &w.revision, &w.file, &w.url, &w.sha256);
-            format!("{} {file:?}", w.network)
-        };
-        let networks = [
-            (STUDIED, &sources.network),
-            ("judge", &sources.judge),
-            ("eye", &sources.eye),
-        ];
-        let networks = networks.map(|(name, w)| (name.to_string(), source(w)));
         Ok(Self {
             name: "published".into(),
-            network: Arc::new(sources.network.fetch_on(hub, placement)?),
+            network: Arc::new(networks.network),
             layers: ALEXNET.map(String::from).to_vec(),
-            autoencoder: Arc::new(bigae.frozen()?),
+            autoencoder: Arc::new(networks.autoencoder),
             max_held_out: Some(world.len(Split::Test).min(world.len(Split::Validation))),
             world: Arc::new(world),
-            naturalness: sources.eye.fetch_on(hub, placement)?.at("pool")?,
+            naturalness: networks.eye.at("pool")?,
             in_units: false,
-            judge: Judge::new(&judge, &[Attribute::class("class", &classes)])?,
+            judge: networks.judge,
             // The classes of the network are those of ImageNet; the classes of the images are the
             // user's.
             answers: Vec::new(),
-            weights: files.chain(networks).collect(),
+            weights: networks.weights,
             published: sources.cinns.clone(),
             hub: Some(hub.clone()),
         })

@@ -20,7 +20,7 @@ pub fn folder() -> PathBuf {
 }
 
 /// Returns the error for a network whose weights are not among the shipped ones.
-pub(super) fn missing(name: &str) -> Error {
+pub(crate) fn missing(name: &str) -> Error {
     Error::content(
         folder(),
         format!(

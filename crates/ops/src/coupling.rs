@@ -11,7 +11,7 @@
 //! threads.
 
 use super::dense::{Real, numbers};
-use super::gradients::{Slot, stand, through_candle};
+use super::gradients::{GradientSlot, stand, through_candle};
 use crate::kernels::product::{Matrix, product, product_new, product_shared};
 use crate::{Error, Result};
 use candle_core::backend::BackendStorage;
@@ -474,7 +474,7 @@ struct Coupling {
     /// Filled by the forward pass if a gradient may be needed.
     tape: Option<Mutex<Option<Box<dyn Any + Send>>>>,
     /// Present if a parameter is trained.
-    slot: Option<Arc<Slot>>,
+    slot: Option<Arc<GradientSlot>>,
 }
 
 impl Coupling {

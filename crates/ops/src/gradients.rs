@@ -116,7 +116,7 @@ pub fn hand_over(parameter: &Tensor, gradient: Tensor) -> candle_core::Result<Op
 }
 
 /// Passes the gradients of an operation's parameters to the active sink. Without a sink, returns
-/// them for a [`Slot`].
+/// them for a [`GradientSlot`].
 ///
 /// `alone` states that no other operation contributes to these gradients; [`Sink::finish`] is
 /// then called for them.
@@ -186,9 +186,9 @@ pub fn backward(loss: &Tensor) -> Result<GradStore> {
 
 /// The place where the backward pass of an operation stores the gradients of its parameters.
 #[derive(Default)]
-pub struct Slot(Mutex<Vec<(ThreadId, Vec<Tensor>)>>);
+pub struct GradientSlot(Mutex<Vec<(ThreadId, Vec<Tensor>)>>);
 
-impl Slot {
+impl GradientSlot {
     /// Stores the gradients of `parameters`, in the order that was passed to [`stand`]. If a sink
     /// is active, it receives the gradients instead.
     pub fn leave(&self, parameters: &[Tensor], gradients: Vec<Tensor>) -> Result<()> {
@@ -220,7 +220,7 @@ impl Slot {
 /// A scalar 0 in the graph. It connects one parameter, and the placeholders before it, to the
 /// operation.
 struct Stand {
-    slot: Arc<Slot>,
+    slot: Arc<GradientSlot>,
     index: usize,
 }
 
@@ -284,8 +284,8 @@ impl CustomOp2 for Stand {
 ///
 /// The operation takes the placeholder as an argument and stores the parameters' gradients in the
 /// slot. The placeholder has the dtype and device of `like`.
-pub fn stand(parameters: &[Tensor], like: &Tensor) -> Result<(Tensor, Arc<Slot>)> {
-    let slot = Arc::<Slot>::default();
+pub fn stand(parameters: &[Tensor], like: &Tensor) -> Result<(Tensor, Arc<GradientSlot>)> {
+    let slot = Arc::<GradientSlot>::default();
     let mut stand = Tensor::zeros((), like.dtype(), like.device())?;
     for (index, parameter) in parameters.iter().enumerate() {
         let op = Stand {

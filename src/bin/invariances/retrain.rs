@@ -2,7 +2,8 @@
 
 use invariances::notebook::chosen_device;
 use invariances::ops::Placement;
-use invariances::train::{Card, DigitsNetwork, DigitsNetworks, Store, WorldNetwork};
+use invariances::recipes::shipped;
+use invariances::train::Store;
 use invariances::{Error, Result};
 use std::process::ExitCode;
 
@@ -12,45 +13,23 @@ pub struct Arguments {
     names: Vec<String>,
 }
 
-/// One of the networks that ship with the project.
-#[derive(Clone, Copy)]
-enum Shipped {
-    Digits(DigitsNetwork),
-    World(WorldNetwork),
-}
-
-impl Shipped {
-    fn name(self) -> String {
-        match self {
-            Self::Digits(network) => network.name(),
-            Self::World(network) => network.name(),
-        }
-    }
-
-    fn retrain(self, store: &Store) -> Result<Card> {
-        match self {
-            Self::Digits(network) => DigitsNetworks::retrain(network, store),
-            Self::World(network) => network.retrain(store),
-        }
-    }
-}
-
 /// Trains shipped networks in full and writes them to the folder of the shipped weights. They are
 /// trained on the device that `INVARIANCES_DEVICE` names.
 pub fn main(arguments: Arguments) -> Result<ExitCode> {
-    let digits = DigitsNetwork::all().into_iter().map(Shipped::Digits);
-    let worlds = WorldNetwork::all().into_iter().map(Shipped::World);
-    let known: Vec<Shipped> = digits.chain(worlds).collect();
+    let known = shipped();
     let mut chosen = Vec::new();
     for name in &arguments.names {
-        let network = known.iter().find(|n| &n.name() == name).ok_or_else(|| {
-            let names: Vec<_> = known.iter().map(|n| n.name()).collect();
+        let recipe = known.iter().find(|r| &r.name() == name).ok_or_else(|| {
+            let names: Vec<_> = known.iter().map(|r| r.name()).collect();
             Error::invalid(format!(
                 "no network {name:?}; there are {}",
                 names.join(", ")
             ))
         })?;
-        chosen.push(*network);
+        chosen.push(recipe);
+    }
+    if chosen.is_empty() {
+        chosen = known.iter().collect();
     }
     let store = Store::cache()?;
     let placement = Placement {
@@ -58,9 +37,9 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
         ..store.placement()
     };
     let store = store.on(&placement);
-    for network in if chosen.is_empty() { known } else { chosen } {
-        println!("{}", network.name());
-        for (figure, value) in &network.retrain(&store)?.figures {
+    for recipe in chosen {
+        println!("{}", recipe.name());
+        for (figure, value) in &recipe.retrain(&store)?.figures {
             println!("  {figure}: {value:.4}");
         }
     }

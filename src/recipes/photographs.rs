@@ -1,16 +1,17 @@
 //! The networks for a user's own images. No weights ship for them: all of them are trained on
 //! these images.
 
-use super::{Card, Decay, Step, Store, TrainConfig, Trainer, VaeTraining};
-use crate::autoencoder::ConvVae;
-use crate::backbone::{Backbone, Mode, Network, alexnet_small, plain_small};
-use crate::data::{Ahead, Photographs, Split, World};
+use super::plan::autoencoder_training;
+use super::{Built, Plan, Recipe, VaeTraining};
+use crate::autoencoder::{Autoencoder, ConvVae};
+use crate::backbone::{Backbone, Network};
+use crate::data::{Photographs, Split, World};
 use crate::metric::{Judge, agreement};
-use crate::ops::widened as wide;
+use crate::train::{Card, Store, TrainConfig};
 use crate::{Error, Result};
 use invariances_core::say;
-use serde_json::json;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The encoder E, the decoder D, a network to study and an independent classifier for
 /// [`Photographs`], all trained on these images.
@@ -41,18 +42,32 @@ pub struct PhotographsNetworks {
     pub cards: BTreeMap<String, Card>,
 }
 
-fn training(steps: u64, batch: usize, seed: u64) -> TrainConfig {
-    TrainConfig {
-        steps,
-        batch,
-        learning_rate: 1e-3,
-        betas: (0.9, 0.99),
-        decay: Decay::Cosine { floor: 0.01 },
-        warm_up: 50,
-        clip: Some(100.0),
-        weight_decay: 0.1,
-        seed,
-        ..TrainConfig::default()
+/// The recipe of a classifier of the photographs' classes.
+struct PhotographsNetwork<'a> {
+    images: &'a Photographs,
+    steps: u64,
+    /// Whether it is the independent classifier instead of the network under study.
+    is_judge: bool,
+}
+
+impl Recipe for PhotographsNetwork<'_> {
+    fn plan(&self) -> Plan {
+        let mut plan = match self.is_judge {
+            true => Plan::judge("photographs-judge", self.steps),
+            false => Plan::alexnet("photographs-classifier", self.steps),
+        };
+        plan.training = TrainConfig {
+            batch: 32,
+            learning_rate: 1e-3,
+            warm_up: 50,
+            weight_decay: 0.1,
+            ..plan.training
+        };
+        plan
+    }
+
+    fn dataset(&self) -> Result<Arc<dyn World>> {
+        Ok(Arc::new(self.images.clone()))
     }
 }
 
@@ -65,61 +80,33 @@ impl PhotographsNetworks {
     ///
     /// # Errors
     /// [`Error::Invalid`] for fewer than two classes, [`Error::Shape`] if `start` has another image
-    /// size; otherwise as [`Trainer::fit_in`].
+    /// size; otherwise as [`Recipe::train`].
     pub fn fit(images: &Photographs, start: &ConvVae, steps: u64, store: &Store) -> Result<Self> {
-        let classes = images.classes().len();
         let found = images.counts().iter().filter(|n| **n > 0).count();
         if found < 2 {
             return Err(Error::invalid(format!(
                 "expected images of at least two classes, found {found}: put the images of each class in a folder of their own, or set the label column (`ImageColumns`; in INVARIANCES_IMAGES: file.parquet?label=COLUMN)"
             )));
         }
-        let quarter = (steps / 4).max(1);
         let mut cards = BTreeMap::new();
-
-        let config = training(quarter, 32, 0);
-        let params = store.params(config.seed);
-        let classifier = alexnet_small(24, classes, &params.root())?;
-        let slot = store.slot(
-            "photographs-classifier",
-            &json!({"network": "alexnet_small, width 24", "data": images.id(), "training": config}),
-        )?;
-        let batches = ahead(images, config.batch);
-        let trained = Trainer::new(config).fit_in(&slot, &params, |n, _| {
-            let batch = batches.at(n)?;
-            let logits = classifier
-                .with_mode(Mode::Training)
-                .forward(&batch.images)?;
-            let labels = batch.labels.to_device(logits.device())?;
-            let loss = candle_nn::loss::cross_entropy(&wide(&logits)?, &labels)?;
-            Ok(Step::new(loss))
-        })?;
-        say(&format!("network under study: {trained}"));
-        cards.extend(slot.load(&params)?.map(|c| ("classifier".to_string(), c)));
-
-        let config = training(quarter, 32, 101);
-        let params = store.params(config.seed);
-        let judge = Judge::new(&plain_small(classes, &params.root())?, &images.attributes())?;
-        let slot = store.slot(
-            "photographs-judge",
-            &json!({"network": "plain_small, blurred and noisy images", "data": images.id(), "training": config}),
-        )?;
-        let batches = ahead(images, config.batch);
-        let trained = Trainer::new(config).fit_in(&slot, &params, |n, rng| {
-            let batch = batches.at(n)?;
-            let images = super::roughen(&params.placement().take(&batch.images)?, rng)?;
-            Ok(Step::new(judge.loss(&images, &batch.factors)?))
-        })?;
-        say(&format!("independent classifier: {trained}"));
-        cards.extend(slot.load(&params)?.map(|c| ("judge".to_string(), c)));
-
+        let mut train = |is_judge: bool, key: &str, what: &str| -> Result<Built> {
+            let recipe = PhotographsNetwork {
+                images,
+                steps: (steps / 4).max(1),
+                is_judge,
+            };
+            let fitted = recipe.train(images, &recipe.training(), store)?;
+            say(&format!("{what}: {}", fitted.trained));
+            cards.extend(fitted.card()?.map(|card| (key.to_string(), card)));
+            Ok(fitted.network)
+        };
+        let classifier = train(false, "classifier", "network under study")?.into_classifier()?;
+        let judge = train(true, "judge", "independent classifier")?.into_judge()?;
         let config = VaeTraining {
             network: start.config().clone(),
             training: TrainConfig {
-                clip: None,
-                ema: Some(0.999),
-                weight_decay: 0.0,
-                ..training(steps, 16, 0)
+                warm_up: 50,
+                ..autoencoder_training(steps, 16)
             },
             ..VaeTraining::default()
         };
@@ -139,7 +126,7 @@ impl PhotographsNetworks {
             agreement(&classifier.classify(&test.images)?, &test.labels)?,
         );
         let right = judge.right(&test.images, &test.factors)?;
-        let decoded = crate::autoencoder::Autoencoder::reconstruct(&autoencoder, &test.images)?;
+        let decoded = autoencoder.reconstruct(&test.images)?;
         let same = judge.agreement(&test.images, &decoded)?;
         add("judge", right.into_values().flatten().collect());
         add("kept", same.into_values().flatten().collect());
@@ -151,9 +138,4 @@ impl PhotographsNetworks {
             cards,
         })
     }
-}
-
-fn ahead(images: &Photographs, size: usize) -> Ahead<crate::data::Batch> {
-    let images = images.clone();
-    Ahead::new(move |n| images.batch(Split::Train, (n - 1) * size as u64, size))
 }

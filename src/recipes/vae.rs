@@ -1,16 +1,18 @@
 //! Training of the encoder E and the decoder D (a VAE), with a choice of loss terms, and of a
 //! perceptual distance that needs no download.
 
-use super::{Slot, Step, Store, TrainConfig, Trained, Trainer};
+use super::built::roughen;
+use super::plan::judge;
+use super::recipe::batches;
 use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig, Decoder};
-use crate::backbone::{Mode, plain_small};
-use crate::data::{Ahead, Split, World};
+use crate::backbone::Mode;
+use crate::data::World;
 use crate::loss::{
     FeatureDistance, PatchDiscriminator, PerceptualDistance, adversarial_weight, normal_nll,
     perceptual_vae_loss, vae_loss,
 };
-use crate::metric::Judge;
 use crate::ops::{Params, Placement, Rng, values};
+use crate::train::{Slot, Step, Store, TrainConfig, Trained, Trainer};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
 use invariances_core::say;
@@ -173,11 +175,7 @@ impl VaeTraining {
             Some(from) => Some((PatchDiscriminator::new(&adversary_params.root())?, from)),
             None => None,
         };
-        let size = self.training.batch;
-        let batches = Ahead::new({
-            let world = world.clone();
-            move |n| world.batch(Split::Train, (n - 1) * size as u64, size)
-        });
+        let batches = batches(world, self.training.batch);
         let mut trainer = Trainer::new(self.training.clone());
         if adversary.is_some() {
             trainer = trainer.adversary(&adversary_params);
@@ -191,7 +189,7 @@ impl VaeTraining {
     }
 
     /// Computes the loss of one step, and the loss of the adversary if there is one.
-    pub(super) fn step(
+    fn step(
         &self,
         vae: &ConvVae,
         x: &Tensor,
@@ -310,31 +308,27 @@ pub fn train_perceptual(
     training: &TrainConfig,
     store: &Store,
 ) -> Result<(FeatureDistance, Trained)> {
-    let attributes = world.attributes();
-    let outputs = attributes.iter().map(|a| a.answers.len()).sum();
     let params = store.params(training.seed ^ 0x9E37);
-    let network = plain_small(outputs, &params.root())?;
-    let judge = Judge::new(&network, &attributes)?;
+    let judge = judge(world, &params.root())?;
     let key = json!({"perceptual": "plain_small", "data": world.id(), "training": training});
     let slot = store.slot("perceptual", &key)?;
-    let size = training.batch;
-    let batches = Ahead::new({
-        let world = world.clone();
-        move |n| world.batch(Split::Train, (n - 1) * size as u64, size)
-    });
+    let batches = batches(world, training.batch);
     let trained = Trainer::new(training.clone()).fit_in(&slot, &params, |n, rng| {
         let batch = batches.at(n)?;
-        let images = super::roughen(&params.placement().take(&batch.images)?, rng)?;
+        let images = roughen(&params.placement().take(&batch.images)?, rng)?;
         Ok(Step::new(judge.loss(&images, &batch.factors)?))
     })?;
-    let distance = FeatureDistance::new(&network.frozen()?, &["conv1", "conv2", "conv4", "conv5"])?;
+    let distance = FeatureDistance::new(
+        &judge.network().frozen()?,
+        &["conv1", "conv2", "conv4", "conv5"],
+    )?;
     Ok((distance, trained))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Digits;
+    use crate::data::{Digits, Split};
 
     fn tiny() -> VaeTraining {
         VaeTraining {

@@ -1,0 +1,168 @@
+//! [`Plan`] and [`Architecture`]: what a recipe states about its network.
+
+use super::{Built, Recipe};
+use crate::Result;
+use crate::autoencoder::{ConvVae, ConvVaeConfig};
+use crate::backbone::{Backbone, alexnet_small, plain_small};
+use crate::data::World;
+use crate::metric::Judge;
+use crate::ops::Scope;
+use crate::train::{Decay, TrainConfig};
+use serde_json::{Value, json};
+
+/// What a [`Recipe`] states about its network.
+pub struct Plan {
+    /// The network's name, the stem of its file names.
+    pub name: String,
+    /// What is built.
+    pub architecture: Architecture,
+    /// The settings of the full training, as used for the shipped weights.
+    pub training: TrainConfig,
+    /// The recipe of the independent classifier that evaluates an autoencoder.
+    pub judge: Option<Box<dyn Recipe>>,
+}
+
+impl Plan {
+    /// Creates the plan of a classifier. `build` builds it for a number of classes, and
+    /// `description` identifies it.
+    pub fn classifier(
+        name: &str,
+        steps: u64,
+        description: &'static str,
+        build: fn(usize, &Scope) -> Result<Backbone>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            architecture: Architecture::Classifier { description, build },
+            training: TrainConfig {
+                steps,
+                batch: 64,
+                learning_rate: 2e-3,
+                clip: Some(100.0),
+                ..shared()
+            },
+            judge: None,
+        }
+    }
+
+    /// Creates the plan of a classifier that is the small AlexNet.
+    pub(super) fn alexnet(name: &str, steps: u64) -> Self {
+        Self::classifier(name, steps, "alexnet_small, width 24", |classes, at| {
+            alexnet_small(24, classes, at)
+        })
+    }
+
+    /// Creates the plan of an independent classifier of classes. Its seed is another than that of
+    /// the network under study.
+    pub(super) fn judge_of_classes(name: &str, steps: u64) -> Self {
+        let mut plan = Self::classifier(name, steps, JUDGE, plain_small);
+        plan.training.seed = 101;
+        plan
+    }
+
+    /// Creates the plan of an independent classifier of the dataset's attributes. Its seed is
+    /// another than that of the network under study.
+    pub fn judge(name: &str, steps: u64) -> Self {
+        Self {
+            architecture: Architecture::Judge,
+            ..Self::judge_of_classes(name, steps)
+        }
+    }
+
+    /// Creates the plan of an encoder E and a decoder D, which `judge` evaluates.
+    pub fn autoencoder(
+        name: &str,
+        network: ConvVaeConfig,
+        training: TrainConfig,
+        judge: impl Recipe + 'static,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            architecture: Architecture::Autoencoder(network),
+            training,
+            judge: Some(Box::new(judge)),
+        }
+    }
+}
+
+/// The architecture of a recipe's network.
+#[derive(Clone, Debug)]
+pub enum Architecture {
+    /// An encoder E and a decoder D: a [`ConvVae`].
+    Autoencoder(ConvVaeConfig),
+    /// A classifier of the dataset's classes.
+    Classifier {
+        /// The description that identifies the architecture.
+        description: &'static str,
+        /// Builds the network for a number of classes.
+        build: fn(usize, &Scope) -> Result<Backbone>,
+    },
+    /// An independent classifier of the dataset's attributes: [`plain_small`], trained on images
+    /// of which half are blurred and noisy.
+    Judge,
+}
+
+/// The description of an independent classifier.
+const JUDGE: &str = "plain_small, blurred and noisy images";
+
+impl Architecture {
+    /// Returns the description of the architecture for a dataset, a part of
+    /// [`Recipe::configuration`].
+    pub fn describe(&self, dataset: &dyn World) -> Value {
+        match self {
+            Self::Autoencoder(config) => json!(config),
+            Self::Classifier { description, .. } => json!(description),
+            Self::Judge => {
+                let attributes = dataset.attributes();
+                let questions: Vec<_> = attributes.iter().map(|a| (&a.name, &a.cuts)).collect();
+                match questions.len() {
+                    // A single attribute is the class, which the dataset's name determines.
+                    1 => json!(JUDGE),
+                    _ => json!({"network": JUDGE, "questions": questions}),
+                }
+            }
+        }
+    }
+
+    /// Builds the network for a dataset, with the initial values of its parameters.
+    ///
+    /// # Errors
+    /// Those of the network's constructor.
+    pub fn build(&self, dataset: &dyn World, at: &Scope) -> Result<Built> {
+        Ok(match self {
+            Self::Autoencoder(config) => Built::Autoencoder(Box::new(ConvVae::new(config, at)?)),
+            Self::Classifier { build, .. } => {
+                Built::Classifier(build(dataset.classes().len(), at)?)
+            }
+            Self::Judge => Built::Judge(judge(dataset, at)?),
+        })
+    }
+}
+
+/// Builds an independent classifier of a dataset's attributes.
+pub(super) fn judge(dataset: &dyn World, at: &Scope) -> Result<Judge> {
+    let attributes = dataset.attributes();
+    let outputs = attributes.iter().map(|a| a.answers.len()).sum();
+    Judge::new(&plain_small(outputs, at)?, &attributes)
+}
+
+/// The settings that all trainings share.
+fn shared() -> TrainConfig {
+    TrainConfig {
+        betas: (0.9, 0.99),
+        decay: Decay::Cosine { floor: 0.01 },
+        warm_up: 100,
+        ..TrainConfig::default()
+    }
+}
+
+/// Settings to train an encoder E and a decoder D.
+pub(super) fn autoencoder_training(steps: u64, batch: usize) -> TrainConfig {
+    TrainConfig {
+        steps,
+        batch,
+        learning_rate: 1e-3,
+        ema: Some(0.999),
+        ..shared()
+    }
+}

@@ -1,0 +1,311 @@
+//! [`Recipe`]: how one network is built, trained, evaluated and stored.
+
+use super::{Architecture, Built, Plan};
+use crate::data::{Ahead, Batch, Split, World};
+use crate::ops::{Params, Placement, Rng};
+use crate::train::{Card, Slot, Step, Store, TrainConfig, Trained, Trainer, pretrained};
+use crate::{Error, Result};
+use invariances_core::say;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// How one network is trained on a dataset. [`Recipe::plan`] and [`Recipe::dataset`] state it; the
+/// other methods have defaults that fit most networks. They load the shipped weights, fine-tune
+/// them on other images, and train the network.
+///
+/// ```
+/// use invariances::prelude::*;
+/// # let cache = std::env::temp_dir().join("invariances-doc-recipe");
+/// let (network, digits) = (DigitsNetwork::Classifier, Digits::strokes(32, 0)?);
+/// let short = TrainConfig { steps: 2, batch: 4, ..network.training() };
+/// let fitted = network.train(&digits, &short, &Store::open(&cache))?;
+/// assert_eq!(fitted.trained.steps, 2);
+/// let classes = fitted.network.into_classifier()?.classify(&digits.batch(Split::Test, 0, 3)?.images)?;
+/// assert_eq!(classes.dims(), [3]);
+/// # std::fs::remove_dir_all(cache).ok();
+/// # Ok::<(), invariances::Error>(())
+/// ```
+pub trait Recipe {
+    /// Returns the network's name, architecture, training settings and independent classifier.
+    fn plan(&self) -> Plan;
+
+    /// Returns the dataset of the full training.
+    ///
+    /// # Errors
+    /// Those of the dataset.
+    fn dataset(&self) -> Result<Arc<dyn World>>;
+
+    /// Returns the network's name, the stem of its file names.
+    fn name(&self) -> String {
+        self.plan().name
+    }
+
+    /// Returns the settings of the full training, as used for the shipped weights.
+    fn training(&self) -> TrainConfig {
+        self.plan().training
+    }
+
+    /// Returns the number of held-out images of [`Recipe::evaluate`].
+    fn held_out(&self) -> usize {
+        2000
+    }
+
+    /// Describes the training data in words, for the card of the weights.
+    fn data(&self, dataset: &dyn World) -> String {
+        format!("{}, training split, each image once", dataset.id())
+    }
+
+    /// Returns everything that determines the weights: the architecture, the dataset, the training
+    /// settings, and the weights that the training starts from, if there are any. Weights are
+    /// stored and found under it.
+    fn configuration(&self, job: &Job) -> Value {
+        job.configuration(&self.plan().architecture)
+    }
+
+    /// Computes the loss of a training step. The images are on the network's device.
+    ///
+    /// # Errors
+    /// As [`Built::step`].
+    fn step(&self, network: &Built, batch: Batch, rng: &mut Rng) -> Result<Step> {
+        network.step(&batch, rng)
+    }
+
+    /// Measures a network on [`Recipe::held_out`] images of the test split. `judge` is the
+    /// network of the plan's `judge`; the images are moved to `placement`, where the networks are.
+    ///
+    /// A classifier gets its `accuracy`, an independent classifier one per attribute. An
+    /// autoencoder gets the PSNR in dB (`psnr`) and, per attribute, how often the independent
+    /// classifier predicts on the reconstruction what it predicts on the original (`judge agrees`),
+    /// how often this is correct (`judge right`), and how many of its correct predictions on
+    /// originals stay correct on reconstructions (`judge keeps`, also over all attributes). If
+    /// the independent classifier predicts classes, these are `judge_agrees` and `judge_right`.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for an autoencoder without an independent classifier.
+    fn evaluate(
+        &self,
+        network: &Built,
+        judge: Option<&Built>,
+        dataset: &dyn World,
+        placement: &Placement,
+    ) -> Result<BTreeMap<String, f64>> {
+        let count = self.held_out();
+        let size = (count / 20).max(1);
+        let mut sums: BTreeMap<String, (f64, f64)> = BTreeMap::new();
+        for start in (0..count).step_by(size) {
+            let batch = dataset.batch(Split::Test, start as u64, size.min(count - start))?;
+            for (name, values) in network.measure(judge, &placed(batch, placement)?)? {
+                let sum = sums.entry(name).or_default();
+                sum.0 += values.iter().sum::<f64>();
+                sum.1 += values.len() as f64;
+            }
+        }
+        let means = sums.into_iter().map(|(name, (sum, n))| (name, sum / n));
+        Ok(means.collect())
+    }
+
+    /// Builds the network and loads its shipped weights.
+    ///
+    /// # Errors
+    /// [`Error::Content`] if the shipped weights are missing: the message contains the command
+    /// that trains them.
+    fn load(&self, placement: &Placement) -> Result<Pretrained> {
+        let plan = self.plan();
+        let params = Params::with(plan.training.seed, placement.dtype, &placement.device);
+        let job = Job::new(self.dataset()?, &plan.training);
+        let network = plan.architecture.build(&*job.dataset, &params.root())?;
+        let card = pretrained::load(&plan.name, &self.configuration(&job), &params)?
+            .ok_or_else(|| pretrained::missing(&plan.name))?;
+        Ok(Pretrained {
+            network,
+            params,
+            card,
+        })
+    }
+
+    /// Trains the network on a dataset from random weights and stores it in `store`. The number
+    /// of steps is that of `training`, so a short version of the full training can be shown. A
+    /// network that is already stored is loaded. The log of the result has the columns `step`,
+    /// `seconds`, `loss` and others.
+    ///
+    /// # Errors
+    /// As [`Trainer::fit_in`].
+    fn train(
+        &self,
+        dataset: &(impl World + Clone + 'static),
+        training: &TrainConfig,
+        store: &Store,
+    ) -> Result<Fitted>
+    where
+        Self: Sized,
+    {
+        run(self, &Job::new(Arc::new(dataset.clone()), training), store)
+    }
+
+    /// Fine-tunes the shipped weights on another dataset for `steps` steps, with 0.3 times the
+    /// learning rate of the full training, and stores the result in `store`. A network that is
+    /// already stored is loaded.
+    ///
+    /// # Errors
+    /// As [`Recipe::load`] and [`Trainer::fit_in`].
+    fn fine_tune(
+        &self,
+        dataset: &(impl World + Clone + 'static),
+        steps: u64,
+        store: &Store,
+    ) -> Result<Pretrained>
+    where
+        Self: Sized,
+    {
+        let start = self.load(&store.placement())?;
+        let mut job = Job::new(Arc::new(dataset.clone()), &self.training());
+        job.training.steps = steps;
+        job.training.learning_rate *= 0.3;
+        job.start = Some(start.clone());
+        let fitted = run(self, &job, store)?;
+        say(&format!("{}: {}", self.name(), fitted.trained));
+        Ok(Pretrained {
+            card: fitted.card()?.unwrap_or(start.card),
+            network: fitted.network,
+            params: fitted.params,
+        })
+    }
+
+    /// Trains the network in full, evaluates it on held-out images, and writes weights and card to
+    /// the folder of the shipped weights ([`pretrained::folder`]). An interrupted training
+    /// continues from its last checkpoint.
+    ///
+    /// # Errors
+    /// [`Error::Content`] if the independent classifier for an autoencoder has not been trained
+    /// before, or if the weights could not be saved; otherwise as [`Trainer::fit_in`].
+    fn retrain(&self, store: &Store) -> Result<Card> {
+        let (plan, placement) = (self.plan(), store.placement());
+        let job = Job::new(self.dataset()?, &plan.training);
+        let fitted = run(self, &job, store)?;
+        say(&format!("{}: {}", plan.name, fitted.trained));
+        let judge = plan.judge.map(|judge| judge.load(&placement));
+        let judge = judge.transpose()?.map(|judge| judge.network);
+        let unsaved = || Error::content(fitted.slot.folder(), "the trained weights were not saved");
+        let card = Card {
+            configuration: fitted.slot.configuration().clone(),
+            data: self.data(&*job.dataset),
+            command: format!("cargo run --release -- retrain {}", plan.name),
+            ..fitted.card()?.ok_or_else(unsaved)?
+        };
+        let figures = self.evaluate(&fitted.network, judge.as_ref(), &*job.dataset, &placement)?;
+        pretrained::save(&plan.name, &Card { figures, ..card }, &fitted.params)
+    }
+}
+
+/// A network with weights that were loaded, or fine-tuned from loaded ones.
+#[derive(Clone, Debug)]
+pub struct Pretrained {
+    /// The network.
+    pub network: Built,
+    /// Its parameters.
+    pub params: Params,
+    /// How the weights were trained and the measured figures.
+    pub card: Card,
+}
+
+/// A network that was trained by its recipe.
+#[derive(Clone, Debug)]
+pub struct Fitted {
+    /// The network.
+    pub network: Built,
+    /// Its parameters.
+    pub params: Params,
+    /// The place of its weights in the store.
+    pub slot: Slot,
+    /// The result of the training.
+    pub trained: Trained,
+}
+
+impl Fitted {
+    /// Returns the card of the stored weights, or `None` if they could not be saved.
+    ///
+    /// # Errors
+    /// As [`Slot::load`].
+    pub fn card(&self) -> Result<Option<Card>> {
+        self.slot.load(&self.params)
+    }
+}
+
+/// What a network is trained on, with which settings, and from which weights.
+#[derive(Clone)]
+pub struct Job {
+    /// The images: the training split of this dataset.
+    pub dataset: Arc<dyn World>,
+    /// The training settings.
+    pub training: TrainConfig,
+    /// The weights to start from, or `None` for random weights.
+    pub start: Option<Pretrained>,
+}
+
+impl Job {
+    fn new(dataset: Arc<dyn World>, training: &TrainConfig) -> Self {
+        Self {
+            dataset,
+            training: training.clone(),
+            start: None,
+        }
+    }
+
+    /// Returns everything that determines the weights of a network of this architecture.
+    pub(super) fn configuration(&self, architecture: &Architecture) -> Value {
+        let mut all = json!({
+            "network": architecture.describe(&*self.dataset),
+            "data": self.dataset.id(),
+            "training": self.training,
+        });
+        if let Some(start) = &self.start {
+            all["start"] = json!(start.card.weights);
+        }
+        all
+    }
+}
+
+/// Trains a network, or loads it if it has been trained before. It is on the store's device.
+fn run(recipe: &(impl Recipe + ?Sized), job: &Job, store: &Store) -> Result<Fitted> {
+    let (plan, training) = (recipe.plan(), &job.training);
+    let slot = store.slot(&plan.name, &recipe.configuration(job))?;
+    let params = store.params(training.seed);
+    let network = plan.architecture.build(&*job.dataset, &params.root())?;
+    if let Some(start) = &job.start {
+        params.set_all(&start.params.tensors())?;
+    }
+    let placement = store.placement();
+    let batches = batches(&job.dataset, training.batch);
+    let trained = Trainer::new(training.clone()).fit_in(&slot, &params, |n, rng| {
+        recipe.step(&network, placed(batches.at(n)?, &placement)?, rng)
+    })?;
+    Ok(Fitted {
+        network,
+        params,
+        slot,
+        trained,
+    })
+}
+
+/// Returns the batch of each training step, `size` images of the training split.
+pub(super) fn batches(dataset: &(impl World + Clone + 'static), size: usize) -> Ahead<Batch> {
+    let dataset = dataset.clone();
+    Ahead::new(move |n| dataset.batch(Split::Train, (n - 1) * size as u64, size))
+}
+
+fn placed(batch: Batch, placement: &Placement) -> Result<Batch> {
+    let images = placement.take(&batch.images)?;
+    Ok(Batch { images, ..batch })
+}
+
+/// Loads the shipped weights of a network and adds their card to `cards`.
+pub(super) fn load_shipped(
+    recipe: &impl Recipe,
+    placement: &Placement,
+    cards: &mut BTreeMap<String, Card>,
+) -> Result<Built> {
+    let loaded = recipe.load(placement)?;
+    cards.insert(recipe.name(), loaded.card);
+    Ok(loaded.network)
+}
