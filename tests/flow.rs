@@ -622,7 +622,7 @@ fn layers(dim: usize, condition: usize, params: &Params) -> Result<Vec<Arc<dyn F
     };
     let affine = AffineCoupling::new(dim, Affine::clamped(1.5)?, &nets, &root.pp("coupling"))?;
     let splines = RationalQuadratic::new(4, 2.0)?;
-    Ok(vec![
+    let all: Vec<Arc<dyn Flow>> = vec![
         Arc::new(ActNorm::new(dim, &root.pp("norm"))?),
         Arc::new(InvertibleLeakyRelu::exact()),
         Arc::new(affine),
@@ -634,7 +634,8 @@ fn layers(dim: usize, condition: usize, params: &Params) -> Result<Vec<Arc<dyn F
             &nets,
             &root.pp("spline"),
         )?),
-    ])
+    ];
+    Ok(all)
 }
 
 /// A composition of all layers is inverted, has the Jacobian's log-determinant and correct

@@ -37,8 +37,11 @@
 //! ```
 
 mod alexnet;
+mod conv;
 mod custom;
+mod dense;
 mod derivative;
+mod encoder;
 mod facenet;
 mod first_gradient;
 mod gradients;
@@ -46,6 +49,7 @@ mod greybox;
 mod inception;
 mod layer;
 mod network;
+mod norm;
 mod patch;
 mod preprocess;
 mod resnet;
@@ -61,8 +65,8 @@ pub use facenet::facenet;
 pub use gradients::{GradientCheck, GradientVerdict};
 pub use greybox::{Greybox, Pooling};
 pub use inception::fid_inception;
-pub(crate) use layer::NormKind;
 pub use network::{LayerInfo, Network};
+pub(crate) use norm::NormKind;
 pub(crate) use patch::patch_layers;
 pub use preprocess::Preprocess;
 pub use resnet::resnet;
