@@ -67,7 +67,7 @@ fn inputs(config: &CinnConfig, batch: usize) -> Result<(Tensor, Tensor)> {
         unreachable!("the benches' conditions are vectors")
     };
     Ok((
-        rng.normal((batch, config.code), &Device::Cpu)?,
+        rng.normal((batch, config.dim), &Device::Cpu)?,
         rng.normal((batch, numbers), &Device::Cpu)?,
     ))
 }

@@ -71,7 +71,7 @@ impl Bench {
             unreachable!("the conditions of this benchmark are vectors")
         };
         let mut rng = Rng::new(0);
-        let code = rng.normal((batch, config.code), &self.device)?;
+        let code = rng.normal((batch, config.dim), &self.device)?;
         let z = rng.normal((batch, z_width), &self.device)?;
         for (variant, memory, in_backward) in [
             ("step", Memory::Ordinary, false),

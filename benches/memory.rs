@@ -43,7 +43,7 @@ fn steps(way: &str, size: &str, flows: usize, batch: usize) -> Result<()> {
         _ => t.with_memory(Memory::constant()),
     };
     let mut rng = Rng::new(0);
-    let code = rng.normal((batch, config.code), &Device::Cpu)?;
+    let code = rng.normal((batch, config.dim), &Device::Cpu)?;
     let z = rng.normal((batch, numbers), &Device::Cpu)?;
     t.initialize(&code.narrow(0, 0, 16)?, &z.narrow(0, 0, 16)?)?;
     let mut adam = Adam::named(params.trained())?;

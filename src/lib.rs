@@ -28,6 +28,7 @@ pub mod interpret;
 pub mod loss;
 pub mod metric;
 pub mod notebook;
+mod outline;
 pub mod prelude;
 pub mod recipes;
 pub mod revision;
@@ -37,6 +38,7 @@ pub use invariances_core::{Error, Result, files};
 pub use invariances_data as data;
 pub use invariances_figure as figure;
 pub use invariances_ops as ops;
+pub use outline::Outline;
 
 pub use candle_core;
 pub use candle_nn;

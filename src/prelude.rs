@@ -23,8 +23,10 @@ pub use crate::figure::{
     Table, Width, add_font, heat,
 };
 pub use crate::flow::{
-    Cinn, CinnConfig, Condition, Conditioning, Coupling, FactorConfig, FactorInn, Flow,
-    FlowActivation, Memory, Mixing, factor_dims,
+    ActNorm, Affine, AffineCoupling, Cinn, CinnConfig, Composed, Condition, Conditioning, Coupling,
+    CouplingConfig, CouplingNets, FactorConfig, FactorInn, Flow, FlowActivation, Inverse,
+    InvertibleLeakyRelu, LuMixing, Memory, Mixing, Permutation, RationalQuadratic, SplineCoupling,
+    factor_dims,
 };
 pub use crate::hub::{
     Checkpoint, Entry, Format, Hub, HubNetworks, Published, Repo, RepoFile, Weights, published,
@@ -56,7 +58,7 @@ pub use crate::recipes::{
 pub use crate::train::{
     Adam, AdamConfig, Card, Decay, Slot, Step, Store, TrainConfig, Trained, Trainer,
 };
-pub use crate::{candle_core, candle_nn, candle_transformers, hf_hub, plotters, polars};
+pub use crate::{Outline, candle_core, candle_nn, candle_transformers, hf_hub, plotters, polars};
 pub use candle_core::{DType, Device, Tensor, Var};
 pub use candle_nn::{Module, Optimizer};
 pub use polars::frame::DataFrame;

@@ -15,7 +15,7 @@ use invariances::loss::{
 };
 use invariances::metric::{frechet_distance, ssim};
 use invariances::ops::{Params, Rng};
-use invariances::{Error, Result};
+use invariances::{Error, Outline, Result};
 use std::collections::HashMap;
 
 fn check_names(params: &Params, manifest: &str, name: &str) -> Result<()> {
@@ -247,6 +247,46 @@ fn a_copy_of_bigae_can_be_trained_on() -> Result<()> {
         expected
     );
     assert_eq!(params.digest()?, before);
+    Ok(())
+}
+
+/// `Display` counts every trained parameter once.
+#[test]
+fn autoencoders_print_their_layers() -> Result<()> {
+    let counted = |outline: &Outline, params: &Params| {
+        let trained: usize = params.trained().iter().map(|(_, v)| v.elem_count()).sum();
+        assert_eq!(outline.parameters(), Some(trained), "{outline}");
+    };
+    let params = Params::new(0);
+    let vae = IinVae::new(&IinVaeConfig::default(), &params.root())?;
+    counted(&vae.outline(), &params);
+    let params = Params::new(0);
+    let config = VectorVaeConfig {
+        size: 10,
+        code: 4,
+        hidden: 32,
+        depth: 1,
+    };
+    let vae = VectorVae::new(&config, &params.root())?;
+    counted(&vae.outline(), &params);
+    for act_norm in [false, true] {
+        let config = BigAeConfig {
+            depth: 50,
+            width: 4,
+            act_norm,
+            ..BigAeConfig::default()
+        };
+        let params = Params::blank(&Device::Cpu);
+        let bigae = BigAe::new(&config, &params.root())?;
+        counted(&bigae.outline(), &params);
+        let text = bigae.to_string();
+        assert!(text.starts_with("BigAe(size=128, code=128)\n  encoder: "));
+        assert!(text.contains("SelfAttention") && !text.contains("Tensor"));
+        assert_eq!(format!("{bigae:?}"), text);
+    }
+    let params = Params::blank(&Device::Cpu);
+    let biggan = BigGan::new(8, &params.root())?;
+    counted(&biggan.outline(), &params);
     Ok(())
 }
 

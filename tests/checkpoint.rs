@@ -1404,7 +1404,7 @@ fn published_networks_have_the_authors_sizes() -> Result<()> {
     );
     assert_eq!(
         (config.conditioning, config.activation, config.depth),
-        (Conditioning::None, FlowActivation::None, 2)
+        (Conditioning::Shared, FlowActivation::None, 2)
     );
 
     let error = |r: Result<Published>| r.map_or_else(|e| e.to_string(), |p| panic!("{p:?}"));

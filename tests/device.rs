@@ -17,7 +17,7 @@ use invariances::candle_core::{DType, Device, Tensor, Var};
 use invariances::candle_nn;
 use invariances::data::{Digits, Split, World};
 use invariances::flow::{
-    Cinn, CinnConfig, Condition, Conditioning, Coupling, FactorConfig, FactorInn, Flow,
+    Cinn, CinnConfig, Condition, Conditioning, CouplingConfig, FactorConfig, FactorInn, Flow,
     FlowActivation, Memory, Mixing,
 };
 use invariances::interpret::{Attack, Codes, Probe, ProbeConfig, Samples};
@@ -349,14 +349,14 @@ fn cinn(what: &str, config: &CinnConfig, batch: usize, memory: Memory, way: Way)
         |device| {
             let params = Params::with(3, DType::F32, device);
             let t = Cinn::new(config, &params.root())?.with_memory(memory);
-            let start = [32.max(batch), config.code];
+            let start = [32.max(batch), config.dim];
             let mut z_start = z_shape.clone();
             z_start[0] = 32.max(batch);
             t.initialize(
                 &normal("start", &start, device)?,
                 &normal("start z", &z_start, device)?,
             )?;
-            let code = Var::from_tensor(&normal("code", &[batch, config.code], device)?)?;
+            let code = Var::from_tensor(&normal("code", &[batch, config.dim], device)?)?;
             let z = Var::from_tensor(&normal("z", &z_shape, device)?)?;
             let forward = || -> Result<(Tensor, Tensor, Tensor)> {
                 let (v, logdet) = t.forward(&code, &z)?;
@@ -438,14 +438,14 @@ fn conditional_flows_of_other_layers() -> Result<()> {
         (
             "clamped",
             CinnConfig {
-                coupling: Coupling::soft_clamped(),
+                coupling: CouplingConfig::soft_clamped(),
                 ..small.clone()
             },
         ),
         (
             "splines",
             CinnConfig {
-                coupling: Coupling::spline(),
+                coupling: CouplingConfig::spline(),
                 ..small.clone()
             },
         ),

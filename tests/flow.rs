@@ -6,14 +6,16 @@ use common::{assert_close, fill, reference, state_dict};
 use invariances::candle_core::backprop::GradStore;
 use invariances::candle_core::{DType, Device, Tensor, Var};
 use invariances::flow::{
-    ActNorm, AffineCoupling, Cinn, CinnConfig, Condition, Conditioning, Coupling, FactorConfig,
-    FactorInn, Flow, FlowActivation, InvertibleLeakyRelu, LuMixing, Memory, Mixing, Permutation,
-    SplineCoupling, factor_dims,
+    ActNorm, Affine, AffineCoupling, Cinn, CinnConfig, Composed, Condition, Conditioning, Coupling,
+    CouplingConfig, CouplingNets, FactorConfig, FactorInn, Flow, FlowActivation, Inverse,
+    InvertibleLeakyRelu, LuMixing, Memory, Mixing, Permutation, RationalQuadratic, SplineCoupling,
+    Univariate, factor_dims,
 };
 use invariances::loss::{nll, nll_parts, pair_nll};
 use invariances::ops::{Params, Rng, backward};
 use invariances::train::Adam;
 use invariances::{Error, Result};
+use std::sync::Arc;
 
 /// What a correct port meets in f32.
 const TOLERANCE: f64 = 1e-5;
@@ -172,14 +174,14 @@ fn settings() -> Vec<CinnConfig> {
     vec![
         vector.clone(),
         CinnConfig {
-            code: 7,
+            dim: 7,
             depth: 0,
             flows: 1,
             conditioning_depth: 2,
             ..vector.clone()
         },
         CinnConfig {
-            code: 2,
+            dim: 2,
             depth: 1,
             conditioning: Conditioning::Parallel,
             ..vector.clone()
@@ -191,7 +193,7 @@ fn settings() -> Vec<CinnConfig> {
             ..vector.clone()
         },
         CinnConfig {
-            code: 5,
+            dim: 5,
             activation: FlowActivation::LreluExact,
             ..vector.clone()
         },
@@ -200,18 +202,18 @@ fn settings() -> Vec<CinnConfig> {
             ..vector.clone()
         },
         CinnConfig {
-            coupling: Coupling::soft_clamped(),
+            coupling: CouplingConfig::soft_clamped(),
             mixing: Mixing::Lu,
             ..vector.clone()
         },
         CinnConfig {
-            code: 5,
-            coupling: Coupling::spline(),
+            dim: 5,
+            coupling: CouplingConfig::spline(),
             conditioning: Conditioning::Parallel,
             ..vector.clone()
         },
         CinnConfig {
-            coupling: Coupling::Spline {
+            coupling: CouplingConfig::Spline {
                 bins: 3,
                 bound: 1.5,
             },
@@ -239,12 +241,12 @@ fn factor_settings() -> Vec<FactorConfig> {
         },
         FactorConfig {
             activation: FlowActivation::Lrelu,
-            coupling: Coupling::Affine { clamp: 0.5 },
+            coupling: CouplingConfig::Affine { clamp: 0.5 },
             mixing: Mixing::Lu,
             ..base.clone()
         },
         FactorConfig {
-            coupling: Coupling::spline(),
+            coupling: CouplingConfig::spline(),
             mixing: Mixing::Lu,
             ..base
         },
@@ -310,7 +312,7 @@ fn stir(params: &Params) -> Result<()> {
 fn started_factors(config: &FactorConfig, dtype: DType) -> Result<(FactorInn, Params, Tensor)> {
     let params = Params::with(1, dtype, &Device::Cpu);
     let e = FactorInn::new(config, &params.root())?;
-    let code = Rng::new(2).normal((50, config.code()), &Device::Cpu)?;
+    let code = Rng::new(2).normal((50, config.dim()), &Device::Cpu)?;
     let code = ((code * 3.0)? + 2.0)?.to_dtype(dtype)?;
     stir(&params)?;
     e.initialize(&code)?;
@@ -329,7 +331,7 @@ fn started(config: &CinnConfig, dtype: DType) -> Result<(Cinn, Params, Tensor, T
             rng.normal((batch, channels, size, size), &Device::Cpu)?
         }
     };
-    let code = ((rng.normal((batch, config.code), &Device::Cpu)? * 3.0)? + 2.0)?;
+    let code = ((rng.normal((batch, config.dim), &Device::Cpu)? * 3.0)? + 2.0)?;
     let (code, z) = (code.to_dtype(dtype)?, z.to_dtype(dtype)?);
     stir(&params)?;
     t.initialize(&code, &z)?;
@@ -348,7 +350,7 @@ fn every_setting_keeps_the_contract() -> Result<()> {
         let (v, logdet) = case.flow.forward(x, condition)?;
         assert_eq!(v.dims(), x.dims());
         assert_eq!(logdet.dims(), &x.dims()[..1]);
-        assert_eq!(case.flow.code(), Some(x.dim(1)?));
+        assert_eq!(case.flow.dim(), Some(x.dim(1)?));
 
         let back = case.flow.inverse(&v, condition)?;
         let error = largest(&(back - x)?)?;
@@ -591,32 +593,210 @@ fn log_determinants_are_the_jacobians() -> Result<()> {
             );
         }
     }
-    let root = Params::with(3, DType::F64, &Device::Cpu).root();
-    let layers: Vec<Box<dyn Flow>> = vec![
-        Box::new(ActNorm::new(5, &root.pp("norm"))?),
-        Box::new(InvertibleLeakyRelu::exact()),
-        Box::new(AffineCoupling::new(5, 0, 8, 1, &root.pp("coupling"))?),
-        Box::new(Permutation::new(5, &root.pp("shuffle"))?),
-        Box::new(LuMixing::new(5, &root.pp("lu"))?),
-        Box::new(SplineCoupling::new(
-            5,
-            0,
-            8,
-            1,
-            (4, 2.0),
-            &root.pp("spline"),
-        )?),
-    ];
+    let params = Params::with(3, DType::F64, &Device::Cpu);
+    let mut flows = layers(5, 0, &params)?;
+    flows.push(Arc::new(Composed::new(layers(5, 0, &params)?)?));
     let x = Rng::new(4)
         .normal((1, 5), &Device::Cpu)?
         .to_dtype(DType::F64)?;
-    for flow in layers {
-        let (v, logdet) = flow.forward(&x, None)?;
-        let numeric = numeric_logdet(flow.as_ref(), &x, None)?;
-        let ours: f64 = logdet.get(0)?.to_scalar()?;
-        assert!((ours - numeric).abs() < 1e-6);
-        assert!(largest(&(flow.inverse(&v, None)? - &x)?)? < 1e-10);
+    for flow in flows {
+        let back: Arc<dyn Flow> = Arc::new(Inverse::new(&flow));
+        for flow in [flow, back] {
+            let (v, logdet) = flow.forward(&x, None)?;
+            let numeric = numeric_logdet(flow.as_ref(), &x, None)?;
+            let ours: f64 = logdet.get(0)?.to_scalar()?;
+            assert!((ours - numeric).abs() < 1e-6, "{}", flow.outline());
+            assert!(largest(&(flow.inverse(&v, None)? - &x)?)? < 1e-10);
+        }
     }
+    Ok(())
+}
+
+/// One layer of each kind, with conditional couplings if `condition` is not 0.
+fn layers(dim: usize, condition: usize, params: &Params) -> Result<Vec<Arc<dyn Flow>>> {
+    let root = params.root();
+    let nets = CouplingNets {
+        condition,
+        hidden: 8,
+        depth: 1,
+    };
+    let affine = AffineCoupling::new(dim, Affine::clamped(1.5)?, &nets, &root.pp("coupling"))?;
+    let splines = RationalQuadratic::new(4, 2.0)?;
+    let all: Vec<Arc<dyn Flow>> = vec![
+        Arc::new(ActNorm::new(dim, &root.pp("norm"))?),
+        Arc::new(InvertibleLeakyRelu::exact()),
+        Arc::new(affine),
+        Arc::new(Permutation::new(dim, &root.pp("shuffle"))?),
+        Arc::new(LuMixing::new(dim, &root.pp("lu"))?),
+        Arc::new(SplineCoupling::new(
+            dim,
+            splines,
+            &nets,
+            &root.pp("spline"),
+        )?),
+    ];
+    Ok(all)
+}
+
+/// A composition of all layers is inverted, has the Jacobian's log-determinant and correct
+/// gradients, with a condition and backwards; ActNorms start from the data that reach them.
+#[test]
+fn compositions_keep_the_contract() -> Result<()> {
+    let params = Params::with(3, DType::F64, &Device::Cpu);
+    let composed = Composed::new(layers(5, 3, &params)?)?;
+    stir(&params)?;
+    let mut rng = Rng::new(4);
+    let mut normal = |width: usize| -> Result<Tensor> {
+        Ok(rng
+            .normal((40, width), &Device::Cpu)?
+            .to_dtype(DType::F64)?)
+    };
+    let (x, c) = (((normal(5)? * 3.0)? + 2.0)?, normal(3)?);
+    composed.initialize(&x, Some(&c))?;
+    let (norm, _) = composed.flows()[0].forward(&x, None)?;
+    assert!(largest(&norm.mean(0)?)? < 1e-10);
+    assert_eq!(composed.dim(), Some(5));
+    assert_eq!(
+        composed.sample(Some(&c), 3, &mut Rng::new(5))?.dims(),
+        [120, 5]
+    );
+
+    let inverse = Inverse::new(&composed);
+    for flow in [&composed as &dyn Flow, &inverse] {
+        let (v, logdet) = flow.forward(&x, Some(&c))?;
+        assert_eq!(logdet.dims(), [40]);
+        assert!(largest(&(flow.inverse(&v, Some(&c))? - &x)?)? < 1e-9);
+        assert!(flow.forward(&x, None).is_err());
+        for i in 0..3 {
+            let (x, c) = (x.narrow(0, i, 1)?, c.narrow(0, i, 1)?);
+            let numeric = numeric_logdet(flow, &x, Some(&c))?;
+            let ours: f64 = logdet.get(i)?.to_scalar()?;
+            assert!((ours - numeric).abs() < 1e-5, "{ours}, not {numeric}");
+        }
+        let loss = || -> Result<Tensor> {
+            let (v, logdet) = flow.forward(&x, Some(&c))?;
+            nll(&v, &logdet)
+        };
+        let gradients = backward(&loss()?)?;
+        for (name, var) in params.trained() {
+            let gradient = gradients.get(&var);
+            let gradient =
+                gradient.ok_or_else(|| Error::invalid(format!("no gradient: {name}")))?;
+            // The derivative along the gradient itself.
+            let start = var.as_detached_tensor().copy()?;
+            let moved = |by: f64| -> Result<f64> {
+                var.set(&(&start + (gradient * by)?)?)?;
+                let loss = loss()?.to_scalar()?;
+                var.set(&start)?;
+                Ok(loss)
+            };
+            let size: f64 = gradient.sqr()?.sum_all()?.to_scalar()?;
+            let step = 1e-7 / size.sqrt().max(1e-3);
+            let numeric = (moved(step)? - moved(-step)?) / (2.0 * step);
+            let error = (numeric - size).abs();
+            assert!(error < 1e-4 * (1.0 + size), "{name}: {size}, not {numeric}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn compositions_that_do_not_fit_are_refused() -> Result<()> {
+    let at = Params::new(0).root();
+    assert!(matches!(Composed::new(Vec::new()), Err(Error::Invalid(_))));
+    let differing: Vec<Arc<dyn Flow>> = vec![
+        Arc::new(InvertibleLeakyRelu::exact()),
+        Arc::new(ActNorm::new(3, &at.pp("a"))?),
+        Arc::new(ActNorm::new(4, &at.pp("b"))?),
+    ];
+    assert!(matches!(Composed::new(differing), Err(Error::Shape(_))));
+    Ok(())
+}
+
+/// The generic coupling and the kernels of the affine one compute the same.
+#[test]
+fn a_transform_of_ones_own_equals_the_kernels() -> Result<()> {
+    #[derive(Clone, Debug)]
+    struct Mine(Affine);
+    impl Univariate for Mine {
+        fn nets(&self) -> Vec<(&'static str, usize)> {
+            self.0.nets()
+        }
+        fn forward(&self, x: &Tensor, raw: &[Tensor]) -> Result<(Tensor, Tensor)> {
+            self.0.forward(x, raw)
+        }
+        fn inverse(&self, y: &Tensor, raw: &[Tensor]) -> Result<Tensor> {
+            self.0.inverse(y, raw)
+        }
+    }
+    let params = Params::with(3, DType::F64, &Device::Cpu);
+    let nets = CouplingNets {
+        hidden: 8,
+        ..Default::default()
+    };
+    let affine = Affine::clamped(2.0)?;
+    let kernels = Coupling::new(5, affine, &nets, &params.root())?;
+    let names = params.names();
+    let composed = Coupling::new(5, Mine(affine), &nets, &params.root())?;
+    assert_eq!(params.names(), names);
+    assert_eq!(names[0], "s.0.main.0.bias");
+    let x = Rng::new(4).normal((9, 5), &Device::Cpu)?;
+    let x = x.to_dtype(DType::F64)?;
+    let ((a, logdet_a), (b, logdet_b)) = (kernels.forward(&x, None)?, composed.forward(&x, None)?);
+    assert_close("v", &a, &b, 1e-12)?;
+    assert_close("logdet", &logdet_a, &logdet_b, 1e-12)?;
+    assert_close("x", &composed.inverse(&a, None)?, &x, 1e-12)
+}
+
+/// The text that `Display` and `Debug` print, and its number of parameters.
+#[test]
+fn networks_print_their_layers() -> Result<()> {
+    for case in cases(DType::F32)? {
+        let trained = case.params.trained();
+        let count: usize = trained.iter().map(|(_, v)| v.elem_count()).sum();
+        assert_eq!(
+            case.flow.outline().parameters(),
+            Some(count),
+            "{}",
+            case.what
+        );
+    }
+    let config = CinnConfig {
+        hidden: 8,
+        flows: 3,
+        depth: 0,
+        conditioning_depth: 2,
+        ..CinnConfig::new(5, Condition::Vector(10))
+    };
+    let t = Cinn::new(&config, &Params::new(0).root())?;
+    let expected = "\
+Cinn(5, condition=Vector(10))
+  embedder: Embedder(Vector(10), 5)                       55
+    Linear(in_features=10, out_features=5, bias=True)     55
+  conditioning: Shared
+  3 × Block                                            1,116
+    ActNorm(5)                                            10
+    Coupling(5, condition=5, Affine(clamp=1))            362
+      s.0: MLP(8 → 8 → 2)                                 90
+      t.0: MLP(8 → 8 → 2)                                 90
+      s.1: MLP(7 → 8 → 3)                                 91
+      t.1: MLP(7 → 8 → 3)                                 91
+    Permutation(5)
+Parameters: 1,171";
+    assert_eq!(t.to_string(), expected);
+    assert_eq!(format!("{t:?}"), expected);
+    let layers: Vec<Arc<dyn Flow>> = vec![
+        Arc::new(InvertibleLeakyRelu::exact()),
+        Arc::new(LuMixing::new(2, &Params::new(0).root())?),
+    ];
+    let inverse = Inverse::new(&Composed::new(layers)?);
+    let expected = "\
+Inverse
+  Composed(2)                     10
+    LeakyReLU(0.9, logdet=exact)
+    LuMixing(2)                   10
+Parameters: 10";
+    assert_eq!(inverse.to_string(), expected);
     Ok(())
 }
 
@@ -844,14 +1024,14 @@ fn samples_belong_to_their_z_and_keep_no_graph() -> Result<()> {
         let (t, _, _, z) = started(&config, DType::F32)?;
         let z = z.narrow(0, 0, 3)?;
         let samples = t.sample(&z, 4, &mut Rng::new(5))?;
-        assert_eq!(samples.dims(), [12, config.code]);
+        assert_eq!(samples.dims(), [12, config.dim]);
         assert!(!samples.track_op());
         assert_eq!(
             samples.to_vec2::<f32>()?,
             t.sample(&z, 4, &mut Rng::new(5))?.to_vec2::<f32>()?
         );
         // The third z's samples, from the third z alone and the same v.
-        let v = Rng::new(5).normal((12, config.code), &Device::Cpu)?;
+        let v = Rng::new(5).normal((12, config.dim), &Device::Cpu)?;
         let one = z.narrow(0, 2, 1)?;
         for i in 8..12 {
             let alone = t.inverse(&v.narrow(0, i, 1)?, &one)?;
@@ -923,7 +1103,8 @@ fn what_cannot_be_used_is_said() -> Result<()> {
     let exact = t.embed(&z.to_dtype(DType::F64)?)?;
     assert_eq!(exact.dtype(), DType::F32);
     assert_eq!(exact.to_vec2::<f32>()?, t.embed(&z)?.to_vec2::<f32>()?);
-    let coupling = AffineCoupling::new(6, 0, 8, 1, &Params::new(0).root())?;
+    let nets = CouplingNets::default();
+    let coupling = AffineCoupling::new(6, Affine::default(), &nets, &Params::new(0).root())?;
     says(coupling.forward(&none.0, None).map(drop), "at least 1 row");
     for config in [
         CinnConfig::new(1, Condition::Vector(10)),
@@ -941,11 +1122,11 @@ fn what_cannot_be_used_is_said() -> Result<()> {
             ..config.clone()
         },
         CinnConfig {
-            coupling: Coupling::Affine { clamp: 0.0 },
+            coupling: CouplingConfig::Affine { clamp: 0.0 },
             ..config.clone()
         },
         CinnConfig {
-            coupling: Coupling::Spline {
+            coupling: CouplingConfig::Spline {
                 bins: 1,
                 bound: 4.0,
             },
@@ -973,5 +1154,14 @@ fn a_configuration_survives_json() -> Result<()> {
             serde_json::from_str(&text).map_err(|e| Error::invalid(e.to_string()))?;
         assert_eq!(back, config);
     }
+    // Trained networks are stored under these names.
+    let config = CinnConfig {
+        coupling: CouplingConfig::spline(),
+        ..CinnConfig::new(6, Condition::Vector(10))
+    };
+    let stored = serde_json::to_value(&config).map_err(|e| Error::invalid(e.to_string()))?;
+    assert_eq!(stored["code"], 6);
+    assert_eq!(stored["conditioning"], "none");
+    assert_eq!(stored["coupling"]["spline"]["bins"], 8);
     Ok(())
 }

@@ -3,7 +3,8 @@
 use super::{Autoencoder, Posterior};
 use crate::flow::ActNorm;
 use crate::ops::{Activation, ConvConfig, Init, Placement, Scope, conv_transpose2d, conv2d};
-use crate::{Error, Result};
+use crate::outline::{activation, convolution, parameters_of, shows_outline};
+use crate::{Error, Outline, Result};
 use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +42,7 @@ impl Default for IinVaeConfig {
 /// the authors' names.
 ///
 /// The ActNorms are initialised from images: call [`IinVae::initialize`] before training.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct IinVae {
     config: IinVaeConfig,
     down: Vec<(Tensor, ActNorm)>,
@@ -120,6 +121,36 @@ impl IinVae {
         self.config.clone()
     }
 
+    /// Describes the layers, as `Display` prints them.
+    pub fn outline(&self) -> Outline {
+        let normed = |(weight, norm): &(Tensor, ActNorm), transposed: bool| {
+            let (conv, channels) = (
+                convolution(weight, &STRIDED, false, transposed),
+                norm.channels(),
+            );
+            Outline::new(format!("{conv}, ActNorm({channels}){}", activation(LEAKY)))
+                .with_parameters(weight.elem_count() + 2 * channels)
+        };
+        let dense = |(weight, bias): &(Tensor, Tensor), transposed: bool| {
+            let text = convolution(weight, &ConvConfig::default(), true, transposed);
+            let own = parameters_of([weight, bias]);
+            Outline::new(text).with_parameters(own).named("code")
+        };
+        let image = convolution(&self.image, &STRIDED, false, true);
+        let IinVaeConfig { size, code, .. } = self.config;
+        Outline::new(format!("IinVae(size={size}, code={code})")).with_parts([
+            Outline::new("encoder")
+                .with_parts(self.down.iter().map(|l| normed(l, false)))
+                .with_parts([dense(&self.encode, false)]),
+            Outline::new("decoder")
+                .with_parts([dense(&self.decode, true)])
+                .with_parts(self.up.iter().rev().map(|l| normed(l, true)))
+                .with_parts([
+                    Outline::new(format!("{image}, Tanh")).with_parameters(self.image.elem_count())
+                ]),
+        ])
+    }
+
     /// Initialises the ActNorms from images (batch, 3, size, size); those of D from the images'
     /// codes. Initialised ActNorms keep their values.
     ///
@@ -155,14 +186,19 @@ impl IinVae {
     }
 }
 
+shows_outline!(IinVae);
+
+/// The settings of the convolutions that halve or double an image.
+const STRIDED: ConvConfig = ConvConfig {
+    stride: 2,
+    padding: (1, 1),
+    activation: Activation::None,
+};
+
 /// Applies a 4×4 convolution that halves the image, or the transposed one that doubles it,
 /// without bias.
 fn strided(x: &Tensor, weight: &Tensor, doubles: bool) -> Result<Tensor> {
-    let config = ConvConfig {
-        stride: 2,
-        padding: (1, 1),
-        activation: Activation::None,
-    };
+    let config = STRIDED;
     let outputs = weight.dims()[if doubles { 1 } else { 0 }];
     let none = Tensor::zeros(outputs, x.dtype(), x.device())?;
     if doubles {

@@ -5,7 +5,8 @@ use super::biggan::{CLASSES, EMBEDDING, Generator};
 use super::{Autoencoder, Decoder, Posterior};
 use crate::backbone::{Backbone, Network, NormKind, Preprocess, resnet_features};
 use crate::ops::{Activation, Init, Placement, Scope, dense, softmax};
-use crate::{Error, Result};
+use crate::outline::{activation, linear, parameters_of, shows_outline};
+use crate::{Error, Outline, Result};
 use candle_core::{D, Tensor};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -57,7 +58,7 @@ impl BigAeConfig {
 /// file.open()?.load_into(&params)?;
 /// # Ok::<(), invariances::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct BigAe {
     config: BigAeConfig,
     encoder: Backbone,
@@ -142,6 +143,25 @@ impl BigAe {
         })
     }
 
+    /// Describes the layers, as `Display` prints them.
+    pub fn outline(&self) -> Outline {
+        let dense = |(weight, bias): &(Tensor, Tensor)| {
+            Outline::new(linear(weight, true)).with_parameters(parameters_of([weight, bias]))
+        };
+        let to_class = Outline::new(format!(
+            "to class probabilities{}",
+            activation(Activation::Leaky(SLOPE))
+        ))
+        .with_parts(self.to_class.iter().map(dense));
+        let encoder = self.encoder.outline();
+        Outline::new(format!("BigAe(size={SIZE}, code={})", self.config.code)).with_parts([
+            encoder
+                .with_parts([dense(&self.to_code).named("code")])
+                .named("encoder"),
+            Outline::new("decoder").with_parts([to_class, self.generator.outline()]),
+        ])
+    }
+
     /// Returns the class embedding that is computed from a code.
     fn class(&self, code: &Tensor) -> Result<Tensor> {
         check_code(code, self.config.code)?;
@@ -156,6 +176,8 @@ impl BigAe {
         self.generator.embed(&softmax(&classes)?)
     }
 }
+
+shows_outline!(BigAe, BigGan);
 
 impl Autoencoder for BigAe {
     fn code(&self) -> usize {
@@ -226,7 +248,7 @@ fn check_code(code: &Tensor, length: usize) -> Result<()> {
 /// The generator of BigGAN-256, which is D in the paper's figures on ResNet-50. A code z̄ =
 /// (noise, embedding) has 140 elements of noise and 128 of a class embedding. Images have 256
 /// pixels per side.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct BigGan {
     generator: Generator,
     width: usize,
@@ -251,6 +273,12 @@ impl BigGan {
             generator: Generator::new(Self::NOISE, &widths, false, at)?,
             width,
         })
+    }
+
+    /// Describes the layers, as `Display` prints them.
+    pub fn outline(&self) -> Outline {
+        Outline::new(format!("BigGan(size=256, code={})", self.code()))
+            .with_parts([self.generator.outline()])
     }
 
     /// Returns the length of a code, 268.

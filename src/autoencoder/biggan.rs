@@ -7,7 +7,8 @@ use crate::ops::{
     Activation, ConvConfig, Init, Placement, PoolConfig, Scope, batch_norm, conv2d, dense,
     leaky_relu, max_pool2d, resize_nearest, softmax,
 };
-use crate::{Error, Result};
+use crate::outline::{convolution, linear};
+use crate::{Error, Outline, Result};
 use candle_core::{D, Tensor, Var};
 
 /// The epsilon of all batch norms in this file and of the power iteration.
@@ -21,6 +22,8 @@ struct Spectral {
     weight: Tensor,
     u: Tensor,
     bias: Tensor,
+    /// Number of elements of the bias; 0 if it is not a parameter.
+    bias_length: usize,
 }
 
 impl Spectral {
@@ -43,6 +46,7 @@ impl Spectral {
             weight: weight.as_tensor().clone(),
             u: u.as_tensor().clone(),
             bias,
+            bias_length: if biased { outputs } else { 0 },
         })
     }
 
@@ -51,7 +55,26 @@ impl Spectral {
             weight: self.weight.detach(),
             u: self.u.detach(),
             bias: self.bias.detach(),
+            bias_length: self.bias_length,
         }
+    }
+
+    /// Describes the layer, named.
+    fn outline(&self, name: &str) -> Outline {
+        let (dims, biased) = (self.weight.dims(), self.bias_length > 0);
+        let text = match dims {
+            [_, _, kernel, _] => {
+                let config = ConvConfig {
+                    padding: ((kernel - 1) / 2, (kernel - 1) / 2),
+                    ..ConvConfig::default()
+                };
+                convolution(&self.weight, &config, biased, false)
+            }
+            _ => linear(&self.weight, biased),
+        };
+        Outline::new(format!("SpectralNorm, {text}"))
+            .with_parameters(self.weight.elem_count() + self.bias_length)
+            .named(name)
     }
 
     /// Returns the normalised weight. The gradient passes through the singular value, but not
@@ -132,6 +155,11 @@ impl Conditional {
         }
     }
 
+    fn outline(&self) -> Outline {
+        Outline::new(format!("ConditionalBatchNorm({})", self.channels))
+            .with_parts([self.gamma.outline("scale"), self.beta.outline("shift")])
+    }
+
     fn forward(&self, x: &Tensor, condition: &Tensor) -> Result<Tensor> {
         let one = Tensor::ones(self.channels, x.dtype(), x.device())?;
         let zero = one.zeros_like()?;
@@ -177,6 +205,16 @@ impl Block {
             ],
             shortcut: self.shortcut.detached(),
         }
+    }
+
+    fn outline(&self) -> Outline {
+        Outline::new("ResidualUp").with_parts([
+            self.norms[0].outline(),
+            self.convolutions[0].outline("conv0"),
+            self.norms[1].outline(),
+            self.convolutions[1].outline("conv1"),
+            self.shortcut.outline("shortcut"),
+        ])
     }
 
     fn forward(&self, x: &Tensor, condition: &Tensor) -> Result<Tensor> {
@@ -227,6 +265,17 @@ impl Attention {
             out: self.out.detached(),
             gamma: self.gamma.detach(),
         }
+    }
+
+    fn outline(&self) -> Outline {
+        Outline::new("SelfAttention")
+            .with_parameters(self.gamma.elem_count())
+            .with_parts([
+                self.theta.outline("theta"),
+                self.phi.outline("phi"),
+                self.g.outline("g"),
+                self.out.outline("out"),
+            ])
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
@@ -344,6 +393,31 @@ impl Generator {
     pub(super) fn embed(&self, classes: &Tensor) -> Result<Tensor> {
         let none = Tensor::zeros(EMBEDDING, classes.dtype(), classes.device())?;
         dense(classes, &self.embedding, &none, Activation::None)
+    }
+
+    /// Describes the layers, in the order in which they are applied.
+    pub(super) fn outline(&self) -> Outline {
+        let embedding = Outline::new(linear(&self.embedding, false))
+            .with_parameters(self.embedding.elem_count())
+            .named("embedding");
+        let mut parts = vec![embedding, self.start.outline("start")];
+        for (i, block) in self.blocks.iter().enumerate() {
+            if i == self.attention_at {
+                parts.push(self.attention.outline());
+            }
+            parts.push(block.outline());
+        }
+        let norm = match &self.last {
+            LastNorm::Act(norm) => Outline::new(format!("ActNorm({}), ReLU", norm.channels()))
+                .with_parameters(2 * norm.channels()),
+            LastNorm::Batch { weight, .. } => {
+                let channels = weight.elem_count();
+                Outline::new(format!("BatchNorm({channels}, eps={EPS:e}), ReLU"))
+                    .with_parameters(2 * channels)
+            }
+        };
+        parts.extend([norm, self.image.outline("image")]);
+        Outline::new("Generator").with_parts(parts)
     }
 
     /// Returns the same generator with shared parameters; its images keep no graph.

@@ -2,9 +2,11 @@
 
 use super::{Autoencoder, Decoder, Posterior};
 use crate::ops::{Activation, Conv2d, ConvConfig, ConvTranspose2d, Init, Linear, Placement, Scope};
-use crate::{Error, Result};
+use crate::outline::{parameters_of, shows_outline};
+use crate::{Error, Outline, Result};
 use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
+use std::fmt::Display;
 use std::sync::Arc;
 
 /// The configuration of a [`ConvVae`].
@@ -55,7 +57,7 @@ impl Default for ConvVaeConfig {
 /// assert_eq!(vae.reconstruct(&x)?.dims(), x.dims());
 /// # Ok::<(), invariances::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ConvVae {
     config: ConvVaeConfig,
     down: Vec<Stage<Conv2d>>,
@@ -189,11 +191,50 @@ impl ConvVae {
         Ok(copy)
     }
 
+    /// Describes the layers, as `Display` prints them.
+    pub fn outline(&self) -> Outline {
+        let conv = |l: &Conv2d| layer_outline(l, l.weight(), l.bias());
+        let linear = |l: &Linear| layer_outline(l, l.weight(), l.bias()).named("code");
+        let residuals = |blocks: &[Residual]| -> Vec<Outline> {
+            let residual = |b: &Residual| {
+                Outline::new("Residual").with_parts([conv(&b.first), conv(&b.second)])
+            };
+            blocks.iter().map(residual).collect()
+        };
+        let mut encoder = Outline::new("encoder");
+        for stage in &self.down {
+            encoder = encoder
+                .with_parts([conv(&stage.resample)])
+                .with_parts(residuals(&stage.blocks));
+        }
+        let mut decoder = Outline::new("decoder").with_parts([linear(&self.from_code)]);
+        for stage in self.up.iter().rev() {
+            let up = &stage.resample;
+            decoder = decoder
+                .with_parts(residuals(&stage.blocks))
+                .with_parts([layer_outline(up, up.weight(), up.bias())]);
+        }
+        let ConvVaeConfig { size, code, .. } = self.config;
+        Outline::new(format!("ConvVae(size={size}, code={code})")).with_parts([
+            encoder.with_parts([linear(&self.to_code)]),
+            decoder.with_parts([conv(&self.last)]),
+            Outline::new("gamma").with_parameters(self.gamma.elem_count()),
+        ])
+    }
+
     /// Returns γ, the learned logarithm of the likelihood's variance.
     pub fn gamma(&self) -> Tensor {
         self.gamma.as_tensor().clone()
     }
 }
+
+/// Describes a layer that prints itself.
+fn layer_outline(layer: &impl Display, weight: &Tensor, bias: Option<&Tensor>) -> Outline {
+    let own = parameters_of([weight].into_iter().chain(bias));
+    Outline::new(layer.to_string()).with_parameters(own)
+}
+
+shows_outline!(ConvVae);
 
 impl Autoencoder for ConvVae {
     fn code(&self) -> usize {
@@ -276,6 +317,46 @@ mod tests {
     use super::*;
     use crate::ops::{Params, Rng, values};
     use candle_core::{DType, Device};
+
+    #[test]
+    fn an_autoencoder_prints_its_layers() -> Result<()> {
+        let config = ConvVaeConfig {
+            size: 16,
+            code: 5,
+            widths: [4, 6, 8],
+            encoder_blocks: [0, 0, 2],
+            decoder_blocks: [0, 1, 0],
+            last_width: 3,
+        };
+        let params = Params::new(0);
+        let vae = ConvVae::new(&config, &params.root())?;
+        let expected = "\
+ConvVae(size=16, code=5)
+  encoder                                                                                  4,028
+    Conv2d(3, 4, kernel_size=4, stride=2, padding=1, activation=leaky_relu(0.2))             196
+    Conv2d(4, 6, kernel_size=4, stride=2, padding=1, activation=leaky_relu(0.2))             390
+    Conv2d(6, 8, kernel_size=4, stride=2, padding=1, activation=leaky_relu(0.2))             776
+    2 × Residual                                                                           2,336
+      Conv2d(8, 8, kernel_size=3, stride=1, padding=1, activation=leaky_relu(0.2))           584
+      Conv2d(8, 8, kernel_size=3, stride=1, padding=1)                                       584
+    code: Linear(in_features=32, out_features=10, bias=True)                                 330
+  decoder                                                                                  2,293
+    code: Linear(in_features=5, out_features=32, bias=True)                                  192
+    ConvTranspose2d(8, 6, kernel_size=4, stride=2, padding=1, activation=leaky_relu(0.2))    774
+    Residual                                                                                 660
+      Conv2d(6, 6, kernel_size=3, stride=1, padding=1, activation=leaky_relu(0.2))           330
+      Conv2d(6, 6, kernel_size=3, stride=1, padding=1)                                       330
+    ConvTranspose2d(6, 4, kernel_size=4, stride=2, padding=1, activation=leaky_relu(0.2))    388
+    ConvTranspose2d(4, 3, kernel_size=4, stride=2, padding=1, activation=leaky_relu(0.2))    195
+    Conv2d(3, 3, kernel_size=3, stride=1, padding=1)                                          84
+  gamma                                                                                        1
+Parameters: 6,322";
+        assert_eq!(vae.to_string(), expected);
+        assert_eq!(format!("{vae:?}"), expected);
+        let trained: usize = params.trained().iter().map(|(_, v)| v.elem_count()).sum();
+        assert_eq!(vae.outline().parameters(), Some(trained));
+        Ok(())
+    }
 
     #[test]
     fn an_autoencoder_runs_in_half_precision() -> Result<()> {

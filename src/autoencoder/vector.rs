@@ -2,7 +2,8 @@
 
 use super::Posterior;
 use crate::ops::{Init, Linear, Placement, Scope, leaky_relu};
-use crate::{Error, Result};
+use crate::outline::{parameters_of, shows_outline};
+use crate::{Error, Outline, Result};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -48,7 +49,7 @@ impl Default for VectorVaeConfig {
 /// assert_eq!(vae.reconstruct(&x)?.dims(), [3, 10]);
 /// # Ok::<(), invariances::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct VectorVae {
     config: VectorVaeConfig,
     encoder: Chain,
@@ -71,6 +72,14 @@ impl Chain {
             Linear::new(from, to, Init::FanIn, &at.pp("main").pp(2 * n))
         };
         Ok(Self((0..=last).map(layer).collect::<Result<_>>()?))
+    }
+
+    fn outline(&self, name: &str) -> Outline {
+        let layers = self.0.iter().map(|l| {
+            let own = parameters_of([l.weight()].into_iter().chain(l.bias()));
+            Outline::new(l.to_string()).with_parameters(own)
+        });
+        Outline::new(name).with_parts(layers)
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
@@ -118,6 +127,17 @@ impl VectorVae {
         &self.config
     }
 
+    /// Describes the layers, as `Display` prints them.
+    pub fn outline(&self) -> Outline {
+        let VectorVaeConfig { size, code, .. } = self.config;
+        Outline::new(format!("VectorVae(size={size}, code={code})")).with_parts([
+            self.encoder.outline("encoder"),
+            self.mean.outline("mean"),
+            self.logvar.outline("log-variance"),
+            self.decoder.outline("decoder"),
+        ])
+    }
+
     /// Returns the device and the number type of the parameters. Vectors and codes are moved and
     /// converted to them.
     pub fn placement(&self) -> Placement {
@@ -153,6 +173,8 @@ impl VectorVae {
         Ok(self.decode(&code)?.detach())
     }
 }
+
+shows_outline!(VectorVae);
 
 fn fits(x: &Tensor, size: usize, what: &str) -> Result<()> {
     match x.dims() {

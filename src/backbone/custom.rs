@@ -2,13 +2,14 @@
 
 use super::first_gradient::{Checked, checked};
 use super::gradients::checking;
-use super::network::one_by_one;
+use super::network::{one_by_one, with_aliases};
 use super::{Network, Preprocess};
-use crate::ops::Placement;
-use crate::{Error, Result};
+use crate::ops::{Conv2d, ConvConfig, ConvTranspose2d, Linear, Placement};
+use crate::outline::{parameters_of, shows_outline};
+use crate::{Error, Outline, Result, outline};
 use candle_core::Tensor;
 use candle_nn::Module;
-use std::fmt;
+use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -34,6 +35,15 @@ use std::sync::Arc;
 /// let x = Tensor::ones((1, 3, 2, 2), DType::F32, &Device::Cpu)?;
 /// assert_eq!(network.forward(&x)?.to_vec2::<f32>()?, [[12.0, 12.0]]);
 /// assert_eq!(network.table(2)?.height(), 3);
+/// assert_eq!(
+///     network.to_string(),
+///     "\
+/// mine
+///   flat: closure
+///   relu: closure
+///   fc: Linear(in_features=12, out_features=2, bias=False)  24
+/// Parameters: 24"
+/// );
 /// # Ok::<(), invariances::Error>(())
 /// ```
 ///
@@ -72,6 +82,8 @@ use std::sync::Arc;
 pub struct Custom {
     name: String,
     layers: Vec<(String, Arc<dyn Module + Send + Sync>)>,
+    /// The descriptions of the layers, without their names.
+    outlines: Vec<Outline>,
     aliases: Vec<(String, String)>,
     output: Option<String>,
     preprocess: Preprocess,
@@ -81,9 +93,55 @@ pub struct Custom {
     checked: Arc<Checked>,
 }
 
-impl fmt::Debug for Custom {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Custom({}: {})", self.name, self.layers().join(", "))
+shows_outline!(Custom);
+
+/// Describes a module as far as its type is known here.
+fn describe<M: Module + 'static>(module: &M) -> Outline {
+    let any: &dyn Any = module;
+    let of = |text: String, weight: &Tensor, bias: Option<&Tensor>| {
+        Outline::new(text).with_parameters(parameters_of([weight].into_iter().chain(bias)))
+    };
+    if let Some(l) = any.downcast_ref::<candle_nn::Linear>() {
+        return of(
+            outline::linear(l.weight(), l.bias().is_some()),
+            l.weight(),
+            l.bias(),
+        );
+    }
+    if let Some(l) = any.downcast_ref::<candle_nn::Conv2d>() {
+        let (groups, dilation) = (l.config().groups, l.config().dilation);
+        let config = ConvConfig {
+            stride: l.config().stride,
+            padding: (l.config().padding, l.config().padding),
+            ..ConvConfig::default()
+        };
+        let text = match (groups, dilation) {
+            (1, 1) => outline::convolution(l.weight(), &config, l.bias().is_some(), false),
+            _ => {
+                let dims = l.weight().dims();
+                let (inputs, outputs) = (dims[1] * groups, dims[0]);
+                format!("Conv2d({inputs}, {outputs}, groups={groups}, dilation={dilation})")
+            }
+        };
+        return of(text, l.weight(), l.bias());
+    }
+    if let Some(activation) = any.downcast_ref::<candle_nn::Activation>() {
+        return Outline::new(format!("{activation:?}"));
+    }
+    if let Some(l) = any.downcast_ref::<Linear>() {
+        return of(l.to_string(), l.weight(), l.bias());
+    }
+    if let Some(l) = any.downcast_ref::<Conv2d>() {
+        return of(l.to_string(), l.weight(), l.bias());
+    }
+    if let Some(l) = any.downcast_ref::<ConvTranspose2d>() {
+        return of(l.to_string(), l.weight(), l.bias());
+    }
+    let outline = Outline::of_type::<M>();
+    // A module that stores nothing has no parameters: a closure without captured variables.
+    match size_of::<M>() {
+        0 => outline.with_parameters(0),
+        _ => outline,
     }
 }
 
@@ -93,6 +151,7 @@ impl Custom {
         Self {
             name: name.into(),
             layers: Vec::new(),
+            outlines: Vec::new(),
             aliases: Vec::new(),
             output: None,
             preprocess: Preprocess::none(),
@@ -106,6 +165,7 @@ impl Custom {
     /// Adds a layer at the end. If the name exists already, it refers to the first layer with
     /// this name.
     pub fn layer(mut self, name: &str, module: impl Module + Send + Sync + 'static) -> Self {
+        self.outlines.push(describe(&module));
         self.layers.push((name.into(), Arc::new(module)));
         // The results of the check belong to the previous layers, which a clone may still have.
         self.checked = Arc::default();
@@ -230,6 +290,12 @@ impl Network for Custom {
 
     fn placement(&self) -> Option<Placement> {
         self.placement.clone()
+    }
+
+    fn outline(&self) -> Outline {
+        let layers = self.layers.iter().zip(&self.outlines);
+        let layers = layers.map(|((name, _), l)| l.clone().named(&with_aliases(self, name)));
+        Outline::new(self.name()).with_parts(layers)
     }
 
     fn no_gradient(&self) -> Option<String> {

@@ -4,10 +4,10 @@ use super::gradients::while_checking;
 use super::network::{device_of, placed, rows_on};
 use super::{LayerInfo, Network, Preprocess};
 use crate::ops::{Placement, Rng, backward, host, scalar};
-use crate::{Error, Result};
+use crate::outline::shows_outline;
+use crate::{Error, Outline, Result};
 use candle_core::{Tensor, Var};
 use serde::{Deserialize, Serialize};
-use std::fmt;
 use std::sync::Arc;
 
 /// The part of a layer's output that is used as z.
@@ -49,15 +49,7 @@ pub struct Greybox {
     pooling: Pooling,
 }
 
-impl fmt::Debug for Greybox {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Greybox({} at {}", self.network.name(), self.layer)?;
-        match self.pooling {
-            Pooling::None => write!(f, ")"),
-            pooling => write!(f, ", {pooling:?})"),
-        }
-    }
-}
+shows_outline!(Greybox);
 
 impl Greybox {
     /// Splits a network at a layer, given by its published name or the paper's name. Same as
@@ -121,6 +113,18 @@ impl Greybox {
     /// The network.
     pub fn network(&self) -> Arc<dyn Network> {
         self.network.clone()
+    }
+
+    /// Describes the network's layers, with a mark after the layer at which it is split.
+    pub fn outline(&self) -> Outline {
+        let pooling = match self.pooling {
+            Pooling::None => "",
+            Pooling::ClassToken => ", class token",
+            Pooling::Mean => ", mean over all positions",
+        };
+        let title = format!("{}, split at {}", self.network.name(), self.layer);
+        let mark = format!("──── z = Φ(x){pooling} ────");
+        self.network.outline().marked(title, self.at + 1, &mark)
     }
 
     /// The device and the number type of the network's parameters, as [`Network::placement`].

@@ -2,15 +2,18 @@
 //! running, and can be frozen.
 
 use super::Mode;
-use super::transformer::{Embed, Encoder, LayerNorm};
-use crate::flow::ActNorm;
+use super::encoder::{Embed, Encoder, LayerNorm};
 use crate::ops::widened as wide;
 use crate::ops::{
-    Activation, ConvConfig, Init, Placement, PoolConfig, Scope, adaptive_avg_pool2d, add,
-    avg_pool2d, batch_norm, batch_norm_training, conv2d, dense, leaky_relu, max_pool2d, softmax,
+    Activation, Placement, PoolConfig, Scope, adaptive_avg_pool2d, add, avg_pool2d, leaky_relu,
+    max_pool2d, softmax,
 };
-use crate::{Error, Result};
-use candle_core::{Tensor, Var};
+use crate::{Error, Outline, Result, outline};
+use candle_core::Tensor;
+
+pub(super) use super::conv::Conv;
+pub(super) use super::dense::Dense;
+pub(super) use super::norm::{Norm, NormKind};
 
 pub(super) const RELU: Activation = Activation::Leaky(0.0);
 
@@ -53,359 +56,6 @@ pub(super) enum Layer {
     ClassToken,
     /// The class token concatenated with the mean of the other tokens: (batch, 2·width).
     ClassAndMean,
-}
-
-/// A convolution with its bias or normalization, and its activation.
-#[derive(Clone, Debug)]
-pub(super) struct Conv {
-    weight: Tensor,
-    /// Zeros without a gradient if the published network has no bias.
-    bias: Tensor,
-    norm: Option<Norm>,
-    config: ConvConfig,
-    /// The number of trainable parameters. It is stored because freezing folds some parameters
-    /// into others.
-    parameters: usize,
-}
-
-/// The normalization after a convolution.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum NormKind {
-    /// Batch norm with this epsilon.
-    Batch(f64),
-    /// ActNorm, initialized from the first batch.
-    Act,
-}
-
-/// A normalization of each channel.
-#[derive(Clone, Debug)]
-pub(super) enum Norm {
-    Batch(BatchNorm),
-    Act(ActNorm),
-}
-
-/// A batch norm with its running statistics.
-#[derive(Clone, Debug)]
-pub(super) struct BatchNorm {
-    weight: Tensor,
-    bias: Tensor,
-    mean: Var,
-    variance: Var,
-    eps: f64,
-}
-
-/// The weight of a new batch in the running statistics (PyTorch's default).
-const MOMENTUM: f64 = 0.1;
-
-impl Norm {
-    pub(super) fn new(channels: usize, kind: NormKind, at: &Scope) -> Result<Self> {
-        Ok(match kind {
-            NormKind::Batch(eps) => Self::Batch(BatchNorm::new(channels, eps, at)?),
-            NormKind::Act => Self::Act(ActNorm::new(channels, at)?),
-        })
-    }
-
-    fn forward(&self, x: &Tensor, activation: Activation, mode: Mode) -> Result<Tensor> {
-        match self {
-            Self::Batch(norm) => norm.forward(x, activation, mode),
-            Self::Act(norm) => {
-                if mode == Mode::Training {
-                    norm.initialize_with_notice(x, "a layer's output")?;
-                }
-                norm.activated(x, activation)
-            }
-        }
-    }
-
-    /// The scale and the shift of each channel.
-    fn affine(&self) -> Result<(Tensor, Tensor)> {
-        match self {
-            Self::Batch(norm) => norm.affine(),
-            Self::Act(norm) => norm.affine(),
-        }
-    }
-
-    fn parameters(&self) -> usize {
-        match self {
-            Self::Batch(norm) => 2 * norm.weight.elem_count(),
-            Self::Act(norm) => 2 * norm.channels(),
-        }
-    }
-
-    fn frozen(&self, to: &Placement) -> Result<Self> {
-        Ok(Self::Batch(match self {
-            Self::Batch(norm) => norm.frozen(to)?,
-            Self::Act(norm) => {
-                let (scale, shift) = norm.affine()?;
-                let fixed = |value: f32| -> Result<Var> {
-                    let all = Tensor::full(value, norm.channels(), &to.device)?;
-                    Ok(Var::from_tensor(&all.to_dtype(to.dtype)?)?)
-                };
-                BatchNorm {
-                    weight: constant(&scale, to)?,
-                    bias: constant(&shift, to)?,
-                    mean: fixed(0.0)?,
-                    variance: fixed(1.0)?,
-                    eps: 0.0,
-                }
-            }
-        }))
-    }
-}
-
-impl BatchNorm {
-    fn new(channels: usize, eps: f64, at: &Scope) -> Result<Self> {
-        let tensor = |name, start| -> Result<Tensor> {
-            Ok(at
-                .get(channels, name, Init::Const(start))?
-                .as_tensor()
-                .clone())
-        };
-        Ok(Self {
-            weight: tensor("weight", 1.0)?,
-            bias: tensor("bias", 0.0)?,
-            mean: at.buffer(channels, "running_mean", Init::Const(0.0))?,
-            variance: at.buffer(channels, "running_var", Init::Const(1.0))?,
-            eps,
-        })
-    }
-
-    fn forward(&self, x: &Tensor, activation: Activation, mode: Mode) -> Result<Tensor> {
-        let affine = [&self.weight, &self.bias];
-        if mode == Mode::Evaluation {
-            let running = [self.mean.as_tensor(), self.variance.as_tensor()];
-            return batch_norm(x, running, affine, self.eps, activation);
-        }
-        let [weight, bias] = affine;
-        let normed = batch_norm_training(x, weight, bias, self.eps, activation)?;
-        let count = (x.elem_count() / self.mean.elem_count()) as f64;
-        let update = |running: &Var, new: &Tensor, factor: f64| -> Result<()> {
-            let old = (wide(&running.as_tensor().detach())? * (1.0 - MOMENTUM))?;
-            let new = (old + (wide(new)? * (factor * MOMENTUM))?)?;
-            Ok(running.set(&new.to_dtype(running.dtype())?)?)
-        };
-        update(&self.mean, &normed.mean, 1.0)?;
-        update(&self.variance, &normed.variance, count / (count - 1.0))?;
-        Ok(normed.y)
-    }
-
-    /// The scale and the shift of each channel, in f32 for parameters in half precision.
-    fn affine(&self) -> Result<(Tensor, Tensor)> {
-        let rstd = (wide(&self.variance.as_tensor().detach())? + self.eps)?
-            .sqrt()?
-            .recip()?;
-        let scale = (wide(&self.weight)? * rstd)?;
-        let mean = wide(&self.mean.as_tensor().detach())?;
-        let shift = (wide(&self.bias)? - (mean * &scale)?)?;
-        Ok((scale, shift))
-    }
-
-    fn frozen(&self, to: &Placement) -> Result<Self> {
-        let copy = |var: &Var| -> Result<Var> {
-            // `copy` is needed so that the new variable does not share storage with the old one.
-            Ok(Var::from_tensor(&constant(var.as_tensor(), to)?.copy()?)?)
-        };
-        Ok(Self {
-            weight: constant(&self.weight, to)?,
-            bias: constant(&self.bias, to)?,
-            mean: copy(&self.mean)?,
-            variance: copy(&self.variance)?,
-            ..self.clone()
-        })
-    }
-}
-
-/// Sizes of a convolution: input channels, output channels, kernel.
-pub(super) type Sizes = (usize, usize, (usize, usize));
-
-impl Conv {
-    /// A convolution with a bias.
-    pub(super) fn biased(
-        (inputs, outputs, kernel): Sizes,
-        config: ConvConfig,
-        at: &Scope,
-    ) -> Result<Self> {
-        check_sizes(inputs, outputs, at)?;
-        let bias = at.get(outputs, "bias", Init::Const(0.0))?;
-        let weight = at.get((outputs, inputs, kernel.0, kernel.1), "weight", Init::He)?;
-        Ok(Self {
-            parameters: weight.elem_count() + outputs,
-            weight: weight.as_tensor().clone(),
-            bias: bias.as_tensor().clone(),
-            norm: None,
-            config,
-        })
-    }
-
-    /// A convolution without a bias.
-    pub(super) fn plain(
-        (inputs, outputs, kernel): Sizes,
-        config: ConvConfig,
-        at: &Scope,
-    ) -> Result<Self> {
-        check_sizes(inputs, outputs, at)?;
-        let weight = at.get((outputs, inputs, kernel.0, kernel.1), "weight", Init::He)?;
-        Ok(Self {
-            parameters: weight.elem_count(),
-            weight: weight.as_tensor().clone(),
-            bias: Tensor::zeros(outputs, at.dtype(), at.device())?,
-            norm: None,
-            config,
-        })
-    }
-
-    /// A convolution without a bias, and the normalization after it.
-    pub(super) fn normed(
-        sizes: Sizes,
-        config: ConvConfig,
-        (at, kind, norm_at): (&Scope, NormKind, &Scope),
-    ) -> Result<Self> {
-        let plain = Self::plain(sizes, config, at)?;
-        Ok(Self {
-            norm: Some(Norm::new(sizes.1, kind, norm_at)?),
-            parameters: plain.parameters + 2 * sizes.1,
-            ..plain
-        })
-    }
-
-    fn forward(&self, x: &Tensor, activation: Activation, mode: Mode) -> Result<Tensor> {
-        let with = |activation| ConvConfig {
-            activation,
-            ..self.config
-        };
-        match &self.norm {
-            None => conv2d(x, &self.weight, &self.bias, with(activation)),
-            Some(norm) if mode == Mode::Training => {
-                let y = conv2d(x, &self.weight, &self.bias, with(Activation::None))?;
-                norm.forward(&y, activation, mode)
-            }
-            Some(norm) => {
-                let (weight, bias) = self.folded(norm)?;
-                conv2d(x, &weight, &bias, with(activation))
-            }
-        }
-    }
-
-    /// The weight and bias with the normalization folded in. This saves one pass over the image.
-    fn folded(&self, norm: &Norm) -> Result<(Tensor, Tensor)> {
-        let (scale, shift) = norm.affine()?;
-        let outputs = self.weight.dim(0)?;
-        let flat = wide(&self.weight)?.reshape((outputs, ()))?;
-        let weight = flat.broadcast_mul(&wide(&scale)?.reshape((outputs, 1))?)?;
-        let weight = weight.reshape(self.weight.shape())?;
-        let dtype = self.weight.dtype();
-        Ok((weight.to_dtype(dtype)?, shift.to_dtype(dtype)?))
-    }
-
-    fn frozen(&self, to: &Placement) -> Result<Self> {
-        let (weight, bias) = match &self.norm {
-            None => (self.weight.clone(), self.bias.clone()),
-            Some(norm) => self.folded(norm)?,
-        };
-        Ok(Self {
-            weight: constant(&weight, to)?,
-            bias: constant(&bias, to)?,
-            norm: None,
-            ..self.clone()
-        })
-    }
-
-    fn shape(&self, image: &[usize]) -> Result<Vec<usize>> {
-        let &[outputs, inputs, kh, kw] = self.weight.dims() else {
-            return Err(Error::shape(format!(
-                "expected a convolution weight of four dimensions, found shape {:?}",
-                self.weight.dims()
-            )));
-        };
-        let ConvConfig {
-            stride,
-            padding: (py, px),
-            ..
-        } = self.config;
-        let size = |n: usize, k: usize, p: usize| Some((n + 2 * p).checked_sub(k)? / stride + 1);
-        match image {
-            &[c, h, w] if c == inputs => match (size(h, kh, py), size(w, kw, px)) {
-                (Some(h), Some(w)) => Ok(vec![outputs, h, w]),
-                _ => Err(too_small(image)),
-            },
-            _ => Err(Error::shape(format!(
-                "expected maps with {inputs} channels, found shape {image:?}"
-            ))),
-        }
-    }
-}
-
-fn too_small(image: &[usize]) -> Error {
-    Error::shape(format!(
-        "maps of shape {image:?} (channels, height, width) are too small: use larger images"
-    ))
-}
-
-/// A dense layer with its activation; the weight has shape (outputs, inputs).
-#[derive(Clone, Debug)]
-pub(super) struct Dense {
-    weight: Tensor,
-    bias: Tensor,
-    activation: Activation,
-    parameters: usize,
-}
-
-impl Dense {
-    pub(super) fn new(inputs: usize, outputs: usize, at: &Scope) -> Result<Self> {
-        let bias = at.get(outputs, "bias", Init::Const(0.0))?;
-        let mut dense = Self::plain(inputs, outputs, at)?;
-        dense.bias = bias.as_tensor().clone();
-        dense.parameters += outputs;
-        Ok(dense)
-    }
-
-    /// A dense layer with an activation.
-    pub(super) fn activated(
-        inputs: usize,
-        outputs: usize,
-        activation: Activation,
-        at: &Scope,
-    ) -> Result<Self> {
-        Ok(Self {
-            activation,
-            ..Self::new(inputs, outputs, at)?
-        })
-    }
-
-    /// A dense layer without a bias.
-    pub(super) fn plain(inputs: usize, outputs: usize, at: &Scope) -> Result<Self> {
-        check_sizes(inputs, outputs, at)?;
-        let weight = at.get((outputs, inputs), "weight", Init::FanIn)?;
-        Ok(Self {
-            parameters: weight.elem_count(),
-            weight: weight.as_tensor().clone(),
-            bias: Tensor::zeros(outputs, at.dtype(), at.device())?,
-            activation: Activation::None,
-        })
-    }
-
-    pub(super) fn forward(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        dense(&x.flatten_from(1)?, &self.weight, &self.bias, activation)
-    }
-
-    /// Applies the layer to each token of (batch, tokens, width).
-    pub(super) fn tokens(&self, x: &Tensor) -> Result<Tensor> {
-        let (batch, tokens, width) = x.dims3()?;
-        let y = self.forward(&x.reshape((batch * tokens, width))?, self.activation)?;
-        Ok(y.reshape((batch, tokens, ()))?)
-    }
-
-    pub(super) fn parameters(&self) -> usize {
-        self.parameters
-    }
-
-    pub(super) fn frozen(&self, to: &Placement) -> Result<Self> {
-        Ok(Self {
-            weight: constant(&self.weight, to)?,
-            bias: constant(&self.bias, to)?,
-            ..self.clone()
-        })
-    }
 }
 
 impl Layer {
@@ -553,6 +203,71 @@ impl Layer {
         }
     }
 
+    /// Describes the layer and its parts.
+    pub(super) fn outline(&self) -> Outline {
+        let window = |name: &str, config: &PoolConfig, mean: bool| {
+            let PoolConfig {
+                kernel,
+                stride,
+                padding,
+                ceil,
+                count_padding,
+            } = *config;
+            let mut text = format!("{name}(kernel_size={kernel}, stride={stride}");
+            if padding > 0 {
+                text += &format!(", padding={padding}");
+            }
+            if ceil {
+                text += ", ceil_mode=True";
+            }
+            if mean && padding > 0 && !count_padding {
+                text += ", count_include_pad=False";
+            }
+            text + ")"
+        };
+        let parts = |text: &str, layers: &[Self]| {
+            Outline::new(text).with_parts(layers.iter().map(Self::outline))
+        };
+        let text = match self {
+            Self::Sequence(layers) => return parts("Sequential", layers),
+            Self::Concat(layers) => return parts("Concat", layers),
+            Self::Residual {
+                body,
+                shortcut,
+                scale,
+                activation,
+            } => {
+                let scale = match *scale == 1.0 {
+                    true => String::new(),
+                    false => format!("(scale={scale})"),
+                };
+                let text = format!("Residual{scale}{}", outline::activation(*activation));
+                let shortcut = shortcut.iter().map(|s| s.outline().named("shortcut"));
+                let body = match &**body {
+                    Self::Sequence(layers) => &layers[..],
+                    body => std::slice::from_ref(body),
+                };
+                return parts(&text, body).with_parts(shortcut);
+            }
+            Self::Conv(conv) => conv.text(),
+            Self::Norm(norm) => norm.text(),
+            Self::Relu => "ReLU()".into(),
+            Self::MaxPool(config) => window("MaxPool2d", config, false),
+            Self::AvgPool(config) => window("AvgPool2d", config, true),
+            Self::AdaptivePool(size) => format!("AdaptiveAvgPool2d({size})"),
+            Self::GlobalMean => "GlobalAvgPool2d()".into(),
+            Self::Dense(dense) => dense.text(),
+            Self::Softmax => "Softmax()".into(),
+            Self::Normalise => "Normalize()".into(),
+            Self::Embed(embed) => embed.text(),
+            Self::Encoder(encoder) => encoder.text(),
+            Self::LayerNorm(norm) => norm.text(),
+            Self::ClassToken => "ClassToken()".into(),
+            Self::ClassAndMean => "ClassAndMean()".into(),
+        };
+        Outline::new(text).with_parameters(self.parameters())
+    }
+
     /// The layer as a constant on a device and with a number type: its parameters have no
     /// gradient, and each batch norm is folded into the convolution before it.
     pub(super) fn frozen(&self, to: &Placement) -> Result<Self> {
@@ -588,9 +303,20 @@ impl Layer {
     }
 }
 
+/// A parameter's values without a gradient, on a device and with a number type.
+pub(super) fn constant(parameter: &Tensor, to: &Placement) -> Result<Tensor> {
+    to.take(&parameter.detach())
+}
+
+pub(super) fn too_small(image: &[usize]) -> Error {
+    Error::shape(format!(
+        "maps of shape {image:?} (channels, height, width) are too small: use larger images"
+    ))
+}
+
 /// Returns an error for a layer without inputs or outputs. It would fail later as well, but with
 /// a message that does not contain the layer's name.
-fn check_sizes(inputs: usize, outputs: usize, at: &Scope) -> Result<()> {
+pub(super) fn check_sizes(inputs: usize, outputs: usize, at: &Scope) -> Result<()> {
     if inputs > 0 && outputs > 0 {
         return Ok(());
     }
@@ -599,11 +325,6 @@ fn check_sizes(inputs: usize, outputs: usize, at: &Scope) -> Result<()> {
          layer {}",
         at.name()
     )))
-}
-
-/// A parameter's values without a gradient, on a device and with a number type.
-pub(super) fn constant(parameter: &Tensor, to: &Placement) -> Result<Tensor> {
-    to.take(&parameter.detach())
 }
 
 fn first(x: &[usize]) -> usize {

@@ -38,8 +38,11 @@
 //! ```
 
 mod alexnet;
+mod conv;
 mod custom;
+mod dense;
 mod derivative;
+mod encoder;
 mod facenet;
 mod first_gradient;
 mod gradients;
@@ -47,6 +50,7 @@ mod greybox;
 mod inception;
 mod layer;
 mod network;
+mod norm;
 mod patch;
 mod preprocess;
 mod resnet;
@@ -62,9 +66,9 @@ pub use facenet::facenet;
 pub use gradients::{GradientCheck, GradientVerdict};
 pub use greybox::{Greybox, Pooling};
 pub use inception::fid_inception;
-pub(crate) use layer::NormKind;
 pub use network::{LayerInfo, Network};
 pub(crate) use network::{device_of, rows_on};
+pub(crate) use norm::NormKind;
 pub(crate) use patch::patch_layers;
 pub use preprocess::Preprocess;
 pub use resnet::resnet;

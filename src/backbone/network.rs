@@ -4,7 +4,7 @@
 use super::gradients::{self, GradientCheck, Outcome};
 use super::{Greybox, Preprocess};
 use crate::ops::Placement;
-use crate::{Error, Result};
+use crate::{Error, Outline, Result};
 use candle_core::{D, DType, Device, Tensor};
 use invariances_core::names::nearest;
 use polars::prelude::{Column, DataFrame};
@@ -114,6 +114,22 @@ pub trait Network: Send + Sync {
     /// The number of trainable parameters of each layer, or `None` if it is not known.
     fn parameters(&self) -> Option<Vec<usize>> {
         None
+    }
+
+    /// Describes the layers for `Display`: one part per layer, with its name, type, sizes and
+    /// number of parameters as far as they are known. By default these are the names and
+    /// [`Network::parameters`].
+    fn outline(&self) -> Outline {
+        let counts = self.parameters();
+        let names = self.layers().into_iter().enumerate();
+        let layers = names.map(|(index, name)| {
+            let count = counts.as_ref().and_then(|c| c.get(index).copied());
+            match count {
+                Some(count) => Outline::new(name).with_parameters(count),
+                None => Outline::new(name).with_unknown_parameters(),
+            }
+        });
+        Outline::new(self.name()).with_parts(layers)
     }
 
     /// The reason why no gradient passes through this network, if that is the case.
@@ -385,6 +401,19 @@ pub(crate) fn rows_on(device: &Device, x: &Tensor, start: usize, count: usize) -
     })
 }
 
+/// Returns a layer's name with its aliases: `features.0 (conv1)`.
+pub(super) fn with_aliases<N: Network + ?Sized>(network: &N, layer: &str) -> String {
+    let aliases = network.aliases().into_iter();
+    let own: Vec<String> = aliases
+        .filter(|(_, name)| name == layer)
+        .map(|(alias, _)| alias)
+        .collect();
+    match own.is_empty() {
+        true => layer.into(),
+        false => format!("{layer} ({})", own.join(", ")),
+    }
+}
+
 /// Applies layers in sequence, and adds the layer's name to an error.
 pub(super) fn one_by_one<N: Network + ?Sized>(
     network: &N,
@@ -451,6 +480,10 @@ impl<N: Network + ?Sized> Network for Arc<N> {
 
     fn parameters(&self) -> Option<Vec<usize>> {
         (**self).parameters()
+    }
+
+    fn outline(&self) -> Outline {
+        (**self).outline()
     }
 
     fn no_gradient(&self) -> Option<String> {

@@ -1,13 +1,13 @@
 //! [`Backbone`], the networks of this crate as chains of named layers, and its builder.
 
 use super::layer::{Layer, run};
-use super::network::in_layer;
+use super::network::{in_layer, with_aliases};
 use super::{Network, Preprocess};
 use crate::ops::{Placement, Scope};
-use crate::{Error, Result};
+use crate::outline::shows_outline;
+use crate::{Error, Outline, Result};
 use candle_core::{Device, Tensor};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ pub enum Mode {
 /// A network of this crate: a chain of named layers. A clone shares its parameters.
 ///
 /// It has no dropout. If the published network has dropout, it is left out both in evaluation and
-/// in training.
+/// in training. `Display` and `Debug` print the layers with their sizes and numbers of parameters.
 #[derive(Clone)]
 pub struct Backbone {
     name: String,
@@ -37,17 +37,7 @@ pub struct Backbone {
     placement: Placement,
 }
 
-impl fmt::Debug for Backbone {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parameters: usize = self.layers.iter().map(|(_, l)| l.parameters()).sum();
-        write!(
-            f,
-            "Backbone({}, {} layers, {parameters} parameters)",
-            self.name,
-            self.layers.len()
-        )
-    }
-}
+shows_outline!(Backbone);
 
 impl Backbone {
     /// Returns the network with the same parameters in training or evaluation mode (the default).
@@ -199,6 +189,12 @@ impl Network for Backbone {
     fn parameters(&self) -> Option<Vec<usize>> {
         Some(self.layers.iter().map(|(_, l)| l.parameters()).collect())
     }
+
+    fn outline(&self) -> Outline {
+        let layers = self.layers.iter();
+        let layers = layers.map(|(name, l)| l.outline().named(&with_aliases(self, name)));
+        Outline::new(self.name()).with_parts(layers)
+    }
 }
 
 /// A network under construction.
@@ -257,7 +253,7 @@ impl Stack {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backbone::{Family, TransformerConfig, resnet_small, transformer};
+    use crate::backbone::{Family, Greybox, Pooling, TransformerConfig, resnet_small, transformer};
     use crate::ops::{Params, Rng, values};
     use candle_core::DType;
 
@@ -278,6 +274,75 @@ mod tests {
             device: Device::Cpu,
             dtype,
         }
+    }
+
+    #[test]
+    fn a_network_prints_its_layers() -> Result<()> {
+        let network = resnet_small(4, 10, &Params::new(0).root())?;
+        let text = network.to_string();
+        let expected = "\
+resnet_small
+  conv1: Conv2d(3, 4, kernel_size=3, stride=1, padding=1, bias=False), BatchNorm(4, eps=1e-5), ReLU    116
+  layer1.0: Residual, ReLU                                                                             304
+    Conv2d(4, 4, kernel_size=3, stride=1, padding=1, bias=False), BatchNorm(4, eps=1e-5), ReLU         152
+    Conv2d(4, 4, kernel_size=3, stride=1, padding=1, bias=False), BatchNorm(4, eps=1e-5)               152
+  layer1.1 (layer1): Residual, ReLU                                                                    304
+    Conv2d(4, 4, kernel_size=3, stride=1, padding=1, bias=False), BatchNorm(4, eps=1e-5), ReLU         152
+    Conv2d(4, 4, kernel_size=3, stride=1, padding=1, bias=False), BatchNorm(4, eps=1e-5)               152
+  layer2.0: Residual, ReLU                                                                             944
+    Conv2d(4, 8, kernel_size=3, stride=2, padding=1, bias=False), BatchNorm(8, eps=1e-5), ReLU         304
+    Conv2d(8, 8, kernel_size=3, stride=1, padding=1, bias=False), BatchNorm(8, eps=1e-5)               592
+    shortcut: Conv2d(4, 8, kernel_size=1, stride=2, bias=False), BatchNorm(8, eps=1e-5)                 48
+  layer2.1 (layer2): Residual, ReLU                                                                  1,184
+    Conv2d(8, 8, kernel_size=3, stride=1, padding=1, bias=False), BatchNorm(8, eps=1e-5), ReLU         592
+    Conv2d(8, 8, kernel_size=3, stride=1, padding=1, bias=False), BatchNorm(8, eps=1e-5)               592
+  layer3.0: Residual, ReLU                                                                           3,680
+    Conv2d(8, 16, kernel_size=3, stride=2, padding=1, bias=False), BatchNorm(16, eps=1e-5), ReLU     1,184
+    Conv2d(16, 16, kernel_size=3, stride=1, padding=1, bias=False), BatchNorm(16, eps=1e-5)          2,336
+    shortcut: Conv2d(8, 16, kernel_size=1, stride=2, bias=False), BatchNorm(16, eps=1e-5)              160
+  layer3.1 (layer3): Residual, ReLU                                                                  4,672
+    Conv2d(16, 16, kernel_size=3, stride=1, padding=1, bias=False), BatchNorm(16, eps=1e-5), ReLU    2,336
+    Conv2d(16, 16, kernel_size=3, stride=1, padding=1, bias=False), BatchNorm(16, eps=1e-5)          2,336
+  avgpool: GlobalAvgPool2d()
+  fc: Linear(in_features=16, out_features=10, bias=True)                                               170
+  softmax: Softmax()
+Parameters: 11,374";
+        assert_eq!(text, expected);
+        assert_eq!(format!("{network:?}"), expected);
+        let greybox = Greybox::new(&network, "layer1.0")?.with_pooling(Pooling::Mean);
+        let text = greybox.to_string();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "resnet_small, split at layer1.0");
+        let mark = lines.iter().position(|l| l.contains("z = Φ(x)"));
+        let mark = mark.ok_or_else(|| Error::invalid("no mark"))?;
+        assert_eq!(lines[mark], "  ──── z = Φ(x), mean over all positions ────");
+        assert!(lines[mark + 1].starts_with("  layer1.1 (layer1): Residual, ReLU"));
+        // The numbers of parameters are those of the layers, also after freezing.
+        let config = TransformerConfig {
+            image: 32,
+            patch: 8,
+            width: 24,
+            depth: 2,
+            heads: 3,
+            hidden: 48,
+            outputs: 7,
+            family: Family::Dinov2,
+        };
+        let vit = transformer(&config, &Params::new(0).root())?;
+        assert!(
+            vit.to_string()
+                .contains("\n  embeddings: PatchEmbedding(3, 24, patch=8, tokens=17)")
+        );
+        let block = "\n  encoder.layer.0 (block0): TransformerBlock(24, heads=3, hidden=48)";
+        assert!(vit.to_string().contains(block));
+        for network in [network.frozen()?, network, vit] {
+            let counts = network.parameters().unwrap_or_default();
+            assert_eq!(
+                network.outline().parameters(),
+                Some(counts.iter().sum::<usize>())
+            );
+        }
+        Ok(())
     }
 
     #[test]

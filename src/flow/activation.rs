@@ -2,8 +2,9 @@
 
 use super::Flow;
 use super::layer::Layer;
-use crate::Result;
 use crate::ops::leaky_relu;
+use crate::outline::shows_outline;
+use crate::{Outline, Result};
 use candle_core::Tensor;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use std::sync::Arc;
 /// the same and therefore reproduces the authors' checkpoints, but its log-density lacks
 /// log(slope) for each negative element. [`InvertibleLeakyRelu::exact`] counts log(slope) for
 /// each of them.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct InvertibleLeakyRelu {
     slope: f64,
     counted: bool,
@@ -56,10 +57,17 @@ impl Flow for InvertibleLeakyRelu {
         leaky_relu(v, self.slope.recip())
     }
 
-    fn code(&self) -> Option<usize> {
+    fn dim(&self) -> Option<usize> {
         None
     }
+
+    fn outline(&self) -> Outline {
+        let logdet = if self.counted { "exact" } else { "0" };
+        Outline::new(format!("LeakyReLU({}, logdet={logdet})", self.slope))
+    }
 }
+
+shows_outline!(InvertibleLeakyRelu);
 
 impl Layer for InvertibleLeakyRelu {
     fn detached(&self) -> Arc<dyn Layer> {

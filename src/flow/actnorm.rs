@@ -4,8 +4,9 @@ use super::Flow;
 use super::layer::Layer;
 use super::statistics::{Statistics, notice};
 use crate::ops::gpu::{self, CouplingTape};
-use crate::ops::{Activation, Init, Scope, batch_norm, leaky_relu, scalar};
-use crate::{Error, Result};
+use crate::ops::{Activation, Init, Placement, Scope, batch_norm, leaky_relu, scalar};
+use crate::outline::shows_outline;
+use crate::{Error, Outline, Result};
 use candle_core::{Device, Tensor, Var};
 use invariances_core::say;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 ///
 /// The input is (batch, channels) or (batch, channels, height, width). The parameters are `loc`
 /// and `scale`, both (1, channels, 1, 1), and the scalar flag `initialized`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ActNorm {
     channels: usize,
     loc: Tensor,
@@ -204,10 +205,24 @@ impl Flow for ActNorm {
         Ok(v.broadcast_div(&scale)?.broadcast_sub(&loc)?)
     }
 
-    fn code(&self) -> Option<usize> {
+    fn dim(&self) -> Option<usize> {
         Some(self.channels)
     }
+
+    fn placement(&self) -> Option<Placement> {
+        Some(Placement::of(&self.loc))
+    }
+
+    fn initialize(&self, x: &Tensor, _: Option<&Tensor>) -> Result<()> {
+        self.initialize_with_notice(x, "the input of an ActNorm")
+    }
+
+    fn outline(&self) -> Outline {
+        Outline::new(format!("ActNorm({})", self.channels)).with_parameters(2 * self.channels)
+    }
 }
+
+shows_outline!(ActNorm);
 
 impl Layer for ActNorm {
     fn state_forward(
@@ -239,7 +254,7 @@ impl Layer for ActNorm {
         Arc::new(ActNorm::detached(self))
     }
 
-    fn initialize(&self, x: &Tensor) -> Result<Vec<usize>> {
+    fn initialize_layer(&self, x: &Tensor) -> Result<Vec<usize>> {
         ActNorm::initialize(self, x)
     }
 

@@ -5,11 +5,12 @@ use super::chain::{BlockConfig, Chain, Names};
 use super::layer::{dense_parameters, detached};
 use super::statistics::check_varies;
 use super::{
-    Condition, Coupling, Embedder, Flow, FlowActivation, Memory, Mixing, check_batch, check_finite,
-    normal, required, rows,
+    Condition, CouplingConfig, Embedder, Flow, FlowActivation, Memory, Mixing, check_batch,
+    check_finite, normal, required, rows,
 };
-use crate::Result;
 use crate::ops::{Activation, Placement, Rng, Scope, dense};
+use crate::outline::{linear, parameters_of, shows_outline};
+use crate::{Outline, Result};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -20,9 +21,10 @@ const NAME: &str = "the conditional invertible network t";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Conditioning {
-    /// All blocks receive the same embedding (the authors' "none").
+    /// All blocks receive the same embedding (the authors' "none", and so stored).
     #[default]
-    None,
+    #[serde(rename = "none")]
+    Shared,
     /// Each block receives a linear map of the previous block's condition; the first block, of
     /// the embedding.
     Sequential,
@@ -41,8 +43,9 @@ pub enum Conditioning {
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CinnConfig {
-    /// Dimension of the code z̄, at least 2.
-    pub code: usize,
+    /// Dimension of the code z̄, at least 2. Its stored name is `code`.
+    #[serde(rename = "code")]
+    pub dim: usize,
     /// The shape of z.
     pub condition: Condition,
     /// Width of the nets s and t of each coupling.
@@ -59,7 +62,7 @@ pub struct CinnConfig {
     pub activation: FlowActivation,
     /// How one half of the code transforms the other.
     #[serde(default)]
-    pub coupling: Coupling,
+    pub coupling: CouplingConfig,
     /// The mixing layer after the coupling.
     #[serde(default)]
     pub mixing: Mixing,
@@ -68,28 +71,28 @@ pub struct CinnConfig {
 impl CinnConfig {
     /// Returns a small configuration (8 flows, hidden 128, depth 2); the paper's t has 20 flows
     /// and hidden 1024.
-    pub fn new(code: usize, condition: Condition) -> Self {
+    pub fn new(dim: usize, condition: Condition) -> Self {
         Self {
-            code,
+            dim,
             condition,
             hidden: 128,
             depth: 2,
             flows: 8,
-            conditioning: Conditioning::None,
+            conditioning: Conditioning::Shared,
             conditioning_depth: 4,
             activation: FlowActivation::None,
-            coupling: Coupling::default(),
+            coupling: CouplingConfig::default(),
             mixing: Mixing::default(),
         }
     }
 }
 
 /// The part of t that turns z into the conditions of the blocks.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 struct ConditionNet {
     embedder: Embedder,
     conditioning: Conditioning,
-    /// One layer per block; empty for [`Conditioning::None`].
+    /// One layer per block; empty for [`Conditioning::Shared`].
     layers: Vec<(Tensor, Tensor)>,
 }
 
@@ -141,7 +144,7 @@ impl ConditionNet {
 /// assert_eq!(samples.dims(), [128, 6]);
 /// # Ok::<(), invariances::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Cinn {
     config: CinnConfig,
     chain: Chain,
@@ -160,8 +163,8 @@ impl Cinn {
     pub fn new(config: &CinnConfig, scope: &Scope) -> Result<Self> {
         let flow = scope.pp("flow");
         let block = BlockConfig {
-            code: config.code,
-            condition: config.code,
+            code: config.dim,
+            condition: config.dim,
             hidden: config.hidden,
             depth: config.depth,
             activation: config.activation,
@@ -177,16 +180,16 @@ impl Cinn {
             }
         })?;
         let mut layers = Vec::new();
-        if config.conditioning != Conditioning::None {
+        if config.conditioning != Conditioning::Shared {
             for i in 0..config.flows {
                 let layer = flow.pp("conditioning_layers").pp(i);
-                layers.push(dense_parameters(config.code, config.code, &[1, 1], &layer)?);
+                layers.push(dense_parameters(config.dim, config.dim, &[1, 1], &layer)?);
             }
         }
         let condition_net = ConditionNet {
             embedder: Embedder::new(
                 config.condition,
-                config.code,
+                config.dim,
                 config.conditioning_depth,
                 &scope.pp("embedder"),
             )?,
@@ -381,7 +384,7 @@ impl Cinn {
     }
 
     fn check(&self, x: &Tensor, what: &str) -> Result<()> {
-        rows(x, self.config.code, what)?;
+        rows(x, self.config.dim, what)?;
         check_finite(x, what)
     }
 }
@@ -396,11 +399,36 @@ impl Flow for Cinn {
         Cinn::inverse(self, v, required(condition, NAME)?)
     }
 
-    fn code(&self) -> Option<usize> {
-        Some(self.config.code)
+    fn dim(&self) -> Option<usize> {
+        Some(self.config.dim)
+    }
+
+    fn placement(&self) -> Option<Placement> {
+        Cinn::placement(self)
+    }
+
+    /// Initialises every ActNorm; see [`Cinn::initialize`].
+    fn initialize(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<()> {
+        Cinn::initialize(self, x, required(condition, NAME)?)
+    }
+
+    fn outline(&self) -> Outline {
+        let CinnConfig { dim, condition, .. } = self.config;
+        let net = &self.condition_net;
+        let layers = net.layers.iter().map(|(weight, bias)| {
+            Outline::new(linear(weight, true)).with_parameters(parameters_of([weight, bias]))
+        });
+        let conditioning = Outline::new(format!("{:?}", net.conditioning))
+            .with_parts(layers)
+            .named("conditioning");
+        Outline::new(format!("Cinn({dim}, condition={condition:?})"))
+            .with_parts([net.embedder.outline().named("embedder"), conditioning])
+            .with_parts(self.chain.outlines())
     }
 
     fn sample(&self, condition: Option<&Tensor>, n: usize, rng: &mut Rng) -> Result<Tensor> {
         Cinn::sample(self, required(condition, NAME)?, n, rng)
     }
 }
+
+shows_outline!(Cinn);

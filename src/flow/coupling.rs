@@ -1,95 +1,155 @@
-//! The affine coupling layer: each half of the code scales and shifts the other.
+//! The coupling layer: each half of the code transforms the other, element by element.
 
+use super::fused::Fused;
 use super::layer::{Layer, Reversed, detached, net};
-use super::{Flow, required, rows};
-use crate::ops::coupling::{self, Direction, Layers, Nets, Plan, SLOPE};
+use super::{Affine, Flow, RationalQuadratic, Univariate, required, rows};
+use crate::ops::coupling::{Layers, Plan, SLOPE};
 use crate::ops::gpu::{self, CouplingTape};
-use crate::ops::{Activation, Scope, dense, has_kernel, repeated};
+use crate::ops::{Activation, Placement, Scope, dense, has_kernel, repeated};
+use crate::outline::{Outline, parameters_of};
 use crate::{Error, Result};
 use candle_core::Tensor;
+use std::any::Any;
+use std::fmt;
 use std::sync::Arc;
 
-/// A double affine coupling (Dinh et al. 2017,
-/// [arXiv 1605.08803](https://arxiv.org/abs/1605.08803)).
-///
-/// The code is split into halves a and b. In each half-step the nets s and t receive one half and
-/// the condition c:
-///
-/// b′ = b·exp(s₀(a, c)) + t₀(a, c),  a′ = a·exp(s₁(b′, c)) + t₁(b′, c),  v = (b′, a′).
-///
-/// log|det| = Σs₀ + Σs₁ with s = clamp·tanh(net/clamp), so that a half-step scales by at most
-/// e^clamp. Clamp 1 gives the authors' tanh. A larger clamp hardly changes small log-scales and
-/// bounds only large ones (the soft clamp of Ardizzone et al. 2019,
-/// [arXiv 1907.02392](https://arxiv.org/abs/1907.02392), with tanh). A code of odd size has the
-/// larger half first (the authors' network accepts even sizes only). The nets are chains of dense
+/// The nets of a [`Coupling`], which predict the parameters of its transform: chains of dense
 /// layers with leaky ReLU (0.01) between them.
 ///
-/// The parameters are `s.0`, `s.1`, `t.0` and `t.1`, each with `main.0`, `main.2`, …, each of
-/// these with `weight` and `bias`. The odd indices belong to the nonlinearities.
-#[derive(Clone, Debug)]
-pub struct AffineCoupling {
-    plan: Plan,
-    /// The nets in the order s₀, t₀, s₁, t₁.
-    nets: Nets,
+/// ```
+/// use invariances::flow::CouplingNets;
+/// let nets = CouplingNets { hidden: 64, ..Default::default() };
+/// assert_eq!((nets.condition, nets.depth), (0, 2));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CouplingNets {
+    /// Number of elements of the condition; 0 for none.
+    pub condition: usize,
+    /// Width of the hidden layers.
+    pub hidden: usize,
+    /// Number of hidden layers after the first.
+    pub depth: usize,
 }
 
-impl AffineCoupling {
-    /// Creates a coupling with clamp 1 for codes of size `code` and conditions of size
-    /// `condition` (0 for none). The nets have width `hidden` and `depth` + 1 hidden layers.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] if `code` is less than 2, because it has no halves, or if `hidden` is
-    /// 0.
-    pub fn new(
-        code: usize,
-        condition: usize,
-        hidden: usize,
-        depth: usize,
-        scope: &Scope,
-    ) -> Result<Self> {
-        check_sizes(code, hidden)?;
-        let first = code.div_ceil(2);
-        let halves = [first, code - first];
-        let net = |name: &str, i: usize| {
-            let (inputs, outputs) = (halves[i] + condition, halves[1 - i]);
-            net(inputs, outputs, hidden, depth, &scope.pp(name).pp(i))
-        };
-        Ok(Self {
-            plan: Plan {
-                code,
-                first,
-                condition,
-                clamp: 1.0,
-            },
-            nets: [net("s", 0)?, net("t", 0)?, net("s", 1)?, net("t", 1)?],
-        })
+impl Default for CouplingNets {
+    fn default() -> Self {
+        Self {
+            condition: 0,
+            hidden: 128,
+            depth: 2,
+        }
     }
+}
 
-    /// Returns the same coupling with shared parameters and log-scales of a half-step up to
-    /// ±`clamp`.
+/// A double coupling (Dinh et al. 2017, [arXiv 1605.08803](https://arxiv.org/abs/1605.08803)) with
+/// any element-wise transform.
+///
+/// The code is split into halves a and b. In each half-step the nets receive one half and the
+/// condition c, and predict the parameters of the transform f of the other half:
+///
+/// b′ = f(b; nets₀(a, c)),  a′ = f(a; nets₁(b′, c)),  v = (b′, a′).
+///
+/// A code of odd size has the larger half first (the authors' network accepts even sizes only).
+/// The log-determinant is the sum of those of all elements.
+///
+/// The parameters are below the names of [`Univariate::nets`], with the number of the half-step:
+/// `s.0`, `s.1`, `t.0` and `t.1` for [`Affine`], `spline.0` and `spline.1` for
+/// [`RationalQuadratic`]. Below each are `main.0`, `main.2`, …, each of these with `weight` and
+/// `bias`. The odd indices belong to the nonlinearities. A coupling with [`Affine`] is computed by
+/// fused kernels on the CPU and on CUDA devices.
+#[derive(Clone)]
+pub struct Coupling<T> {
+    dim: usize,
+    first: usize,
+    condition: usize,
+    transform: T,
+    /// The nets of both half-steps, in the order of [`Univariate::nets`].
+    nets: [Vec<Layers>; 2],
+    /// The same nets for the kernels, if there are kernels for the transform.
+    fused: Option<Fused>,
+}
+
+/// The coupling of RealNVP, which scales and shifts each element. It is the authors' coupling.
+pub type AffineCoupling = Coupling<Affine>;
+
+/// A coupling that transforms each element by its own monotone spline.
+pub type SplineCoupling = Coupling<RationalQuadratic>;
+
+impl<T: Univariate> Coupling<T> {
+    /// Creates a coupling for codes of size `dim`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] unless `clamp` is finite and above 0.
-    pub fn clamped(&self, clamp: f64) -> Result<Self> {
-        if !(clamp.is_finite() && clamp > 0.0) {
+    /// [`Error::Invalid`] if `dim` is less than 2, because such a code has no halves, or if the
+    /// nets have no hidden units; [`Error::Shape`] if parameters of these names exist with another
+    /// shape.
+    pub fn new(dim: usize, transform: T, nets: &CouplingNets, scope: &Scope) -> Result<Self> {
+        let CouplingNets {
+            condition,
+            hidden,
+            depth,
+        } = *nets;
+        if dim < 2 || hidden == 0 {
             return Err(Error::invalid(format!(
-                "expected a clamp above 0 for an affine coupling, found {clamp}: the authors use 1"
+                "expected a code of at least 2 elements and nets with at least 1 hidden unit for a \
+                 coupling, found {dim} and {hidden}"
             )));
         }
-        let mut coupling = self.clone();
-        coupling.plan.clamp = clamp;
-        Ok(coupling)
+        let first = dim.div_ceil(2);
+        let halves = [first, dim - first];
+        let step = |i: usize| -> Result<Vec<Layers>> {
+            let (inputs, changed) = (halves[i] + condition, halves[1 - i]);
+            let nets = transform.nets().into_iter().map(|(name, parameters)| {
+                let scope = scope.pp(name).pp(i);
+                net(inputs, changed * parameters, hidden, depth, &scope)
+            });
+            nets.collect()
+        };
+        let nets = [step(0)?, step(1)?];
+        Ok(Self::from_nets((dim, condition), transform, nets))
+    }
+
+    fn from_nets((dim, condition): (usize, usize), transform: T, nets: [Vec<Layers>; 2]) -> Self {
+        let first = dim.div_ceil(2);
+        let fused = match (
+            (&transform as &dyn Any).downcast_ref::<Affine>(),
+            &nets[0][..],
+            &nets[1][..],
+        ) {
+            (Some(affine), [s0, t0], [s1, t1]) => Some(Fused {
+                plan: Plan {
+                    code: dim,
+                    first,
+                    condition,
+                    clamp: affine.clamp(),
+                },
+                nets: [s0.clone(), t0.clone(), s1.clone(), t1.clone()],
+            }),
+            _ => None,
+        };
+        Self {
+            dim,
+            first,
+            condition,
+            transform,
+            nets,
+            fused,
+        }
+    }
+
+    /// Returns the transform of the elements.
+    pub fn transform(&self) -> &T {
+        &self.transform
     }
 
     /// Returns the checked condition. Each of its rows belongs to `share` rows of x. It is
     /// (batch, 0) if the coupling has no condition.
     fn checked(&self, x: &Tensor, condition: Option<&Tensor>, share: usize) -> Result<Tensor> {
-        let batch = rows(x, self.plan.code, "codes")?;
-        if self.plan.condition == 0 {
+        let batch = rows(x, self.dim, "codes")?;
+        if self.condition == 0 {
             return Ok(x.detach().narrow(0, 0, batch / share)?.narrow(1, 0, 0)?);
         }
         let c = required(condition, "a conditional coupling")?;
-        let conditions = rows(c, self.plan.condition, "conditions")?;
+        let conditions = rows(c, self.condition, "conditions")?;
         if conditions * share != batch {
             return Err(Error::shape(format!(
                 "expected one condition per code, found {conditions} conditions for {} codes",
@@ -101,33 +161,30 @@ impl AffineCoupling {
 
     fn run_inverse(&self, v: &Tensor, condition: Option<&Tensor>, share: usize) -> Result<Tensor> {
         let c = self.checked(v, condition, share)?;
-        if gpu::is_available(v) && !self.tracked(v, &c) {
-            return gpu::coupling_inverse(v, &c, share, &self.nets, &self.plan);
+        if let Some(fused) = &self.fused {
+            if gpu::is_available(v) && !self.tracked(v, &c) {
+                return fused.inverse_on_gpu(v, &c, share);
+            }
+            if has_kernel(v) {
+                return fused.inverse(v, &c, share);
+            }
         }
-        if !has_kernel(v) {
-            return self.composed_inverse(v, &repeated(&c, share)?);
+        match self.condition {
+            0 => self.composed_inverse(v, &c),
+            _ => self.composed_inverse(v, &repeated(&c, share)?),
         }
-        coupling::coupling(v, &c, &self.nets, self.plan, share, Direction::Inverse)
     }
 
     /// Returns whether a result would have a graph.
     fn tracked(&self, x: &Tensor, condition: &Tensor) -> bool {
-        let parameters = coupling::parameters(&self.nets);
+        let parameters = self.parameters();
         let mut all = parameters.iter().chain([x, condition]);
         all.any(|t| t.track_op())
     }
 
-    /// The condition of a state on a GPU; (batch, 0) if the coupling has none.
-    fn state_condition(&self, state: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
-        match self.plan.condition {
-            0 => Ok(state.narrow(1, 0, 0)?),
-            _ => Ok(required(condition, "a conditional coupling")?.contiguous()?),
-        }
-    }
-
-    /// Computes s and t of half-step `i` with candle's operations.
-    fn nets(&self, i: usize, half: &Tensor, condition: &Tensor) -> Result<[Tensor; 2]> {
-        let input = if self.plan.condition == 0 {
+    /// Computes the parameters of the transform in half-step `i` with candle's operations.
+    fn predicted(&self, i: usize, half: &Tensor, condition: &Tensor) -> Result<Vec<Tensor>> {
+        let input = if self.condition == 0 {
             half.contiguous()?
         } else {
             Tensor::cat(&[half, condition], 1)?
@@ -144,75 +201,101 @@ impl AffineCoupling {
             }
             Ok(h)
         };
-        let clamp = self.plan.clamp;
-        let s = ((run(&self.nets[2 * i])? * clamp.recip())?.tanh()? * clamp)?;
-        Ok([s, run(&self.nets[2 * i + 1])?])
+        self.nets[i].iter().map(run).collect()
     }
 
-    /// Implements [`Flow::forward`] with candle's operations, for any device.
+    /// Implements [`Flow::forward`] for any transform and device.
     fn composed_forward(&self, x: &Tensor, c: &Tensor) -> Result<(Tensor, Tensor)> {
-        let a = x.narrow(1, 0, self.plan.first)?;
-        let b = x.narrow(1, self.plan.first, self.plan.code - self.plan.first)?;
-        let [s0, t0] = self.nets(0, &a, c)?;
-        let b = ((b * s0.exp()?)? + t0)?;
-        let [s1, t1] = self.nets(1, &b, c)?;
-        let a = ((a * s1.exp()?)? + t1)?;
-        Ok((Tensor::cat(&[&b, &a], 1)?, (s0.sum(1)? + s1.sum(1)?)?))
+        let a = x.narrow(1, 0, self.first)?;
+        let b = x.narrow(1, self.first, self.dim - self.first)?;
+        let (b, logdet0) = self.transform.forward(&b, &self.predicted(0, &a, c)?)?;
+        let (a, logdet1) = self.transform.forward(&a, &self.predicted(1, &b, c)?)?;
+        let logdet = (logdet0.sum(1)? + logdet1.sum(1)?)?;
+        Ok((Tensor::cat(&[b, a], 1)?, logdet))
     }
 
-    /// Implements [`Flow::inverse`] with candle's operations, for any device.
+    /// Implements [`Flow::inverse`] for any transform and device.
     fn composed_inverse(&self, v: &Tensor, c: &Tensor) -> Result<Tensor> {
-        let second = self.plan.code - self.plan.first;
+        let second = self.dim - self.first;
         let b = v.narrow(1, 0, second)?;
-        let a = v.narrow(1, second, self.plan.first)?;
-        let [s1, t1] = self.nets(1, &b, c)?;
-        let a = ((a - t1)? * s1.neg()?.exp()?)?;
-        let [s0, t0] = self.nets(0, &a, c)?;
-        let b = ((b - t0)? * s0.neg()?.exp()?)?;
-        Ok(Tensor::cat(&[&a, &b], 1)?)
+        let a = v.narrow(1, second, self.first)?;
+        let a = self.transform.inverse(&a, &self.predicted(1, &b, c)?)?;
+        let b = self.transform.inverse(&b, &self.predicted(0, &a, c)?)?;
+        Ok(Tensor::cat(&[a, b], 1)?)
     }
 }
 
-/// Returns an error if the code has no halves or the nets have no hidden units.
-pub(super) fn check_sizes(code: usize, hidden: usize) -> Result<()> {
-    if code >= 2 && hidden > 0 {
-        return Ok(());
-    }
-    Err(Error::invalid(format!(
-        "expected a code of at least 2 elements and nets with at least 1 hidden unit for a \
-         coupling, found {code} and {hidden}"
-    )))
-}
-
-impl Flow for AffineCoupling {
+impl<T: Univariate> Flow for Coupling<T> {
     fn forward(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
         let c = self.checked(x, condition, 1)?;
-        if !has_kernel(x) {
-            return self.composed_forward(x, &c);
+        match &self.fused {
+            Some(fused) if has_kernel(x) => fused.forward(x, &c),
+            _ => self.composed_forward(x, &c),
         }
-        let both = coupling::coupling(x, &c, &self.nets, self.plan, 1, Direction::Forward)?;
-        let logdet = both.narrow(1, self.plan.code, 1)?.squeeze(1)?;
-        Ok((both.narrow(1, 0, self.plan.code)?, logdet))
     }
 
     fn inverse(&self, v: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
         self.run_inverse(v, condition, 1)
     }
 
-    fn code(&self) -> Option<usize> {
-        Some(self.plan.code)
+    fn dim(&self) -> Option<usize> {
+        Some(self.dim)
+    }
+
+    fn placement(&self) -> Option<Placement> {
+        self.parameters().first().map(Placement::of)
+    }
+
+    fn outline(&self) -> Outline {
+        let (dim, condition) = (self.dim, self.condition);
+        let condition = match condition {
+            0 => String::new(),
+            n => format!(", condition={n}"),
+        };
+        let mut parts = Vec::new();
+        for (i, nets) in self.nets.iter().enumerate() {
+            for ((name, _), layers) in self.transform.nets().iter().zip(nets) {
+                let inputs = layers.first().map(|(w, _)| w.dims()[1]);
+                let outputs = layers.iter().map(|(w, _)| w.dims()[0]);
+                let widths: Vec<String> = inputs
+                    .into_iter()
+                    .chain(outputs)
+                    .map(|w| w.to_string())
+                    .collect();
+                let own = parameters_of(layers.iter().flat_map(|(w, b)| [w, b]));
+                parts.push(
+                    Outline::new(format!("{name}.{i}: MLP({})", widths.join(" → ")))
+                        .with_parameters(own),
+                );
+            }
+        }
+        let text = format!("Coupling({dim}{condition}, {:?})", self.transform);
+        Outline::new(text).with_parts(parts)
     }
 }
 
-impl Layer for AffineCoupling {
+impl<T: Univariate> fmt::Display for Coupling<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.outline(), f)
+    }
+}
+
+impl<T: Univariate> fmt::Debug for Coupling<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.outline(), f)
+    }
+}
+
+impl<T: Univariate> Layer for Coupling<T> {
     fn state_forward(
         &self,
         state: &Tensor,
         condition: Option<&Tensor>,
     ) -> Result<(Tensor, Option<CouplingTape>)> {
-        let c = self.state_condition(state, condition)?;
-        let (state, tape) = gpu::coupling(state, &c, &self.nets, &self.plan)?;
-        Ok((state, Some(tape)))
+        match &self.fused {
+            Some(fused) => fused.state_forward(state, condition),
+            None => self.state_forward_by_flow(state, condition),
+        }
     }
 
     fn state_backward(
@@ -223,36 +306,24 @@ impl Layer for AffineCoupling {
         gradient: &Tensor,
         to_condition: &mut Option<Tensor>,
     ) -> Result<(Tensor, Vec<Tensor>)> {
-        let c = self.state_condition(state, condition)?;
-        let recomputed;
-        let tape = match tape {
-            Some(tape) => tape,
-            None => {
-                recomputed = gpu::coupling(state, &c, &self.nets, &self.plan)?.1;
-                &recomputed
-            }
-        };
-        let sum = match to_condition.take() {
-            Some(sum) => sum,
-            None if self.plan.condition == 0 => c.clone(),
-            None => c.zeros_like()?,
-        };
-        let found = gpu::coupling_backward(tape, gradient, &sum, &self.nets, &self.plan)?;
-        if self.plan.condition > 0 {
-            *to_condition = Some(sum);
+        match &self.fused {
+            Some(fused) => fused.state_backward(state, tape, condition, gradient, to_condition),
+            None => self.state_backward_by_graph(state, condition, gradient, to_condition),
         }
-        Ok(found)
     }
 
     fn parameters(&self) -> Vec<Tensor> {
-        coupling::parameters(&self.nets)
+        let layers = self.nets.iter().flatten().flatten();
+        layers.flat_map(|(w, b)| [w.clone(), b.clone()]).collect()
     }
 
     fn detached(&self) -> Arc<dyn Layer> {
-        Arc::new(Self {
-            plan: self.plan,
-            nets: [0, 1, 2, 3].map(|i| detached(&self.nets[i])),
-        })
+        let nets = [0usize, 1].map(|i| {
+            let nets: &[Layers] = &self.nets[i];
+            nets.iter().map(|layers| detached(layers)).collect()
+        });
+        let sizes = (self.dim, self.condition);
+        Arc::new(Self::from_nets(sizes, self.transform.clone(), nets))
     }
 
     fn inverse_shared(
@@ -270,29 +341,16 @@ impl Layer for AffineCoupling {
         condition: Option<&Tensor>,
         gradient: &Tensor,
     ) -> Result<Reversed> {
-        let c = self.checked(v, condition, 1)?;
-        if gpu::is_available(v) {
-            let (x, tape) = gpu::coupling_undo(v, &c, &self.nets, &self.plan)?;
-            let mut to_condition = None;
-            let (to_state, to_parameters) =
-                self.state_backward(&x, Some(&tape), condition, gradient, &mut to_condition)?;
-            return Ok(Reversed {
-                to_x: to_state.narrow(1, 0, self.plan.code)?.contiguous()?,
-                x,
-                to_condition,
-                to_parameters,
-            });
+        if let Some(fused) = &self.fused {
+            let c = self.checked(v, condition, 1)?;
+            if gpu::is_available(v) {
+                return fused.reverse_on_gpu(v, &c, condition, gradient);
+            }
+            if has_kernel(v) {
+                return fused.reverse(v, &c, condition, gradient);
+            }
         }
-        if !has_kernel(v) {
-            return self.reverse_by_graph(v, condition, gradient);
-        }
-        let reversed = coupling::reverse(v, &c, &self.nets, self.plan, gradient)?;
-        Ok(Reversed {
-            x: reversed.x,
-            to_x: reversed.to_x,
-            to_condition: condition.is_some().then_some(reversed.to_condition),
-            to_parameters: reversed.to_parameters,
-        })
+        self.reverse_by_graph(v, condition, gradient)
     }
 }
 
@@ -310,8 +368,13 @@ mod tests {
             [(6, 4, 2, 300, 1.0), (5, 0, 0, 3, 2.5), (3, 2, 1, 1, 0.7)]
         {
             let params = Params::with(0, DType::F64, &Device::Cpu);
-            let coupling = AffineCoupling::new(code, condition, 9, depth, &params.root())?;
-            let coupling = coupling.clamped(clamp)?;
+            let nets = CouplingNets {
+                condition,
+                hidden: 9,
+                depth,
+            };
+            let affine = Affine::clamped(clamp)?;
+            let coupling = Coupling::new(code, affine, &nets, &params.root())?;
             let mut rng = crate::ops::Rng::new(1);
             let mut normal = |width: usize| -> Result<Var> {
                 let x = rng.normal((batch, width), &Device::Cpu)?;
@@ -359,8 +422,13 @@ mod tests {
     fn both_ways_back_agree() -> Result<()> {
         for (code, condition, batch) in [(6, 4, 300), (5, 0, 1)] {
             let params = Params::with(0, DType::F64, &Device::Cpu);
-            let coupling = AffineCoupling::new(code, condition, 9, 2, &params.root())?;
-            let coupling = coupling.clamped(1.5)?;
+            let nets = CouplingNets {
+                condition,
+                hidden: 9,
+                depth: 2,
+            };
+            let affine = Affine::clamped(1.5)?;
+            let coupling = Coupling::new(code, affine, &nets, &params.root())?;
             let mut rng = crate::ops::Rng::new(1);
             let mut normal = |width: usize| -> Result<Tensor> {
                 Ok(rng

@@ -4,7 +4,8 @@
 use super::layer::{dense_parameters, detached};
 use super::{ActNorm, check_finite};
 use crate::ops::{Activation, ConvConfig, Init, Scope, conv2d, dense};
-use crate::{Error, Result};
+use crate::outline::{activation, convolution, linear, parameters_of, shows_outline};
+use crate::{Error, Outline, Result};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
@@ -71,7 +72,7 @@ impl Condition {
 /// between them. A map passes through `down` strided 4×4 convolutions with 64·2ⁱ channels, at
 /// most 1024, each followed by ActNorm and LeakyReLU(0.2). A dense layer then takes all positions
 /// of the last map.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Embedder {
     condition: Condition,
     code: usize,
@@ -187,6 +188,32 @@ impl Embedder {
         self.run(z, true).map(|_| ())
     }
 
+    /// Describes the layers, as `Display` prints them.
+    pub fn outline(&self) -> Outline {
+        let normed = |text: String, norm: &ActNorm| {
+            let after = activation(Activation::Leaky(SLOPE));
+            format!("{text}, ActNorm({}){after}", norm.channels())
+        };
+        let convolutions = self.convolutions.iter().map(|(weight, norm)| {
+            let own = weight.elem_count() + 2 * norm.channels();
+            Outline::new(normed(convolution(weight, &STRIDED, false, false), norm))
+                .with_parameters(own)
+        });
+        let dense = self.dense.iter().enumerate().map(|(i, (weight, bias))| {
+            let (text, own) = (linear(weight, true), parameters_of([weight, bias]));
+            match self.norms.get(i) {
+                Some(norm) => {
+                    let own = own + 2 * norm.channels();
+                    Outline::new(normed(text, norm)).with_parameters(own)
+                }
+                None => Outline::new(text).with_parameters(own),
+            }
+        });
+        Outline::new(format!("Embedder({:?}, {})", self.condition, self.code))
+            .with_parts(convolutions)
+            .with_parts(dense)
+    }
+
     pub(crate) fn norms(&self) -> impl Iterator<Item = &ActNorm> {
         self.convolutions.iter().map(|(_, n)| n).chain(&self.norms)
     }
@@ -254,6 +281,8 @@ impl Embedder {
         check_finite(z, "z")
     }
 }
+
+shows_outline!(Embedder);
 
 /// Returns `depth` integers that change linearly from `from` to `to`, truncated. The arithmetic
 /// follows the order of numpy's `linspace`, which determined the widths of the published

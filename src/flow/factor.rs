@@ -3,9 +3,10 @@
 
 use super::chain::{BlockConfig, Chain, Names};
 use super::statistics::check_varies;
-use super::{Coupling, Flow, FlowActivation, Memory, Mixing, check_finite, normal, rows};
-use crate::ops::{Rng, Scope, host};
-use crate::{Error, Result};
+use super::{CouplingConfig, Flow, FlowActivation, Memory, Mixing, check_finite, normal, rows};
+use crate::ops::{Placement, Rng, Scope, host};
+use crate::outline::shows_outline;
+use crate::{Error, Outline, Result};
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +15,7 @@ use serde::{Deserialize, Serialize};
 /// ```
 /// use invariances::flow::FactorConfig;
 /// let config = FactorConfig { hidden: 64, ..FactorConfig::new(vec![5, 4, 7]) };
-/// assert_eq!((config.code(), config.flows), (16, 12));
+/// assert_eq!((config.dim(), config.flows), (16, 12));
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FactorConfig {
@@ -31,7 +32,7 @@ pub struct FactorConfig {
     pub activation: FlowActivation,
     /// How one half of the code transforms the other.
     #[serde(default)]
-    pub coupling: Coupling,
+    pub coupling: CouplingConfig,
     /// The mixing layer after the coupling.
     #[serde(default)]
     pub mixing: Mixing,
@@ -47,13 +48,13 @@ impl FactorConfig {
             depth: 2,
             flows: 12,
             activation: FlowActivation::None,
-            coupling: Coupling::default(),
+            coupling: CouplingConfig::default(),
             mixing: Mixing::default(),
         }
     }
 
     /// Returns the dimension of the code, the sum of all factor sizes.
-    pub fn code(&self) -> usize {
+    pub fn dim(&self) -> usize {
         self.factors.iter().sum()
     }
 }
@@ -83,7 +84,7 @@ impl FactorConfig {
 /// assert_eq!(swapped.dims(), [1, 6]);
 /// # Ok::<(), invariances::Error>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct FactorInn {
     config: FactorConfig,
     chain: Chain,
@@ -107,7 +108,7 @@ impl FactorInn {
             )));
         }
         let block = BlockConfig {
-            code: config.code(),
+            code: config.dim(),
             condition: 0,
             hidden: config.hidden,
             depth: config.depth,
@@ -210,7 +211,7 @@ impl FactorInn {
     /// # Errors
     /// [`Error::Shape`] unless `factors` is (batch, code).
     pub fn split(&self, factors: &Tensor) -> Result<Vec<Tensor>> {
-        rows(factors, self.config.code(), "factors")?;
+        rows(factors, self.config.dim(), "factors")?;
         let mut start = 0;
         let parts = self.config.factors.iter().map(|&size| {
             start += size;
@@ -243,7 +244,7 @@ impl FactorInn {
     }
 
     fn check(&self, x: &Tensor, what: &str) -> Result<()> {
-        rows(x, self.config.code(), what)?;
+        rows(x, self.config.dim(), what)?;
         check_finite(x, what)
     }
 
@@ -262,16 +263,35 @@ impl Flow for FactorInn {
         FactorInn::inverse(self, v)
     }
 
-    fn code(&self) -> Option<usize> {
-        Some(self.config.code())
+    fn dim(&self) -> Option<usize> {
+        Some(self.config.dim())
+    }
+
+    fn placement(&self) -> Option<Placement> {
+        Some(Placement {
+            device: self.device.clone(),
+            dtype: self.dtype,
+        })
+    }
+
+    /// Initialises every ActNorm; see [`FactorInn::initialize`]. A condition is ignored.
+    fn initialize(&self, x: &Tensor, _: Option<&Tensor>) -> Result<()> {
+        FactorInn::initialize(self, x)
+    }
+
+    fn outline(&self) -> Outline {
+        let factors = &self.config.factors;
+        Outline::new(format!("FactorInn(factors={factors:?})")).with_parts(self.chain.outlines())
     }
 
     /// Samples `n` codes; a condition is ignored. The results keep no graph.
     fn sample(&self, _: Option<&Tensor>, n: usize, rng: &mut Rng) -> Result<Tensor> {
-        let v = normal(n, self.config.code(), rng, self.dtype, &self.device)?;
+        let v = normal(n, self.config.dim(), rng, self.dtype, &self.device)?;
         self.detached().inverse(&v)
     }
 }
+
+shows_outline!(FactorInn);
 
 /// Chooses the size of each concept's factor in e, and, last, of the residual. The sizes depend
 /// on the share of the code's variance that two images of a concept have in common (arXiv

@@ -29,7 +29,7 @@ pub(super) trait Layer: Flow + std::fmt::Debug {
 
     /// Initialises the layer from data, if the layer is of this kind and not yet initialised.
     /// Returns the columns that are constant in the data.
-    fn initialize(&self, _x: &Tensor) -> Result<Vec<usize>> {
+    fn initialize_layer(&self, _x: &Tensor) -> Result<Vec<usize>> {
         Ok(Vec::new())
     }
 
@@ -68,11 +68,7 @@ pub(super) trait Layer: Flow + std::fmt::Debug {
         state: &Tensor,
         condition: Option<&Tensor>,
     ) -> Result<(Tensor, Option<CouplingTape>)> {
-        let code = state.dim(1)? - 1;
-        let x = state.narrow(1, 0, code)?.contiguous()?;
-        let (v, logdet) = self.detached().forward(&x, condition)?;
-        let logdet = (state.narrow(1, code, 1)? + logdet.unsqueeze(1)?)?;
-        Ok((Tensor::cat(&[v, logdet], 1)?, None))
+        self.state_forward_by_flow(state, condition)
     }
 
     /// Returns the gradient of the state before the layer from that of the state after it, and the
@@ -80,7 +76,31 @@ pub(super) trait Layer: Flow + std::fmt::Debug {
     fn state_backward(
         &self,
         state: &Tensor,
-        _tape: Option<&CouplingTape>,
+        _: Option<&CouplingTape>,
+        condition: Option<&Tensor>,
+        gradient: &Tensor,
+        to_condition: &mut Option<Tensor>,
+    ) -> Result<(Tensor, Vec<Tensor>)> {
+        self.state_backward_by_graph(state, condition, gradient, to_condition)
+    }
+
+    /// Implements [`Layer::state_forward`] for any layer.
+    fn state_forward_by_flow(
+        &self,
+        state: &Tensor,
+        condition: Option<&Tensor>,
+    ) -> Result<(Tensor, Option<CouplingTape>)> {
+        let code = state.dim(1)? - 1;
+        let x = state.narrow(1, 0, code)?.contiguous()?;
+        let (v, logdet) = self.detached().forward(&x, condition)?;
+        let logdet = (state.narrow(1, code, 1)? + logdet.unsqueeze(1)?)?;
+        Ok((Tensor::cat(&[v, logdet], 1)?, None))
+    }
+
+    /// Implements [`Layer::state_backward`] for any layer.
+    fn state_backward_by_graph(
+        &self,
+        state: &Tensor,
         condition: Option<&Tensor>,
         gradient: &Tensor,
         to_condition: &mut Option<Tensor>,

@@ -2,8 +2,9 @@
 
 use super::layer::Layer;
 use super::{Flow, rows};
-use crate::ops::{Init, Scope, values};
-use crate::{Error, Result};
+use crate::ops::{Init, Placement, Scope, values};
+use crate::outline::{parameters_of, shows_outline};
+use crate::{Error, Outline, Result};
 use candle_core::{DType, Device, Tensor};
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use std::sync::Arc;
 /// log|det| = Σ log_scale. The parameters are `lower`, of which only the elements below the
 /// diagonal are used, `upper`, of which only those above it are used, both (code, code), and
 /// `log_scale` (code,). The buffers are `order` (the permutation P) and `sign`, both (code,).
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct LuMixing {
     code: usize,
     lower: Tensor,
@@ -159,10 +160,21 @@ impl Flow for LuMixing {
         Ok((x + residual.matmul(&inverse)?)?)
     }
 
-    fn code(&self) -> Option<usize> {
+    fn dim(&self) -> Option<usize> {
         Some(self.code)
     }
+
+    fn placement(&self) -> Option<Placement> {
+        Some(Placement::of(&self.lower))
+    }
+
+    fn outline(&self) -> Outline {
+        let own = parameters_of(&self.parameters());
+        Outline::new(format!("LuMixing({})", self.code)).with_parameters(own)
+    }
 }
+
+shows_outline!(LuMixing);
 
 impl Layer for LuMixing {
     fn parameters(&self) -> Vec<Tensor> {

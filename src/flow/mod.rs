@@ -1,44 +1,54 @@
 //! Invertible layers and the networks made of them.
 //!
 //! The interface is [`Flow`]: an invertible map with its log-determinant. Each layer has its own
-//! file. Two networks are built from the layers: [`Cinn`], the conditional invertible network `t`
+//! file, and [`Composed`] makes a flow of any layers. A [`Coupling`] is generic over the map of a
+//! single element ([`Univariate`]).
+//!
+//! Two networks are built from the layers: [`Cinn`], the conditional invertible network `t`
 //! of Rombach, Esser, Ommer 2020 ([arXiv 2008.01777](https://arxiv.org/abs/2008.01777), section
 //! 3), and [`FactorInn`], the factor network `e`, which splits a code into semantic factors
 //! (Esser, Rombach, Ommer 2020, [arXiv 2004.13166](https://arxiv.org/abs/2004.13166)). Parameters
 //! have the names of the authors' checkpoints.
 //!
-//! [`Coupling`], [`Mixing`] and [`FlowActivation`] choose the layers of a block; the defaults are
-//! the authors'. [`Memory`] chooses whether the backward pass stores or recomputes activations.
+//! [`CouplingConfig`], [`Mixing`] and [`FlowActivation`] choose the layers of a block; the
+//! defaults are the authors'. [`Memory`] chooses whether the backward pass stores or recomputes
+//! activations.
 
 mod activation;
 mod actnorm;
 mod chain;
+mod chain_op;
 mod cinn;
+mod composed;
+mod config;
 mod coupling;
 mod embedder;
 mod factor;
+mod fused;
 mod layer;
 mod lu;
 mod permutation;
-mod spline;
 mod statistics;
+mod univariate;
 
 pub use activation::InvertibleLeakyRelu;
 pub use actnorm::ActNorm;
-pub use chain::{Coupling, FlowActivation, Memory, Mixing};
 pub use cinn::{Cinn, CinnConfig, Conditioning};
-pub use coupling::AffineCoupling;
+pub use composed::{Composed, Inverse};
+pub use config::{CouplingConfig, FlowActivation, Memory, Mixing};
+pub use coupling::{AffineCoupling, Coupling, CouplingNets, SplineCoupling};
 pub use embedder::{Condition, Embedder};
 pub use factor::{FactorConfig, FactorInn, factor_dims};
 pub use lu::LuMixing;
 pub use permutation::Permutation;
-pub use spline::SplineCoupling;
 pub use statistics::constant_columns;
+pub use univariate::{Affine, RationalQuadratic, Univariate};
 
 use crate::ops::gradients::is_collected;
-use crate::ops::{Rng, repeated, scalar};
-use crate::{Error, Result};
+use crate::ops::{Placement, Rng, repeated, scalar};
+use crate::{Error, Outline, Result};
 use candle_core::{DType, Device, Tensor};
+use std::sync::Arc;
 
 /// An invertible map with its log-determinant.
 ///
@@ -60,33 +70,59 @@ pub trait Flow: Send + Sync {
     fn inverse(&self, v: &Tensor, condition: Option<&Tensor>) -> Result<Tensor>;
 
     /// The dimension of `x`; `None` for a map that accepts any dimension.
-    fn code(&self) -> Option<usize>;
+    fn dim(&self) -> Option<usize>;
+
+    /// The device and number type of the parameters, or `None` for a map without parameters.
+    fn placement(&self) -> Option<Placement> {
+        None
+    }
+
+    /// Initialises the layers that start from data (every [`ActNorm`] that is not yet
+    /// initialised), from a batch of inputs. By default there are none.
+    ///
+    /// # Errors
+    /// As [`Flow::forward`], and [`Error::Shape`] for a batch of one, which has no standard
+    /// deviation.
+    fn initialize(&self, _x: &Tensor, _condition: Option<&Tensor>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Describes the layers, as `Display` prints them.
+    fn outline(&self) -> Outline {
+        Outline::of_type::<Self>()
+    }
 
     /// Samples `n` values of x per row of the condition, (batch·n, code), or (n, code) without a
     /// condition. Samples of one row are consecutive. `v` is drawn from the standard normal
-    /// distribution and inverted. Without a condition the samples are f32 on the CPU;
-    /// [`FactorInn`] uses the dtype and device of its parameters instead.
+    /// distribution and inverted. The samples have the device and number type of the condition,
+    /// or, without a condition, those of [`Flow::placement`] (f32 on the CPU for a map without
+    /// parameters). They keep no graph: for a gradient, draw v and call [`Flow::inverse`].
     ///
     /// # Errors
     /// As [`Flow::inverse`], [`Error::Invalid`] if no samples are requested, and
     /// [`Error::Unsupported`] if the map accepts any dimension.
     fn sample(&self, condition: Option<&Tensor>, n: usize, rng: &mut Rng) -> Result<Tensor> {
-        let code = self.code().ok_or_else(|| {
+        let code = self.dim().ok_or_else(|| {
             Error::unsupported(
                 "`sample` is not supported by a layer for codes of any size: draw v of the \
                  required size and call `inverse`",
             )
         })?;
-        match condition {
+        let x = match condition {
             None => {
-                let v = normal(n, code, rng, DType::F32, &Device::Cpu)?;
-                self.inverse(&v, None)
+                let at = self.placement().unwrap_or(Placement {
+                    device: Device::Cpu,
+                    dtype: DType::F32,
+                });
+                let v = normal(n, code, rng, at.dtype, &at.device)?;
+                self.inverse(&v, None)?
             }
             Some(c) => {
                 let v = normal(n * c.dim(0)?, code, rng, c.dtype(), c.device())?;
-                self.inverse(&v, Some(&repeated(c, n)?))
+                self.inverse(&v, Some(&repeated(c, n)?))?
             }
-        }
+        };
+        Ok(x.detach())
     }
 
     /// Returns the log-density of `x` in nats, (batch,), for a standard normal `v`:
@@ -111,6 +147,45 @@ pub trait Flow: Send + Sync {
         let dimensions = (x.elem_count() / x.dim(0)?.max(1)).max(1) as f64;
         let nats = self.log_prob(x, condition)?;
         Ok((nats / (-dimensions * std::f64::consts::LN_2))?)
+    }
+}
+
+/// A shared flow is a flow, so that it can be a part of another one.
+impl Flow for Arc<dyn Flow> {
+    fn forward(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
+        (**self).forward(x, condition)
+    }
+
+    fn inverse(&self, v: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+        (**self).inverse(v, condition)
+    }
+
+    fn dim(&self) -> Option<usize> {
+        (**self).dim()
+    }
+
+    fn placement(&self) -> Option<Placement> {
+        (**self).placement()
+    }
+
+    fn initialize(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<()> {
+        (**self).initialize(x, condition)
+    }
+
+    fn outline(&self) -> Outline {
+        (**self).outline()
+    }
+
+    fn sample(&self, condition: Option<&Tensor>, n: usize, rng: &mut Rng) -> Result<Tensor> {
+        (**self).sample(condition, n, rng)
+    }
+
+    fn log_prob(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+        (**self).log_prob(x, condition)
+    }
+
+    fn bits_per_dimension(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+        (**self).bits_per_dimension(x, condition)
     }
 }
 

@@ -2,9 +2,10 @@
 
 use super::layer::Layer;
 use super::{Flow, rows};
-use crate::Result;
 use crate::ops::Scope;
 use crate::ops::gpu::{self, CouplingTape};
+use crate::outline::shows_outline;
+use crate::{Outline, Result};
 use candle_core::{DType, Tensor};
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use std::sync::Arc;
 ///
 /// The buffers are `forward_shuffle_idx` and `backward_shuffle_idx`, both (code,). They hold
 /// integers as f32, which is exact up to 2²⁴, or as f64 if that is the parameters' number type.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Permutation {
     code: usize,
     forward: Tensor,
@@ -64,10 +65,16 @@ impl Flow for Permutation {
         self.ordered(v, &self.backward)
     }
 
-    fn code(&self) -> Option<usize> {
+    fn dim(&self) -> Option<usize> {
         Some(self.code)
     }
+
+    fn outline(&self) -> Outline {
+        Outline::new(format!("Permutation({})", self.code))
+    }
 }
+
+shows_outline!(Permutation);
 
 impl Layer for Permutation {
     fn detached(&self) -> Arc<dyn Layer> {

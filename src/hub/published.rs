@@ -1,7 +1,7 @@
 //! The checkpoints that the paper's authors published: addresses, hashes and configurations.
 
 use super::{Checkpoint, Hub};
-use crate::flow::{CinnConfig, Condition, Conditioning, Coupling, FlowActivation, Mixing};
+use crate::flow::{CinnConfig, Condition, Conditioning, CouplingConfig, FlowActivation, Mixing};
 use crate::{Error, Result};
 use invariances_core::files::cache_dir;
 use invariances_core::names::nearest;
@@ -70,7 +70,7 @@ pub fn published_names() -> Result<Vec<String>> {
 /// use invariances::{flow::Condition, hub::published};
 /// let file = published("cinn_alexnet_aae_conv5")?;
 /// let config = file.cinn()?;
-/// assert_eq!((config.code, config.hidden, config.flows), (128, 1024, 20));
+/// assert_eq!((config.dim, config.hidden, config.flows), (128, 1024, 20));
 /// assert_eq!(config.condition, Condition::Map { channels: 256, size: 13, down: 2 });
 /// # Ok::<(), invariances::Error>(())
 /// ```
@@ -109,7 +109,7 @@ impl Published {
         })?;
         let settings = Transformer::deserialize(settings).map_err(|e| wrong(e.to_string()))?;
         let conditioning = match settings.conditioning_option.as_str() {
-            "none" => Conditioning::None,
+            "none" => Conditioning::Shared,
             "sequential" => Conditioning::Sequential,
             "parallel" => Conditioning::Parallel,
             other => {
@@ -141,7 +141,7 @@ impl Published {
             },
         };
         Ok(CinnConfig {
-            code: settings.in_channels,
+            dim: settings.in_channels,
             condition,
             hidden: settings.mid_channels,
             depth: settings.hidden_depth,
@@ -149,7 +149,7 @@ impl Published {
             conditioning,
             conditioning_depth: settings.conditioning_depth.unwrap_or(4),
             activation,
-            coupling: Coupling::default(),
+            coupling: CouplingConfig::default(),
             mixing: Mixing::default(),
         })
     }
