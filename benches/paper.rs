@@ -19,7 +19,7 @@ use common::{arguments, peak};
 use invariances::autoencoder::{Autoencoder, BigAe, BigAeConfig};
 use invariances::backbone::Network;
 use invariances::candle_core::{Device, Tensor};
-use invariances::data::{Images, Split, World};
+use invariances::data::{Dataset, Images, Split};
 use invariances::flow::Cinn;
 use invariances::hub::{Hub, Published, Weights};
 use invariances::interpret::{CinnTraining, Codes, Samples};
@@ -46,7 +46,7 @@ fn file(params: &Params) -> Result<Vec<u8>> {
 fn serve() -> Result<(LoopbackHub, Vec<String>)> {
     let sources = Sources::authors()?;
     let mut repos = Vec::new();
-    for network in [&sources.network, &sources.judge, &sources.eye] {
+    for network in [&sources.network, &sources.independent, &sources.eye] {
         let params = Params::blank(&Device::Cpu);
         network.network(&params.root())?;
         let repo = Repo::model(&format!("here/{}", network.name));
@@ -82,7 +82,7 @@ fn sources(addresses: &[String]) -> Result<Sources> {
     let cinns = authors.cinns.iter().enumerate();
     Ok(Sources {
         network: network(&authors.network),
-        judge: network(&authors.judge),
+        independent: network(&authors.independent),
         eye: network(&authors.eye),
         autoencoder: checkpoint(&authors.autoencoder, 0),
         cinns: cinns.map(|(i, t)| checkpoint(t, 1 + i)).collect(),
@@ -97,12 +97,12 @@ fn one(layer: &str, folder: &Path, addresses: &[String]) -> Result<()> {
     let images = Images::folder(folder.join("images"))?;
     let begin = Instant::now();
     let subject = Subject::published(&images, &sources(addresses)?, &hub)?;
-    let x = subject.world.batch(Split::Test, 0, 1)?.images;
+    let x = subject.dataset.batch(Split::Test, 0, 1)?.images;
     let greybox = subject.network.at(layer)?;
     let codes = Codes::of(
         &subject.autoencoder,
         &greybox,
-        &subject.world,
+        &subject.dataset,
         Split::Test,
         1,
     )?;
@@ -115,7 +115,7 @@ fn one(layer: &str, folder: &Path, addresses: &[String]) -> Result<()> {
     let (v, _) = t.detached().forward(&code, &z)?;
     let samples = Samples::draw(&t, &subject.autoencoder, &z, 4, &mut Rng::new(4))?;
     let seconds = begin.elapsed().as_secs_f64();
-    let named = subject.judge.names(&samples.images())?;
+    let named = subject.independent.names(&samples.images())?;
     let fid = subject.fid(&samples.images())?;
     let shapes = (v.dims().to_vec(), samples.images().dims().to_vec());
     if shapes != (vec![1, 128], vec![4, 3, 128, 128]) || named["class"].len() != 4 {

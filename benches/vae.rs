@@ -2,7 +2,7 @@
 //! without an adversary: encode, sample a code, decode, absolute error over a learned scale and
 //! KL, gradients, Adam. Also the speed of drawing the images of the synthetic datasets.
 //!
-//! `cargo bench --bench vae [-- step | worlds]` prints medians. `benches/vae.py` runs the step in
+//! `cargo bench --bench vae [-- step | datasets]` prints medians. `benches/vae.py` runs the step in
 //! PyTorch, side by side.
 
 mod common;
@@ -11,7 +11,7 @@ use common::arguments;
 use invariances::Result;
 use invariances::autoencoder::{Autoencoder, IinVae, IinVaeConfig};
 use invariances::candle_core::{Device, Tensor, Var};
-use invariances::data::{Creatures, Digits, Faces, Split, World};
+use invariances::data::{Creatures, Dataset, Digits, Faces, Split};
 use invariances::loss::perceptual_vae_loss;
 use invariances::ops::{Params, Rng, backward, keep_freed_memory};
 use invariances::train::Adam;
@@ -49,11 +49,11 @@ fn step() -> Result<f64> {
 }
 
 /// Returns the number of images per second, in batches of 128.
-fn drawn(world: &dyn World) -> Result<f64> {
+fn drawn(dataset: &dyn Dataset) -> Result<f64> {
     let mut start = 0;
     let mut batch = || -> Result<Tensor> {
         start += 128;
-        Ok(world.batch(Split::Train, start, 128)?.images)
+        Ok(dataset.batch(Split::Train, start, 128)?.images)
     };
     Ok(128e3 / median(|| batch().map(drop))?)
 }

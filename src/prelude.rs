@@ -14,9 +14,9 @@ pub use crate::backbone::{
     transformer, vgg16,
 };
 pub use crate::data::{
-    Ahead, Attribute, Batch, Batches, ColumnName, Creature, Creatures, Digits, Face, Faces,
-    Factors, FolderOptions, FolderReport, ImageColumns, Images, Order, Person, Photographs, Plane,
-    Split, Style, Unreadable, World, random_crops,
+    Ahead, Attribute, Batch, Batches, ColumnName, Creature, Creatures, Dataset, Digits, Face,
+    Faces, Factors, FolderOptions, FolderReport, ImageColumns, Images, Order, Person, Photographs,
+    Plane, Split, Style, Unreadable, random_crops,
 };
 pub use crate::figure::{
     Bars, Chart, Colour, Explorer, Figure, Film, HeatMap, Histogram, ImageGrid, Overview, Panel,
@@ -43,8 +43,9 @@ pub use crate::loss::{
     vae_loss,
 };
 pub use crate::metric::{
-    Estimate, Judge, agreement, bootstrap_mean, cka, cosines, fine_structure, frame_step,
-    frechet_distance, measure_colours, psnr, same_answers, ssim, taken_over, unevenness,
+    Estimate, IndependentClassifier, agreement, bootstrap_mean, cka, cosines, fine_structure,
+    frame_step, frechet_distance, measure_colours, psnr, same_answers, ssim, taken_over,
+    unevenness,
 };
 pub use crate::notebook::{
     Claim, ClaimBuilder, Claims, Expected, Lab, Progress, Repeated, Scale, Study, Subject,

@@ -10,7 +10,7 @@ use common::{says, shared};
 use invariances::Result;
 use invariances::polars::prelude::*;
 use invariances::prelude::{
-    Digits, ImageColumns, Images, Lab, Photographs, PhotographsNetworks, Split, Store, World,
+    Dataset, Digits, ImageColumns, Images, Lab, Photographs, PhotographsNetworks, Split, Store,
 };
 use loopback::{LoopbackHub, Repo};
 use std::path::{Path, PathBuf};

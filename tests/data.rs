@@ -81,13 +81,13 @@ fn grey_batch(count: usize) -> Result<Batch> {
         // The channel where ink and paper differ most tells the ink's coverage best.
         let gap = |c: &usize| (fg[n][*c] - bg[n][*c]).abs();
         let c = (0..3).max_by(|a, b| gap(a).total_cmp(&gap(b))).unwrap();
-        let ink = image[c * area..][..area].iter().map(|v| {
+        let foreground = image[c * area..][..area].iter().map(|v| {
             let share = (0.5 * (v + 1.0) - bg[n][c]) / (fg[n][c] - bg[n][c]);
             2.0 * share.clamp(0.0, 1.0) - 1.0
         });
-        let ink: Vec<f32> = ink.collect();
+        let foreground: Vec<f32> = foreground.collect();
         for _ in 0..3 {
-            grey.extend_from_slice(&ink);
+            grey.extend_from_slice(&foreground);
         }
     }
     Ok(Batch {
@@ -388,12 +388,12 @@ fn the_tables_ink_is_in_the_colours_of_the_factors() -> Result<()> {
                 for y in 0..size {
                     for x in 0..size {
                         let inside = |i: usize| (border..border + 28).contains(&i);
-                        let ink = if inside(x) && inside(y) {
+                        let foreground = if inside(x) && inside(y) {
                             0.5 * glyph[y - border][x - border] + 0.5
                         } else {
                             0.0
                         };
-                        let expected = 2.0 * (bg[n][c] + ink * (fg[n][c] - bg[n][c])) - 1.0;
+                        let expected = 2.0 * (bg[n][c] + foreground * (fg[n][c] - bg[n][c])) - 1.0;
                         assert!((plane[y][x] - expected).abs() < 1e-5);
                     }
                 }

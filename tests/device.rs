@@ -15,7 +15,7 @@ use invariances::backbone::{
 };
 use invariances::candle_core::{DType, Device, Tensor, Var};
 use invariances::candle_nn;
-use invariances::data::{Digits, Split, World};
+use invariances::data::{Dataset, Digits, Split};
 use invariances::flow::{
     Cinn, CinnConfig, Condition, Conditioning, CouplingConfig, FactorConfig, FactorInn, Flow,
     FlowActivation, Memory, Mixing,
@@ -826,8 +826,11 @@ fn questions() -> Result<()> {
     let _turn = turn();
     agree("questions", NETWORK, |device| {
         let params = Params::with(1, DType::F32, device);
-        let (classifier, judge) = (params.root().pp("c"), params.root().pp("j"));
-        let (classifier, judge) = (squeezenet_small(10, &classifier)?, plain_small(10, &judge)?);
+        let (classifier, independent) = (params.root().pp("c"), params.root().pp("j"));
+        let (classifier, independent) = (
+            squeezenet_small(10, &classifier)?,
+            plain_small(10, &independent)?,
+        );
         let vae = ConvVae::new(&ConvVaeConfig::default(), &params.root().pp("vae"))?;
         let digits = Digits::strokes(32, 0)?;
         let pool = classifier.at("pool")?;
@@ -851,7 +854,7 @@ fn questions() -> Result<()> {
             Ok(())
         };
         let own = classifier.classify(&test.images)?;
-        insert("classes kept", &samples.keep_class(&judge, &own)?)?;
+        insert("classes kept", &samples.keep_class(&independent, &own)?)?;
         let decoded = vae.reconstruct(&test.images)?;
         insert(
             "agreement",
@@ -859,7 +862,7 @@ fn questions() -> Result<()> {
         )?;
         insert("psnr", &psnr(&test.images, &decoded)?)?;
         insert("ssim", &ssim(&test.images, &decoded)?)?;
-        insert("cka", &[cka(&z, &judge.forward(&test.images)?)?])?;
+        insert("cka", &[cka(&z, &independent.forward(&test.images)?)?])?;
         let v = codes.invariances(&t, &mut Rng::new(2))?;
         insert("v", &values(&v)?)?;
         let config = ProbeConfig {

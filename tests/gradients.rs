@@ -13,7 +13,7 @@ use invariances::backbone::{
 };
 use invariances::candle_core::{self, DType, Device, Tensor, Var};
 use invariances::candle_nn;
-use invariances::data::{Digits, Split, World};
+use invariances::data::{Dataset, Digits, Split};
 use invariances::interpret::{Attack, Descent};
 use invariances::loss::{FeatureDistance, PerceptualDistance};
 use invariances::ops::{self, Params, PoolConfig, Rng};
@@ -570,11 +570,11 @@ fn shipped_networks_pass() -> Result<()> {
     let (faces, creatures) = (FacesNetworks::load()?, CreaturesNetworks::load()?);
     let all = [
         (digits.classifier, 32),
-        (digits.judge, 32),
+        (digits.independent, 32),
         (faces.recogniser, 64),
-        (faces.judge.network(), 64),
+        (faces.independent.network(), 64),
         (creatures.classifier, 64),
-        (creatures.judge.network(), 64),
+        (creatures.independent.network(), 64),
     ];
     for (network, size) in all {
         for seed in 0..3 {

@@ -11,7 +11,7 @@ use image::{
 use invariances::hub::Hub;
 use invariances::polars::prelude::*;
 use invariances::prelude::{
-    Batch, Digits, FolderOptions, ImageColumns, Images, Order, Rng, Split, Tensor, World,
+    Batch, Dataset, Digits, FolderOptions, ImageColumns, Images, Order, Rng, Split, Tensor,
 };
 use invariances::{Error, Result};
 use loopback::{LoopbackHub, Repo};

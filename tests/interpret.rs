@@ -157,7 +157,7 @@ fn samples_are_measured_exactly() -> Result<()> {
 fn t_finds_what_is_free_where_the_answer_is_known() -> Result<()> {
     let store = folder()?;
     let store = Store::open(store.path());
-    let world = ColourWorld;
+    let dataset = ColourWorld;
     let how = CinnTraining {
         flows: 6,
         hidden: 32,
@@ -171,8 +171,8 @@ fn t_finds_what_is_free_where_the_answer_is_known() -> Result<()> {
         ..CinnTraining::default()
     };
     let greybox = red()?.at("red")?;
-    let codes = Codes::of(&Plain, &greybox, &world, Split::Train, 4000)?;
-    let new = Codes::of(&Plain, &greybox, &world, Split::Test, 200)?;
+    let codes = Codes::of(&Plain, &greybox, &dataset, Split::Train, 4000)?;
+    let new = Codes::of(&Plain, &greybox, &dataset, Split::Test, 200)?;
     let (t, _) = how.fit("t", &codes, &store)?;
     let samples = Samples::draw(&t, &Plain, &new.z(), 16, &mut Rng::new(5))?;
     let originals = new.sample(&mut Rng::new(6))?;
@@ -217,7 +217,7 @@ fn t_finds_what_is_free_where_the_answer_is_known() -> Result<()> {
 #[derive(Clone)]
 struct ColourWorld;
 
-impl World for ColourWorld {
+impl Dataset for ColourWorld {
     fn size(&self) -> usize {
         16
     }
@@ -294,10 +294,14 @@ fn captured_shares_where_the_answer_is_known() -> Result<()> {
     let (t, _) = how_t.fit("t", &codes, &store)?;
     let captured = semantics.captured(&t, &new, 16, &mut Rng::new(5))?;
     let share = |name: &str| mean(&captured[name]);
-    let (digit, ink, paper) = (share("digit"), share("foreground"), share("background"));
-    println!("captured: digit {digit:.3}, ink {ink:.3}, paper {paper:.3}");
-    assert!(paper > 0.6, "paper {paper}");
-    assert!(digit < 0.25 && ink < 0.25, "digit {digit}, ink {ink}");
+    let (digit, foreground, background) =
+        (share("digit"), share("foreground"), share("background"));
+    println!("captured: digit {digit:.3}, ink {foreground:.3}, paper {background:.3}");
+    assert!(background > 0.6, "paper {background}");
+    assert!(
+        digit < 0.25 && foreground < 0.25,
+        "digit {digit}, ink {foreground}"
+    );
     assert!(captured.contains_key("residual"));
     // With the paper's factor of another image, the paper is the other's and the ink is not.
     let (one, other) = (
@@ -310,9 +314,9 @@ fn captured_shares_where_the_answer_is_known() -> Result<()> {
     let apart =
         |a: &Tensor, b: &Tensor| -> Result<f32> { Ok((a - b)?.sqr()?.mean_all()?.to_scalar()?) };
     let ((ink_a, paper_a), (ink_b, paper_b)) = (colours(&a)?, colours(&b)?);
-    let (ink, paper) = colours(&semantics.swap(&a, &b, "background")?)?;
-    assert!(apart(&paper, &paper_b)? < 0.25 * apart(&paper, &paper_a)?);
-    assert!(apart(&ink, &ink_a)? < 0.5 * apart(&ink, &ink_b)?);
+    let (foreground, background) = colours(&semantics.swap(&a, &b, "background")?)?;
+    assert!(apart(&background, &paper_b)? < 0.25 * apart(&background, &paper_a)?);
+    assert!(apart(&foreground, &ink_a)? < 0.5 * apart(&foreground, &ink_b)?);
     for (share, end) in [(0.0, &a), (1.0, &b)] {
         let gap = (semantics.between(&a, &b, share)? - end)?
             .abs()?
@@ -346,8 +350,8 @@ fn judged_shares_have_their_ends() -> Result<()> {
     )?;
     let any = Samples::of(&creatures.batch(Split::Validation, 0, 240)?.images, 4)?;
     let (fixed, free) = (
-        same.free(&networks.judge, &images)?,
-        any.free(&networks.judge, &images)?,
+        same.free(&networks.independent, &images)?,
+        any.free(&networks.independent, &images)?,
     );
     for question in ["shape", "texture", "facing"] {
         assert_eq!(mean(&fixed[question]), 0.0);
@@ -356,27 +360,33 @@ fn judged_shares_have_their_ends() -> Result<()> {
     }
     says(
         same.free(
-            &networks.judge,
+            &networks.independent,
             &images.narrow(0, 0, 1)?.repeat((60, 1, 1, 1))?,
         ),
         "shape",
     );
     says(Samples::of(&images, 7), "7");
     // What the samples show, by hand: 240 copies of 60 images, four of each.
-    let answers = networks.judge.names(&images)?;
+    let answers = networks.independent.names(&images)?;
     let wanted = &answers["texture"];
-    assert_eq!(same.shows(&networks.judge, "texture", wanted)?, [1.0; 60]);
+    assert_eq!(
+        same.shows(&networks.independent, "texture", wanted)?,
+        [1.0; 60]
+    );
     let other: Vec<u32> = wanted.iter().map(|answer| (answer + 1) % 10).collect();
-    assert_eq!(same.shows(&networks.judge, "texture", &other)?, [0.0; 60]);
-    let seen = networks.judge.names(&any.images())?;
+    assert_eq!(
+        same.shows(&networks.independent, "texture", &other)?,
+        [0.0; 60]
+    );
+    let seen = networks.independent.names(&any.images())?;
     let hits = (0..4).filter(|k| seen["shape"][4 * 7 + k] == answers["shape"][7]);
-    let shares = any.shows(&networks.judge, "shape", &answers["shape"])?;
+    let shares = any.shows(&networks.independent, "shape", &answers["shape"])?;
     assert_eq!(shares[7], hits.count() as f64 / 4.0);
     let few = any.select(&[7, 2])?;
     assert_eq!(few.per_image(), 4);
     assert_eq!(
         few.shows(
-            &networks.judge,
+            &networks.independent,
             "shape",
             &[answers["shape"][7], answers["shape"][2]]
         )?,
@@ -384,9 +394,9 @@ fn judged_shares_have_their_ends() -> Result<()> {
     );
     says(any.select(&[60]), "60 originals");
     says(any.select(&[]), "found 0");
-    says(any.shows(&networks.judge, "shpe", wanted), "shape");
+    says(any.shows(&networks.independent, "shpe", wanted), "shape");
     says(
-        few.shows(&networks.judge, "shape", wanted),
+        few.shows(&networks.independent, "shape", wanted),
         "each of 2 originals",
     );
     Ok(())
@@ -660,12 +670,12 @@ fn networks_that_differ_get_different_answers() -> Result<()> {
         let batch = digits.batch(Split::Test, 0, 100)?;
         let z = fc.encode(&batch.images)?;
         let samples = Samples::draw(&t, vae, &z, 8, &mut Rng::new(1))?;
-        let (_, paper) = measure_colours(&vae.reconstruct(&batch.images)?)?;
+        let (_, background) = measure_colours(&vae.reconstruct(&batch.images)?)?;
         let (_, of_samples) = measure_colours(&samples.images())?;
-        let digit = mean(&samples.keep_class(&shipped.judge, &batch.labels)?);
-        let paper = mean(&free_share(&of_samples, &paper, 8)?);
-        println!("trained on {task}: digit kept {digit:.3}, paper free {paper:.3}");
-        free.push((digit, paper));
+        let digit = mean(&samples.keep_class(&shipped.independent, &batch.labels)?);
+        let background = mean(&free_share(&of_samples, &background, 8)?);
+        println!("trained on {task}: digit kept {digit:.3}, paper free {background:.3}");
+        free.push((digit, background));
     }
     let [(d0, p0), (d1, p1), (d2, p2)] = free[..] else {
         panic!("three networks")
@@ -765,9 +775,15 @@ fn figure_two_can_be_asked_of_photographs() -> Result<()> {
     assert_eq!(subject.name, "photographs");
     assert_eq!(subject.held_out(300), 3);
     assert_eq!(subject.held_out(2), 2);
-    let x = subject.world.batch(Split::Test, 0, 3)?.images;
+    let x = subject.dataset.batch(Split::Test, 0, 3)?.images;
     let fc6 = subject.network.at("fc6")?;
-    let codes = Codes::of(&subject.autoencoder, &fc6, &subject.world, Split::Train, 16)?;
+    let codes = Codes::of(
+        &subject.autoencoder,
+        &fc6,
+        &subject.dataset,
+        Split::Train,
+        16,
+    )?;
     let how = CinnTraining {
         flows: 2,
         training: short(2),
@@ -788,7 +804,7 @@ fn figure_two_can_be_asked_of_photographs() -> Result<()> {
         "photographs-db",
         &fc6,
         &codes,
-        &subject.world,
+        &subject.dataset,
         &*subject.autoencoder,
         &store,
     )?;
@@ -960,7 +976,7 @@ fn ways_and_answers_are_counted() -> Result<()> {
 fn a_way_through_images_is_a_film() -> Result<()> {
     let subject = Subject::creatures()?;
     let film = subject.wander(6)?;
-    let images = subject.world.batch(Split::Test, 0, 3)?.images;
+    let images = subject.dataset.batch(Split::Test, 0, 3)?.images;
     let shown = subject.autoencoder.reconstruct(&images)?;
     for (frame, image) in [(0, 0), (2, 1), (4, 2)] {
         let apart = (film.narrow(0, frame, 1)? - shown.narrow(0, image, 1)?)?;

@@ -19,7 +19,9 @@ fn every_shipped_network_loads() -> Result<()> {
         let finite = match &loaded.network {
             Built::Autoencoder(vae) => vae.reconstruct(&small.images)?,
             Built::Classifier(network) => network.forward(&small.images)?,
-            Built::Judge(judge) => judge.network().forward(&small.images)?,
+            Built::IndependentClassifier(independent) => {
+                independent.network().forward(&small.images)?
+            }
         };
         assert!(values(&finite)?.iter().all(|v| v.is_finite()));
     }
@@ -61,7 +63,7 @@ fn fine_tuning_starts_from_the_shipped_weights() -> Result<()> {
     };
     let fitted = recipe.train(&digits, &short, &store)?;
     assert!(fitted.slot.configuration()["start"].is_null());
-    let text = fitted.network.into_judge().unwrap_err().to_string();
+    let text = fitted.network.into_independent().unwrap_err().to_string();
     assert!(text.contains("found a classifier"), "{text}");
     Ok(())
 }

@@ -33,7 +33,7 @@ fn fingerprint(batch: &Batch) -> Result<String> {
     Ok(hash.finalize().to_hex()[..32].into())
 }
 
-fn worlds(size: usize) -> Result<Vec<Box<dyn World>>> {
+fn datasets(size: usize) -> Result<Vec<Box<dyn Dataset>>> {
     let creatures = Creatures::new(size, 3)?;
     Ok(vec![
         Box::new(Faces::new(size, 3)?),
@@ -47,21 +47,21 @@ fn worlds(size: usize) -> Result<Vec<Box<dyn World>>> {
 
 #[test]
 fn a_sample_depends_on_its_index_alone() -> Result<()> {
-    for world in worlds(32)? {
+    for dataset in datasets(32)? {
         let draw = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
             pool.build()
                 .unwrap()
-                .install(|| world.batch(Split::Train, 5, 20))
+                .install(|| dataset.batch(Split::Train, 5, 20))
         };
         let (one, two) = (draw(1)?, draw(3)?);
         assert_eq!(values(&one.images)?, values(&two.images)?);
         assert_eq!(one.factors, two.factors);
-        let some = world.take(Split::Train, &[24, 7])?;
+        let some = dataset.take(Split::Train, &[24, 7])?;
         assert_eq!(values(&some.images.get(1)?)?, values(&one.images.get(2)?)?);
         assert_eq!(values(&some.images.get(0)?)?, values(&one.images.get(19)?)?);
         // Other splits, other images.
-        let other = world.batch(Split::Test, 5, 20)?;
+        let other = dataset.batch(Split::Test, 5, 20)?;
         for k in 0..20 {
             assert!(changed(&one.images.get(k)?, &other.images.get(k)?)? > 0.0);
         }
@@ -104,7 +104,7 @@ fn every_size_shows_the_same_smooth_picture() -> Result<()> {
             .to_scalar()?)
     };
     for half in [32, 64] {
-        let (small, large) = (worlds(half)?, worlds(2 * half)?);
+        let (small, large) = (datasets(half)?, datasets(2 * half)?);
         for (small, large) in small.iter().zip(&large) {
             let (a, b) = (
                 small.batch(Split::Test, 0, 16)?,
@@ -126,10 +126,10 @@ fn every_size_shows_the_same_smooth_picture() -> Result<()> {
         }
     }
     assert!(Faces::new(32, 0)?.people(0).is_err());
-    for world in worlds(32)? {
-        assert!(world.batch(Split::Train, 0, 0).is_err());
-        assert!(world.batch(Split::Train, u64::MAX, 2).is_err());
-        assert!(world.take(Split::Train, &[]).is_err());
+    for dataset in datasets(32)? {
+        assert!(dataset.batch(Split::Train, 0, 0).is_err());
+        assert!(dataset.batch(Split::Train, u64::MAX, 2).is_err());
+        assert!(dataset.take(Split::Train, &[]).is_err());
     }
     Ok(())
 }
@@ -137,11 +137,11 @@ fn every_size_shows_the_same_smooth_picture() -> Result<()> {
 #[test]
 fn pairs_share_their_concept_and_nothing_else() -> Result<()> {
     let count = 60;
-    for world in worlds(32)? {
-        let people = world.id().contains("people");
-        let natural = world.id().contains("natural");
-        for concept in world.concepts() {
-            let (a, b) = world.pairs(Split::Train, 0, count, &concept)?;
+    for dataset in datasets(32)? {
+        let people = dataset.id().contains("people");
+        let natural = dataset.id().contains("natural");
+        for concept in dataset.concepts() {
+            let (a, b) = dataset.pairs(Split::Train, 0, count, &concept)?;
             for name in a.factors.names() {
                 let (x, y) = (a.factors.column(&name)?, b.factors.column(&name)?);
                 let alike = x.iter().zip(&y).filter(|(x, y)| x == y).count();
@@ -178,7 +178,7 @@ fn pairs_share_their_concept_and_nothing_else() -> Result<()> {
                 }
             }
         }
-        let text = world
+        let text = dataset
             .pairs(Split::Train, 0, 1, "mood")
             .unwrap_err()
             .to_string();
@@ -561,9 +561,9 @@ fn no_number_is_too_strange_to_draw() -> Result<()> {
 
 #[test]
 fn answers_follow_from_the_factors() -> Result<()> {
-    for world in worlds(32)? {
-        let batch = world.batch(Split::Test, 0, 300)?;
-        for attribute in world.attributes() {
+    for dataset in datasets(32)? {
+        let batch = dataset.batch(Split::Test, 0, 300)?;
+        for attribute in dataset.attributes() {
             assert_eq!(
                 attribute.cuts.len() + 1,
                 attribute.answers.len(),
@@ -574,7 +574,7 @@ fn answers_follow_from_the_factors() -> Result<()> {
             for (n, answer) in attribute.answers.iter().enumerate() {
                 let share = answers.iter().filter(|a| **a == n as u32).count() as f64 / 300.0;
                 // No answer is rare, but of what five people have.
-                let few = world.id().contains("people") && attribute.name == "hair_style";
+                let few = dataset.id().contains("people") && attribute.name == "hair_style";
                 assert!(few || share > 0.03, "{}: {answer} {share}", attribute.name);
             }
         }
@@ -675,7 +675,7 @@ fn the_shipped_networks_do_what_their_cards_say() -> Result<()> {
         mean(&psnr(&batch.images, &decoded)?),
         1.0,
     );
-    for (name, right) in faces.judge.right(&batch.images, &batch.factors)? {
+    for (name, right) in faces.independent.right(&batch.images, &batch.factors)? {
         near(
             &faces.cards,
             "faces-judge",
@@ -684,7 +684,7 @@ fn the_shipped_networks_do_what_their_cards_say() -> Result<()> {
             0.12,
         );
     }
-    for (name, same) in faces.judge.agreement(&batch.images, &decoded)? {
+    for (name, same) in faces.independent.agreement(&batch.images, &decoded)? {
         near(
             &faces.cards,
             "faces-autoencoder",
@@ -714,7 +714,7 @@ fn the_shipped_networks_do_what_their_cards_say() -> Result<()> {
         mean(&psnr(&batch.images, &decoded)?),
         1.0,
     );
-    for (name, right) in creatures.judge.right(&batch.images, &batch.factors)? {
+    for (name, right) in creatures.independent.right(&batch.images, &batch.factors)? {
         near(
             &creatures.cards,
             "creatures-judge",
@@ -723,7 +723,7 @@ fn the_shipped_networks_do_what_their_cards_say() -> Result<()> {
             0.12,
         );
     }
-    for (name, same) in creatures.judge.agreement(&batch.images, &decoded)? {
+    for (name, same) in creatures.independent.agreement(&batch.images, &decoded)? {
         near(
             &creatures.cards,
             "creatures-autoencoder",

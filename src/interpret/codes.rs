@@ -2,7 +2,7 @@
 
 use crate::autoencoder::{Autoencoder, Posterior};
 use crate::backbone::{Greybox, rows_on};
-use crate::data::{Factors, Split, World};
+use crate::data::{Dataset, Factors, Split};
 use crate::flow::{Cinn, Condition};
 use crate::ops::{Placement, Rng};
 use crate::{Error, Result};
@@ -50,12 +50,12 @@ impl Codes {
     pub fn of(
         autoencoder: &dyn Autoencoder,
         greybox: &Greybox,
-        world: &dyn World,
+        dataset: &dyn Dataset,
         split: Split,
         count: usize,
     ) -> Result<Self> {
         let one = std::slice::from_ref(greybox);
-        let all = Self::of_all(autoencoder, one, world, split, count)?;
+        let all = Self::of_all(autoencoder, one, dataset, split, count)?;
         let first = all.into_iter().next();
         first.ok_or_else(|| Error::invalid("expected at least one layer, found 0"))
     }
@@ -85,7 +85,7 @@ impl Codes {
     pub fn of_all(
         autoencoder: &dyn Autoencoder,
         greyboxes: &[Greybox],
-        world: &dyn World,
+        dataset: &dyn Dataset,
         split: Split,
         count: usize,
     ) -> Result<Vec<Self>> {
@@ -101,7 +101,7 @@ impl Codes {
         let mut factors = Factors::new();
         let mut placement = None;
         for start in (0..count).step_by(128) {
-            let batch = world.batch(split, start as u64, 128.min(count - start))?;
+            let batch = dataset.batch(split, start as u64, 128.min(count - start))?;
             let images = batch.images.detach();
             let posterior = autoencoder.encode(&images)?;
             placement = Some(Placement::of(&posterior.mode()));

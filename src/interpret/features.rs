@@ -10,7 +10,7 @@ use invariances_core::names::nearest;
 /// single layer, [`Greybox::features`] is enough.
 ///
 /// ```
-/// use invariances::{backbone::{Network, squeezenet_small}, data::{Digits, Split, World}, interpret::Features, ops::Params};
+/// use invariances::{backbone::{Network, squeezenet_small}, data::{Digits, Split, Dataset}, interpret::Features, ops::Params};
 /// let network = squeezenet_small(10, &Params::new(0).root())?;
 /// let digits = Digits::strokes(32, 0)?.batch(Split::Test, 0, 20)?;
 /// let features = Features::of(&network.at_each(&["conv1", "pool"])?, &digits.images)?;
@@ -128,7 +128,7 @@ impl Features {
     /// result is the share of neighbours that show the same thing.
     ///
     /// ```
-    /// use invariances::{backbone::{Network, squeezenet_small}, data::{Digits, Split, World}, interpret::Features, ops::Params};
+    /// use invariances::{backbone::{Network, squeezenet_small}, data::{Digits, Split, Dataset}, interpret::Features, ops::Params};
     /// let network = squeezenet_small(10, &Params::new(0).root())?;
     /// let digits = Digits::strokes(32, 0)?.batch(Split::Test, 0, 50)?;
     /// let features = Features::of(&[network.at("pool")?], &digits.images)?;

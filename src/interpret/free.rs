@@ -4,7 +4,7 @@
 use crate::autoencoder::Autoencoder;
 use crate::backbone::{Greybox, Network, device_of, rows_on};
 use crate::flow::Cinn;
-use crate::metric::{Judge, agreement, cosines};
+use crate::metric::{IndependentClassifier, agreement, cosines};
 use crate::ops::widened as wide;
 use crate::ops::{Placement, Rng, scalar, values};
 use crate::{Error, Result};
@@ -91,14 +91,19 @@ impl Samples {
         Self::of(&self.images.index_select(&rows, 0)?, self.per_image)
     }
 
-    /// For each original, the share of its samples in which the independent classifier `judge`
+    /// For each original, the share of its samples in which the independent classifier `independent`
     /// predicts the value `wanted` of the attribute `question` (an index, one per original).
     ///
     /// # Errors
     /// [`Error::Unknown`] for an attribute that the classifier does not predict; [`Error::Shape`]
     /// if the number of values is not the number of originals.
-    pub fn shows(&self, judge: &Judge, question: &str, wanted: &[u32]) -> Result<Vec<f64>> {
-        let attributes = judge.attributes();
+    pub fn shows(
+        &self,
+        independent: &IndependentClassifier,
+        question: &str,
+        wanted: &[u32],
+    ) -> Result<Vec<f64>> {
+        let attributes = independent.attributes();
         let names: Vec<&str> = attributes.iter().map(|a| a.name.as_str()).collect();
         if !names.contains(&question) {
             return Err(Error::unknown(format!(
@@ -113,7 +118,7 @@ impl Samples {
                 wanted.len()
             )));
         }
-        let predicted = &judge.names(&self.images)?[question];
+        let predicted = &independent.names(&self.images)?[question];
         let each = predicted.chunks(self.per_image).zip(wanted);
         Ok(each
             .map(|(predicted, wanted)| {
@@ -171,7 +176,7 @@ impl Samples {
             .collect())
     }
 
-    /// For each attribute that the independent classifier `judge` predicts, the share of it that z
+    /// For each attribute that the independent classifier `independent` predicts, the share of it that z
     /// leaves free ([`free_share`]), one value per original. It is the rate at which the
     /// predictions for two samples of one z differ, divided by the rate at which they differ for
     /// two originals. The value is 1 if the samples of one z differ as much as the originals do,
@@ -180,10 +185,17 @@ impl Samples {
     /// # Errors
     /// [`Error::Invalid`] if the prediction is the same for all originals; [`Error::Shape`] for
     /// fewer than two samples or originals.
-    pub fn free(&self, judge: &Judge, originals: &Tensor) -> Result<BTreeMap<String, Vec<f64>>> {
-        let (of_samples, of_originals) = (judge.names(&self.images)?, judge.names(originals)?);
+    pub fn free(
+        &self,
+        independent: &IndependentClassifier,
+        originals: &Tensor,
+    ) -> Result<BTreeMap<String, Vec<f64>>> {
+        let (of_samples, of_originals) = (
+            independent.names(&self.images)?,
+            independent.names(originals)?,
+        );
         let mut free = BTreeMap::new();
-        for attribute in judge.attributes() {
+        for attribute in independent.attributes() {
             let answers = attribute.answers.len();
             let one_hot = |predicted: &[u32]| -> Result<Tensor> {
                 let mut rows = vec![0f32; predicted.len() * answers];

@@ -4,7 +4,7 @@
 use super::Codes;
 use super::free::share_within;
 use crate::autoencoder::{Autoencoder, Posterior};
-use crate::data::{Split, World};
+use crate::data::{Dataset, Split};
 use crate::flow::{Cinn, FactorConfig, FactorInn, factor_dims};
 use crate::loss::pair_nll;
 use crate::ops::Rng;
@@ -67,7 +67,7 @@ impl Default for FactorTraining {
 
 impl FactorTraining {
     /// Trains e with the pair loss ([`pair_nll`]) on the codes of the dataset's pairs for each of
-    /// `concepts` (a selection of [`World::concepts`]). The result is stored in `store`. The key is
+    /// `concepts` (a selection of [`Dataset::concepts`]). The result is stored in `store`. The key is
     /// `name`, these settings and the content of the codes. If a trained e exists under this key,
     /// it is loaded instead. e is on the store's device.
     ///
@@ -78,7 +78,7 @@ impl FactorTraining {
         &self,
         name: &str,
         autoencoder: &dyn Autoencoder,
-        world: &dyn World,
+        dataset: &dyn Dataset,
         concepts: &[&str],
         store: &Store,
     ) -> Result<(Semantics, Trained)> {
@@ -94,13 +94,13 @@ impl FactorTraining {
                 "expected at least one concept and one pair, found {} concepts and {} pairs: the concepts of {} are {}",
                 concepts.len(),
                 self.pairs,
-                world.id(),
-                world.concepts().join(", ")
+                dataset.id(),
+                dataset.concepts().join(", ")
             )));
         }
         let mut pairs = Vec::new();
         for concept in concepts {
-            pairs.push(Pairs::of(autoencoder, world, concept, self.pairs)?);
+            pairs.push(Pairs::of(autoencoder, dataset, concept, self.pairs)?);
         }
         let (mut a, mut b, mut factor) = (vec![], vec![], vec![]);
         for (k, pairs) in pairs.iter().enumerate() {
@@ -146,7 +146,7 @@ impl FactorTraining {
             hash.update(&bytes);
         }
         let data = hash.finalize().to_hex().to_string();
-        let slot = store.slot(name, &(&config, self, concepts, world.id(), data))?;
+        let slot = store.slot(name, &(&config, self, concepts, dataset.id(), data))?;
         let trained = Trainer::new(training.clone()).fit_in(&slot, &params, |_, rng| {
             let (mut a, mut b, mut shared) = (vec![], vec![], vec![]);
             // Distributes the batch evenly over the concepts.
@@ -181,14 +181,14 @@ struct Pairs {
 impl Pairs {
     fn of(
         autoencoder: &dyn Autoencoder,
-        world: &dyn World,
+        dataset: &dyn Dataset,
         concept: &str,
         count: usize,
     ) -> Result<Self> {
         let (mut first, mut second) = (vec![], vec![]);
         for start in (0..count).step_by(128) {
             let batch_size = 128.min(count - start);
-            let (a, b) = world.pairs(Split::Train, start as u64, batch_size, concept)?;
+            let (a, b) = dataset.pairs(Split::Train, start as u64, batch_size, concept)?;
             for (batch, parts) in [(a, &mut first), (b, &mut second)] {
                 let posterior = autoencoder.encode(&batch.images.detach())?;
                 parts.push((posterior.mode().detach(), posterior.logvar().detach()));

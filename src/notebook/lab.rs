@@ -587,7 +587,7 @@ mod tests {
         assert_eq!(draw(lab.params())?, draw(lab.store().params(7))?);
         assert_ne!(draw(lab.params())?, draw(lab.params_with_seed(8))?);
         let batch = Digits::strokes(32, 0)?;
-        let batch = crate::data::World::batch(&batch, crate::data::Split::Test, 0, 2)?;
+        let batch = crate::data::Dataset::batch(&batch, crate::data::Split::Test, 0, 2)?;
         assert_eq!(lab.on_device(batch)?.images.dtype(), DType::F64);
         Ok(())
     }

@@ -4,11 +4,11 @@
 use super::Lab;
 use crate::autoencoder::Decoder;
 use crate::backbone::{Greybox, Network};
-use crate::data::{Creatures, Images, Photographs, Split, World};
+use crate::data::{Creatures, Dataset, Images, Photographs, Split};
 use crate::flow::Cinn;
 use crate::hub::{Hub, Published};
 use crate::interpret::{CinnTraining, Codes, Fid, mix, network_digest};
-use crate::metric::Judge;
+use crate::metric::IndependentClassifier;
 use crate::ops::Placement;
 use crate::recipes::{
     ALEXNET, CreaturesNetworks, FacesNetworks, PhotographsNetworks, PublishedNetworks, STUDIED,
@@ -30,7 +30,7 @@ const BIG: usize = 128;
 /// The number of images whose outputs identify a network.
 const DIGEST_IMAGES: usize = 8;
 /// The subject of a notebook: a network under study, E and D, images, and an independent
-/// classifier (`judge`). It is selected when the notebook runs ([`Lab::subject`]). The cells of
+/// classifier (`independent`). It is selected when the notebook runs ([`Lab::subject`]). The cells of
 /// the notebook are the same for all subjects.
 ///
 /// | | network | E and D | images | judge | naturalness |
@@ -48,7 +48,7 @@ const DIGEST_IMAGES: usize = 8;
 /// use invariances::prelude::*;
 /// let lab = Lab::open("example")?;
 /// let subject = lab.subject()?;
-/// let x = subject.world.batch(Split::Test, 0, 2)?.images;
+/// let x = subject.dataset.batch(Split::Test, 0, 2)?.images;
 /// assert_eq!(subject.network.at("fc6")?.encode(&x)?.dims()[0], 2);
 /// assert_eq!(subject.autoencoder.reconstruct(&x)?.dims(), x.dims());
 /// # Ok::<(), invariances::Error>(())
@@ -65,9 +65,9 @@ pub struct Subject {
     /// E and D.
     pub autoencoder: Arc<dyn Decoder>,
     /// The images.
-    pub world: Arc<dyn World>,
+    pub dataset: Arc<dyn Dataset>,
     /// The independent classifier. It took no part in making any image.
-    pub judge: Judge,
+    pub independent: IndependentClassifier,
     /// The factors of the images that the network's predictions can be compared with: those whose
     /// values have the same indices as the network's classes.
     pub answers: Vec<String>,
@@ -87,10 +87,10 @@ pub struct Subject {
 
 impl fmt::Debug for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let world = self.world.id();
+        let dataset = self.dataset.id();
         write!(
             f,
-            "Subject({}, {} on {world})",
+            "Subject({}, {} on {dataset})",
             self.name,
             self.network.name()
         )
@@ -119,11 +119,11 @@ impl Subject {
             network: Arc::new(networks.recogniser.frozen()?),
             layers: vec!["block3".into(), "embedding".into()],
             autoencoder: Arc::new(networks.autoencoder),
-            world: Arc::new(networks.people),
-            naturalness: networks.judge.network().at("pool")?,
+            dataset: Arc::new(networks.people),
+            naturalness: networks.independent.network().at("pool")?,
             in_units: true,
             max_held_out: None,
-            judge: networks.judge,
+            independent: networks.independent,
             answers: Vec::new(),
             weights: weights.map(|(name, card)| (name, card.weights)).collect(),
             published: Vec::new(),
@@ -154,11 +154,11 @@ impl Subject {
             autoencoder: Arc::new(networks.autoencoder),
             // The effects of shape and texture can be separated only if any shape can have any
             // texture.
-            world: Arc::new(Creatures::new(SIZE, 0)?.stylized()),
-            naturalness: networks.judge.network().at("pool")?,
+            dataset: Arc::new(Creatures::new(SIZE, 0)?.stylized()),
+            naturalness: networks.independent.network().at("pool")?,
             in_units: true,
             max_held_out: None,
-            judge: networks.judge,
+            independent: networks.independent,
             answers: vec!["shape".into(), "texture".into()],
             weights: weights.map(|(name, card)| (name, card.weights)).collect(),
             published: Vec::new(),
@@ -172,21 +172,21 @@ impl Subject {
     /// # Errors
     /// As [`PhotographsNetworks::fit`].
     pub fn photographs(images: &Images, steps: u64, store: &Store) -> Result<Self> {
-        let world = Photographs::new(images, SIZE, 0)?;
+        let dataset = Photographs::new(images, SIZE, 0)?;
         let start = CreaturesNetworks::load_on(&store.placement())?.autoencoder;
-        let networks = PhotographsNetworks::fit(&world, &start, steps, store)?;
+        let networks = PhotographsNetworks::fit(&dataset, &start, steps, store)?;
         let weights = networks.cards.into_iter();
-        let max_held_out = world.len(Split::Test).min(world.len(Split::Validation));
+        let max_held_out = dataset.len(Split::Test).min(dataset.len(Split::Validation));
         Ok(Self {
             name: "photographs".into(),
             network: Arc::new(networks.classifier),
             layers: ALEXNET.map(String::from).to_vec(),
             autoencoder: Arc::new(networks.autoencoder),
-            world: Arc::new(world),
-            naturalness: networks.judge.network().at("pool")?,
+            dataset: Arc::new(dataset),
+            naturalness: networks.independent.network().at("pool")?,
             in_units: true,
             max_held_out: Some(max_held_out),
-            judge: networks.judge,
+            independent: networks.independent,
             answers: vec!["class".into()],
             weights: weights.map(|(name, card)| (name, card.weights)).collect(),
             published: Vec::new(),
@@ -215,17 +215,17 @@ impl Subject {
         placement: &Placement,
     ) -> Result<Self> {
         let networks = PublishedNetworks::load_on(sources, hub, placement)?;
-        let world = Photographs::new(images, BIG, 0)?;
+        let dataset = Photographs::new(images, BIG, 0)?;
         Ok(Self {
             name: "published".into(),
             network: Arc::new(networks.network),
             layers: ALEXNET.map(String::from).to_vec(),
             autoencoder: Arc::new(networks.autoencoder),
-            max_held_out: Some(world.len(Split::Test).min(world.len(Split::Validation))),
-            world: Arc::new(world),
+            max_held_out: Some(dataset.len(Split::Test).min(dataset.len(Split::Validation))),
+            dataset: Arc::new(dataset),
             naturalness: networks.eye.at("pool")?,
             in_units: false,
-            judge: networks.judge,
+            independent: networks.independent,
             // The classes of the network are those of ImageNet; the classes of the images are the
             // user's.
             answers: Vec::new(),
@@ -255,7 +255,7 @@ impl Subject {
     pub fn with_network(&self, network: &(impl Network + Clone + 'static)) -> Result<Self> {
         let all = network.layers();
         let last = all[all.len().saturating_sub(3)..].to_vec();
-        let images = self.world.batch(Split::Train, 0, DIGEST_IMAGES)?.images;
+        let images = self.dataset.batch(Split::Train, 0, DIGEST_IMAGES)?.images;
         let mut weights = self.weights.clone();
         weights.insert(STUDIED.into(), network_digest(network, &images)?);
         Ok(Self {
@@ -327,7 +327,7 @@ impl Subject {
         const IMAGES: usize = 3;
         let code = self
             .autoencoder
-            .codes_of(&self.world.batch(Split::Test, 0, IMAGES)?.images)?;
+            .codes_of(&self.dataset.batch(Split::Test, 0, IMAGES)?.images)?;
         let mut codes = Vec::new();
         for k in 0..count {
             let (from, part) = (
@@ -377,9 +377,9 @@ impl Lab {
     ///
     /// # Errors
     /// As [`Lab::subject`].
-    pub fn subject_in(&self, world: &str) -> Result<Subject> {
+    pub fn subject_in(&self, dataset: &str) -> Result<Subject> {
         let all = ["creatures", "faces", "photographs", "published"];
-        let default = self.scale().pick(world, world, all[2], all[3]);
+        let default = self.scale().pick(dataset, dataset, all[2], all[3]);
         let source: String = self.setting("images", default.to_string())?;
         let placement = self.placement();
         match source.as_str() {

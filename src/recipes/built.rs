@@ -4,7 +4,7 @@ use crate::autoencoder::{Autoencoder, ConvVae};
 use crate::backbone::{Backbone, Mode, Network};
 use crate::data::Batch;
 use crate::loss::vae_loss;
-use crate::metric::{Judge, agreement, psnr};
+use crate::metric::{IndependentClassifier, agreement, psnr};
 use crate::ops::widened as wide;
 use crate::ops::{PoolConfig, Rng, avg_pool2d};
 use crate::train::Step;
@@ -20,12 +20,12 @@ pub enum Built {
     /// A classifier of the dataset's classes.
     Classifier(Backbone),
     /// An independent classifier of the dataset's attributes.
-    Judge(Judge),
+    IndependentClassifier(IndependentClassifier),
 }
 
 impl Built {
     /// Computes the loss of a training step: of an autoencoder [`vae_loss`], of a classifier the
-    /// cross-entropy, of an independent classifier [`Judge::loss`] on images of which half are
+    /// cross-entropy, of an independent classifier [`IndependentClassifier::loss`] on images of which half are
     /// blurred and noisy. The images must be on the network's device.
     ///
     /// # Errors
@@ -49,8 +49,8 @@ impl Built {
                 let loss = candle_nn::loss::cross_entropy(&wide(&logits)?, &labels)?;
                 Ok(Step::new(loss).with("accuracy", right))
             }
-            Self::Judge(judge) => {
-                let loss = judge.loss(&roughen(images, rng)?, &batch.factors)?;
+            Self::IndependentClassifier(independent) => {
+                let loss = independent.loss(&roughen(images, rng)?, &batch.factors)?;
                 Ok(Step::new(loss))
             }
         }
@@ -60,31 +60,39 @@ impl Built {
     /// [`Recipe::evaluate`](super::Recipe::evaluate) lists the figures.
     pub(super) fn measure(
         &self,
-        judge: Option<&Self>,
+        independent: Option<&Self>,
         batch: &Batch,
     ) -> Result<Vec<(String, Vec<f64>)>> {
         let images = &batch.images;
-        match (self, judge) {
+        match (self, independent) {
             (Self::Classifier(network), _) => {
                 let right = agreement(&network.classify(images)?, &batch.labels)?;
                 Ok(vec![("accuracy".into(), right)])
             }
-            (Self::Judge(judge), _) => Ok(each("accuracy", judge.right(images, &batch.factors)?)),
-            (Self::Autoencoder(vae), Some(Self::Classifier(judge))) => {
+            (Self::IndependentClassifier(independent), _) => {
+                Ok(each("accuracy", independent.right(images, &batch.factors)?))
+            }
+            (Self::Autoencoder(vae), Some(Self::Classifier(independent))) => {
                 let decoded = vae.reconstruct(images)?;
-                let (before, after) = (judge.classify(images)?, judge.classify(&decoded)?);
+                let (before, after) = (
+                    independent.classify(images)?,
+                    independent.classify(&decoded)?,
+                );
                 Ok(vec![
                     ("psnr".into(), psnr(images, &decoded)?),
                     ("judge_agrees".into(), agreement(&after, &before)?),
                     ("judge_right".into(), agreement(&after, &batch.labels)?),
                 ])
             }
-            (Self::Autoencoder(vae), Some(Self::Judge(judge))) => {
+            (Self::Autoencoder(vae), Some(Self::IndependentClassifier(independent))) => {
                 let decoded = vae.reconstruct(images)?;
                 let mut all = vec![("psnr".to_string(), psnr(images, &decoded)?)];
-                all.extend(each("judge agrees", judge.agreement(images, &decoded)?));
-                let before = judge.right(images, &batch.factors)?;
-                let after = judge.right(&decoded, &batch.factors)?;
+                all.extend(each(
+                    "judge agrees",
+                    independent.agreement(images, &decoded)?,
+                ));
+                let before = independent.right(images, &batch.factors)?;
+                let after = independent.right(&decoded, &batch.factors)?;
                 for (name, after) in &after {
                     // Only images whose original is classified correctly count, so attributes
                     // that the classifier cannot recognise at all have no influence.
@@ -129,9 +137,9 @@ impl Built {
     ///
     /// # Errors
     /// [`Error::Unsupported`] if the network is another one.
-    pub fn into_judge(self) -> Result<Judge> {
+    pub fn into_independent(self) -> Result<IndependentClassifier> {
         match self {
-            Self::Judge(judge) => Ok(judge),
+            Self::IndependentClassifier(independent) => Ok(independent),
             other => Err(other.is_not("an independent classifier")),
         }
     }
@@ -140,7 +148,7 @@ impl Built {
         let found = match self {
             Self::Autoencoder(_) => "an autoencoder",
             Self::Classifier(_) => "a classifier",
-            Self::Judge(_) => "an independent classifier",
+            Self::IndependentClassifier(_) => "an independent classifier",
         };
         Error::unsupported(format!(
             "expected {expected}, found {found}: call the method of this kind of network"

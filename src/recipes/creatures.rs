@@ -6,8 +6,8 @@ use super::{Plan, Recipe, SEED, cpu};
 use crate::Result;
 use crate::autoencoder::{ConvVae, ConvVaeConfig};
 use crate::backbone::Backbone;
-use crate::data::{Creatures, World};
-use crate::metric::Judge;
+use crate::data::{Creatures, Dataset};
+use crate::metric::IndependentClassifier;
 use crate::ops::Placement;
 use crate::train::Card;
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ const SIZE: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CreaturesNetwork {
     /// The independent classifier: predicts shape, texture and facing direction.
-    Judge,
+    IndependentClassifier,
     /// Predicts the class of creatures in their natural textures: a small AlexNet, the network
     /// under study.
     Classifier,
@@ -31,13 +31,17 @@ pub enum CreaturesNetwork {
 impl CreaturesNetwork {
     /// All networks in training order: the independent classifier is needed to evaluate the
     /// autoencoder.
-    pub const ALL: [Self; 3] = [Self::Judge, Self::Classifier, Self::Autoencoder];
+    pub const ALL: [Self; 3] = [
+        Self::IndependentClassifier,
+        Self::Classifier,
+        Self::Autoencoder,
+    ];
 }
 
 impl Recipe for CreaturesNetwork {
     fn plan(&self) -> Plan {
         match self {
-            Self::Judge => Plan::judge("creatures-judge", 1500),
+            Self::IndependentClassifier => Plan::independent("creatures-judge", 1500),
             Self::Classifier => Plan::alexnet("creatures-classifier", 1500),
             Self::Autoencoder => {
                 let network = ConvVaeConfig {
@@ -46,19 +50,24 @@ impl Recipe for CreaturesNetwork {
                     ..ConvVaeConfig::default()
                 };
                 let training = autoencoder_training(9000, 16);
-                Plan::autoencoder("creatures-autoencoder", network, training, Self::Judge)
+                Plan::autoencoder(
+                    "creatures-autoencoder",
+                    network,
+                    training,
+                    Self::IndependentClassifier,
+                )
             }
         }
     }
 
-    fn dataset(&self) -> Result<Arc<dyn World>> {
+    fn dataset(&self) -> Result<Arc<dyn Dataset>> {
         let creatures = Creatures::new(SIZE, SEED)?;
         Ok(Arc::new(match self {
             Self::Classifier => creatures,
             // The independent classifier must not infer the texture from the shape or the shape
             // from the texture, and D must not learn a fixed pairing. So both are trained on
             // stylized images.
-            Self::Judge | Self::Autoencoder => creatures.stylized(),
+            Self::IndependentClassifier | Self::Autoencoder => creatures.stylized(),
         }))
     }
 }
@@ -69,7 +78,7 @@ impl Recipe for CreaturesNetwork {
 /// use invariances::prelude::*;
 /// let networks = CreaturesNetworks::load()?;
 /// let batch = Creatures::new(64, 0)?.batch(Split::Test, 0, 2)?;
-/// let predicted = networks.judge.names(&networks.autoencoder.reconstruct(&batch.images)?)?;
+/// let predicted = networks.independent.names(&networks.autoencoder.reconstruct(&batch.images)?)?;
 /// assert_eq!(predicted["shape"].len(), 2);
 /// # Ok::<(), invariances::Error>(())
 /// ```
@@ -81,7 +90,7 @@ pub struct CreaturesNetworks {
     /// texture.
     pub classifier: Backbone,
     /// The independent classifier of the factors of variation, trained on any pairing.
-    pub judge: Judge,
+    pub independent: IndependentClassifier,
     /// The cards of the weights, by network.
     pub cards: BTreeMap<String, Card>,
 }
@@ -106,7 +115,7 @@ impl CreaturesNetworks {
         Ok(Self {
             autoencoder: load(CreaturesNetwork::Autoencoder)?.into_autoencoder()?,
             classifier: load(CreaturesNetwork::Classifier)?.into_classifier()?,
-            judge: load(CreaturesNetwork::Judge)?.into_judge()?,
+            independent: load(CreaturesNetwork::IndependentClassifier)?.into_independent()?,
             cards,
         })
     }

@@ -6,7 +6,7 @@ use super::plan::autoencoder_training;
 use super::{Built, Job, Plan, Recipe, SEED};
 use crate::autoencoder::{ConvVae, ConvVaeConfig};
 use crate::backbone::{Backbone, squeezenet_small};
-use crate::data::{Batch, Digits, Split, World};
+use crate::data::{Batch, Dataset, Digits, Split};
 use crate::ops::Rng;
 use crate::train::{Card, Step, Store};
 use crate::{Error, Result};
@@ -27,13 +27,17 @@ pub enum DigitsNetwork {
     Classifier,
     /// The independent classifier. It differs from the network under study in architecture, seed
     /// and training, and takes no part in making the images that it classifies.
-    Judge,
+    IndependentClassifier,
 }
 
 impl DigitsNetwork {
     /// All networks in training order: the independent classifier is needed to evaluate the
     /// autoencoder.
-    pub const ALL: [Self; 3] = [Self::Classifier, Self::Judge, Self::Autoencoder];
+    pub const ALL: [Self; 3] = [
+        Self::Classifier,
+        Self::IndependentClassifier,
+        Self::Autoencoder,
+    ];
 }
 
 impl Recipe for DigitsNetwork {
@@ -42,7 +46,12 @@ impl Recipe for DigitsNetwork {
             Self::Autoencoder => {
                 let (network, training) =
                     (ConvVaeConfig::default(), autoencoder_training(14_000, 32));
-                Plan::autoencoder("digits-autoencoder", network, training, Self::Judge)
+                Plan::autoencoder(
+                    "digits-autoencoder",
+                    network,
+                    training,
+                    Self::IndependentClassifier,
+                )
             }
             Self::Classifier => Plan::classifier(
                 "digits-classifier",
@@ -50,11 +59,11 @@ impl Recipe for DigitsNetwork {
                 "squeezenet_small",
                 squeezenet_small,
             ),
-            Self::Judge => Plan::judge_of_classes("digits-judge", 3000),
+            Self::IndependentClassifier => Plan::judge_of_classes("digits-judge", 3000),
         }
     }
 
-    fn dataset(&self) -> Result<Arc<dyn World>> {
+    fn dataset(&self) -> Result<Arc<dyn Dataset>> {
         Ok(Arc::new(Digits::strokes(SIZE, SEED)?))
     }
 
@@ -62,7 +71,7 @@ impl Recipe for DigitsNetwork {
         5000
     }
 
-    fn data(&self, _: &dyn World) -> String {
+    fn data(&self, _: &dyn Dataset) -> String {
         "digits in colour, procedural: Digits::strokes(32, 0), training split, each image once"
             .into()
     }
@@ -76,7 +85,7 @@ impl Recipe for DigitsNetwork {
 
     fn step(&self, network: &Built, batch: Batch, rng: &mut Rng) -> Result<Step> {
         let images = match self {
-            Self::Judge => roughen(&batch.images, rng)?,
+            Self::IndependentClassifier => roughen(&batch.images, rng)?,
             _ => batch.images.clone(),
         };
         network.step(&Batch { images, ..batch }, rng)
@@ -92,7 +101,7 @@ pub struct DigitsNetworks {
     /// The network under study, a small SqueezeNet. Its penultimate layer is `pool`.
     pub classifier: Backbone,
     /// The independent classifier, which evaluates reconstructions and samples.
-    pub judge: Backbone,
+    pub independent: Backbone,
     cards: BTreeMap<String, Card>,
 }
 
@@ -128,7 +137,7 @@ impl DigitsNetworks {
         };
         Ok(Self {
             classifier: load(DigitsNetwork::Classifier)?.into_classifier()?,
-            judge: load(DigitsNetwork::Judge)?.into_classifier()?,
+            independent: load(DigitsNetwork::IndependentClassifier)?.into_classifier()?,
             autoencoder: load(DigitsNetwork::Autoencoder)?.into_autoencoder()?,
             cards,
         })

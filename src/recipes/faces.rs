@@ -6,8 +6,8 @@ use super::{Plan, Recipe, SEED, cpu};
 use crate::Result;
 use crate::autoencoder::{ConvVae, ConvVaeConfig};
 use crate::backbone::{Backbone, facenet_small};
-use crate::data::{Faces, World};
-use crate::metric::Judge;
+use crate::data::{Dataset, Faces};
+use crate::metric::IndependentClassifier;
 use crate::ops::Placement;
 use crate::train::Card;
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ const PEOPLE: u32 = 200;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FacesNetwork {
     /// The independent classifier: predicts glasses, beard, smile and other factors of variation.
-    Judge,
+    IndependentClassifier,
     /// Recognises people: a small FaceNet, the network under study.
     Recogniser,
     /// The encoder E and the decoder D.
@@ -32,14 +32,18 @@ pub enum FacesNetwork {
 impl FacesNetwork {
     /// All networks in training order: the independent classifier is needed to evaluate the
     /// autoencoder.
-    pub const ALL: [Self; 3] = [Self::Judge, Self::Recogniser, Self::Autoencoder];
+    pub const ALL: [Self; 3] = [
+        Self::IndependentClassifier,
+        Self::Recogniser,
+        Self::Autoencoder,
+    ];
 }
 
 impl Recipe for FacesNetwork {
     fn plan(&self) -> Plan {
         match self {
             // The factors of a face, such as lines and a smile, are hard to recognise.
-            Self::Judge => Plan::judge("faces-judge", 4000),
+            Self::IndependentClassifier => Plan::independent("faces-judge", 4000),
             Self::Recogniser => {
                 Plan::classifier("faces-recogniser", 2500, "facenet_small", |_, at| {
                     facenet_small(PEOPLE as usize, at)
@@ -52,16 +56,21 @@ impl Recipe for FacesNetwork {
                     ..ConvVaeConfig::default()
                 };
                 let training = autoencoder_training(12_000, 16);
-                Plan::autoencoder("faces-autoencoder", network, training, Self::Judge)
+                Plan::autoencoder(
+                    "faces-autoencoder",
+                    network,
+                    training,
+                    Self::IndependentClassifier,
+                )
             }
         }
     }
 
-    fn dataset(&self) -> Result<Arc<dyn World>> {
+    fn dataset(&self) -> Result<Arc<dyn Dataset>> {
         let faces = Faces::new(SIZE, SEED)?;
         Ok(Arc::new(match self {
             Self::Recogniser => faces.people(PEOPLE)?,
-            Self::Judge | Self::Autoencoder => faces,
+            Self::IndependentClassifier | Self::Autoencoder => faces,
         }))
     }
 }
@@ -72,7 +81,7 @@ impl Recipe for FacesNetwork {
 /// use invariances::prelude::*;
 /// let networks = FacesNetworks::load()?;
 /// let batch = Faces::new(64, 0)?.batch(Split::Test, 0, 2)?;
-/// let predicted = networks.judge.names(&networks.autoencoder.reconstruct(&batch.images)?)?;
+/// let predicted = networks.independent.names(&networks.autoencoder.reconstruct(&batch.images)?)?;
 /// assert_eq!(predicted["glasses"].len(), 2);
 /// # Ok::<(), invariances::Error>(())
 /// ```
@@ -84,7 +93,7 @@ pub struct FacesNetworks {
     /// represents the identity.
     pub recogniser: Backbone,
     /// The independent classifier of the factors of variation.
-    pub judge: Judge,
+    pub independent: IndependentClassifier,
     /// The dataset of the people that the recogniser distinguishes. The recogniser was trained on
     /// the training split only.
     pub people: Faces,
@@ -112,7 +121,7 @@ impl FacesNetworks {
         Ok(Self {
             autoencoder: load(FacesNetwork::Autoencoder)?.into_autoencoder()?,
             recogniser: load(FacesNetwork::Recogniser)?.into_classifier()?,
-            judge: load(FacesNetwork::Judge)?.into_judge()?,
+            independent: load(FacesNetwork::IndependentClassifier)?.into_independent()?,
             people: Faces::new(SIZE, SEED)?.people(PEOPLE)?,
             cards,
         })

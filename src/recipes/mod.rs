@@ -20,7 +20,7 @@
 //! let digits = Digits::strokes(32, 0)?;
 //! let networks = DigitsNetworks::load(&digits, 0, &Store::cache()?)?;
 //! let batch = digits.batch(Split::Test, 0, 2)?;
-//! let predicted = networks.judge.classify(&networks.autoencoder.reconstruct(&batch.images)?)?;
+//! let predicted = networks.independent.classify(&networks.autoencoder.reconstruct(&batch.images)?)?;
 //! assert_eq!(predicted.dims(), [2]);
 //! # Ok::<(), invariances::Error>(())
 //! ```

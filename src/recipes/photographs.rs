@@ -5,8 +5,8 @@ use super::plan::autoencoder_training;
 use super::{Built, Plan, Recipe, VaeTraining};
 use crate::autoencoder::{Autoencoder, ConvVae};
 use crate::backbone::{Backbone, Network};
-use crate::data::{Photographs, Split, World};
-use crate::metric::{Judge, agreement};
+use crate::data::{Dataset, Photographs, Split};
+use crate::metric::{IndependentClassifier, agreement};
 use crate::train::{Card, Store, TrainConfig};
 use crate::{Error, Result};
 use invariances_core::say;
@@ -33,9 +33,9 @@ pub struct PhotographsNetworks {
     pub classifier: Backbone,
     /// The independent classifier. It differs from the network under study in architecture, seed
     /// and training.
-    pub judge: Judge,
+    pub independent: IndependentClassifier,
     /// Results on the held-out images (at most 1,000): the accuracy of the network under study
-    /// (`accuracy`) and of the independent classifier (`judge`), and the share of reconstructions
+    /// (`accuracy`) and of the independent classifier (`independent`), and the share of reconstructions
     /// that the independent classifier assigns to the same class as the original (`kept`).
     pub figures: BTreeMap<String, f64>,
     /// The cards of the weights, by network.
@@ -53,7 +53,7 @@ struct PhotographsNetwork<'a> {
 impl Recipe for PhotographsNetwork<'_> {
     fn plan(&self) -> Plan {
         let mut plan = match self.is_judge {
-            true => Plan::judge("photographs-judge", self.steps),
+            true => Plan::independent("photographs-judge", self.steps),
             false => Plan::alexnet("photographs-classifier", self.steps),
         };
         plan.training = TrainConfig {
@@ -66,7 +66,7 @@ impl Recipe for PhotographsNetwork<'_> {
         plan
     }
 
-    fn dataset(&self) -> Result<Arc<dyn World>> {
+    fn dataset(&self) -> Result<Arc<dyn Dataset>> {
         Ok(Arc::new(self.images.clone()))
     }
 }
@@ -101,7 +101,7 @@ impl PhotographsNetworks {
             Ok(fitted.network)
         };
         let classifier = train(false, "classifier", "network under study")?.into_classifier()?;
-        let judge = train(true, "judge", "independent classifier")?.into_judge()?;
+        let independent = train(true, "judge", "independent classifier")?.into_independent()?;
         let config = VaeTraining {
             network: start.config().clone(),
             training: TrainConfig {
@@ -125,15 +125,15 @@ impl PhotographsNetworks {
             "accuracy",
             agreement(&classifier.classify(&test.images)?, &test.labels)?,
         );
-        let right = judge.right(&test.images, &test.factors)?;
+        let right = independent.right(&test.images, &test.factors)?;
         let decoded = autoencoder.reconstruct(&test.images)?;
-        let same = judge.agreement(&test.images, &decoded)?;
+        let same = independent.agreement(&test.images, &decoded)?;
         add("judge", right.into_values().flatten().collect());
         add("kept", same.into_values().flatten().collect());
         Ok(Self {
             autoencoder,
             classifier,
-            judge,
+            independent,
             figures,
             cards,
         })

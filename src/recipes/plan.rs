@@ -4,8 +4,8 @@ use super::{Built, Recipe};
 use crate::Result;
 use crate::autoencoder::{ConvVae, ConvVaeConfig};
 use crate::backbone::{Backbone, alexnet_small, plain_small};
-use crate::data::World;
-use crate::metric::Judge;
+use crate::data::Dataset;
+use crate::metric::IndependentClassifier;
 use crate::ops::Scope;
 use crate::train::{Decay, TrainConfig};
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ pub struct Plan {
     /// The settings of the full training, as used for the shipped weights.
     pub training: TrainConfig,
     /// The recipe of the independent classifier that evaluates an autoencoder.
-    pub judge: Option<Box<dyn Recipe>>,
+    pub independent: Option<Box<dyn Recipe>>,
 }
 
 impl Plan {
@@ -41,7 +41,7 @@ impl Plan {
                 clip: Some(100.0),
                 ..shared()
             },
-            judge: None,
+            independent: None,
         }
     }
 
@@ -62,25 +62,25 @@ impl Plan {
 
     /// Creates the plan of an independent classifier of the dataset's attributes. Its seed is
     /// another than that of the network under study.
-    pub fn judge(name: &str, steps: u64) -> Self {
+    pub fn independent(name: &str, steps: u64) -> Self {
         Self {
-            architecture: Architecture::Judge,
+            architecture: Architecture::IndependentClassifier,
             ..Self::judge_of_classes(name, steps)
         }
     }
 
-    /// Creates the plan of an encoder E and a decoder D, which `judge` evaluates.
+    /// Creates the plan of an encoder E and a decoder D, which `independent` evaluates.
     pub fn autoencoder(
         name: &str,
         network: ConvVaeConfig,
         training: TrainConfig,
-        judge: impl Recipe + 'static,
+        independent: impl Recipe + 'static,
     ) -> Self {
         Self {
             name: name.into(),
             architecture: Architecture::Autoencoder(network),
             training,
-            judge: Some(Box::new(judge)),
+            independent: Some(Box::new(independent)),
         }
     }
 }
@@ -99,7 +99,7 @@ pub enum Architecture {
     },
     /// An independent classifier of the dataset's attributes: [`plain_small`], trained on images
     /// of which half are blurred and noisy.
-    Judge,
+    IndependentClassifier,
 }
 
 /// The description of an independent classifier.
@@ -108,11 +108,11 @@ const JUDGE: &str = "plain_small, blurred and noisy images";
 impl Architecture {
     /// Returns the description of the architecture for a dataset, a part of
     /// [`Recipe::configuration`].
-    pub fn describe(&self, dataset: &dyn World) -> Value {
+    pub fn describe(&self, dataset: &dyn Dataset) -> Value {
         match self {
             Self::Autoencoder(config) => json!(config),
             Self::Classifier { description, .. } => json!(description),
-            Self::Judge => {
+            Self::IndependentClassifier => {
                 let attributes = dataset.attributes();
                 let questions: Vec<_> = attributes.iter().map(|a| (&a.name, &a.cuts)).collect();
                 match questions.len() {
@@ -128,22 +128,22 @@ impl Architecture {
     ///
     /// # Errors
     /// Those of the network's constructor.
-    pub fn build(&self, dataset: &dyn World, at: &Scope) -> Result<Built> {
+    pub fn build(&self, dataset: &dyn Dataset, at: &Scope) -> Result<Built> {
         Ok(match self {
             Self::Autoencoder(config) => Built::Autoencoder(Box::new(ConvVae::new(config, at)?)),
             Self::Classifier { build, .. } => {
                 Built::Classifier(build(dataset.classes().len(), at)?)
             }
-            Self::Judge => Built::Judge(judge(dataset, at)?),
+            Self::IndependentClassifier => Built::IndependentClassifier(independent(dataset, at)?),
         })
     }
 }
 
 /// Builds an independent classifier of a dataset's attributes.
-pub(super) fn judge(dataset: &dyn World, at: &Scope) -> Result<Judge> {
+pub(super) fn independent(dataset: &dyn Dataset, at: &Scope) -> Result<IndependentClassifier> {
     let attributes = dataset.attributes();
     let outputs = attributes.iter().map(|a| a.answers.len()).sum();
-    Judge::new(&plain_small(outputs, at)?, &attributes)
+    IndependentClassifier::new(&plain_small(outputs, at)?, &attributes)
 }
 
 /// The settings that all trainings share.

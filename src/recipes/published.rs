@@ -6,7 +6,7 @@ use crate::autoencoder::{BigAe, BigAeConfig};
 use crate::backbone::Backbone;
 use crate::data::Attribute;
 use crate::hub::{Hub, Published, Weights, published, weights};
-use crate::metric::Judge;
+use crate::metric::IndependentClassifier;
 use crate::ops::{Params, Placement};
 use candle_core::DType;
 use std::collections::BTreeMap;
@@ -28,7 +28,7 @@ pub struct Sources {
     /// The network under study: an AlexNet.
     pub network: Weights,
     /// The independent classifier, with 1000 classes.
-    pub judge: Weights,
+    pub independent: Weights,
     /// The network whose layer `pool` measures how natural images are.
     pub eye: Weights,
     /// BigAE.
@@ -46,7 +46,7 @@ impl Sources {
         let cinns = ALEXNET.map(|layer| published(&format!("cinn_alexnet_aae_{layer}")));
         Ok(Self {
             network: weights("alexnet")?,
-            judge: weights("resnet50")?,
+            independent: weights("resnet50")?,
             eye: weights("fid_inception")?,
             autoencoder: published("bigae_animals")?,
             cinns: cinns.into_iter().collect::<Result<_>>()?,
@@ -72,7 +72,7 @@ pub struct PublishedNetworks {
     /// The network under study: an AlexNet.
     pub network: Backbone,
     /// The independent classifier of ImageNet's 1000 classes.
-    pub judge: Judge,
+    pub independent: IndependentClassifier,
     /// The network whose layer `pool` measures how natural images are.
     pub eye: Backbone,
     /// The MD5 of each of the authors' files, or its address if they give none, and where the
@@ -95,7 +95,7 @@ impl PublishedNetworks {
     /// # Errors
     /// As [`PublishedNetworks::load`].
     pub fn load_on(sources: &Sources, hub: &Hub, placement: &Placement) -> Result<Self> {
-        let judge = sources.judge.fetch_on(hub, placement)?;
+        let independent = sources.independent.fetch_on(hub, placement)?;
         let classes: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
         let classes: Vec<&str> = classes.iter().map(String::as_str).collect();
         let params = to_load(placement);
@@ -111,14 +111,17 @@ impl PublishedNetworks {
         };
         let networks = [
             (STUDIED, &sources.network),
-            ("judge", &sources.judge),
+            ("judge", &sources.independent),
             ("eye", &sources.eye),
         ];
         let networks = networks.map(|(name, w)| (name.to_string(), source(w)));
         Ok(Self {
             autoencoder: bigae.frozen()?,
             network: sources.network.fetch_on(hub, placement)?,
-            judge: Judge::new(&judge, &[Attribute::class("class", &classes)])?,
+            independent: IndependentClassifier::new(
+                &independent,
+                &[Attribute::class("class", &classes)],
+            )?,
             eye: sources.eye.fetch_on(hub, placement)?,
             weights: files.chain(networks).collect(),
         })

@@ -1,7 +1,7 @@
 //! [`Recipe`]: how one network is built, trained, evaluated and stored.
 
 use super::{Architecture, Built, Plan};
-use crate::data::{Ahead, Batch, Split, World};
+use crate::data::{Ahead, Batch, Dataset, Split};
 use crate::ops::{Params, Placement, Rng};
 use crate::train::{Card, Slot, Step, Store, TrainConfig, Trained, Trainer, pretrained};
 use crate::{Error, Result};
@@ -34,7 +34,7 @@ pub trait Recipe {
     ///
     /// # Errors
     /// Those of the dataset.
-    fn dataset(&self) -> Result<Arc<dyn World>>;
+    fn dataset(&self) -> Result<Arc<dyn Dataset>>;
 
     /// Returns the network's name, the stem of its file names.
     fn name(&self) -> String {
@@ -52,7 +52,7 @@ pub trait Recipe {
     }
 
     /// Describes the training data in words, for the card of the weights.
-    fn data(&self, dataset: &dyn World) -> String {
+    fn data(&self, dataset: &dyn Dataset) -> String {
         format!("{}, training split, each image once", dataset.id())
     }
 
@@ -71,14 +71,14 @@ pub trait Recipe {
         network.step(&batch, rng)
     }
 
-    /// Measures a network on [`Recipe::held_out`] images of the test split. `judge` is the
-    /// network of the plan's `judge`; the images are moved to `placement`, where the networks are.
+    /// Measures a network on [`Recipe::held_out`] images of the test split. `independent` is the
+    /// network of the plan's `independent`; the images are moved to `placement`, where the networks are.
     ///
     /// A classifier gets its `accuracy`, an independent classifier one per attribute. An
     /// autoencoder gets the PSNR in dB (`psnr`) and, per attribute, how often the independent
-    /// classifier predicts on the reconstruction what it predicts on the original (`judge agrees`),
-    /// how often this is correct (`judge right`), and how many of its correct predictions on
-    /// originals stay correct on reconstructions (`judge keeps`, also over all attributes). If
+    /// classifier predicts on the reconstruction what it predicts on the original (`independent agrees`),
+    /// how often this is correct (`independent right`), and how many of its correct predictions on
+    /// originals stay correct on reconstructions (`independent keeps`, also over all attributes). If
     /// the independent classifier predicts classes, these are `judge_agrees` and `judge_right`.
     ///
     /// # Errors
@@ -86,8 +86,8 @@ pub trait Recipe {
     fn evaluate(
         &self,
         network: &Built,
-        judge: Option<&Built>,
-        dataset: &dyn World,
+        independent: Option<&Built>,
+        dataset: &dyn Dataset,
         placement: &Placement,
     ) -> Result<BTreeMap<String, f64>> {
         let count = self.held_out();
@@ -95,7 +95,7 @@ pub trait Recipe {
         let mut sums: BTreeMap<String, (f64, f64)> = BTreeMap::new();
         for start in (0..count).step_by(size) {
             let batch = dataset.batch(Split::Test, start as u64, size.min(count - start))?;
-            for (name, values) in network.measure(judge, &placed(batch, placement)?)? {
+            for (name, values) in network.measure(independent, &placed(batch, placement)?)? {
                 let sum = sums.entry(name).or_default();
                 sum.0 += values.iter().sum::<f64>();
                 sum.1 += values.len() as f64;
@@ -133,7 +133,7 @@ pub trait Recipe {
     /// As [`Trainer::fit_in`].
     fn train(
         &self,
-        dataset: &(impl World + Clone + 'static),
+        dataset: &(impl Dataset + Clone + 'static),
         training: &TrainConfig,
         store: &Store,
     ) -> Result<Fitted>
@@ -151,7 +151,7 @@ pub trait Recipe {
     /// As [`Recipe::load`] and [`Trainer::fit_in`].
     fn fine_tune(
         &self,
-        dataset: &(impl World + Clone + 'static),
+        dataset: &(impl Dataset + Clone + 'static),
         steps: u64,
         store: &Store,
     ) -> Result<Pretrained>
@@ -184,8 +184,12 @@ pub trait Recipe {
         let job = Job::new(self.dataset()?, &plan.training);
         let fitted = run(self, &job, store)?;
         say(&format!("{}: {}", plan.name, fitted.trained));
-        let judge = plan.judge.map(|judge| judge.load(&placement));
-        let judge = judge.transpose()?.map(|judge| judge.network);
+        let independent = plan
+            .independent
+            .map(|independent| independent.load(&placement));
+        let independent = independent
+            .transpose()?
+            .map(|independent| independent.network);
         let unsaved = || Error::content(fitted.slot.folder(), "the trained weights were not saved");
         let card = Card {
             configuration: fitted.slot.configuration().clone(),
@@ -193,7 +197,12 @@ pub trait Recipe {
             command: format!("cargo run --release -- retrain {}", plan.name),
             ..fitted.card()?.ok_or_else(unsaved)?
         };
-        let figures = self.evaluate(&fitted.network, judge.as_ref(), &*job.dataset, &placement)?;
+        let figures = self.evaluate(
+            &fitted.network,
+            independent.as_ref(),
+            &*job.dataset,
+            &placement,
+        )?;
         pretrained::save(&plan.name, &Card { figures, ..card }, &fitted.params)
     }
 }
@@ -236,7 +245,7 @@ impl Fitted {
 #[derive(Clone)]
 pub struct Job {
     /// The images: the training split of this dataset.
-    pub dataset: Arc<dyn World>,
+    pub dataset: Arc<dyn Dataset>,
     /// The training settings.
     pub training: TrainConfig,
     /// The weights to start from, or `None` for random weights.
@@ -244,7 +253,7 @@ pub struct Job {
 }
 
 impl Job {
-    fn new(dataset: Arc<dyn World>, training: &TrainConfig) -> Self {
+    fn new(dataset: Arc<dyn Dataset>, training: &TrainConfig) -> Self {
         Self {
             dataset,
             training: training.clone(),
@@ -289,7 +298,7 @@ fn run(recipe: &(impl Recipe + ?Sized), job: &Job, store: &Store) -> Result<Fitt
 }
 
 /// Returns the batch of each training step, `size` images of the training split.
-pub(super) fn batches(dataset: &(impl World + Clone + 'static), size: usize) -> Ahead<Batch> {
+pub(super) fn batches(dataset: &(impl Dataset + Clone + 'static), size: usize) -> Ahead<Batch> {
     let dataset = dataset.clone();
     Ahead::new(move |n| dataset.batch(Split::Train, (n - 1) * size as u64, size))
 }

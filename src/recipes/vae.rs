@@ -2,11 +2,11 @@
 //! perceptual distance that needs no download.
 
 use super::built::roughen;
-use super::plan::judge;
+use super::plan::independent;
 use super::recipe::batches;
 use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig, Decoder};
 use crate::backbone::Mode;
-use crate::data::World;
+use crate::data::Dataset;
 use crate::loss::{
     FeatureDistance, PatchDiscriminator, PerceptualDistance, adversarial_weight, normal_nll,
     perceptual_vae_loss, vae_loss,
@@ -81,7 +81,7 @@ impl VaeTraining {
     fn slot(
         &self,
         name: &str,
-        world: &dyn World,
+        dataset: &dyn Dataset,
         perceptual: Option<&dyn PerceptualDistance>,
         start: Option<&str>,
         store: &Store,
@@ -100,7 +100,7 @@ impl VaeTraining {
         let fingerprint = fingerprint.transpose()?;
         store.slot(
             name,
-            &json!({"vae": self, "data": world.id(), "perceptual": fingerprint, "start": start}),
+            &json!({"vae": self, "data": dataset.id(), "perceptual": fingerprint, "start": start}),
         )
     }
 
@@ -116,14 +116,14 @@ impl VaeTraining {
     pub fn fit(
         &self,
         name: &str,
-        world: &(impl World + Clone + 'static),
+        dataset: &(impl Dataset + Clone + 'static),
         perceptual: Option<&dyn PerceptualDistance>,
         store: &Store,
     ) -> Result<(ConvVae, Trained)> {
         let params = store.params(self.training.seed);
         let vae = ConvVae::new(&self.network, &params.root())?;
-        let slot = self.slot(name, world, perceptual, None, store)?;
-        self.run((vae, params), world, perceptual, &slot)
+        let slot = self.slot(name, dataset, perceptual, None, store)?;
+        self.run((vae, params), dataset, perceptual, &slot)
     }
 
     /// Trains as [`VaeTraining::fit`], but starts from the weights of `start`, which does not
@@ -135,7 +135,7 @@ impl VaeTraining {
         &self,
         start: &ConvVae,
         name: &str,
-        world: &(impl World + Clone + 'static),
+        dataset: &(impl Dataset + Clone + 'static),
         perceptual: Option<&dyn PerceptualDistance>,
         store: &Store,
     ) -> Result<(ConvVae, Trained)> {
@@ -148,22 +148,22 @@ impl VaeTraining {
         }
         let params = store.params(self.training.seed);
         let vae = start.copy_to(&params.root())?;
-        let slot = self.slot(name, world, perceptual, Some(&params.digest()?), store)?;
-        self.run((vae, params), world, perceptual, &slot)
+        let slot = self.slot(name, dataset, perceptual, Some(&params.digest()?), store)?;
+        self.run((vae, params), dataset, perceptual, &slot)
     }
 
     fn run(
         &self,
         (vae, params): (ConvVae, Params),
-        world: &(impl World + Clone + 'static),
+        dataset: &(impl Dataset + Clone + 'static),
         perceptual: Option<&dyn PerceptualDistance>,
         slot: &Slot,
     ) -> Result<(ConvVae, Trained)> {
-        if world.size() != self.network.size {
+        if dataset.size() != self.network.size {
             return Err(Error::shape(format!(
                 "expected images of {} pixels, the size of E and D, found {} pixels: use the same size for both",
                 self.network.size,
-                world.size()
+                dataset.size()
             )));
         }
         if let Some(distance) = perceptual {
@@ -175,7 +175,7 @@ impl VaeTraining {
             Some(from) => Some((PatchDiscriminator::new(&adversary_params.root())?, from)),
             None => None,
         };
-        let batches = batches(world, self.training.batch);
+        let batches = batches(dataset, self.training.batch);
         let mut trainer = Trainer::new(self.training.clone());
         if adversary.is_some() {
             trainer = trainer.adversary(&adversary_params);
@@ -304,22 +304,22 @@ impl PerceptualDistance for Weighted<'_> {
 /// # Errors
 /// As [`Trainer::fit_in`].
 pub fn train_perceptual(
-    world: &(impl World + Clone + 'static),
+    dataset: &(impl Dataset + Clone + 'static),
     training: &TrainConfig,
     store: &Store,
 ) -> Result<(FeatureDistance, Trained)> {
     let params = store.params(training.seed ^ 0x9E37);
-    let judge = judge(world, &params.root())?;
-    let key = json!({"perceptual": "plain_small", "data": world.id(), "training": training});
+    let independent = independent(dataset, &params.root())?;
+    let key = json!({"perceptual": "plain_small", "data": dataset.id(), "training": training});
     let slot = store.slot("perceptual", &key)?;
-    let batches = batches(world, training.batch);
+    let batches = batches(dataset, training.batch);
     let trained = Trainer::new(training.clone()).fit_in(&slot, &params, |n, rng| {
         let batch = batches.at(n)?;
         let images = roughen(&params.placement().take(&batch.images)?, rng)?;
-        Ok(Step::new(judge.loss(&images, &batch.factors)?))
+        Ok(Step::new(independent.loss(&images, &batch.factors)?))
     })?;
     let distance = FeatureDistance::new(
-        &judge.network().frozen()?,
+        &independent.network().frozen()?,
         &["conv1", "conv2", "conv4", "conv5"],
     )?;
     Ok((distance, trained))

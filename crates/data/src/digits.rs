@@ -1,7 +1,7 @@
 //! Coloured digits, rendered from strokes or read from a table such as MNIST.
 
+use super::dataset::{Attribute, Dataset, check_size, indices, render, unknown_concept};
 use super::strokes::{self, Hand};
-use super::world::{Attribute, World, check_size, indices, render, unknown_concept};
 use super::{Batch, Factors, ImageColumns, Images, Split};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
@@ -246,24 +246,24 @@ impl Digits {
             self.size,
             count,
             || vec![0.0; area],
-            |k, pixels, ink| {
+            |k, pixels, foreground| {
                 let mut sample = sample(k);
                 match (&self.glyphs, &resize) {
                     (Some(glyphs), Some(resize)) => {
                         let n = glyphs.side * glyphs.side;
                         let glyph = &glyphs.pixels[sample.row * n..][..n];
-                        resize.centred(glyph, self.size, ink);
+                        resize.centred(glyph, self.size, foreground);
                     }
                     _ => {
                         let (hand, rng) = (&sample.hand, &mut sample.rng);
-                        strokes::draw(sample.digit, hand, rng, self.size, ink);
+                        strokes::draw(sample.digit, hand, rng, self.size, foreground);
                     }
                 }
                 for (c, plane) in pixels.chunks_mut(area).enumerate() {
-                    let paper = 2.0 * sample.background[c] - 1.0;
+                    let background = 2.0 * sample.background[c] - 1.0;
                     let change = 2.0 * (sample.foreground[c] - sample.background[c]);
-                    for (pixel, ink) in plane.iter_mut().zip(&*ink) {
-                        *pixel = (paper + change * ink).clamp(-1.0, 1.0);
+                    for (pixel, foreground) in plane.iter_mut().zip(&*foreground) {
+                        *pixel = (background + change * foreground).clamp(-1.0, 1.0);
                     }
                 }
                 sample
@@ -315,7 +315,7 @@ const CONCEPTS: [&str; 9] = [
     "shift",
 ];
 
-impl World for Digits {
+impl Dataset for Digits {
     fn size(&self) -> usize {
         self.size
     }
@@ -475,9 +475,9 @@ impl Resize {
         }
     }
 
-    /// Writes the resized glyph to the centre of `ink`, which has `size`×`size` values in [0, 1].
-    fn centred(&self, glyph: &[u8], size: usize, ink: &mut [f32]) {
-        ink.fill(0.0);
+    /// Writes the resized glyph to the centre of `foreground`, which has `size`×`size` values in [0, 1].
+    fn centred(&self, glyph: &[u8], size: usize, foreground: &mut [f32]) {
+        foreground.fill(0.0);
         let border = (size - self.to) / 2;
         let mut line = vec![0.0f32; self.from];
         for (y, (first, weights)) in self.taps.iter().enumerate() {
@@ -488,7 +488,7 @@ impl Resize {
                     *sum += weight * f32::from(value) / 255.0;
                 }
             }
-            let out = &mut ink[(border + y) * size + border..][..self.to];
+            let out = &mut foreground[(border + y) * size + border..][..self.to];
             for (value, (first, weights)) in out.iter_mut().zip(&self.taps) {
                 let inputs = &line[*first..];
                 *value = weights.iter().zip(inputs).map(|(w, v)| w * v).sum();

@@ -12,6 +12,7 @@ mod batches;
 mod columns;
 mod creatures;
 mod crop;
+mod dataset;
 mod decode;
 mod digits;
 mod faces;
@@ -28,7 +29,6 @@ mod plane;
 mod readable;
 mod shards;
 mod strokes;
-mod world;
 
 pub use ahead::Ahead;
 pub use batch::{Batch, Factors, Split};
@@ -36,6 +36,7 @@ pub use batches::{Batches, Order};
 pub use columns::{ColumnName, ImageColumns};
 pub use creatures::{Creature, Creatures, SHAPES, Style, TEXTURES};
 pub use crop::random_crops;
+pub use dataset::{Attribute, Dataset};
 pub use digits::Digits;
 pub use faces::{Face, Faces, HAIR_STYLES, Person};
 pub use folder::{FolderOptions, FolderReport};
@@ -43,7 +44,6 @@ pub use images::Images;
 pub use photographs::Photographs;
 pub use plane::Plane;
 pub use readable::Unreadable;
-pub use world::{Attribute, World};
 
 pub use invariances_core::{Error, Result};
 

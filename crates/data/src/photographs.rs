@@ -1,7 +1,7 @@
 //! Photographs from folders or parquet files as a dataset for training, with splits and
 //! augmentation.
 
-use super::world::{Attribute, World, check_size, unknown_concept};
+use super::dataset::{Attribute, Dataset, check_size, unknown_concept};
 use super::{Batch, Factors, Images, Split};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
@@ -12,13 +12,13 @@ use std::sync::Arc;
 /// The largest number of classes; ImageNet-21k has 21,841.
 const MAX_CLASSES: u32 = 100_000;
 
-/// The images of a folder or of parquet files as a [`World`], so that everything that is trained
+/// The images of a folder or of parquet files as a [`Dataset`], so that everything that is trained
 /// on synthetic datasets can be trained on photographs.
 ///
 /// The only known factor is the class. Images without labels ([`Images::labels`] is `None`) have
 /// no classes. An encoder E and a decoder D can be trained on them, and a network can be
 /// evaluated on them, but nothing that needs a class is possible, such as training a classifier
-/// or [`World::pairs`].
+/// or [`Dataset::pairs`].
 ///
 /// The images are split at random by the seed: 4/5 for training, 1/10 for validation, 1/10 for
 /// test. Training images are mirrored and shifted at random by at most 1/16 of their side, and
@@ -106,7 +106,7 @@ impl Photographs {
         })
     }
 
-    /// Returns the number of images in a split. [`World::batch`] starts again after the last one.
+    /// Returns the number of images in a split. [`Dataset::batch`] starts again after the last one.
     pub fn len(&self, split: Split) -> usize {
         self.of(split).len()
     }
@@ -184,7 +184,7 @@ impl Photographs {
     }
 }
 
-impl World for Photographs {
+impl Dataset for Photographs {
     fn size(&self) -> usize {
         self.size
     }
@@ -315,48 +315,48 @@ mod tests {
 
     #[test]
     fn splits_are_disjoint_and_every_turn_shows_every_image_once() -> Result<()> {
-        let world = photographs(43)?;
+        let dataset = photographs(43)?;
         let all: Vec<usize> = [Split::Train, Split::Validation, Split::Test]
             .iter()
-            .flat_map(|s| world.of(*s).to_vec())
+            .flat_map(|s| dataset.of(*s).to_vec())
             .collect();
         let distinct: std::collections::BTreeSet<_> = all.iter().collect();
         assert_eq!((all.len(), distinct.len()), (43, 43));
-        assert_eq!(world.len(Split::Test), 4);
-        assert_eq!(world.counts(), [22, 21]);
-        let n = world.len(Split::Train);
+        assert_eq!(dataset.len(Split::Test), 4);
+        assert_eq!(dataset.counts(), [22, 21]);
+        let n = dataset.len(Split::Train);
         for turn in 0..5 {
             let places: std::collections::BTreeSet<_> =
-                (0..n).map(|p| world.shuffled(turn, p)).collect();
+                (0..n).map(|p| dataset.shuffled(turn, p)).collect();
             assert_eq!(places.len(), n);
         }
         assert_ne!(
-            (0..n).map(|p| world.shuffled(0, p)).collect::<Vec<_>>(),
-            (0..n).map(|p| world.shuffled(1, p)).collect::<Vec<_>>()
+            (0..n).map(|p| dataset.shuffled(0, p)).collect::<Vec<_>>(),
+            (0..n).map(|p| dataset.shuffled(1, p)).collect::<Vec<_>>()
         );
         Ok(())
     }
 
     #[test]
     fn training_images_change_and_the_others_stay() -> Result<()> {
-        let world = photographs(30)?;
-        let n = world.len(Split::Test) as u64;
+        let dataset = photographs(30)?;
+        let n = dataset.len(Split::Test) as u64;
         let values = |b: Batch| -> Result<Vec<f32>> { Ok(b.images.flatten_all()?.to_vec1()?) };
-        let of = |split, i| -> Result<Vec<f32>> { values(world.take(split, &[i])?) };
+        let of = |split, i| -> Result<Vec<f32>> { values(dataset.take(split, &[i])?) };
         assert_eq!(of(Split::Test, 1)?, of(Split::Test, 1 + n)?);
         assert_eq!(of(Split::Train, 5)?, of(Split::Train, 5)?);
         // Augmentation: among 200 training samples, the white corner appears in more than three
         // variants.
-        let one = world.take(Split::Train, &(0..200).collect::<Vec<u64>>())?;
+        let one = dataset.take(Split::Train, &(0..200).collect::<Vec<u64>>())?;
         let mut corners = std::collections::BTreeSet::new();
         for i in 0..200 {
             let image = one.images.get(i)?.flatten_all()?.to_vec1::<f32>()?;
             corners.insert(image[..256].iter().map(|v| *v > 0.9).collect::<Vec<_>>());
         }
         assert!(corners.len() > 3, "{}", corners.len());
-        let (a, b) = world.pairs(Split::Train, 0, 20, "class")?;
+        let (a, b) = dataset.pairs(Split::Train, 0, 20, "class")?;
         assert_eq!(a.labels.to_vec1::<u32>()?, b.labels.to_vec1::<u32>()?);
-        assert!(world.pairs(Split::Train, 0, 2, "hat").is_err());
+        assert!(dataset.pairs(Split::Train, 0, 2, "hat").is_err());
         assert!(photographs(9).is_err());
         Ok(())
     }

@@ -3,7 +3,7 @@
 use super::super::{Codes, network_digest};
 use crate::autoencoder::Decoder;
 use crate::backbone::{Greybox, Mode, Pooling, rows_on};
-use crate::data::{Ahead, Split, World};
+use crate::data::{Ahead, Dataset, Split};
 use crate::flow::Embedder;
 use crate::loss::{PatchDiscriminator, adversarial_weight};
 use crate::ops::widened as wide;
@@ -124,7 +124,7 @@ impl Inverter {
 }
 
 impl Regression {
-    /// Trains a decoder for the greybox's z on the training split of `world`, in order, starting
+    /// Trains a decoder for the greybox's z on the training split of `dataset`, in order, starting
     /// from D's weights (`start`). The result is stored in `store`. The key is `name`, these
     /// settings, and the data and networks used. If a trained decoder exists under this key, it is
     /// loaded instead. `codes` are the codes of the greybox, computed with its network. The decoder
@@ -138,7 +138,7 @@ impl Regression {
         name: &str,
         greybox: &Greybox,
         codes: &Codes,
-        world: &(impl World + Clone + 'static),
+        dataset: &(impl Dataset + Clone + 'static),
         start: &dyn Decoder,
         store: &Store,
     ) -> Result<(Inverter, Trained)> {
@@ -185,16 +185,17 @@ impl Regression {
         // these layers is covered by that. The weights of a comparator after `layer` are not part
         // of z, so the network's outputs are added to the key.
         let (network, layer) = (greybox.network(), greybox.layer());
-        let key = (self, world.id(), network.name(), &layer, &origin);
+        let key = (self, dataset.id(), network.name(), &layer, &origin);
         let is_after = network.position(&self.comparator)? > network.position(&layer)?;
         let slot = if is_after && self.feature > 0.0 {
-            let images = world.batch(Split::Train, 0, DIGEST_IMAGES)?.images;
+            let images = dataset.batch(Split::Train, 0, DIGEST_IMAGES)?.images;
             store.slot(name, &(&key, network_digest(network.as_ref(), &images)?))?
         } else {
             store.slot(name, &key)?
         };
-        let (world, batch) = (world.clone(), training.batch);
-        let batches = Ahead::new(move |n| world.batch(Split::Train, (n - 1) * batch as u64, batch));
+        let (dataset, batch) = (dataset.clone(), training.batch);
+        let batches =
+            Ahead::new(move |n| dataset.batch(Split::Train, (n - 1) * batch as u64, batch));
         let mut trainer = Trainer::new(training.clone());
         if discriminator.is_some() {
             trainer = trainer.adversary(&adversary_params);

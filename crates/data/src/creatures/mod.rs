@@ -10,7 +10,7 @@ pub use creature::{Creature, Style};
 pub use shapes::SHAPES;
 pub use textures::TEXTURES;
 
-use super::world::{self, Attribute, World, check_size, indices, unknown_concept};
+use super::dataset::{self, Attribute, Dataset, check_size, indices, unknown_concept};
 use super::{Batch, Factors, Split};
 use crate::Result;
 use candle_core::{Device, Tensor};
@@ -115,7 +115,7 @@ impl Creatures {
     /// # Errors
     /// [`crate::Error::Invalid`] if there are no creatures, or if memory is insufficient.
     pub fn draw(&self, creatures: &[Creature]) -> Result<Batch> {
-        let (images, _) = world::render(
+        let (images, _) = dataset::render(
             self.size,
             creatures.len(),
             || (),
@@ -142,7 +142,7 @@ impl Creatures {
     }
 }
 
-impl World for Creatures {
+impl Dataset for Creatures {
     fn size(&self) -> usize {
         self.size
     }

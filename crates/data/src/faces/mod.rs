@@ -8,7 +8,7 @@ mod head;
 
 pub use face::{Face, HAIR_STYLES, Person};
 
-use super::world::{self, Attribute, World, check_size, indices, unknown_concept};
+use super::dataset::{self, Attribute, Dataset, check_size, indices, unknown_concept};
 use super::{Batch, Factors, Split};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
@@ -198,7 +198,7 @@ impl Faces {
     /// # Errors
     /// [`Error::Invalid`] if there are no faces, or if memory is insufficient.
     pub fn draw(&self, faces: &[Face]) -> Result<Batch> {
-        let (images, _) = world::render(
+        let (images, _) = dataset::render(
             self.size,
             faces.len(),
             || (),
@@ -227,7 +227,7 @@ impl Faces {
     }
 }
 
-impl World for Faces {
+impl Dataset for Faces {
     fn size(&self) -> usize {
         self.size
     }

@@ -15,15 +15,15 @@ use std::sync::Arc;
 ///
 /// ```
 /// use invariances_data::*;
-/// fn factors(world: &dyn World) -> Result<Vec<String>, invariances_data::Error> {
-///     Ok(world.batch(Split::Test, 0, 2)?.factors.names())
+/// fn factors(dataset: &dyn Dataset) -> Result<Vec<String>, invariances_data::Error> {
+///     Ok(dataset.batch(Split::Test, 0, 2)?.factors.names())
 /// }
 /// assert!(factors(&Digits::strokes(32, 0)?)?.contains(&"slant".to_string()));
 /// assert!(factors(&Faces::new(32, 0)?)?.contains(&"smile".to_string()));
 /// assert!(factors(&Creatures::new(32, 0)?)?.contains(&"texture".to_string()));
 /// # Ok::<(), invariances_data::Error>(())
 /// ```
-pub trait World: Send + Sync {
+pub trait Dataset: Send + Sync {
     /// Returns the height and width of the images.
     fn size(&self) -> usize;
 
@@ -38,7 +38,7 @@ pub trait World: Send + Sync {
     fn attributes(&self) -> Vec<Attribute>;
 
     /// Returns the names of the concepts (factors) that a pair of images can share
-    /// ([`World::pairs`]).
+    /// ([`Dataset::pairs`]).
     fn concepts(&self) -> Vec<String>;
 
     /// Returns the samples of a split with these indices, in this order.
@@ -48,12 +48,12 @@ pub trait World: Send + Sync {
     fn take(&self, split: Split, indices: &[u64]) -> Result<Batch>;
 
     /// Returns `count` pairs of images. The two images of a row share one of the
-    /// [`World::concepts`] and are otherwise independent. Such pairs train networks to find what
+    /// [`Dataset::concepts`] and are otherwise independent. Such pairs train networks to find what
     /// a concept is. In synthetic datasets the pairs are other images than those of
-    /// [`World::batch`].
+    /// [`Dataset::batch`].
     ///
     /// # Errors
-    /// Those of [`World::take`]; also for an unknown concept, with a list of the known ones.
+    /// Those of [`Dataset::take`]; also for an unknown concept, with a list of the known ones.
     fn pairs(
         &self,
         split: Split,
@@ -65,13 +65,13 @@ pub trait World: Send + Sync {
     /// Returns the samples `start` … `start + count − 1` of a split.
     ///
     /// # Errors
-    /// Those of [`World::take`].
+    /// Those of [`Dataset::take`].
     fn batch(&self, split: Split, start: u64, count: usize) -> Result<Batch> {
         self.take(split, &indices(start, count)?)
     }
 }
 
-impl<W: World + ?Sized> World for Arc<W> {
+impl<W: Dataset + ?Sized> Dataset for Arc<W> {
     fn size(&self) -> usize {
         (**self).size()
     }
@@ -153,11 +153,11 @@ impl Attribute {
     }
 }
 
-pub(super) fn unknown_concept(concept: &str, world: &dyn World) -> Error {
+pub(super) fn unknown_concept(concept: &str, dataset: &dyn Dataset) -> Error {
     Error::unknown(format!(
         "the dataset {} has no concept {concept:?}; its concepts are {}",
-        world.id(),
-        world.concepts().join(", ")
+        dataset.id(),
+        dataset.concepts().join(", ")
     ))
 }
 

@@ -19,18 +19,18 @@ use std::collections::BTreeMap;
 /// let faces = Faces::new(32, 0)?;
 /// let questions = faces.attributes();
 /// let outputs = questions.iter().map(|q| q.answers.len()).sum();
-/// let judge = Judge::new(&plain_small(outputs, &Params::new(0).root())?, &questions)?;
+/// let independent = IndependentClassifier::new(&plain_small(outputs, &Params::new(0).root())?, &questions)?;
 /// let batch = faces.batch(Split::Test, 0, 4)?;
-/// assert_eq!(judge.names(&batch.images)?["glasses"].len(), 4);
+/// assert_eq!(independent.names(&batch.images)?["glasses"].len(), 4);
 /// # Ok::<(), invariances::Error>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct Judge {
+pub struct IndependentClassifier {
     network: Backbone,
     attributes: Vec<Attribute>,
 }
 
-impl Judge {
+impl IndependentClassifier {
     /// Creates a classifier from a network with one output per answer of each attribute.
     ///
     /// # Errors
