@@ -258,12 +258,17 @@ pub(super) fn stroke(colour: Colour, width: f64) -> ShapeStyle {
 
 /// Returns the style of text of `size` logical pixels on a [`Plot::fine`].
 pub(super) fn text(face: Face, size: f64, colour: Colour) -> TextStyle<'static> {
+    text_in(FINE, face, size, colour)
+}
+
+/// Returns the style of text of `size` logical pixels on a plot with this many units per pixel.
+pub(super) fn text_in(units: u32, face: Face, size: f64, colour: Colour) -> TextStyle<'static> {
     let style = match face {
         Face::Bold => FontStyle::Bold,
         Face::Italic => FontStyle::Italic,
         Face::Regular | Face::Signs => FontStyle::Normal,
     };
-    let size = size * TALL * f64::from(FINE);
+    let size = size * TALL * f64::from(units);
     TextStyle {
         font: FontDesc::new(FontFamily::SansSerif, size, style),
         color: colour.to_backend_color(),

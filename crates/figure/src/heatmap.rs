@@ -148,7 +148,7 @@ impl HeatMap {
         let name = if self.column_title.is_empty() {
             0.0
         } else {
-            LABEL * 1.4
+            LABEL * 1.6
         };
         let along = name + (lines * smallest * 1.2 + 4.0).ceil();
         // Half a gap is around every cell.

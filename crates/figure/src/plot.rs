@@ -3,12 +3,18 @@
 //! with the shipped fonts. The crate's own charts, bars, histograms and heat maps are drawn in the
 //! same way (`axes.rs`); `backend.rs` turns the calls of plotters into shapes.
 
+use super::backend::text_in;
 use super::canvas::Canvas;
-use super::font;
+use super::font::{self, Face};
+use super::style::{Colour, LABEL, SMALL};
 use super::{Figure, LONGEST, SCALE};
 use crate::{Error, Result};
+use plotters::chart::ChartContext;
 use plotters::coord::Shift;
+use plotters::coord::cartesian::Cartesian2d;
+use plotters::coord::ranged1d::{Ranged, ValueFormatter};
 use plotters::drawing::{DrawingArea, DrawingAreaErrorKind, IntoDrawingArea};
+use plotters::style::Color as _;
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::rc::Rc;
@@ -26,13 +32,14 @@ pub(super) type Drawn<T = ()> = std::result::Result<T, DrawingAreaErrorKind<Infa
 /// use plotters::prelude::*;
 /// let plot = Plot::new(400, 300)?.with_units(10);
 /// let area = plot.area();
-/// let mut chart = ChartBuilder::on(&area).margin(120)
-///     .set_left_and_bottom_label_area_size(300)
+/// let mut chart = ChartBuilder::on(&area).margin(plot.units(12.0))
+///     .set_left_and_bottom_label_area_size(plot.units(40.0))
 ///     .build_cartesian_2d(-1.0..1.0, 0.0..1.0)?;
-/// chart.configure_mesh().label_style(("sans-serif", 130)).draw()?;
+/// plot.mesh(&mut chart, "x", "x²")?;
 /// let points = (-50..=50).map(|i| f64::from(i) / 50.0).map(|x| (x, x * x));
 /// chart.draw_series(LineSeries::new(points, Colour::BLUE.stroke_width(20)))?;
-/// plot.figure("A parabola")?.pdf()?;
+/// let figure = plot.figure("A parabola")?;
+/// assert!(figure.pdf()?.starts_with(b"%PDF"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -74,8 +81,9 @@ impl Plot {
     /// Sets how many pixels of plotters a logical pixel has, from 1 to 1,000. Default: 1.
     ///
     /// The coordinates of plotters are whole numbers, so a curve on a grid of logical pixels has
-    /// small steps. With 10 units it is smooth; sizes of text, widths of lines and margins are
-    /// then 10 times as large in numbers. Call it before [`Plot::area`].
+    /// small steps. With 10 units it is smooth. All lengths are then in tenths of a logical pixel,
+    /// see [`Plot::units`]: margins, sizes of text, widths of lines. The crate's own charts have
+    /// 100 units. Call it before [`Plot::area`].
     pub fn with_units(self, units: u32) -> Self {
         Self {
             units: units.clamp(1, 1000),
@@ -87,6 +95,42 @@ impl Plot {
     /// draws on the same figure.
     pub fn area(&self) -> DrawingArea<Self, Shift> {
         self.clone().into_drawing_area()
+    }
+
+    /// Converts logical pixels to a length of plotters on this plot.
+    pub fn units(&self, pixels: f64) -> i32 {
+        (pixels * f64::from(self.units)).round() as i32
+    }
+
+    /// Draws the grid and the axes of a chart with the colours and text sizes of the crate's own
+    /// charts. `x` and `y` are the names of the axes. An empty name is not drawn.
+    ///
+    /// # Errors
+    /// [`Error::Drawing`] if plotters fails.
+    pub fn mesh<X, Y>(
+        &self,
+        chart: &mut ChartContext<'_, Self, Cartesian2d<X, Y>>,
+        x: &str,
+        y: &str,
+    ) -> Result<()>
+    where
+        X: Ranged + ValueFormatter<<X as Ranged>::ValueType>,
+        Y: Ranged + ValueFormatter<<Y as Ranged>::ValueType>,
+    {
+        let line = |colour: Colour| colour.stroke_width(self.units(1.0) as u32);
+        let text = |size, colour| text_in(self.units, Face::Regular, size, colour);
+        chart
+            .configure_mesh()
+            .light_line_style(Colour::GRID.with_alpha(0.0))
+            .bold_line_style(line(Colour::GRID))
+            .axis_style(line(Colour::GREY))
+            .label_style(text(SMALL, Colour::GREY))
+            .axis_desc_style(text(LABEL, Colour::INK))
+            .set_all_tick_mark_size(self.units(4.0))
+            .x_desc(x)
+            .y_desc(y)
+            .draw()
+            .map_err(failed)
     }
 
     /// Returns a figure of everything that is drawn so far.
