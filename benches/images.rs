@@ -10,9 +10,11 @@ mod common;
 
 use common::{arguments, peak};
 use image::{ImageFormat, RgbImage};
+use invariances::data::{ImageColumns, Order};
 use invariances::polars::prelude::*;
-use invariances::prelude::{DataFrame, ImageColumns, Images, Order, Rng};
+use invariances::prelude::{Images, Rng};
 use invariances::{Error, Result};
+use polars::frame::DataFrame;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;

@@ -8,10 +8,10 @@ mod loopback;
 
 use common::{says, shared};
 use invariances::Result;
+use invariances::data::ImageColumns;
 use invariances::polars::prelude::*;
-use invariances::prelude::{
-    Dataset, Digits, ImageColumns, Images, Lab, Photographs, PhotographsNetworks, Split, Store,
-};
+use invariances::prelude::{Dataset, Digits, Images, Lab, Photographs, Split, Store};
+use invariances::recipes::PhotographsNetworks;
 use loopback::{LoopbackHub, Repo};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

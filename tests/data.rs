@@ -4,7 +4,9 @@ mod common;
 
 use common::shared;
 use image::{ImageFormat, RgbImage};
+use invariances::data::ImageColumns;
 use invariances::metric::measure_colours;
+use invariances::polars::frame::DataFrame;
 use invariances::polars::prelude::{Column, IntoColumn, ParquetWriter};
 use invariances::prelude::*;
 use invariances::{Error, Result};

@@ -5,7 +5,8 @@ mod common;
 
 use common::says;
 use image::{ImageFormat, Rgb, RgbImage};
-use invariances::prelude::{Batch, FolderOptions, Images, Lab};
+use invariances::data::{Batch, FolderOptions, Images};
+use invariances::notebook::Lab;
 use invariances::{Error, Result};
 use std::path::Path;
 

@@ -8,11 +8,10 @@ use common::{alone, bound_memory, says, shared};
 use image::{
     DynamicImage, GrayAlphaImage, ImageFormat, Luma, LumaA, Rgb, RgbImage, Rgba, RgbaImage,
 };
+use invariances::data::{FolderOptions, ImageColumns, Order};
 use invariances::hub::Hub;
 use invariances::polars::prelude::*;
-use invariances::prelude::{
-    Batch, Dataset, Digits, FolderOptions, ImageColumns, Images, Order, Rng, Split, Tensor,
-};
+use invariances::prelude::{Batch, Dataset, Digits, Images, Rng, Split, Tensor};
 use invariances::{Error, Result};
 use loopback::{LoopbackHub, Repo};
 use std::path::{Path, PathBuf};

@@ -1,6 +1,19 @@
 //! What a layer leaves free, what it captures, and the baselines: against cases whose answer is known.
 
+use invariances::autoencoder::{ConvVaeConfig, Posterior};
+use invariances::backbone::{plain_small, squeezenet_small};
+use invariances::candle_nn;
+use invariances::data::{Attribute, Factors};
+use invariances::interpret::{
+    Attack, Attacked, Descent, FactorTraining, Fid, Inverter, Regression, mix,
+};
+use invariances::metric::{
+    cosines, frame_step, frechet_distance, measure_colours, same_answers, taken_over, unevenness,
+};
+use invariances::notebook::Subject;
+use invariances::ops::Init;
 use invariances::prelude::*;
+use invariances::train::Slot;
 use invariances::{Error, Result};
 
 fn folder() -> Result<tempfile::TempDir> {

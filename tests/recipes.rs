@@ -2,6 +2,7 @@
 
 use invariances::prelude::*;
 use invariances::recipes::shipped;
+use invariances::recipes::{Built, DigitsNetwork};
 use invariances::{Error, Result};
 
 /// Every shipped network loads, and its configuration has the keys that stored weights have.

@@ -1,7 +1,10 @@
 //! Faces and creatures: what is drawn is what the factors say.
 
+use invariances::data::{Ahead, Creature, Face, Factors, Person, Style};
 use invariances::data::{HAIR_STYLES, SHAPES, TEXTURES};
+use invariances::metric::psnr;
 use invariances::prelude::*;
+use invariances::train::Card;
 use invariances::{Error, Result};
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -42,6 +42,7 @@ impl Default for VectorVaeConfig {
 ///
 /// ```
 /// use invariances::prelude::*;
+/// use invariances::autoencoder::{VectorVae, VectorVaeConfig};
 /// let config = VectorVaeConfig { size: 10, code: 4, hidden: 32, depth: 1 };
 /// let vae = VectorVae::new(&config, &Params::new(0).root())?;
 /// let x = Rng::new(0).normal((3, 10), &Device::Cpu)?;

@@ -21,6 +21,8 @@ const BATCH_SIZE: usize = 64;
 ///
 /// ```
 /// use invariances::prelude::*;
+/// use invariances::backbone::squeezenet_small;
+/// use invariances::interpret::Attack;
 /// let network = squeezenet_small(10, &Params::new(0).root())?.frozen()?;
 /// let digits = Digits::strokes(32, 0)?.batch(Split::Test, 0, 4)?;
 /// let attacked = Attack::fgsm(0.05).against(&network, &digits.images, &digits.labels, &mut Rng::new(0))?;

@@ -36,6 +36,8 @@ impl Codes {
     ///
     /// ```
     /// use invariances::prelude::*;
+    /// use invariances::autoencoder::ConvVaeConfig;
+    /// use invariances::backbone::squeezenet_small;
     /// let network = squeezenet_small(10, &Params::new(0).root())?;
     /// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
     /// let digits = Digits::strokes(32, 0)?;
@@ -69,6 +71,8 @@ impl Codes {
     ///
     /// ```
     /// use invariances::prelude::*;
+    /// use invariances::autoencoder::ConvVaeConfig;
+    /// use invariances::backbone::squeezenet_small;
     /// let network = squeezenet_small(10, &Params::new(0).root())?;
     /// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
     /// let digits = Digits::strokes(32, 0)?;

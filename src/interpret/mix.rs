@@ -14,6 +14,9 @@ use candle_core::Tensor;
 ///
 /// ```
 /// use invariances::prelude::*;
+/// use invariances::autoencoder::ConvVaeConfig;
+/// use invariances::backbone::squeezenet_small;
+/// use invariances::interpret::mix;
 /// let (digits, network) = (Digits::strokes(32, 0)?, squeezenet_small(10, &Params::new(0).root())?);
 /// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
 /// let pool = network.at("pool")?;

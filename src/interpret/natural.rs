@@ -16,6 +16,8 @@ use candle_core::Tensor;
 ///
 /// ```
 /// use invariances::prelude::*;
+/// use invariances::backbone::plain_small;
+/// use invariances::interpret::Fid;
 /// let network = plain_small(10, &Params::new(0).root())?.frozen()?;
 /// let digits = Digits::strokes(32, 0)?;
 /// let real = digits.batch(Split::Validation, 0, 300)?.images;

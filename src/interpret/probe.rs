@@ -125,6 +125,7 @@ impl Probe {
 ///
 /// ```
 /// use invariances::prelude::*;
+/// use invariances::interpret::Readout;
 /// let features = Rng::new(0).normal((300, 2), &Device::Cpu)?;
 /// let sum = features.sum_keepdim(1)?; // can be read from the features
 /// let config = ProbeConfig { steps: 200, ..Default::default() };

@@ -220,6 +220,8 @@ impl Pairs {
 ///
 /// ```
 /// use invariances::prelude::*;
+/// use invariances::autoencoder::ConvVaeConfig;
+/// use invariances::interpret::FactorTraining;
 /// # let cache = std::env::temp_dir().join("invariances-doc-semantics");
 /// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
 /// let digits = Digits::strokes(32, 0)?;
@@ -257,6 +259,8 @@ impl Semantics {
     ///
     /// ```
     /// # use invariances::prelude::*;
+    /// # use invariances::flow::{FactorConfig, FactorInn};
+    /// # use invariances::interpret::Semantics;
     /// # let config = FactorConfig { hidden: 16, flows: 2, ..FactorConfig::new(vec![2, 4]) };
     /// # let e = FactorInn::new(&config, &Params::new(0).root())?;
     /// # let (codes, others) = (Rng::new(1).normal((8, 6), &Device::Cpu)?, Rng::new(2).normal((8, 6), &Device::Cpu)?);

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 ///
 /// ```
 /// use invariances::prelude::*;
+/// use invariances::autoencoder::ConvVaeConfig;
+/// use invariances::backbone::squeezenet_small;
 /// # let cache = std::env::temp_dir().join("invariances-doc-cinn-training");
 /// let network = squeezenet_small(10, &Params::new(0).root())?;
 /// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
@@ -72,6 +74,8 @@ impl CinnTraining {
     ///
     /// ```
     /// use invariances::prelude::*;
+    /// use invariances::autoencoder::ConvVaeConfig;
+    /// use invariances::backbone::squeezenet_small;
     /// let network = squeezenet_small(10, &Params::new(0).root())?;
     /// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
     /// let codes = Codes::of(&vae, &network, "fire4", &Digits::strokes(32, 0)?, Split::Train, 2)?;

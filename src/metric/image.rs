@@ -53,6 +53,7 @@ pub fn psnr(x: &Tensor, y: &Tensor) -> Result<Vec<f64>> {
 ///
 /// ```
 /// use invariances::prelude::*;
+/// use invariances::metric::fine_structure;
 /// let x = Digits::strokes(32, 0)?.batch(Split::Test, 0, 2)?.images;
 /// let soft = x.avg_pool2d(2)?.upsample_nearest2d(32, 32)?;
 /// assert!(fine_structure(&soft)?[0] < fine_structure(&x)?[0]);

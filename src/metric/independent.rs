@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 ///
 /// ```
 /// use invariances::prelude::*;
+/// use invariances::backbone::plain_small;
+/// use invariances::metric::IndependentClassifier;
 /// let faces = Faces::new(32, 0)?;
 /// let questions = faces.attributes();
 /// let outputs = questions.iter().map(|q| q.answers.len()).sum();

@@ -188,6 +188,7 @@ impl Lab {
     ///
     /// ```
     /// use invariances::prelude::*;
+    /// use invariances::backbone::squeezenet_small;
     /// let lab = Lab::open("example")?;
     /// let network = squeezenet_small(10, &lab.params().root())?;
     /// # Ok::<(), invariances::Error>(())

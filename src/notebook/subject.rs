@@ -243,6 +243,7 @@ impl Subject {
     ///
     /// ```
     /// use invariances::prelude::*;
+    /// use invariances::notebook::Subject;
     /// let mine = Custom::new("mine").layer("mean", |x: &Tensor| x.flatten_from(2)?.mean(2));
     /// let subject = Subject::creatures()?.with_network(&mine)?;
     /// assert_eq!(subject.network.layers(), ["mean"]);

@@ -18,6 +18,7 @@ use std::sync::Arc;
 ///
 /// ```no_run
 /// use invariances::prelude::*;
+/// use invariances::recipes::PhotographsNetworks;
 /// let lab = Lab::open("mine")?;
 /// let animals = Photographs::new(&Images::folder("animals")?, 64, 0)?; // one folder per class
 /// let start = CreaturesNetworks::load_on(&lab.placement())?.autoencoder;

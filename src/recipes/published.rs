@@ -18,6 +18,9 @@ pub(crate) const ALEXNET: [&str; 5] = ["conv5", "fc6", "fc7", "fc8", "softmax"];
 ///
 /// ```no_run
 /// use invariances::prelude::*;
+/// use invariances::hub::Weights;
+/// use invariances::notebook::Subject;
+/// use invariances::recipes::Sources;
 /// let mine = Weights { repository: Some("me/alexnet".into()), ..weights("alexnet")? };
 /// let sources = Sources { network: mine, ..Sources::authors()? };
 /// let subject = Subject::published(&Images::folder("animals")?, &sources, &Hub::open()?)?;
@@ -59,6 +62,7 @@ impl Sources {
 ///
 /// ```no_run
 /// use invariances::prelude::*;
+/// use invariances::recipes::{PublishedNetworks, Sources};
 /// let networks = PublishedNetworks::load(&Sources::authors()?, &Hub::open()?)?;
 /// let photographs = Photographs::new(&Images::folder("animals")?, 128, 0)?;
 /// let x = photographs.batch(Split::Test, 0, 2)?.images;

@@ -16,6 +16,7 @@ use std::sync::Arc;
 ///
 /// ```
 /// use invariances::prelude::*;
+/// use invariances::recipes::DigitsNetwork;
 /// # let cache = std::env::temp_dir().join("invariances-doc-recipe");
 /// let (network, digits) = (DigitsNetwork::Classifier, Digits::strokes(32, 0)?);
 /// let short = TrainConfig { steps: 2, batch: 4, ..network.training() };

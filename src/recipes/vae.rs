@@ -34,6 +34,7 @@ pub enum Pixels {
 ///
 /// ```no_run
 /// use invariances::prelude::*;
+/// use invariances::recipes::VaeTraining;
 /// let lab = Lab::open("losses")?;
 /// let digits = Digits::strokes(32, 0)?;
 /// let plain = VaeTraining { training: TrainConfig { steps: 500, ..Default::default() }, ..Default::default() };
@@ -293,6 +294,7 @@ impl PerceptualDistance for Weighted<'_> {
 ///
 /// ```no_run
 /// use invariances::prelude::*;
+/// use invariances::recipes::train_perceptual;
 /// let lab = Lab::open("losses")?;
 /// let creatures = Creatures::new(32, 0)?.stylized();
 /// let training = TrainConfig { steps: 400, batch: 64, learning_rate: 2e-3, ..Default::default() };

@@ -1,13 +1,20 @@
-//! Bar charts: groups of bars with intervals.
+//! Bar charts: groups of bars with intervals. plotters draws them: bars are its `Rectangle`,
+//! intervals its `PathElement` (its `ErrorBar` has a dot at the mean, which is the end of the bar),
+//! and the names of the groups are the labels of its axis. What is ours is in `axes.rs`.
 
-use super::axes::{self, Axes, Axis, Key};
-use super::canvas::Anchor;
+use super::axes::{self, Axes, Key, Labels};
+use super::axis::Axis;
+use super::backend::stroke;
 use super::chart::{check_range, check_size};
 use super::font::{self, Face};
+use super::plot::{Drawn, failed};
 use super::style::{Colour, SMALL};
 use super::{Figure, texts};
 use crate::Estimate;
 use crate::{Error, Result};
+use plotters::element::{PathElement, Rectangle};
+use plotters::style::Color as _;
+use plotters::style::text_anchor::HPos;
 
 /// A chart of grouped bars with intervals, for example shares or agreement rates.
 ///
@@ -118,19 +125,11 @@ impl Bars {
         y.high += 0.09 * (y.high - y.low);
         let groups = self.groups.len() as f64;
         let room = (self.size.0 - 75.0) / groups - 4.0;
-        let names: Vec<Vec<String>> = self
-            .groups
-            .iter()
-            .map(|label| font::wrap(Face::Regular, SMALL, label, room))
-            .collect();
+        let name = |label: &String| font::wrap(Face::Regular, SMALL, label, room).join("\n");
+        let names = self.groups.iter().map(name).enumerate();
         let x = Axis {
             high: groups,
-            more_lines: names
-                .iter()
-                .map(Vec::len)
-                .max()
-                .unwrap_or(1)
-                .saturating_sub(1),
+            ticks: names.map(|(g, name)| (g as f64 + 0.5, name)).collect(),
             ..Axis::default()
         };
         let legend: Vec<(String, Colour, Key)> = self
@@ -141,76 +140,59 @@ impl Bars {
             .map(|(i, (label, _))| (label.clone(), Colour::palette(i), Key::Square))
             .collect();
         let legend = [legend, axes::references(&self.references)].concat();
-        let mut axes = Axes::new(self.size, &self.title, &legend, x, y);
-        let [left, top, width, height] = axes.plot;
-        let bottom = top + height;
-        let slot = width / groups;
+        let labels = Labels {
+            x: (Colour::INK, SMALL),
+            ..Labels::default()
+        };
+        let mut axes = Axes::new(self.size, &self.title, &legend, (x, y), &labels)?;
+        self.draw(&mut axes).map_err(failed)?;
+        axes.figure(&self.title, self.rows())
+    }
+
+    fn draw(&self, axes: &mut Axes) -> Drawn {
+        let [_, top, width, _] = axes.area;
+        // Logical pixels per group.
+        let slot = width / self.groups.len() as f64;
         let n = self.series.len() as f64;
         let bar = (slot * 0.72 / n).min(56.0);
+        let gap = (bar * 0.06).min(2.0) / slot;
+        let zero = 0.0f64.max(axes.y().low);
         let mut numbers = Vec::new();
         axes.inside(true);
-        for g in 0..self.groups.len() {
-            let middle = left + (g as f64 + 0.5) * slot;
-            for (s, (_, values)) in self.series.iter().enumerate() {
-                let value = values[g];
-                if !value.mean.is_finite() {
-                    continue;
-                }
-                let x = middle + (s as f64 - n / 2.0) * bar;
-                let zero = axes.at(0.0, 0.0f64.max(axes.y.low))[1];
-                let tip = axes.at(0.0, value.mean)[1];
-                let (from, to) = (zero.min(tip), zero.max(tip));
-                let gap = (bar * 0.06).min(2.0);
-                axes.canvas.rect(
-                    [x + gap, from, bar - 2.0 * gap, to - from],
-                    Colour::palette(s),
-                );
-                let mut upper = from;
+        for (s, (_, values)) in self.series.iter().enumerate() {
+            for (g, value) in values
+                .iter()
+                .enumerate()
+                .filter(|(_, v)| v.mean.is_finite())
+            {
+                let left = g as f64 + 0.5 + (s as f64 - n / 2.0) * bar / slot;
+                let (middle, right) = (left + bar / slot / 2.0, left + bar / slot);
+                let corners = [(left + gap, zero), (right - gap, value.mean)];
+                axes.draw([Rectangle::new(corners, Colour::palette(s).filled())])?;
+                let mut upper = value.mean.max(zero);
                 if value.low.is_finite() && value.high.is_finite() && value.high > value.low {
-                    let (a, b) = (axes.at(0.0, value.high)[1], axes.at(0.0, value.low)[1]);
-                    let (c, w) = (x + bar / 2.0, (bar * 0.16).clamp(2.0, 5.0));
-                    for line in [
-                        vec![[c, a], [c, b]],
-                        vec![[c - w, a], [c + w, a]],
-                        vec![[c - w, b], [c + w, b]],
-                    ] {
-                        axes.canvas.stroke(line, Colour::INK, 1.2);
-                    }
-                    upper = upper.min(a);
+                    let half = (bar * 0.16).clamp(2.0, 5.0) / slot;
+                    let end = |y: f64| vec![(middle - half, y), (middle + half, y)];
+                    let stem = vec![(middle, value.low), (middle, value.high)];
+                    let lines = [stem, end(value.high), end(value.low)];
+                    axes.draw(lines.map(|l| PathElement::new(l, stroke(Colour::INK, 1.2))))?;
+                    upper = upper.max(value.high);
                 }
                 if bar >= 20.0 {
-                    let base = (upper - 4.0).max(top + SMALL * 0.8);
-                    numbers.push((
-                        [x + bar / 2.0, base],
-                        format!("{:.2}", value.mean).replace('-', "−"),
-                    ));
+                    let [x, y] = axes.at(middle, upper);
+                    let at = [x, (y - 4.0).max(top + SMALL * 0.8)];
+                    numbers.push((at, format!("{:.2}", value.mean).replace('-', "−")));
                 }
             }
         }
         axes.inside(false);
         for (i, (value, _)) in self.references.iter().enumerate() {
-            axes.reference(*value, axes::reference_colour(i));
+            axes.reference(*value, axes::reference_colour(i))?;
         }
         for (at, text) in &numbers {
-            axes.canvas.text(
-                *at,
-                Anchor::Middle,
-                Face::Regular,
-                SMALL - 0.5,
-                Colour::INK,
-                text,
-            );
+            axes.write(*at, HPos::Center, SMALL - 0.5, Colour::INK, text)?;
         }
-        for (g, lines) in names.iter().enumerate() {
-            let middle = left + (g as f64 + 0.5) * slot;
-            for (i, line) in lines.iter().enumerate() {
-                let at = [middle, bottom + SMALL + 5.0 + i as f64 * SMALL * 1.2];
-                axes.canvas
-                    .text(at, Anchor::Middle, Face::Regular, SMALL, Colour::INK, line);
-            }
-        }
-        axes.close(false);
-        Ok(Figure::new(axes.canvas, &self.title)?.with_numbers(self.rows()))
+        axes.close(false)
     }
 
     fn rows(&self) -> Vec<Vec<String>> {

@@ -184,13 +184,6 @@ impl Canvas {
         }
     }
 
-    /// A line of text that reads from bottom to top, centred on `y`. Its baseline is at `x`.
-    pub fn text_upwards(&mut self, [x, y]: [f64; 2], size: f64, colour: Colour, text: &str) {
-        let face = Face::Regular;
-        let at = [x, y + font::width(face, size, text) / 2.0];
-        self.line_of_text(at, face, size, colour, text, true);
-    }
-
     /// A line of text whose baseline begins at `at`.
     pub fn line_of_text(
         &mut self,

@@ -1,10 +1,18 @@
-//! Line charts with bands of uncertainty.
+//! Line charts with bands of uncertainty. plotters draws them: lines are its `LineSeries`, bands
+//! its `Polygon` (an `AreaSeries` has one value as its lower edge), points its `Circle`. What is
+//! ours is in `axes.rs`.
 
-use super::axes::{self, Axes, Axis, Key};
+use super::axes::{self, Axes, Key, Labels};
+use super::axis::Axis;
+use super::backend::stroke;
+use super::plot::{Drawn, failed, units};
 use super::style::Colour;
 use super::{Figure, numbers};
 use crate::Estimate;
 use crate::{Error, Result};
+use plotters::element::{Circle, Polygon};
+use plotters::series::LineSeries;
+use plotters::style::Color as _;
 use polars::prelude::{DataFrame, DataType};
 
 /// A chart of lines over a common x axis. Each line may have a band of uncertainty.
@@ -250,43 +258,45 @@ impl Chart {
             .map(|(i, l)| (l.label.clone(), Colour::palette(i), Key::Line))
             .collect();
         let legend = [legend, axes::references(&self.references)].concat();
-        let mut axes = Axes::new(self.size, &self.title, &legend, x, y);
+        let mut axes = Axes::new(self.size, &self.title, &legend, (x, y), &Labels::default())?;
+        self.draw(&mut axes, &means).map_err(failed)?;
+        axes.figure(&self.title, self.rows())
+    }
+
+    fn draw(&self, axes: &mut Axes, means: &[Vec<f64>]) -> Drawn {
         axes.inside(true);
         for (i, line) in self.lines.iter().enumerate() {
-            let colour = Colour::palette(i);
             if let Some((low, high)) = &line.band {
                 for run in runs(&line.x, low, self) {
-                    let mut outline: Vec<[f64; 2]> =
-                        run.clone().map(|j| axes.at(line.x[j], low[j])).collect();
-                    outline.extend(run.rev().map(|j| axes.at(line.x[j], high[j])));
-                    axes.canvas.fill(outline, colour.with_alpha(0.18));
+                    let lower = run.clone().map(|j| (line.x[j], low[j]));
+                    let upper = run.clone().rev().map(|j| (line.x[j], high[j]));
+                    let outline: Vec<(f64, f64)> = lower.chain(upper).collect();
+                    axes.draw([Polygon::new(outline, Colour::palette(i).mix(0.18))])?;
                 }
             }
         }
         for (i, line) in self.lines.iter().enumerate() {
             let colour = Colour::palette(i);
             if self.smooth > 1 {
-                self.trace(&mut axes, &line.x, &line.y, colour.with_alpha(0.25), 1.0);
-                self.trace(&mut axes, &line.x, &means[i], colour, 2.0);
+                self.trace(axes, &line.x, &line.y, colour.with_alpha(0.25), 1.0)?;
+                self.trace(axes, &line.x, &means[i], colour, 2.0)?;
             } else {
-                self.trace(&mut axes, &line.x, &line.y, colour, 2.0);
+                self.trace(axes, &line.x, &line.y, colour, 2.0)?;
             }
         }
         axes.inside(false);
         for (i, line) in self.lines.iter().enumerate().filter(|_| self.dots) {
-            for j in runs(&line.x, &line.y, self).into_iter().flatten() {
-                let seen = |s: f64| (0.0..=1.0).contains(&s);
-                if seen(axes.x.share(line.x[j])) && seen(axes.y.share(line.y[j])) {
-                    let at = axes.at(line.x[j], line.y[j]);
-                    axes.canvas.circle(at, 3.0, Colour::palette(i));
-                }
-            }
+            let seen = |s: f64| (0.0..=1.0).contains(&s);
+            let points = runs(&line.x, &line.y, self).into_iter().flatten();
+            let points = points
+                .map(|j| (line.x[j], line.y[j]))
+                .filter(|(x, y)| seen(axes.x().share(*x)) && seen(axes.y().share(*y)));
+            axes.draw(points.map(|at| Circle::new(at, units(3.0), Colour::palette(i).filled())))?;
         }
         for (i, (value, _)) in self.references.iter().enumerate() {
-            axes.reference(*value, axes::reference_colour(i));
+            axes.reference(*value, axes::reference_colour(i))?;
         }
-        axes.close(true);
-        Ok(Figure::new(axes.canvas, &self.title)?.with_numbers(self.rows()))
+        axes.close(true)
     }
 
     /// Returns every point as it was given, without smoothing.
@@ -318,14 +328,15 @@ impl Chart {
         rows
     }
 
-    fn trace(&self, axes: &mut Axes, x: &[f64], y: &[f64], colour: Colour, width: f64) {
+    fn trace(&self, axes: &Axes, x: &[f64], y: &[f64], colour: Colour, width: f64) -> Drawn {
         for run in runs(x, y, self) {
-            let points: Vec<[f64; 2]> = run.map(|j| axes.at(x[j], y[j])).collect();
+            let points: Vec<(f64, f64)> = run.map(|j| (x[j], y[j])).collect();
             match points[..] {
-                [at] => axes.canvas.circle(at, width * 1.5, colour),
-                _ => axes.canvas.stroke(points, colour, width),
+                [at] => axes.draw([Circle::new(at, units(width * 1.5), colour.filled())])?,
+                _ => axes.draw(LineSeries::new(points, stroke(colour, width)))?,
             }
         }
+        Ok(())
     }
 
     fn add(

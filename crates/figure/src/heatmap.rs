@@ -1,13 +1,22 @@
-//! Heat maps: tables whose cells are coloured by their numbers.
+//! Heat maps: tables whose cells are coloured by their numbers. plotters draws the cells
+//! (`Rectangle` with a margin), their numbers (`Text`) and the labels of rows and columns, which
+//! are the labels of its axes. The size of the figure, which follows from that of a cell, and the
+//! title at the left are ours.
 
-use super::canvas::{Anchor, Canvas};
+use super::axes::{Axes, Labels, write};
+use super::axis::Axis;
+use super::backend::{stroke, text};
 use super::font::{self, Face};
 use super::grid::heading;
 use super::heat::tint;
+use super::plot::{Drawn, Plot, failed, units};
 use super::style::{Colour, LABEL, MARGIN, SMALL, TITLE};
 use super::{Figure, texts};
 use crate::Estimate;
 use crate::{Error, Result};
+use plotters::element::{Rectangle, Text};
+use plotters::style::Color as _;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 /// Gap between two cells.
 const GAP: f64 = 2.0;
@@ -127,86 +136,91 @@ impl HeatMap {
         let names = self.rows.iter().map(width).fold(0.0, f64::max).ceil();
         let beside = if self.row_title.is_empty() { 0.0 } else { 18.0 };
         let left = MARGIN + beside + names + 8.0;
-        let mut headings: Vec<(Vec<String>, f64)> =
+        let headings: Vec<(Vec<String>, f64)> =
             (self.columns.iter()).map(|c| heading(c, w - 2.0)).collect();
         // All headings have one size: the smallest that any of them needs.
         let smallest = headings.iter().map(|h| h.1).fold(SMALL, f64::min);
-        headings.iter_mut().for_each(|h| h.1 = smallest);
         let lines = headings.iter().map(|h| h.0.len()).max().unwrap_or(1) as f64;
-        let mut top = MARGIN;
-        let title_y = top + TITLE * 0.8;
+        let mut above = MARGIN;
         if !self.title.is_empty() {
-            top += TITLE + 10.0;
+            above += TITLE + 10.0;
         }
-        let above = top;
-        if !self.column_title.is_empty() {
-            top += LABEL * 1.4;
-        }
-        let heading_y = top;
-        top += (lines * SMALL * 1.2 + 4.0).ceil();
-        let place = |n: usize, side: f64| n as f64 * (side + GAP);
-        let right = left + place(self.columns.len(), w) - GAP;
-        let bottom = top + place(self.rows.len(), h) - GAP;
-        let wanted = MARGIN + font::width(Face::Bold, TITLE, &self.title);
-        let mut canvas = Canvas::new(right.max(wanted) + MARGIN, bottom + MARGIN);
-        let mut text = |at, anchor, face, size, colour, text: &str| {
-            canvas.text(at, anchor, face, size, colour, text);
+        let name = if self.column_title.is_empty() {
+            0.0
+        } else {
+            LABEL * 1.6
         };
-        let (start, middle) = (Anchor::Start, Anchor::Middle);
-        let ink = Colour::INK;
-        text(
-            [MARGIN, title_y],
-            start,
-            Face::Bold,
-            TITLE,
-            ink,
-            &self.title,
-        );
-        let at = [(left + right) / 2.0, above + LABEL * 0.85];
-        let (face, grey) = (Face::Regular, Colour::GREY);
-        text(at, middle, face, LABEL, grey, &self.column_title);
-        for (c, (words, size)) in headings.iter().enumerate() {
-            let x = left + place(c, w) + w / 2.0;
-            let lift = lines - words.len() as f64;
-            for (i, line) in words.iter().enumerate() {
-                let y = heading_y + (lift + i as f64) * SMALL * 1.2 + SMALL * 0.85;
-                text([x, y], middle, face, *size, ink, line);
+        let along = name + (lines * smallest * 1.2 + 4.0).ceil();
+        // Half a gap is around every cell.
+        let side = |n: usize, side: f64| n as f64 * (side + GAP);
+        let (across, down) = (side(self.columns.len(), w), side(self.rows.len(), h));
+        let area = [left - GAP / 2.0, above + along - GAP / 2.0, across, down];
+        let wanted = MARGIN + font::width(Face::Bold, TITLE, &self.title);
+        let right = area[0] + across - GAP / 2.0;
+        let bottom = area[1] + down - GAP / 2.0;
+        let plot = Plot::fine(right.max(wanted) + MARGIN, bottom + MARGIN);
+        let at = [MARGIN, MARGIN + TITLE * 0.8];
+        let style = (Face::Bold, TITLE, Colour::INK);
+        write(&plot.area(), at, HPos::Left, style, &self.title).map_err(failed)?;
+        let axis = |label: &String, texts: Vec<String>, reversed: bool| {
+            let n = texts.len() as f64;
+            let middle = |(i, text)| (i as f64 + 0.5, text);
+            Axis {
+                low: if reversed { n } else { 0.0 },
+                high: if reversed { 0.0 } else { n },
+                label: Some(label.clone()),
+                ticks: texts.into_iter().enumerate().map(middle).collect(),
+                ..Axis::default()
             }
-        }
-        for (r, row) in self.rows.iter().enumerate() {
-            let y = top + place(r, h) + h / 2.0 + LABEL * 0.36;
-            text([left - 8.0, y], Anchor::End, face, LABEL, ink, row);
-        }
-        if !self.row_title.is_empty() {
-            let at = [MARGIN + LABEL * 0.85, (top + bottom) / 2.0];
-            canvas.text_upwards(at, LABEL, grey, &self.row_title);
-        }
+        };
+        let headings = headings.iter().map(|h| h.0.join("\n")).collect();
+        let x = axis(&self.column_title, headings, false);
+        let y = axis(&self.row_title, self.rows.clone(), true);
+        let labels = Labels {
+            x: (Colour::INK, smallest),
+            y: (Colour::INK, LABEL),
+            names: Colour::GREY,
+            gaps: [5.0, 7.0],
+            above: true,
+        };
+        let around = [area[0] - MARGIN, along - GAP / 2.0];
+        let axes = Axes::on(plot, area, around, (x, y), &labels).map_err(failed)?;
+        self.draw(&axes).map_err(failed)?;
+        axes.figure(&self.title, self.numbers())
+    }
+
+    fn draw(&self, axes: &Axes) -> Drawn {
         let (low, high) = self.range;
+        let half = units(GAP / 2.0) as u32;
         for (r, row) in self.values.iter().enumerate() {
             for (c, value) in row.iter().enumerate() {
-                let (x, y) = (left + place(c, w), top + place(r, h));
-                let area = [x, y, w, h];
-                if !value.mean.is_finite() {
-                    canvas.rounded(area, 0.0, None, Some((Colour::GRID, 1.0)));
-                    continue;
-                }
+                let (x, y) = (c as f64, r as f64);
+                let cell = |style| {
+                    let mut cell = Rectangle::new([(x, y), (x + 1.0, y + 1.0)], style);
+                    cell.set_margin(half, half, half, half);
+                    cell
+                };
                 let share = ((value.mean - low) / (high - low)).clamp(0.0, 1.0);
-                let [red, green, blue] = tint(share as f32).map(|c| c.round() as u8);
-                canvas.rounded(
-                    area,
-                    0.0,
-                    Some(Colour::rgb(red, green, blue)),
-                    Some((Colour::GRID, 1.0)),
-                );
+                if value.mean.is_finite() {
+                    let [red, green, blue] = tint(share as f32).map(|c| c.round() as u8);
+                    axes.draw([cell(Colour::rgb(red, green, blue).filled())])?;
+                }
+                axes.draw([cell(stroke(Colour::GRID, 1.0))])?;
                 let number = format!("{:.2}", value.mean).replace('-', "−");
-                let colour = if share > 0.5 { Colour::WHITE } else { ink };
-                let at = [x + w / 2.0, y + h / 2.0 + SMALL * 0.36];
-                if font::width(face, SMALL, &number) <= w {
-                    canvas.text(at, middle, face, SMALL, colour, &number);
+                let width = font::width(Face::Regular, SMALL, &number);
+                if value.mean.is_finite() && width <= self.cell.0 {
+                    let colour = if share > 0.5 {
+                        Colour::WHITE
+                    } else {
+                        Colour::INK
+                    };
+                    let style = text(Face::Regular, SMALL, colour);
+                    let style = style.pos(Pos::new(HPos::Center, VPos::Center));
+                    axes.draw([Text::new(number, (x + 0.5, y + 0.5), style)])?;
                 }
             }
         }
-        Ok(Figure::new(canvas, &self.title)?.with_numbers(self.numbers()))
+        Ok(())
     }
 
     fn numbers(&self) -> Vec<Vec<String>> {

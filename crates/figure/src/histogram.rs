@@ -1,10 +1,16 @@
-//! Histograms of samples, with the standard normal density for comparison.
+//! Histograms of samples, with the standard normal density for comparison. plotters draws them as
+//! `AreaSeries`: its `Histogram` counts on an axis whose numbers are the bins and separates the
+//! bars, which hides one sample behind the other. What is ours is in `axes.rs`.
 
-use super::axes::{Axes, Axis, Key};
+use super::axes::{Axes, Key, Labels};
+use super::axis::Axis;
+use super::backend::{Dashed, stroke};
 use super::chart::{check_range, check_size};
+use super::plot::{Drawn, failed};
 use super::style::Colour;
 use super::{Figure, numbers};
 use crate::{Error, Result};
+use plotters::series::AreaSeries;
 
 /// A chart of the densities of samples. The standard normal density can be added, to see whether
 /// v ~ N(0, 1).
@@ -133,28 +139,9 @@ impl Histogram {
         if self.normal {
             legend.push(("N(0, 1)".into(), Colour::INK, Key::Dashed));
         }
-        let mut axes = Axes::new(self.size, &self.title, &legend, x, y);
-        let (low, high) = (axes.x.low, axes.x.high);
-        axes.inside(true);
-        for (i, density) in densities.iter().enumerate() {
-            let colour = Colour::palette(i);
-            let mut outline = vec![axes.at(low, 0.0)];
-            for (b, d) in density.iter().enumerate() {
-                let from = low + b as f64 * step;
-                outline.push(axes.at(from, *d));
-                outline.push(axes.at(from + step, *d));
-            }
-            outline.push(axes.at(high, 0.0));
-            axes.canvas.fill(outline.clone(), colour.with_alpha(0.3));
-            axes.canvas.stroke(outline, colour, 1.2);
-        }
-        if self.normal {
-            let curve = (0..=160).map(|i| low + (high - low) * f64::from(i) / 160.0);
-            let curve: Vec<[f64; 2]> = curve.map(|v| axes.at(v, normal_density(v))).collect();
-            axes.canvas.dashed(curve, Colour::INK, 1.5, [5.0, 3.0]);
-        }
-        axes.inside(false);
-        axes.close(true);
+        let low = x.low;
+        let mut axes = Axes::new(self.size, &self.title, &legend, (x, y), &Labels::default())?;
+        self.draw(&mut axes, &densities, step).map_err(failed)?;
         let mut rows = vec![super::texts(["sample", "from", "to", "density"])];
         for ((label, _), density) in self.samples.iter().zip(&densities) {
             for (b, d) in density.iter().enumerate() {
@@ -163,7 +150,34 @@ impl Histogram {
                 rows.push([vec![label.clone()], numbers.to_vec()].concat());
             }
         }
-        Ok(Figure::new(axes.canvas, &self.title)?.with_numbers(rows))
+        axes.figure(&self.title, rows)
+    }
+
+    fn draw(&self, axes: &mut Axes, densities: &[Vec<f64>], step: f64) -> Drawn {
+        let (low, high) = (axes.x().low, axes.x().high);
+        axes.inside(true);
+        for (i, density) in densities.iter().enumerate() {
+            let colour = Colour::palette(i);
+            let mut outline = vec![(low, 0.0)];
+            for (b, d) in density.iter().enumerate() {
+                let from = low + b as f64 * step;
+                outline.extend([(from, *d), (from + step, *d)]);
+            }
+            outline.push((high, 0.0));
+            let area = AreaSeries::new(outline, 0.0, colour.with_alpha(0.3));
+            axes.draw(area.border_style(stroke(colour, 1.2)))?;
+        }
+        if self.normal {
+            let curve = (0..=160).map(|i| low + (high - low) * f64::from(i) / 160.0);
+            axes.draw([Dashed {
+                points: curve.map(|v| (v, normal_density(v))).collect(),
+                colour: Colour::INK,
+                width: 1.5,
+                dash: [5.0, 3.0],
+            }])?;
+        }
+        axes.inside(false);
+        axes.close(true)
     }
 }
 

@@ -9,6 +9,8 @@
 #![forbid(unsafe_code)]
 
 mod axes;
+mod axis;
+mod backend;
 mod bars;
 mod canvas;
 mod chart;

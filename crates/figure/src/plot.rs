@@ -1,25 +1,150 @@
-//! A plotters backend that draws on a canvas: a chart made with plotters is shown and saved like
-//! every other figure.
+//! The door to plotters: a [`Plot`] is an empty figure of a given size with a drawing area of
+//! plotters. What plotters draws there becomes a [`Figure`] like every other: PNG, SVG and PDF,
+//! with the shipped fonts. The crate's own charts, bars, histograms and heat maps are drawn in the
+//! same way (`axes.rs`); `backend.rs` turns the calls of plotters into shapes.
 
+use super::backend::text_in;
 use super::canvas::Canvas;
 use super::font::{self, Face};
-use super::style::Colour;
+use super::style::{Colour, LABEL, SMALL};
 use super::{Figure, LONGEST, SCALE};
 use crate::{Error, Result};
+use plotters::chart::ChartContext;
 use plotters::coord::Shift;
-use plotters::drawing::{DrawingArea, IntoDrawingArea};
-use plotters_backend::text_anchor::{HPos, VPos};
-use plotters_backend::{
-    BackendColor, BackendCoord, BackendStyle, BackendTextStyle, DrawingBackend, DrawingErrorKind,
-    FontStyle, FontTransform,
-};
+use plotters::coord::cartesian::Cartesian2d;
+use plotters::coord::ranged1d::{Ranged, ValueFormatter};
+use plotters::drawing::{DrawingArea, DrawingAreaErrorKind, IntoDrawingArea};
+use plotters::style::Color as _;
+use std::cell::RefCell;
 use std::convert::Infallible;
+use std::rc::Rc;
 
-type Drawn = std::result::Result<(), DrawingErrorKind<Infallible>>;
+/// What drawing on an area of a [`Plot`] returns.
+pub(super) type Drawn<T = ()> = std::result::Result<T, DrawingAreaErrorKind<Infallible>>;
+
+/// A drawing backend for plotters: what is drawn on [`Plot::area`] becomes a figure.
+///
+/// Text in the font `"sans-serif"` is set in the shipped font, `\n` in a text begins a new line,
+/// and a [`Colour`](super::Colour) is a colour of plotters.
+///
+/// ```
+/// use invariances_figure::{Colour, Plot};
+/// use plotters::prelude::*;
+/// let plot = Plot::new(400, 300)?.with_units(10);
+/// let area = plot.area();
+/// let mut chart = ChartBuilder::on(&area).margin(plot.units(12.0))
+///     .set_left_and_bottom_label_area_size(plot.units(40.0))
+///     .build_cartesian_2d(-1.0..1.0, 0.0..1.0)?;
+/// plot.mesh(&mut chart, "x", "x²")?;
+/// let points = (-50..=50).map(|i| f64::from(i) / 50.0).map(|x| (x, x * x));
+/// chart.draw_series(LineSeries::new(points, Colour::BLUE.stroke_width(20)))?;
+/// let figure = plot.figure("A parabola")?;
+/// assert!(figure.pdf()?.starts_with(b"%PDF"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Plot {
+    pub(super) canvas: Rc<RefCell<Canvas>>,
+    /// Pixels of plotters per logical pixel.
+    pub(super) units: u32,
+}
+
+impl Plot {
+    /// Creates an empty figure of `width` × `height` logical pixels.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a side outside 1 to 8,192 logical pixels.
+    pub fn new(width: u32, height: u32) -> Result<Self> {
+        font::register_with_plotters();
+        if width == 0 || height == 0 || f64::from(width.max(height)) * SCALE > LONGEST {
+            return Err(Error::invalid(format!(
+                "expected a figure with sides of 1 to {} logical pixels, found {width} × {height}",
+                LONGEST / SCALE
+            )));
+        }
+        Ok(Self::over(Canvas::new(width.into(), height.into())))
+    }
+
+    fn over(canvas: Canvas) -> Self {
+        Self {
+            canvas: Rc::new(RefCell::new(canvas)),
+            units: 1,
+        }
+    }
+
+    /// Creates an empty figure in which a position is exact to 1/[`FINE`] of a logical pixel.
+    pub(super) fn fine(width: f64, height: f64) -> Self {
+        font::register_with_plotters();
+        Self::over(Canvas::new(width, height)).with_units(FINE)
+    }
+
+    /// Sets how many pixels of plotters a logical pixel has, from 1 to 1,000. Default: 1.
+    ///
+    /// The coordinates of plotters are whole numbers, so a curve on a grid of logical pixels has
+    /// small steps. With 10 units it is smooth. All lengths are then in tenths of a logical pixel,
+    /// see [`Plot::units`]: margins, sizes of text, widths of lines. The crate's own charts have
+    /// 100 units. Call it before [`Plot::area`].
+    pub fn with_units(self, units: u32) -> Self {
+        Self {
+            units: units.clamp(1, 1000),
+            ..self
+        }
+    }
+
+    /// Returns the drawing area of plotters that covers the whole figure. Every area of a plot
+    /// draws on the same figure.
+    pub fn area(&self) -> DrawingArea<Self, Shift> {
+        self.clone().into_drawing_area()
+    }
+
+    /// Converts logical pixels to a length of plotters on this plot.
+    pub fn units(&self, pixels: f64) -> i32 {
+        (pixels * f64::from(self.units)).round() as i32
+    }
+
+    /// Draws the grid and the axes of a chart with the colours and text sizes of the crate's own
+    /// charts. `x` and `y` are the names of the axes. An empty name is not drawn.
+    ///
+    /// # Errors
+    /// [`Error::Drawing`] if plotters fails.
+    pub fn mesh<X, Y>(
+        &self,
+        chart: &mut ChartContext<'_, Self, Cartesian2d<X, Y>>,
+        x: &str,
+        y: &str,
+    ) -> Result<()>
+    where
+        X: Ranged + ValueFormatter<<X as Ranged>::ValueType>,
+        Y: Ranged + ValueFormatter<<Y as Ranged>::ValueType>,
+    {
+        let line = |colour: Colour| colour.stroke_width(self.units(1.0) as u32);
+        let text = |size, colour| text_in(self.units, Face::Regular, size, colour);
+        chart
+            .configure_mesh()
+            .light_line_style(Colour::GRID.with_alpha(0.0))
+            .bold_line_style(line(Colour::GRID))
+            .axis_style(line(Colour::GREY))
+            .label_style(text(SMALL, Colour::GREY))
+            .axis_desc_style(text(LABEL, Colour::INK))
+            .set_all_tick_mark_size(self.units(4.0))
+            .x_desc(x)
+            .y_desc(y)
+            .draw()
+            .map_err(failed)
+    }
+
+    /// Returns a figure of everything that is drawn so far.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a figure that is too large, which [`Plot::new`] rules out.
+    pub fn figure(&self, title: &str) -> Result<Figure> {
+        Figure::new(self.canvas.borrow().clone(), title)
+    }
+}
 
 impl Figure {
-    /// Draws a figure of `width` × `height` logical pixels with plotters. Text in the font
-    /// `"sans-serif"` is set in the embedded font.
+    /// Draws a figure of `width` × `height` logical pixels with plotters: a [`Plot`] for a single
+    /// expression.
     ///
     /// ```
     /// use invariances_figure::Figure;
@@ -40,164 +165,23 @@ impl Figure {
     /// outside 1 to 8,192 logical pixels.
     pub fn plot<F>(title: &str, width: u32, height: u32, draw: F) -> Result<Self>
     where
-        F: FnOnce(
-            &DrawingArea<Plot<'_>, Shift>,
-        ) -> std::result::Result<(), Box<dyn std::error::Error>>,
+        F: FnOnce(&DrawingArea<Plot, Shift>) -> std::result::Result<(), Box<dyn std::error::Error>>,
     {
-        font::register_with_plotters();
-        if width == 0 || height == 0 || f64::from(width.max(height)) * SCALE > LONGEST {
-            return Err(Error::invalid(format!(
-                "expected a figure with sides of 1 to {} logical pixels, found {width} × {height}",
-                LONGEST / SCALE
-            )));
-        }
-        let mut canvas = Canvas::new(width.into(), height.into());
-        let area = Plot {
-            canvas: &mut canvas,
-        }
-        .into_drawing_area();
-        draw(&area).map_err(|e| Error::Drawing(e.to_string()))?;
-        drop(area);
-        Self::new(canvas, title)
+        let plot = Plot::new(width, height)?;
+        draw(&plot.area()).map_err(|e| Error::Drawing(e.to_string()))?;
+        plot.figure(title)
     }
 }
 
-/// The plotters backend of [`Figure::plot`].
-pub struct Plot<'a> {
-    canvas: &'a mut Canvas,
+/// Units per logical pixel in the crate's own figures: the two decimals that an SVG file has.
+pub(super) const FINE: u32 = 100;
+
+/// Converts logical pixels to units of a [`Plot::fine`].
+pub(super) fn units(pixels: f64) -> i32 {
+    (pixels * f64::from(FINE)).round() as i32
 }
 
-fn colour(c: BackendColor) -> Colour {
-    let (red, green, blue) = c.rgb;
-    Colour::rgb(red, green, blue).with_alpha(c.alpha as f32)
-}
-
-/// Returns the centre of a pixel. The coordinates of plotters are pixel indices, and lines run
-/// through the pixels' centres.
-fn middle((x, y): BackendCoord) -> [f64; 2] {
-    [f64::from(x) + 0.5, f64::from(y) + 0.5]
-}
-
-impl DrawingBackend for Plot<'_> {
-    type ErrorType = Infallible;
-
-    fn get_size(&self) -> (u32, u32) {
-        (self.canvas.width as u32, self.canvas.height as u32)
-    }
-
-    fn ensure_prepared(&mut self) -> Drawn {
-        Ok(())
-    }
-
-    fn present(&mut self) -> Drawn {
-        Ok(())
-    }
-
-    fn draw_pixel(&mut self, (x, y): BackendCoord, c: BackendColor) -> Drawn {
-        self.canvas.rect([x.into(), y.into(), 1.0, 1.0], colour(c));
-        Ok(())
-    }
-
-    fn draw_line<S: BackendStyle>(
-        &mut self,
-        from: BackendCoord,
-        to: BackendCoord,
-        style: &S,
-    ) -> Drawn {
-        self.draw_path([from, to], style)
-    }
-
-    fn draw_path<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(
-        &mut self,
-        path: I,
-        style: &S,
-    ) -> Drawn {
-        let points = path.into_iter().map(middle).collect();
-        let width = f64::from(style.stroke_width());
-        self.canvas.stroke(points, colour(style.color()), width);
-        Ok(())
-    }
-
-    fn draw_rect<S: BackendStyle>(
-        &mut self,
-        from: BackendCoord,
-        to: BackendCoord,
-        style: &S,
-        fill: bool,
-    ) -> Drawn {
-        let c = colour(style.color());
-        let ([x0, y0], [x1, y1]) = (middle(from), middle(to));
-        let (x, y, w, h) = (x0.min(x1), y0.min(y1), (x1 - x0).abs(), (y1 - y0).abs());
-        if fill {
-            self.canvas.rect([x - 0.5, y - 0.5, w + 1.0, h + 1.0], c);
-        } else {
-            let width = f64::from(style.stroke_width());
-            self.canvas
-                .rounded([x, y, w, h], 0.0, None, Some((c, width)));
-        }
-        Ok(())
-    }
-
-    fn draw_circle<S: BackendStyle>(
-        &mut self,
-        centre: BackendCoord,
-        radius: u32,
-        style: &S,
-        fill: bool,
-    ) -> Drawn {
-        let c = colour(style.color());
-        let ([x, y], r) = (middle(centre), f64::from(radius));
-        let stroke = (!fill).then(|| (c, f64::from(style.stroke_width())));
-        let area = [x - r, y - r, 2.0 * r, 2.0 * r];
-        self.canvas.rounded(area, r, fill.then_some(c), stroke);
-        Ok(())
-    }
-
-    fn fill_polygon<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(
-        &mut self,
-        corners: I,
-        style: &S,
-    ) -> Drawn {
-        let points = corners.into_iter().map(middle).collect();
-        self.canvas.fill(points, colour(style.color()));
-        Ok(())
-    }
-
-    fn draw_text<S: BackendTextStyle>(
-        &mut self,
-        text: &str,
-        style: &S,
-        (x, y): BackendCoord,
-    ) -> Drawn {
-        let face = match style.style() {
-            FontStyle::Bold => Face::Bold,
-            FontStyle::Italic | FontStyle::Oblique => Face::Italic,
-            FontStyle::Normal => Face::Regular,
-        };
-        // The text size of plotters is the height from the lowest descender to the highest
-        // ascender.
-        let size = style.size() / 1.21;
-        let anchor = style.anchor();
-        let width = font::width(face, size, text);
-        let left = match anchor.h_pos {
-            HPos::Left => 0.0,
-            HPos::Center => -width / 2.0,
-            HPos::Right => -width,
-        };
-        let baseline = match anchor.v_pos {
-            VPos::Top => 0.8 * size,
-            VPos::Center => 0.36 * size,
-            VPos::Bottom => -0.2 * size,
-        };
-        let (dx, dy, upwards) = match style.transform() {
-            FontTransform::None | FontTransform::Rotate180 => (left, baseline, false),
-            FontTransform::Rotate270 => (baseline, -left, true),
-            // Text that should read downwards is drawn upwards in the same place.
-            FontTransform::Rotate90 => (0.72 * size - baseline, left + width, true),
-        };
-        let at = [f64::from(x) + dx, f64::from(y) + dy];
-        self.canvas
-            .line_of_text(at, face, size, colour(style.color()), text, upwards);
-        Ok(())
-    }
+/// Converts an error of plotters.
+pub(super) fn failed(error: DrawingAreaErrorKind<Infallible>) -> Error {
+    Error::Drawing(error.to_string())
 }

@@ -22,6 +22,8 @@ const BATCH_SIZE: usize = 64;
 ///
 /// ```
 /// use invariances::prelude::*;
+/// use invariances::backbone::squeezenet_small;
+/// use invariances::interpret::Descent;
 /// let network = squeezenet_small(10, &Params::new(0).root())?.frozen()?;
 /// let digits = Digits::strokes(32, 0)?.batch(Split::Test, 0, 2)?;
 /// let pool = network.at("pool")?;

@@ -29,6 +29,9 @@ use std::sync::Arc;
 ///
 /// ```
 /// use invariances::prelude::*;
+/// use invariances::autoencoder::ConvVaeConfig;
+/// use invariances::backbone::squeezenet_small;
+/// use invariances::interpret::Regression;
 /// # let cache = std::env::temp_dir().join("invariances-doc-regression");
 /// let network = squeezenet_small(10, &Params::new(0).root())?.frozen()?;
 /// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
