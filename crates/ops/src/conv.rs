@@ -5,25 +5,18 @@
 //! Here both directions are matrix products with the same patch matrix ("im2col" and its
 //! adjoint), with bias and leaky ReLU in the same pass.
 
-use crate::dense::{check_activation, have_kernel, numbers};
+use crate::activation::check_activation;
 use crate::kernels::Number;
 use crate::kernels::convolution::{Finish, Geometry, bias_gradient, unfinished};
 #[cfg(feature = "cuda")]
 use crate::kernels::cuda::{Address, Buffer, Gpu, layers::slope_of};
 use crate::kernels::patches::Patches;
-use crate::{Error, Result};
+use crate::slices::{numbers, slice};
+use crate::support::have_kernel;
+use crate::{Activation, Error, Result};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Tensor, WithDType};
-
-/// The activation that is applied after a layer, in the same pass.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-pub enum Activation {
-    /// No activation.
-    None,
-    /// Leaky ReLU: max(x, slope·x) with a slope in [0, 1]. Slope 0 is the ordinary ReLU.
-    Leaky(f64),
-}
+use candle_core::{CpuStorage, CustomOp3, DType, Layout, Shape, Tensor};
 
 /// Stride, padding and activation of a convolution.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
@@ -274,16 +267,6 @@ impl Convolution {
             Ok(buffer.map(|buffer| gpu.tensor(buffer, like.shape())))
         };
         Ok([tensor(dx, &x)?, tensor(dw, &w)?, tensor(db, b)?])
-    }
-}
-
-fn slice<'a, T: WithDType>(
-    storage: &'a candle_core::Storage,
-    layout: &Layout,
-) -> candle_core::Result<&'a [T]> {
-    match storage {
-        candle_core::Storage::Cpu(s) => numbers(s, layout),
-        _ => candle_core::bail!("expected a tensor on the CPU"),
     }
 }
 

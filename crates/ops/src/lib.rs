@@ -9,6 +9,7 @@
 
 #![deny(unsafe_code)]
 
+mod activation;
 mod adam;
 mod conv;
 pub mod coupling;
@@ -23,13 +24,17 @@ mod layers;
 mod norm;
 mod params;
 mod pool;
+mod repeat;
 mod resize;
 mod rng;
+mod slices;
 pub mod spline;
+mod support;
 
+pub use activation::{Activation, add, leaky_relu};
 pub use adam::{Adam, AdamConfig};
-pub use conv::{Activation, ConvConfig, conv_transpose2d, conv2d};
-pub use dense::{add, dense, has_kernel, leaky_relu, repeated};
+pub use conv::{ConvConfig, conv_transpose2d, conv2d};
+pub use dense::dense;
 pub use device::{Placement, device_name, host, moved, open_device, scalar, values, widened};
 pub use gradients::backward;
 pub use kernels::memory::keep_freed_memory;
@@ -37,8 +42,10 @@ pub use layers::{BatchNorm, Conv2d, ConvTranspose2d, LayerNorm, Linear};
 pub use norm::{BatchNormed, batch_norm, batch_norm_training, layer_norm, softmax};
 pub use params::{Init, Params, Scope};
 pub use pool::{PoolConfig, avg_pool2d, max_pool2d};
+pub use repeat::repeated;
 pub use resize::{adaptive_avg_pool2d, resize_bicubic, resize_bilinear, resize_nearest};
 pub use rng::Rng;
+pub use support::has_kernel;
 
 pub use invariances_core::{Error, Result};
 

@@ -4,30 +4,18 @@
 //! gradient of a transformer's input is lost. candle-nn's batch norm in training mode creates a
 //! dozen temporary tensors.
 
-use super::Activation;
-use super::dense::{Real, check_activation, numbers};
-use super::widened;
-use crate::kernels::Number;
+use crate::activation::check_activation;
 #[cfg(feature = "cuda")]
 use crate::kernels::cuda::{Gpu, layers::slope_of};
 use crate::kernels::norm::{ChannelNorm, statistics};
-use crate::{Error, Result};
+use crate::kernels::{Number, Real};
+use crate::slices::{numbers, with_numbers};
+use crate::{Activation, Error, Result, widened};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
-use candle_core::{
-    CpuStorage, CustomOp1, CustomOp3, D, DType, Layout, Shape, Storage, Tensor, bail,
-};
+use candle_core::{CpuStorage, CustomOp1, CustomOp3, D, DType, Layout, Shape, Tensor, bail};
 use rayon::prelude::*;
-
-/// Calls `f` with the elements of a contiguous tensor on the CPU.
-fn with_numbers<T: Number, R>(x: &Tensor, f: impl FnOnce(&[T]) -> R) -> candle_core::Result<R> {
-    let (storage, layout) = x.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(storage) => Ok(f(numbers(storage, layout)?)),
-        _ => bail!("expected a tensor on the CPU"),
-    }
-}
 
 /// Returns the number of elements in one channel of one image. The kernels process a tensor in
 /// runs of this length.
@@ -81,10 +69,12 @@ impl CustomOp3 for ChannelNorm {
             let found = with_numbers::<T, _>(x, |xs| {
                 with_numbers::<T, _>(w, |ws| {
                     with_numbers::<T, _>(result, |rs| {
-                        with_numbers::<T, _>(&grad, |gs| norm.backward(xs, ws, rs, gs, (n, affine)))
+                        with_numbers::<T, _>(&grad, |gs| {
+                            Ok(norm.backward(xs, ws, rs, gs, (n, affine)))
+                        })
                     })
                 })
-            })????;
+            })?;
             let (dx, others) = found;
             let dev = x.device();
             let dx = Tensor::from_vec(dx, x.shape(), dev)?;
@@ -329,8 +319,8 @@ pub fn batch_norm_training(
     let x = x.contiguous()?;
     let n = plane(x.dims());
     let found = match x.dtype() {
-        DType::F64 => with_numbers::<f64, _>(&x, |x| statistics(x, channels, n))?,
-        _ => with_numbers::<f32, _>(&x, |x| statistics(x, channels, n))?,
+        DType::F64 => with_numbers::<f64, _>(&x, |x| Ok(statistics(x, channels, n)))?,
+        _ => with_numbers::<f32, _>(&x, |x| Ok(statistics(x, channels, n)))?,
     };
     let (mean, variance): (Vec<f64>, Vec<f64>) = found.into_iter().unzip();
     let tensor = |v: &[f64]| Tensor::new(v, x.device())?.to_dtype(x.dtype());

@@ -3,8 +3,8 @@
 //! candle's pooling has gradients only if the kernel equals the stride, and its max-pooling
 //! gradient is divided by the window's size.
 
-use super::dense::numbers;
 use crate::kernels::Number;
+use crate::slices::{numbers, slice};
 use crate::{Error, Result};
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Shape, Tensor};
 use rayon::prelude::*;
@@ -221,12 +221,8 @@ impl CustomOp1 for Pool {
             let (x, y, grad) = (x.contiguous()?, y.contiguous()?, grad.contiguous()?);
             let ((xs, xl), (ys, yl)) = (x.storage_and_layout(), y.storage_and_layout());
             let (gs, gl) = grad.storage_and_layout();
-            use candle_core::Storage::Cpu;
-            let (Cpu(xs), Cpu(ys), Cpu(gs)) = (&*xs, &*ys, &*gs) else {
-                candle_core::bail!("expected tensors on the CPU")
-            };
-            let both = (numbers(xs, xl)?, numbers(ys, yl)?);
-            let out = pool.backward::<T>(both, numbers(gs, gl)?, s);
+            let both = (slice(&xs, xl)?, slice(&ys, yl)?);
+            let out = pool.backward::<T>(both, slice(&gs, gl)?, s);
             Tensor::from_vec(out, x.shape(), x.device())
         }
         let s = self.shape(x.dims()).map_err(candle_core::Error::wrap)?;

@@ -5,8 +5,8 @@
 //! overwrites the gradient that a tensor has already accumulated. Here each operation is a
 //! weighted sum over rows and one over columns, and the gradient is the transposed sum.
 
-use super::dense::numbers;
 use crate::kernels::Number;
+use crate::slices::numbers;
 use crate::{Error, Result};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Shape, Tensor, bail};

@@ -5,11 +5,13 @@
 //! `snapshots/COMMIT/FILE` are links to them, and `refs/REVISION` contains a commit.
 
 use super::repo::Repo;
-use super::transfer::CACHE_HINT;
 use crate::{Error, Result};
 use invariances_core::files::write_atomic;
 use invariances_core::names::shown;
 use std::path::{Component, Path, PathBuf};
+
+/// Advice for a cache that cannot be written.
+pub(super) const CACHE_HINT: &str = "the cache must be a writable folder; set another one with HF_HOME for the hub's files, or INVARIANCES_CACHE for the authors' files";
 
 /// Checks a repository's name: `name` or `owner/name`.
 pub(super) fn check_id(id: &str) -> Result<()> {

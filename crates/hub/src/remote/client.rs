@@ -1,8 +1,10 @@
 //! [`Hub`]: its settings from environment variables, and the download of any URL to a file.
 
+use super::hash::Hash;
 use super::http::{Failure, Request, Response, bare, parse};
+use super::lock::lock;
 use super::repo::{Kind, Repo};
-use super::transfer::{Hash, Transfer, beside, lock};
+use super::transfer::{Transfer, beside};
 use crate::{Error, Result};
 use invariances_core::names::shown;
 use invariances_core::say;

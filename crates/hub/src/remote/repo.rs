@@ -1,17 +1,15 @@
-//! [`Repo`]: a model or dataset on the hub, its files, and the error messages for failed
-//! requests.
+//! [`Repo`]: a model or dataset on the hub, and its files.
 
 use super::Hub;
-use super::cache::{check_file, check_id, check_revision, is_commit, is_stored_name};
-use super::http::{Failure, Refusal, bare};
+use super::api::Remote;
+use super::cache::{CACHE_HINT, check_file, check_id, check_revision, is_commit};
+use super::hash::Hash;
+use super::http::Failure;
 use super::listing::split;
-use super::transfer::{CACHE_HINT, Hash, Transfer, lock};
-use crate::source::listed;
+use super::lock::lock;
+use super::transfer::Transfer;
 use crate::{Error, Result};
-use invariances_core::duration as span;
-use invariances_core::names::{nearest, shown};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Deserialize;
+use invariances_core::names::shown;
 use std::path::PathBuf;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,14 +19,14 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Model => "model",
             Self::Dataset => "dataset",
         }
     }
 
-    fn other(self) -> Self {
+    pub(super) fn other(self) -> Self {
         match self {
             Self::Model => Self::Dataset,
             Self::Dataset => Self::Model,
@@ -58,50 +56,10 @@ pub struct RepoFile {
 #[derive(Clone, Debug)]
 pub struct Repo {
     pub(super) hub: Hub,
-    kind: Kind,
-    id: String,
+    pub(super) kind: Kind,
+    pub(super) id: String,
     pub(super) revision: String,
     newest: bool,
-}
-
-/// The API's description of a repository.
-#[derive(Deserialize)]
-struct Info {
-    sha: Option<String>,
-    #[serde(default)]
-    siblings: Vec<Sibling>,
-}
-
-#[derive(Deserialize)]
-struct Sibling {
-    rfilename: String,
-    size: Option<u64>,
-}
-
-/// The API's list of branches and tags.
-#[derive(Deserialize)]
-struct Refs {
-    #[serde(default)]
-    branches: Vec<Ref>,
-    #[serde(default)]
-    tags: Vec<Ref>,
-    #[serde(default)]
-    converts: Vec<Ref>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Ref {
-    name: String,
-    #[serde(default)]
-    r#ref: String,
-}
-
-/// The hub's description of a file.
-struct Remote {
-    commit: String,
-    etag: String,
-    size: Option<u64>,
 }
 
 impl Repo {
@@ -241,79 +199,20 @@ impl Repo {
     }
 
     /// Returns the name, with the revision if it is not `main`.
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         match self.revision.as_str() {
             "main" => self.id.clone(),
             revision => format!("{} at {}", self.id, shown(revision)),
         }
     }
 
-    fn about(&self, file: &str) -> String {
+    pub(super) fn about(&self, file: &str) -> String {
         format!(
             "{} of the {} {}",
             shown(file),
             self.kind.name(),
             self.name()
         )
-    }
-
-    fn api_url(&self, kind: Kind, rest: &str) -> String {
-        format!(
-            "{}/api/{}s/{}{rest}",
-            self.hub.endpoint,
-            kind.name(),
-            self.id
-        )
-    }
-
-    fn url(&self, revision: &str, file: &str) -> String {
-        format!(
-            "{}/{}/resolve/{}/{}",
-            self.hub.endpoint,
-            self.hf().url(),
-            encoded(revision, false),
-            encoded(file, true)
-        )
-    }
-
-    /// Requests the commit, the ETag and the length of a file.
-    fn remote(&self, file: &str) -> Result<Remote, Failure> {
-        let url = self.url(&self.revision, file);
-        let response = self.hub.head(&url)?;
-        let wrong = |what: &str| {
-            Failure::Final(Error::download(format!(
-                "{}: unexpected response from {}: {what}; check HF_ENDPOINT and the proxy",
-                self.about(file),
-                bare(&url)
-            )))
-        };
-        let commit = response.linked.commit.as_deref();
-        let commit = commit.or_else(|| Some(self.revision.as_str()).filter(|r| is_commit(r)));
-        let commit =
-            commit.ok_or_else(|| wrong("the header X-Repo-Commit with the commit is missing"))?;
-        let etag = response.linked.etag.as_deref();
-        let etag = etag.ok_or_else(|| wrong("the header ETag is missing"))?;
-        let etag = etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"');
-        for (what, name) in [("commit", commit), ("ETag", etag)] {
-            if !is_stored_name(name) {
-                return Err(wrong(&format!(
-                    "the {what} “{}” is not a valid file name",
-                    self.hub.clean(name)
-                )));
-            }
-        }
-        let length = || {
-            let text = response.headers.get("content-length")?.to_str().ok()?;
-            let plain = response.headers.get("content-encoding").is_none();
-            text.parse()
-                .ok()
-                .filter(|_| plain && response.status == 200)
-        };
-        Ok(Remote {
-            commit: commit.into(),
-            etag: etag.into(),
-            size: response.linked.size.or_else(length),
-        })
     }
 
     /// Fetches a file from the hub into the cache, unless the cache has it.
@@ -390,188 +289,10 @@ impl Repo {
             (Err(failure), _) => Err(self.explain(&about, None, failure)),
         }
     }
-
-    fn listing(&self, sizes: bool) -> Result<(String, Vec<RepoFile>), Failure> {
-        let revision = encoded(&self.revision, false);
-        // With lengths, the hub examines every file, which is slow for many files.
-        let blobs = if sizes { "?blobs=true" } else { "" };
-        let url = self.api_url(self.kind, &format!("/revision/{revision}{blobs}"));
-        let info: Info = self.hub.api(&url)?;
-        let commit = info.sha.filter(|sha| is_stored_name(sha)).ok_or_else(|| {
-            Error::download(format!(
-                "unexpected response from {}: the commit is missing; check HF_ENDPOINT",
-                bare(&url)
-            ))
-        })?;
-        let files = info.siblings.into_iter().map(|s| RepoFile {
-            path: s.rfilename,
-            size: s.size,
-        });
-        let mut files: Vec<RepoFile> = files.collect();
-        files.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok((commit, files))
-    }
-
-    fn not_cached(&self, about: &str, file: &str, reason: &str) -> Error {
-        let place = match (self.known_commit(), file) {
-            (Some(commit), file) if !file.is_empty() => self.pointer(&commit, file),
-            (Some(commit), _) => self.snapshot(&commit),
-            (None, _) => self.folder(),
-        };
-        Error::download(format!(
-            "{about}: not in the cache (expected in {}), and downloads are disabled by {reason}. Unset it, or download on a machine with a network and copy the cache; HF_HOME sets another cache folder",
-            place.display()
-        ))
-    }
-
-    /// Makes the error for a failed request for a file or, if `file` is `None`, for a list of
-    /// files.
-    fn explain(&self, about: &str, file: Option<&str>, failure: Failure) -> Error {
-        let refusal = match failure {
-            Failure::Final(error) => return error,
-            Failure::Unreachable(why) => {
-                return Error::download(format!(
-                    "cannot download {about}: {why}. Check the connection (set HTTPS_PROXY for a proxy, HF_ENDPOINT for a mirror of {}) and try again",
-                    self.hub.endpoint
-                ));
-            }
-            Failure::Refused(refusal) => refusal,
-        };
-        let status = refusal.describe();
-        let page = format!("{}/{}", self.hub.endpoint, self.hf().url());
-        let tokens = format!("{}/settings/tokens", self.hub.endpoint);
-        let how = format!("set HF_TOKEN to your token ({tokens}), or log in with `hf auth login`");
-        Error::download(match refusal.status {
-            401 | 403 if refusal.code == "GatedRepo" => match self.hub.token {
-                None => format!(
-                    "{about}: the repository is gated ({status}). Request access at {page}, then {how}"
-                ),
-                Some(_) => format!(
-                    "{about}: the repository is gated, and the account of this token does not have access ({status}). Request access at {page}"
-                ),
-            },
-            401 if self.hub.token.is_some() && refusal.code.is_empty() => format!(
-                "{about}: invalid token ({status}). Create a token at {tokens} and set HF_TOKEN to it, or log in again with `hf auth login`"
-            ),
-            401 if refusal.code.is_empty() || refusal.code == "RepoNotFound" => format!(
-                "{about}: this {kind} does not exist or is private ({status}). Check the name “{}”{}; for a private {kind}, {how}",
-                self.id,
-                self.elsewhere(),
-                kind = self.kind.name(),
-            ),
-            401 | 403 => format!(
-                "{about}: access denied ({status}). See {page} for its requirements{}",
-                match self.hub.token {
-                    None => format!("; then {how}"),
-                    Some(_) => format!("; the token needs read permission ({tokens})"),
-                }
-            ),
-            404 => self.missing(about, file, &refusal),
-            429 => format!(
-                "{about}: too many requests to {} ({status}){}. Try again later; a token in HF_TOKEN raises the limit",
-                refusal.host,
-                match refusal.wait {
-                    Some(wait) => format!("; the server requests a wait of {}", span(wait)),
-                    None => String::new(),
-                }
-            ),
-            500.. => format!(
-                "cannot download {about}: {} reports a server error ({status}). Try again later",
-                refusal.host
-            ),
-            _ => format!(
-                "cannot download {about}: {} returned status {status}",
-                refusal.host
-            ),
-        })
-    }
-
-    /// Finds out whether the repository, the revision or the file is missing, and describes it.
-    fn missing(&self, about: &str, file: Option<&str>, refusal: &Refusal) -> String {
-        let gone = |code: &str| refusal.code == code;
-        let listing = (!gone("RepoNotFound") && !gone("RevisionNotFound"))
-            .then(|| self.listing(false).ok())
-            .flatten();
-        if let (Some(file), Some((_, files))) = (file, &listing) {
-            let names: Vec<&str> = files.iter().map(|f| f.path.as_str()).collect();
-            let last = |path: &str| path.rsplit('/').next().map(str::to_owned);
-            let same = names.iter().find(|n| last(n) == last(file));
-            return match same.copied().or_else(|| nearest(file, &names)) {
-                Some(near) => format!("{about}: this file does not exist; did you mean {near:?}?"),
-                None => format!(
-                    "{about}: this file does not exist; the files are {}",
-                    listed(&names)
-                ),
-            };
-        }
-        if file.is_some() && gone("EntryNotFound") {
-            return format!(
-                "{about}: this file does not exist; see {}/{}",
-                self.hub.endpoint,
-                self.hf().url()
-            );
-        }
-        let refs: Option<Refs> = match gone("RepoNotFound") {
-            true => None,
-            false => self.hub.api(&self.api_url(self.kind, "/refs")).ok(),
-        };
-        if let Some(refs) = refs {
-            let names = refs.branches.into_iter().chain(refs.tags).map(|r| r.name);
-            let converts = refs.converts.into_iter().map(|r| r.r#ref);
-            let names: Vec<String> = names.chain(converts).filter(|n| !n.is_empty()).collect();
-            let there = match names.is_empty() {
-                true => "the repository may be empty".into(),
-                false => format!("the revisions are {}", listed(&names)),
-            };
-            return format!(
-                "{about}: the revision “{}” does not exist; {there}",
-                shown(&self.revision)
-            );
-        }
-        if gone("RevisionNotFound") {
-            return format!(
-                "{about}: the revision “{}” does not exist",
-                shown(&self.revision)
-            );
-        }
-        let kind = self.kind.name();
-        format!(
-            "{about}: this {kind} does not exist at {}. Check the name “{}”{}; a private {kind} needs a token in HF_TOKEN",
-            self.hub.endpoint,
-            self.id,
-            self.elsewhere()
-        )
-    }
-
-    /// Returns a hint if there is a repository of the other kind with this name; otherwise empty.
-    fn elsewhere(&self) -> String {
-        let other = self.kind.other();
-        let found: Result<Info, _> = self.hub.api(&self.api_url(other, ""));
-        match found {
-            Ok(_) => format!(
-                " (there is a {} with this name: hub.{}({:?}))",
-                other.name(),
-                other.name(),
-                self.id
-            ),
-            Err(_) => String::new(),
-        }
-    }
 }
 
 /// Whether the hub reports that the file or repository does not exist. The cache is then not used
 /// instead.
 fn is_missing(failure: &Failure) -> bool {
     matches!(failure, Failure::Refused(r) if r.status == 404)
-}
-
-/// Percent-encodes text for the path of a URL. `slashes` keeps `/` unencoded.
-fn encoded(text: &str, slashes: bool) -> String {
-    const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
-        .remove(b'-')
-        .remove(b'_')
-        .remove(b'.')
-        .remove(b'~');
-    const PATH: &AsciiSet = &SEGMENT.remove(b'/');
-    utf8_percent_encode(text, if slashes { PATH } else { SEGMENT }).to_string()
 }

@@ -2,110 +2,21 @@
 //! in its place only when it is complete.
 
 use super::Hub;
+use super::cache::CACHE_HINT;
+use super::hash::Hash;
 use super::http::{Failure, Request, bare};
-use crate::{Error, Result};
-use invariances_core::duration as span;
-use ring::digest;
+use super::progress::{Progress, amount};
+use crate::Error;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 /// Largest download without an announced length, in bytes.
 const UNANNOUNCED: u64 = 16 << 30;
 /// An attempt that received at least this many bytes resets the number of failed attempts.
 const BROUGHT: u64 = 1 << 20;
 /// Number of bytes that are read and written at a time.
-const PIECE: usize = 256 << 10;
-
-/// The expected hash of the content.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Hash {
-    /// No hash is known.
-    Unknown,
-    /// SHA-256 or its first digits. Git LFS identifies a file by it; the names of torch's
-    /// published files contain its first digits.
-    Sha256(String),
-    /// Git's hash of a file: the SHA-1 of `blob`, a space, its length, a zero byte and its content.
-    Git(String),
-    Md5(String),
-}
-
-impl Hash {
-    /// Reads the hash from the hub's ETag: the SHA-256 for a file in Git LFS, otherwise Git's hash.
-    pub fn of_etag(etag: &str) -> Self {
-        let hex = etag.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        match etag.len() {
-            64 if hex => Self::Sha256(etag.into()),
-            40 if hex => Self::Git(etag.into()),
-            _ => Self::Unknown,
-        }
-    }
-
-    /// Parses a hash that is published with an address: 32 digits are an MD5; any other number
-    /// from 8 to 64 is the beginning of a SHA-256.
-    pub fn published(text: &str) -> Result<Self> {
-        let text = text.to_ascii_lowercase();
-        let hex = text.bytes().all(|b| b.is_ascii_hexdigit());
-        match text.len() {
-            32 if hex => Ok(Self::Md5(text)),
-            8..=64 if hex => Ok(Self::Sha256(text)),
-            _ => Err(Error::invalid(format!(
-                "expected an MD5 (32 hexadecimal digits) or the first 8 to 64 digits of a SHA-256, found {text:?}"
-            ))),
-        }
-    }
-
-    pub(super) fn name(&self) -> &'static str {
-        match self {
-            Self::Unknown => "no hash",
-            Self::Sha256(_) => "SHA-256",
-            Self::Git(_) => "Git hash",
-            Self::Md5(_) => "MD5",
-        }
-    }
-
-    /// Compares a file with the hash. Returns the expected and the actual hash if they differ.
-    pub fn differs(&self, path: &Path) -> Result<Option<(String, String)>> {
-        let io = |e| Error::io(path, e);
-        let mut file = File::open(path).map_err(io)?;
-        let mut piece = vec![0; PIECE];
-        let mut each = |take: &mut dyn FnMut(&[u8])| -> std::io::Result<()> {
-            loop {
-                match file.read(&mut piece) {
-                    Ok(0) => return Ok(()),
-                    Ok(n) => take(&piece[..n]),
-                    Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                    Err(e) => return Err(e),
-                }
-            }
-        };
-        let hex = |d: digest::Digest| -> String {
-            d.as_ref().iter().map(|b| format!("{b:02x}")).collect()
-        };
-        let (expected, found) = match self {
-            Self::Unknown => return Ok(None),
-            Self::Sha256(expected) => {
-                let mut context = digest::Context::new(&digest::SHA256);
-                each(&mut |b| context.update(b)).map_err(io)?;
-                (expected, hex(context.finish()))
-            }
-            Self::Git(expected) => {
-                let len = std::fs::metadata(path).map_err(io)?.len();
-                let mut context = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
-                context.update(format!("blob {len}\0").as_bytes());
-                each(&mut |b| context.update(b)).map_err(io)?;
-                (expected, hex(context.finish()))
-            }
-            Self::Md5(expected) => {
-                let mut context = md5::Context::new();
-                each(&mut |b| context.consume(b)).map_err(io)?;
-                (expected, format!("{:x}", context.finalize()))
-            }
-        };
-        Ok((!found.starts_with(expected.as_str())).then(|| (expected.clone(), found)))
-    }
-}
+pub(super) const PIECE: usize = 256 << 10;
 
 /// A file that is to be fetched.
 pub(super) struct Transfer<'a> {
@@ -414,9 +325,6 @@ impl Transfer<'_> {
     }
 }
 
-/// Advice for a cache that cannot be written.
-pub(super) const CACHE_HINT: &str = "the cache must be a writable folder; set another one with HF_HOME for the hub's files, or INVARIANCES_CACHE for the authors' files";
-
 /// Whether an ETag is strong, so that it identifies one version, and is safe to send in a header.
 fn is_strong(etag: &str) -> bool {
     etag.len() <= 256
@@ -449,129 +357,4 @@ pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
     name.into()
-}
-
-/// Waits until no other process fetches the same file, and locks it. The lock ends when the
-/// returned file is dropped or the process ends.
-///
-/// If the file system has no locks, two processes can fetch the same file at once; sizes and
-/// hashes are still checked.
-pub(super) fn lock(path: &Path, what: &str, hub: &Hub) -> Result<File> {
-    let io = |e| Error::io(path, e).with_hint(CACHE_HINT);
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e).with_hint(CACHE_HINT))?;
-    }
-    loop {
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(io)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(std::fs::TryLockError::WouldBlock) => {
-                hub.say(format!("{what}: waiting for a download in progress"));
-                file.lock().map_err(io)?;
-            }
-            Err(std::fs::TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => {}
-            Err(std::fs::TryLockError::Error(e)) => return Err(io(e)),
-        }
-        // Python's library may have removed the lock file meanwhile.
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::MetadataExt;
-            if file.metadata().map_err(io)?.nlink() == 0 {
-                continue;
-            }
-        }
-        return Ok(file);
-    }
-}
-
-/// Formats a number of bytes for printing.
-pub(super) fn amount(bytes: u64) -> String {
-    match bytes as f64 {
-        b if b < 1e3 => format!("{bytes} bytes"),
-        b if b < 1e6 => format!("{:.0} kB", b / 1e3),
-        b if b < 1e9 => format!("{:.1} MB", b / 1e6),
-        b => format!("{:.2} GB", b / 1e9),
-    }
-}
-
-/// Prints progress: a line at the beginning, then after 2, 5, 10, 20, 30 … seconds, and at the end.
-struct Progress {
-    what: String,
-    begun: Option<(Instant, u64)>,
-    next: Duration,
-    last: u64,
-}
-
-impl Progress {
-    fn new(what: &str) -> Self {
-        Self {
-            what: what.into(),
-            begun: None,
-            next: Duration::from_secs(2),
-            last: 0,
-        }
-    }
-
-    fn begin(&mut self, hub: &Hub, at: u64, size: Option<u64>) {
-        let size = size.map_or("of unknown size".into(), amount);
-        let what = &self.what;
-        hub.say(match at {
-            0 => format!("{what}: downloading, {size}"),
-            _ => format!("{what}: resumed after {}, {size}", amount(at)),
-        });
-        self.begun.get_or_insert((Instant::now(), at));
-        self.last = at;
-    }
-
-    fn at(&mut self, hub: &Hub, at: u64, size: Option<u64>) {
-        self.last = at;
-        let Some((started, first)) = self.begun else {
-            return;
-        };
-        let elapsed = started.elapsed();
-        if elapsed < self.next {
-            return;
-        }
-        self.next = match elapsed.as_secs() {
-            0..5 => Duration::from_secs(5),
-            s => Duration::from_secs((s / 10 + 1) * 10),
-        };
-        let rate = at.saturating_sub(first) as f64 / elapsed.as_secs_f64();
-        let of = match size {
-            Some(size) if size > 0 && rate > 0.0 => format!(
-                " of {} ({} %), about {} remaining",
-                amount(size),
-                u128::from(at) * 100 / u128::from(size),
-                span(Duration::from_secs_f64(
-                    (size.saturating_sub(at) as f64 / rate).min(1e6)
-                ))
-            ),
-            _ => String::new(),
-        };
-        hub.say(format!(
-            "{}: {}{of}, {}/s",
-            self.what,
-            amount(at),
-            amount(rate as u64)
-        ));
-    }
-
-    /// Prints that the file is complete, if the download took at least 2 seconds.
-    fn done(&self, hub: &Hub) {
-        if let Some((started, _)) = self.begun
-            && started.elapsed() >= Duration::from_secs(2)
-        {
-            hub.say(format!(
-                "{}: {} in {}",
-                self.what,
-                amount(self.last),
-                span(started.elapsed())
-            ));
-        }
-    }
 }

@@ -4,7 +4,7 @@ use super::Number;
 use super::elementwise::map2;
 use super::patches::{PIECES, Patches, Tile, runs};
 use super::product::{Matrix, product, product_at, side_by_side};
-use crate::conv::Activation;
+use crate::Activation;
 use rayon::prelude::*;
 use std::ops::Range;
 

@@ -1,5 +1,6 @@
-//! Kernels for the CPU, on slices, and for CUDA (`cuda`): matrix products, convolutions, normalisation, pooling. All `unsafe` code that
-//! computes is in this folder; the modules above it check shapes and call it.
+//! Kernels for the CPU, on slices, and for CUDA (`cuda`): matrix products, convolutions,
+//! normalisation, pooling; and the element types that they support. All `unsafe` code that computes
+//! is in this folder; the modules above it check shapes and call it.
 
 pub(crate) mod convolution;
 #[cfg(feature = "cuda")]
@@ -49,3 +50,27 @@ macro_rules! number {
 }
 number!(f32, F32, SCRATCH32);
 number!(f64, F64, SCRATCH64);
+
+/// The element types that the kernels support.
+pub(crate) trait Real: Number {
+    fn tanh(self) -> Self;
+    fn exp(self) -> Self;
+}
+
+impl Real for f32 {
+    fn tanh(self) -> Self {
+        f32::tanh(self)
+    }
+    fn exp(self) -> Self {
+        f32::exp(self)
+    }
+}
+
+impl Real for f64 {
+    fn tanh(self) -> Self {
+        f64::tanh(self)
+    }
+    fn exp(self) -> Self {
+        f64::exp(self)
+    }
+}

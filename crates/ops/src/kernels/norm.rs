@@ -2,7 +2,7 @@
 
 use super::Number;
 use super::elementwise::{map2, written};
-use crate::conv::Activation;
+use crate::Activation;
 use rayon::prelude::*;
 use std::mem::MaybeUninit;
 

@@ -7,6 +7,7 @@
 //! All launches and allocations go to the stream of the tensors' device, so they run in the order
 //! of the calls, and memory that is freed is not reused before the kernels that read it have run.
 
+mod actnorm;
 pub(crate) mod adam;
 pub(crate) mod convolution;
 pub(crate) mod flow;

@@ -1,17 +1,21 @@
 //! [`Checkpoint`]: the names, shapes and element types of a checkpoint's tensors, and their
 //! values, which are read on demand.
+//!
+//! `load` loads them into the parameters of a network, and `values` reads one tensor.
 
-use super::pickle::{self, Kind};
-use super::prefix::{self, Expected};
+mod load;
+mod values;
+
+use super::pickle;
+use super::prefix;
 use super::safetensors;
 use super::source::{Source, listed};
 use super::state::{Located, State, check_size, locate};
 use super::torch::Torch;
 use crate::{Error, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use invariances_core::names::shown;
 use invariances_core::say;
-use invariances_ops::Params;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -312,172 +316,6 @@ impl Checkpoint {
         each.map(|t| Ok((t.name[self.cut..].into(), self.load(t)?)))
             .collect()
     }
-
-    /// Loads every value into `params`, by name, converted to the element type and device of
-    /// `params`. Either all values are loaded or none: names and shapes are compared before any
-    /// tensor is read.
-    ///
-    /// The file's names are used unchanged or without a prefix that all of them share, whichever
-    /// gives exactly the network's names. Counters of batches (`num_batches_tracked`) are ignored.
-    ///
-    /// # Errors
-    /// [`Error::Content`] if names or shapes differ. The error lists every missing and unexpected
-    /// name and every wrong shape, and the prefix below which the file has the network's names,
-    /// if there is one. [`Error::Io`] if the file cannot be read.
-    pub fn load_into(&self, params: &Params) -> Result<()> {
-        let expected = params.shapes();
-        let cuts = self.cuts();
-        let fits = |cut: &&usize| prefix::agreement(&self.state.tensors, **cut, &expected).1;
-        let Some(&cut) = cuts.iter().find(fits) else {
-            return Err(self.of_another_network(params, &expected, &cuts));
-        };
-        self.say_decision(cut);
-        let mut values = HashMap::new();
-        for tensor in &self.state.tensors {
-            let name = &tensor.name[cut..];
-            if expected.contains_key(name) {
-                values.insert(name.to_owned(), self.load(tensor)?);
-            }
-        }
-        params.set_all(&values)
-    }
-
-    /// Loads values into `params` under other names; either all are loaded or none. `rename`
-    /// receives a name and a shape of the file and returns the network's name and shape, or
-    /// `None` for a tensor that the network does not have. The number of elements must stay the
-    /// same. `what` describes the expected file in the error message.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::load_into`].
-    pub fn load_renamed(
-        &self,
-        params: &Params,
-        what: &str,
-        rename: impl Fn(&str, &[usize]) -> Option<(String, Vec<usize>)>,
-    ) -> Result<()> {
-        let mut fault = None;
-        for cut in self.cuts() {
-            let chosen: Vec<(String, &Located, Vec<usize>)> = self
-                .state
-                .tensors
-                .iter()
-                .filter_map(|t| rename(&t.name[cut..], &t.shape).map(|(n, s)| (n, t, s)))
-                .collect();
-            let shapes = chosen
-                .iter()
-                .map(|(name, _, shape)| (name.as_str(), &shape[..]));
-            if let Err(error) = params.check_shapes(&shapes.collect()) {
-                // Keep the first error: it is about the names that `entries` returns.
-                fault.get_or_insert(error);
-                continue;
-            }
-            self.say_decision(cut);
-            let mut values = HashMap::new();
-            for (name, tensor, shape) in chosen {
-                // `set_all` converts each value to the type of its parameter or buffer.
-                values.insert(name, self.load(tensor)?.reshape(shape)?);
-            }
-            return params.set_all(&values);
-        }
-        let fault = fault.map_or(String::new(), |e| format!(": {e}"));
-        Err(self.source.wrong(format!("expected {what}{fault}")))
-    }
-
-    /// Returns the lengths of the prefixes that all names share. The removed prefix comes first.
-    fn cuts(&self) -> Vec<usize> {
-        let mut cuts = prefix::shared(&self.state.tensors);
-        cuts.retain(|cut| *cut != self.cut);
-        cuts.insert(0, self.cut);
-        cuts
-    }
-
-    /// Prints which names are used, if this differs from the notice printed at opening.
-    fn say_decision(&self, cut: usize) {
-        if cut != self.cut && cut > 0 {
-            self.say_prefix(cut);
-        } else if cut != self.cut {
-            let file = self.path().file_name().unwrap_or_default().display();
-            let prefix = shown(self.prefix());
-            say(&format!(
-                "{file}: kept the prefix {prefix:?}, which the network's names have"
-            ));
-        }
-    }
-
-    fn of_another_network(&self, params: &Params, expected: &Expected, cuts: &[usize]) -> Error {
-        let tensors = &self.state.tensors;
-        let agree = |cut: usize| prefix::agreement(tensors, cut, expected).0;
-        // Among the prefixes with the most matches, the first one. `max_by_key` returns the last
-        // maximum, hence `rev`.
-        let cut = cuts.iter().copied().rev().max_by_key(|cut| agree(*cut));
-        let cut = cut.unwrap_or(self.cut);
-        let named = tensors.iter().map(|t| (&t.name[cut..], &t.shape[..]));
-        let mut text = match params.check_shapes(&named.collect()) {
-            Ok(()) => "these weights are of another network".into(),
-            Err(error) => error.to_string(),
-        };
-        for name in expected.keys() {
-            if let Some(what) = self.unread(name, cut) {
-                text += &format!(
-                    "\n  {name} is stored in the file as an object of {what}, not as a tensor: save \
-                     `torch.as_tensor(x)` instead"
-                );
-            }
-        }
-        text += &prefix::advice(tensors, self.cut, expected);
-        self.source.wrong(text)
-    }
-
-    /// Reads one tensor.
-    fn load(&self, tensor: &Located) -> Result<Tensor> {
-        let size = tensor.kind.size();
-        let what = shown(&tensor.name);
-        let mut bytes = self.source.read(tensor.at, tensor.span * size, &what)?;
-        if let Some(stride) = &tensor.stride {
-            bytes = gather(&bytes, &tensor.shape, stride, size as usize);
-        }
-        if tensor.negative {
-            tensor.kind.negate(&mut bytes);
-        }
-        let (shape, cpu) = (tensor.shape.as_slice(), &Device::Cpu);
-        Ok(match tensor.kind {
-            Kind::I8 => {
-                let wide: Vec<i16> = bytes.iter().map(|b| i16::from(b.cast_signed())).collect();
-                Tensor::from_vec(wide, shape, cpu)?
-            }
-            Kind::U16 => {
-                let wide = bytes.chunks_exact(2);
-                let wide: Vec<u32> = wide
-                    .map(|b| u16::from_le_bytes([b[0], b[1]]).into())
-                    .collect();
-                Tensor::from_vec(wide, shape, cpu)?
-            }
-            kind => Tensor::from_raw_buffer(&bytes, kind.dtype(), shape, cpu)?,
-        })
-    }
-}
-
-/// Copies the elements of a strided tensor into contiguous order. All of them must be in `bytes`.
-fn gather(bytes: &[u8], shape: &[usize], stride: &[u64], size: usize) -> Vec<u8> {
-    let count: usize = shape.iter().product();
-    let mut gathered = Vec::with_capacity(count * size);
-    let mut index = vec![0; shape.len()];
-    let mut at = 0;
-    for _ in 0..count {
-        gathered.extend_from_slice(&bytes[at..at + size]);
-        // Advance to the next index; the last dimension changes fastest.
-        for (d, i) in index.iter_mut().enumerate().rev() {
-            let step = stride[d] as usize * size;
-            *i += 1;
-            at += step;
-            if *i < shape[d] {
-                break;
-            }
-            at -= *i * step;
-            *i = 0;
-        }
-    }
-    gathered
 }
 
 /// Whether these first bytes are those of a pickle whose first object is torch's magic number.
