@@ -15,8 +15,8 @@ impl Lab {
     /// that it is shown if it is a cell's last expression (`lab.figure("samples", &figure)?`).
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a name that cannot be part of a file name, [`Error::Io`] if a file
-    /// cannot be written.
+    /// [`Error::Invalid`](crate::Error::Invalid) for a name that cannot be part of a file name,
+    /// [`Error::Io`](crate::Error::Io) if a file cannot be written.
     pub fn figure(&self, name: &str, figure: &Figure) -> Result<Figure> {
         check_name("a figure", name)?;
         let figure = figure
