@@ -104,7 +104,9 @@ fn a_change_of_code_is_recorded() -> Result<()> {
         let folders = match part.as_str() {
             "dependencies" => continue,
             "ops" | "data" => vec![project.join("crates").join(part).join("src")],
-            "subject" => vec![project.join("src/notebook/subject.rs")],
+            "subject" => ["subject.rs", "images.rs"]
+                .map(|file| project.join("src/notebook").join(file))
+                .to_vec(),
             "train" => vec![project.join("src/train"), project.join("src/recipes")],
             _ => vec![project.join("src").join(part)],
         };

@@ -54,6 +54,7 @@ mod norm;
 mod patch;
 mod preprocess;
 mod resnet;
+mod shared;
 mod small;
 mod squeezenet;
 mod stack;

@@ -1,13 +1,72 @@
 //! Images given by the user in an environment variable: a folder, parquet files or a dataset of
-//! the hub.
+//! the hub ([`Lab::images`], [`Lab::frames`]).
 
 use super::Lab;
+use super::subject::unknown;
 use crate::data::{ImageColumns, Images};
 use crate::hub::parquet_split;
 use crate::{Error, Result};
+use candle_core::Tensor;
+use invariances_core::say;
 use std::path::{Path, PathBuf};
 
 impl Lab {
+    /// The images in the variable `INVARIANCES_IMAGES`: a folder of class folders, a parquet
+    /// file, or a dataset of the hub (`owner/name`, its split `train`), with options after a `?`;
+    /// [`Lab`] lists them.
+    ///
+    /// By default, a file that cannot be decoded causes an error when it is read. If the setting
+    /// `unreadable` is `leave-out` (`--set unreadable=leave-out`), such files are left out and
+    /// listed before training; see [`Images::readable`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the variable is not set, or for another value of the setting;
+    /// [`Error::Unknown`] if the file, folder or dataset does not exist; also as
+    /// [`Images::folder`], [`Images::parquet`] and [`Repo::parquet`](crate::hub::Repo::parquet).
+    pub fn images(&self) -> Result<Images> {
+        let images = self.images_in("INVARIANCES_IMAGES")?.ok_or_else(|| {
+            Error::invalid(format!(
+                "scale {} needs images: set INVARIANCES_IMAGES to a folder of class folders, a parquet file, or a dataset of the hub (owner/name)",
+                self.scale()
+            ))
+        })?;
+        self.readable(images)
+    }
+
+    /// The images that can be decoded, if the setting `unreadable` requires it; otherwise all.
+    fn readable(&self, images: Images) -> Result<Images> {
+        let all = ["error", "leave-out"];
+        let value = self.setting("unreadable", all[0].to_string())?;
+        if value == all[0] {
+            return Ok(images);
+        }
+        if value != all[1] {
+            return Err(unknown("unreadable", &value, &all));
+        }
+        let (images, left_out) = images.readable()?;
+        if !left_out.is_empty() {
+            say(&left_out.to_string());
+        }
+        Ok(images)
+    }
+
+    /// Up to `count` frames of the film in the variable `INVARIANCES_FRAMES`, evenly spaced over
+    /// its length, resized to `size` × `size` pixels: (count, 3, size, size) in [−1, 1]. The film
+    /// is a folder of image files in the order of their names, or another source that
+    /// [`Lab::images`] accepts. Returns `None` if the variable is not set.
+    ///
+    /// # Errors
+    /// As [`Lab::images`] and [`Images::batch`].
+    pub fn frames(&self, size: usize, count: usize) -> Result<Option<Tensor>> {
+        let Some(images) = self.images_in("INVARIANCES_FRAMES")? else {
+            return Ok(None);
+        };
+        let images = self.readable(images)?;
+        let (total, frames) = (images.len(), count.clamp(1, images.len().max(1)));
+        let rows: Vec<usize> = (0..frames).map(|k| k * total / frames).collect();
+        Ok(Some(images.batch(&rows, size)?.images))
+    }
+
     /// The images in the variable, or `None` if it is not set.
     pub(super) fn images_in(&self, variable: &str) -> Result<Option<Images>> {
         let text = std::env::var(variable).unwrap_or_default();

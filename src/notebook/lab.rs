@@ -1,13 +1,16 @@
-//! [`Lab`], a notebook's settings and the place where its results are saved.
+//! [`Lab`], a notebook's settings, and the device, parameters, networks and digits that they
+//! select.
+//!
+//! What a lab saves and shows is in `output.rs`, its images in `images.rs`, its subject in
+//! `subject.rs`, and the table of a study in `comparison.rs`.
 
-use super::{Claim, ClaimBuilder, Claims, Scale};
+use super::Scale;
+use super::environment::{chosen_device, parse_settings, project_folder, setting};
 use crate::data::{Batch, Digits};
-use crate::figure::{Explorer, Figure, Film, escape, show};
 use crate::hub::Hub;
-use crate::metric::Estimate;
-use crate::ops::{Params, Placement, device_name, keep_freed_memory, open_device};
+use crate::ops::{Params, Placement, device_name, keep_freed_memory};
 use crate::train::{Store, retrains};
-use crate::{Error, Result, revision};
+use crate::{Error, Result};
 use candle_core::{DType, Device};
 use invariances_core::files::cache_dir;
 use std::collections::BTreeMap;
@@ -343,87 +346,6 @@ impl Lab {
             other => Err(super::subject::unknown("digits", other, &all)),
         }
     }
-
-    /// Saves a figure as `figures/<notebook>-<name>.png`, `.svg` and `.pdf` in the output folder,
-    /// and its data as `.csv`. The notebook, the scale, the seed, the device, the version and the
-    /// revisions of the code ([`revision::all`]) are added to the metadata. Returns the figure, so that it is shown if it is a cell's last
-    /// expression (`lab.figure("samples", &figure)?`).
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for a name that cannot be part of a file name, [`Error::Io`] if a file
-    /// cannot be written.
-    pub fn figure(&self, name: &str, figure: &Figure) -> Result<Figure> {
-        check_name("a figure", name)?;
-        let figure = figure
-            .note("notebook", &self.notebook)
-            .note("scale", self.scale)
-            .note("seed", self.seed)
-            .note("device", device_name(&self.device))
-            .note("version", crate::VERSION)
-            .note("code", revision::all());
-        let table = figure.has_numbers().then_some("csv");
-        for extension in ["png", "svg", "pdf"].into_iter().chain(table) {
-            figure.save(self.figure_path(name, extension))?;
-        }
-        Ok(figure)
-    }
-
-    /// Saves a film as `figures/<notebook>-<name>.png`, like [`Lab::figure`], and returns it.
-    ///
-    /// # Errors
-    /// As [`Lab::figure`] and [`Film::png`].
-    pub fn film(&self, name: &str, film: &Film) -> Result<Film> {
-        check_name("a figure", name)?;
-        let film = film
-            .note("notebook", &self.notebook)
-            .note("scale", self.scale)
-            .note("seed", self.seed)
-            .note("device", device_name(&self.device))
-            .note("code", revision::all());
-        film.save(self.figure_path(name, "png"))?;
-        Ok(film)
-    }
-
-    /// Saves an interactive figure as `figures/<notebook>-<name>.html`, and a static version for
-    /// a paper like [`Lab::figure`]. Returns the interactive figure.
-    ///
-    /// # Errors
-    /// As [`Lab::figure`] and [`Explorer::html`].
-    pub fn explorer(&self, name: &str, explorer: &Explorer) -> Result<Explorer> {
-        self.figure(name, &explorer.figure()?)?;
-        let explorer = explorer
-            .note("notebook", &self.notebook)
-            .note("scale", self.scale)
-            .note("seed", self.seed)
-            .note("device", device_name(&self.device))
-            .note("code", revision::all());
-        explorer.save(self.figure_path(name, "html"))?;
-        Ok(explorer)
-    }
-
-    /// The path of a figure's file.
-    fn figure_path(&self, name: &str, extension: &str) -> PathBuf {
-        let folder = self.out.join("figures");
-        folder.join(format!("{}-{name}.{extension}", self.notebook))
-    }
-
-    /// Starts a claim:
-    /// `lab.claim("samples-keep-class", kept).statement("…").at_least(0.9).state()?`. Its value
-    /// is a number or an [`Estimate`] with its interval.
-    pub fn claim(&self, name: &str, value: impl Into<Estimate>) -> ClaimBuilder {
-        ClaimBuilder::new(self, name, value.into())
-    }
-
-    /// Combines several claims of one cell in one table.
-    pub fn claims<'a>(&self, claims: impl IntoIterator<Item = &'a Claim>) -> Claims {
-        Claims::new(claims)
-    }
-
-    /// Shows the settings in a notebook. The kernel calls it if the value is a cell's last
-    /// expression.
-    pub fn evcxr_display(&self) {
-        show(Ok(format!("<code>{}</code>", escape(&self.to_string()))));
-    }
 }
 
 impl fmt::Display for Lab {
@@ -451,21 +373,6 @@ impl fmt::Display for Lab {
     }
 }
 
-/// Parses `name=value;name=value`.
-fn parse_settings(text: &str) -> Result<BTreeMap<String, String>> {
-    let mut settings = BTreeMap::new();
-    for part in text.split(';').filter(|p| !p.trim().is_empty()) {
-        let (name, value) = part.split_once('=').ok_or_else(|| {
-            Error::invalid(format!(
-                "INVARIANCES_SET: expected name=value pairs separated by `;`, found “{part}”"
-            ))
-        })?;
-        check_name("a setting", name.trim())?;
-        settings.insert(name.trim().into(), value.trim().into());
-    }
-    Ok(settings)
-}
-
 /// Checks that a name is safe as part of a file name.
 pub(super) fn check_name(what: &str, name: &str) -> Result<()> {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
@@ -477,98 +384,9 @@ pub(super) fn check_name(what: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
-fn setting(name: &str) -> Result<Option<String>> {
-    match std::env::var(name) {
-        Ok(text) if text.trim().is_empty() => Ok(None),
-        Ok(text) => Ok(Some(text)),
-        Err(std::env::VarError::NotPresent) => Ok(None),
-        Err(std::env::VarError::NotUnicode(text)) => Err(Error::invalid(format!(
-            "{name}: expected valid Unicode, found {}",
-            text.display()
-        ))),
-    }
-}
-
-/// The folder that contains `notebooks/`, found from the current folder of the kernel.
-fn project_folder() -> Result<PathBuf> {
-    let here = std::env::current_dir().map_err(|e| Error::io(".", e))?;
-    let inside = here
-        .ancestors()
-        .find(|f| f.ends_with("notebooks"))
-        .and_then(Path::parent);
-    Ok(inside.unwrap_or(&here).to_path_buf())
-}
-
-/// Opens the device in the variable `INVARIANCES_DEVICE`: `cpu`, `cuda` (the first GPU),
-/// `cuda:1`, `metal`. If the variable is not set, it is the first GPU if the crate was built for
-/// one (features `cuda`, `metal`) and it can be opened, otherwise the CPU.
-///
-/// A device is opened once per process: tensors of two openings of one GPU could not be combined.
-///
-/// # Errors
-/// As [`open_device`], with the name of the variable in the message.
-pub fn chosen_device() -> Result<Device> {
-    device_or_default(setting("INVARIANCES_DEVICE")?.as_deref())
-}
-
-fn device_or_default(name: Option<&str>) -> Result<Device> {
-    static OPENED: Mutex<BTreeMap<String, Device>> = Mutex::new(BTreeMap::new());
-    let mut opened = OPENED.lock().unwrap_or_else(|p| p.into_inner());
-    let mut open = |name: &str| -> Result<Device> {
-        let name = name.trim().to_ascii_lowercase();
-        let name = match name.strip_suffix(":0") {
-            Some(first) => first.to_string(),
-            None => name,
-        };
-        if let Some(device) = opened.get(&name) {
-            return Ok(device.clone());
-        }
-        let device = open_device(&name)?;
-        opened.insert(name, device.clone());
-        Ok(device)
-    };
-    if let Some(name) = name {
-        return open(name).map_err(|e| {
-            let message = format!("INVARIANCES_DEVICE: {e}");
-            match e {
-                Error::Unknown(_) => Error::unknown(message),
-                Error::Unsupported(_) => Error::unsupported(message),
-                _ => Error::invalid(message),
-            }
-        });
-    }
-    let built_for = [
-        ("cuda", cfg!(feature = "cuda")),
-        ("metal", cfg!(feature = "metal")),
-    ];
-    let mut names = built_for.into_iter().filter(|(_, built)| *built);
-    let found = names.find_map(|(name, _)| open(name).ok());
-    Ok(found.unwrap_or(Device::Cpu))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_device_that_there_is_not_is_refused() -> Result<()> {
-        let message = |name: &str| match device_or_default(Some(name)) {
-            Ok(device) => panic!("{name} was opened as {}", device_name(&device)),
-            Err(e) => e.to_string(),
-        };
-        let text = message("tpu");
-        for choice in ["INVARIANCES_DEVICE", "cpu", "cuda", "metal", "tpu"] {
-            assert!(text.contains(choice), "{text}");
-        }
-        #[cfg(not(feature = "cuda"))]
-        assert!(message("cuda").contains("--features cuda"));
-        #[cfg(not(feature = "metal"))]
-        assert!(message("metal").contains("--features metal"));
-        assert_eq!(device_name(&device_or_default(Some(" CPU "))?), "cpu");
-        #[cfg(not(any(feature = "cuda", feature = "metal")))]
-        assert_eq!(device_name(&device_or_default(None)?), "cpu");
-        Ok(())
-    }
 
     /// The store and the parameters of a lab have its device, number type and seed.
     #[test]

@@ -6,15 +6,19 @@
 //! progress of a long cell.
 
 mod claim;
+mod comparison;
+mod environment;
 mod images;
 mod lab;
+mod output;
 mod progress;
 mod scale;
 mod study;
 mod subject;
 
 pub use claim::{Claim, ClaimBuilder, Claims, Expected};
-pub use lab::{Lab, chosen_device};
+pub use environment::chosen_device;
+pub use lab::Lab;
 pub use progress::Progress;
 pub use scale::Scale;
 pub use study::{Conditions, Repeated, SeedResult, Study};

@@ -2,7 +2,8 @@
 //! `NAME.json`.
 
 use super::Card;
-use super::store::{check_name, differences};
+use super::card::differences;
+use super::store::check_name;
 use crate::ops::Params;
 use crate::{Error, Result};
 use candle_core::DType;

@@ -4,11 +4,14 @@
 
 mod doctor;
 mod environment;
+mod evcxr;
 mod execute;
 mod gallery;
 mod interrupt;
 mod kernel;
 mod lab;
+mod page;
+mod python;
 mod retrain;
 mod run;
 mod setup;

@@ -4,7 +4,7 @@
 //! evcxr sends the message of a panic, or of an error behind `?`, through another pipe than the
 //! end of the cell. So the message can arrive too late, and evcxr counts the cell as a success.
 //! This library writes it as a result of the cell, under its own MIME type, which programs can
-//! look for. `shim/mod.rs` compiles this file once.
+//! look for. `compile.rs` compiles this file once.
 
 use std::io::Write;
 use std::sync::Mutex;
