@@ -9,6 +9,9 @@
 //! feature for all rows are contiguous. A product with a weight is then fast for few rows as
 //! well; it only waits for the weight to be read from memory. Sums never depend on the number of
 //! threads.
+//!
+//! `half_step` computes values and log-determinant, `half_step_backward` the gradients. The same
+//! functions for CUDA devices are in [`gpu`](crate::gpu).
 
 use super::dense::{Real, numbers};
 use super::gradients::{GradientSlot, stand, through_candle};

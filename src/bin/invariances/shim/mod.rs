@@ -9,6 +9,18 @@
 //!
 //! The command `invariances kernel` creates links named `cargo` and `rustup` to its own program
 //! and writes the settings that are read here. No second program has to be built.
+//!
+//! From a cell to its result:
+//!
+//! 1. Jupyter sends the cell to evcxr_jupyter, which `kernel.rs` started.
+//! 2. evcxr writes a crate `ctx` with the cell, the user's earlier items, and code that takes
+//!    variables from a store and puts them back. It runs `cargo build`, which is this program.
+//! 3. `Kernel::compile` replaces evcxr's store by ours (`store.rs`), adds the reports of panics and
+//!    errors (`cell.rs`), lists the definitions on which the variables' types depend (`types.rs`
+//!    with `tokens.rs`), and drops variables of types that were redefined (`variables.rs`).
+//! 4. It runs `rustc` once, with `libinvariances.so` and the compiled `cell.rs` as libraries. A
+//!    dependency of the user (`:dep`) is built by cargo before, and refused if it contains candle.
+//! 5. evcxr loads the library `libctx` into its child process, which runs the cell.
 
 mod tokens;
 mod types;
