@@ -9,10 +9,10 @@
 //! `z̄` contains beyond `z`, the *invariances*. Drawing `v ~ N(0, 1)` and decoding
 //! `D(t⁻¹(v | z))` generates images that the layer cannot distinguish from `x`.
 //!
-//! Modules depend on each other in one direction only: each one uses modules of its own group and
-//! of the groups to its left.
-//! `ops` ← `data`, `figure`, `flow` ← `backbone`, `autoencoder`, `loss` ← `hub`, `train`,
-//! `metric`, `recipes`, `interpret` ← `notebook`.
+//! Modules depend on each other in one direction only: each one uses modules to its left, and the
+//! crates `ops`, `data` and `figure`, which are below all of them.
+//! [`flow`] ← [`backbone`] ← [`hub`] ← [`autoencoder`] ← [`loss`] ← [`metric`] ← [`train`] ←
+//! [`recipes`] ← [`interpret`] ← [`notebook`].
 //!
 //! Notebooks must use candle, plotters, polars and hf-hub through the re-exports below, not
 //! through dependencies of their own. A second copy of candle would have its own tensor ids, and

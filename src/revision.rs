@@ -8,6 +8,12 @@
 //! `dependencies` has the versions of other crates that decide numbers. A test compares the hashes
 //! with the sources, and the versions with `Cargo.lock`. After a change that can alter results, the
 //! number is raised; after any other change, only the hash or the version is renewed.
+//!
+//! So a changed loss trains stored networks again if the revision of `loss` is raised, which the
+//! failing test asks for. Two things are not trained again: the shipped weights, which are found by
+//! their configuration alone ([`pretrained`](crate::train::pretrained), `invariances retrain` trains
+//! them), and networks whose loss is written in a notebook cell. Put what decides such a loss into
+//! the configuration of its [`Store::slot`](crate::train::Store::slot).
 
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};

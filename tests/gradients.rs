@@ -17,7 +17,8 @@ use invariances::data::{Dataset, Digits, Split};
 use invariances::interpret::{Attack, Descent};
 use invariances::loss::{FeatureDistance, PerceptualDistance};
 use invariances::ops::{self, Params, PoolConfig, Rng};
-use invariances::train::{CreaturesNetworks, DigitsNetworks, FacesNetworks, Store};
+use invariances::recipes::{CreaturesNetworks, DigitsNetworks, FacesNetworks};
+use invariances::train::Store;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

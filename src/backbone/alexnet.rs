@@ -6,7 +6,8 @@ use crate::Result;
 use crate::ops::{ConvConfig, PoolConfig, Scope};
 
 /// Builds AlexNet as in torchvision (arXiv 1404.5997), with the same parameter names, for images
-/// of at least 63 pixels; the paper resizes them to 227. The paper's names mean the layers after
+/// of at least 63 pixels. [`Preprocess::apply`] resizes images to 227 pixels, as in the paper, with
+/// [`resize_bilinear`](crate::ops::resize_bilinear). The paper's names mean the layers after
 /// their ReLU: `conv5` is `features.11`, `fc6` is `classifier.2` and `fc7` is `classifier.5`.
 /// `fc8` is the layer of the logits.
 ///

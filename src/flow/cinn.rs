@@ -371,6 +371,9 @@ impl Cinn {
     /// Samples `n` codes per z from t's conditional density: (batch·n, code). Samples of one z
     /// are consecutive. The results keep no graph.
     ///
+    /// The standard normal values are drawn on the CPU. Everything else runs on the device of the
+    /// parameters; docs/gpu.md lists the kernels.
+    ///
     /// # Errors
     /// As [`Cinn::forward`], and [`crate::Error::Invalid`] if `n` or the batch is 0.
     pub fn sample(&self, z: &Tensor, n: usize, rng: &mut Rng) -> Result<Tensor> {

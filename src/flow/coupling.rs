@@ -1,4 +1,17 @@
 //! The coupling layer: each half of the code transforms the other, element by element.
+//!
+//! Its values, its log-determinant and their gradients are computed in these functions:
+//!
+//! | coupling, device | values and log-determinant | gradients |
+//! | --- | --- | --- |
+//! | affine, CPU | `half_step` in `crates/ops/src/coupling.rs` | `half_step_backward`, same file |
+//! | affine, CUDA | `couple` in `kernels.cu` | `couple_backward`, same file |
+//! | spline, CPU | `crates/ops/src/spline.rs` | same file |
+//! | affine, otherwise | [`Affine`] in `univariate.rs`, from candle's operations | candle |
+//!
+//! `fused.rs` connects this file with the kernels of the affine coupling. On CUDA devices it calls
+//! `crates/ops/src/gpu.rs`, which launches the kernels of `kernels/cuda/kernels.cu` through
+//! `kernels/cuda/flow.rs`.
 
 use super::fused::Fused;
 use super::layer::{Layer, Reversed, detached, net};

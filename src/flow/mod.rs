@@ -13,6 +13,19 @@
 //! [`CouplingConfig`], [`Mixing`] and [`FlowActivation`] choose the layers of a block; the
 //! defaults are the authors'. [`Memory`] chooses whether the backward pass stores or recomputes
 //! activations.
+//!
+//! # Adding a layer
+//!
+//! 1. Implement [`Flow`] in a file of its own; `activation.rs` is the shortest example. The layer
+//!    can then be used in [`Composed`]. Outside of this crate, this is all that is needed. An
+//!    element-wise map in a coupling implements [`Univariate`] instead.
+//! 2. To use it in t and e, implement the internal trait `Layer` (`layer.rs`): `detached`, and
+//!    `parameters` if it has any. The defaults of the other methods compute gradients by a graph
+//!    of the layer and run on every device. `permutation.rs` overrides those for GPUs.
+//! 3. Add a setting to `config.rs` ([`FlowActivation`], [`CouplingConfig`] or [`Mixing`]), and build
+//!    the layer for it in the function `block` of `chain.rs`. [`CinnConfig`] and [`FactorConfig`]
+//!    contain these settings.
+//! 4. Add it to the property tests in `tests/flow.rs`.
 
 mod activation;
 mod actnorm;

@@ -1,4 +1,7 @@
 //! Losses: the objectives of the flows, the autoencoders and the adversarial training.
+//!
+//! After a change that alters values, raise the revision of `loss` in `src/revisions.json`: stored
+//! networks are then trained again (see [`revision`](crate::revision)).
 
 mod discriminator;
 mod flow;

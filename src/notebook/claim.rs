@@ -1,4 +1,10 @@
 //! Claims of a notebook: a statement, the measured value, and what was expected of it.
+//!
+//! A cell states a claim with [`Lab::claim`] and an expectation such as [`ClaimBuilder::at_least`].
+//! [`Expected::holds`] compares the value with it. [`ClaimBuilder::state`] saves the result in
+//! `claims/<notebook>.json`, from which `src/bin/invariances/gallery.rs` makes the page of a run. A
+//! claim that does not hold is shown as such; it does not stop the notebook, and `invariances run`
+//! does not fail. [`Study`](super::Study) has the same claims measured over several seeds.
 
 use super::lab::check_name;
 use super::{Lab, Scale};

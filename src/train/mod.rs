@@ -1,6 +1,14 @@
 //! Training: one trainer for every network in this crate, with a fast Adam optimiser,
 //! learning-rate schedules, a log that is a data frame, and checkpoints from which a killed run
 //! continues. How each network is trained is in [`recipes`](crate::recipes).
+//!
+//! The random numbers of step n are drawn from `Rng::at(config.seed, "step", n)`, where `config` is
+//! the [`TrainConfig`]. [`Trainer`] passes this generator to the closure of the step.
+//!
+//! [`Store`] decides whether a stored network is reused: if its name, its configuration and the
+//! revisions of the code that trains ([`revision::code`](crate::revision::code)) are the same.
+//! [`pretrained`] reads the weights that ship with the project; a
+//! [`Recipe`](crate::recipes::Recipe) decides that they are used.
 
 mod card;
 mod checkpoint;
@@ -24,10 +32,3 @@ pub use store::Store;
 pub(crate) use store::{canonical, retrains};
 pub use trained::Trained;
 pub use trainer::Trainer;
-
-// The networks were in this module before.
-#[doc(no_inline)]
-pub use crate::recipes::{
-    CreaturesNetworks, DigitsNetwork, DigitsNetworks, FacesNetworks, PhotographsNetworks, Pixels,
-    VaeTraining, train_perceptual,
-};

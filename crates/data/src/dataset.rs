@@ -23,6 +23,60 @@ use std::sync::Arc;
 /// assert!(factors(&Creatures::new(32, 0)?)?.contains(&"texture".to_string()));
 /// # Ok::<(), invariances_data::Error>(())
 /// ```
+///
+/// # A dataset of your own
+///
+/// Images in a folder or a parquet file need no code: [`Photographs`](super::Photographs) makes a
+/// dataset of [`Images`](super::Images). Any other source implements this trait:
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+/// use invariances_data::{Attribute, Batch, Dataset, Error, Factors, Result, Split};
+///
+/// /// Images of one grey level each.
+/// struct Greys;
+///
+/// impl Dataset for Greys {
+///     fn size(&self) -> usize {
+///         8
+///     }
+///     // Change it whenever the images change: networks are stored under it.
+///     fn id(&self) -> String {
+///         "greys 1".into()
+///     }
+///     fn classes(&self) -> Vec<String> {
+///         vec!["dark".into(), "bright".into()]
+///     }
+///     fn attributes(&self) -> Vec<Attribute> {
+///         vec![Attribute::class("bright", &["no", "yes"])]
+///     }
+///     fn concepts(&self) -> Vec<String> {
+///         Vec::new()
+///     }
+///     fn take(&self, split: Split, indices: &[u64]) -> Result<Batch> {
+///         let n = indices.len();
+///         // No level of one split occurs in another one.
+///         let level = |i: &u64| (3 * (i % 33) + split as u64) as f32 / 49.5 - 1.0;
+///         let levels: Vec<f32> = indices.iter().map(level).collect();
+///         let bright: Vec<u32> = levels.iter().map(|l| u32::from(*l > 0.0)).collect();
+///         let factors = Factors::new().with_real("level", levels.clone())?;
+///         let images = Tensor::from_vec(levels, (n, 1, 1, 1), &Device::Cpu)?;
+///         Ok(Batch {
+///             images: images.broadcast_as((n, 3, 8, 8))?.contiguous()?,
+///             labels: Tensor::from_vec(bright.clone(), n, &Device::Cpu)?,
+///             factors: factors.with_whole("bright", bright)?,
+///         })
+///     }
+///     fn pairs(&self, _: Split, _: u64, _: usize, concept: &str) -> Result<(Batch, Batch)> {
+///         Err(Error::unknown(format!("the dataset has no concept {concept:?}")))
+///     }
+/// }
+///
+/// let batch = Greys.batch(Split::Test, 0, 4)?;
+/// assert_eq!(batch.images.dims(), [4, 3, 8, 8]);
+/// assert_eq!(Greys.attributes()[0].of(&batch.factors)?, batch.labels.to_vec1::<u32>()?);
+/// # Ok::<(), invariances_data::Error>(())
+/// ```
 pub trait Dataset: Send + Sync {
     /// Returns the height and width of the images.
     fn size(&self) -> usize;

@@ -2,11 +2,12 @@
 //! represent.
 
 use super::font::{EM, Face, Typeface};
-use super::pdf::packed;
-use crate::Result;
+use crate::{Error, Result};
+use flate2::{Compression, write::ZlibEncoder};
 use pdf_writer::types::{CidFontType, FontFlags, SystemInfo, UnicodeCmap};
 use pdf_writer::{Filter, Finish, Name, Pdf, Rect, Ref, Str};
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use subsetter::GlyphRemapper;
 
 /// The glyphs of a font that a page uses, with their new numbers, and the characters that they
@@ -181,6 +182,13 @@ pub(super) fn embed(
         Subset::TrueType(_) => stream.pair(Name(b"Length1"), data.len() as i32),
     };
     Ok(())
+}
+
+/// Compresses a stream of the PDF (deflate).
+pub(super) fn packed(bytes: &[u8]) -> Result<Vec<u8>> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
+    let written = encoder.write_all(bytes).and_then(|()| encoder.finish());
+    written.map_err(|e| Error::io("a PDF in memory", e))
 }
 
 /// Returns a table of an OpenType file.

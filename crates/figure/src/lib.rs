@@ -5,6 +5,10 @@
 //! [`Figure::save`] writes it as PNG, SVG or PDF at a paper's [`Width`], or the numbers behind it
 //! as CSV. All formats are made from the same drawing, and PNG, SVG and PDF files contain the
 //! configuration that made the figure. Lengths are logical pixels (1/96 inch).
+//!
+//! [`Figure::pdf`] is written by `pdf.rs`, with the fonts in `crates/figure/fonts/` (Inter, and Noto
+//! Sans Math for signs that Inter lacks). `font.rs` chooses the font of each character, `fallback.rs`
+//! finds other fonts for characters that these lack, and `embed.rs` embeds the glyphs that are used.
 
 #![forbid(unsafe_code)]
 

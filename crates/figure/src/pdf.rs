@@ -10,16 +10,14 @@
 //! crates. svg2pdf 0.13 starts from our SVG and adds 33, with a second `pdf-writer` (0.12).
 
 use super::canvas::{Canvas, Pixels, Shape};
-use super::embed::{Embedded, Subset, embed, name, subset};
+use super::embed::{Embedded, Subset, embed, name, packed, subset};
 use super::font::{EM, Piece, Typeface};
 use super::style::Colour;
 use crate::{Error, Result};
 use ab_glyph::OutlineCurve;
-use flate2::{Compression, write::ZlibEncoder};
 use pdf_writer::types::{LineCapStyle, LineJoinStyle};
 use pdf_writer::{Content, Filter, Finish, Name, Pdf, Rect, Ref, Str, TextStr};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
 use std::sync::Arc;
 
 /// Points (1/72 inch) per logical pixel (1/96 inch).
@@ -431,12 +429,6 @@ fn stroke_colour(content: &mut Content, colour: Colour, width: f64) {
     content.set_stroke_rgb(r, g, b);
     content.set_line_width(width as f32);
     content.set_line_cap(LineCapStyle::ButtCap);
-}
-
-pub(super) fn packed(bytes: &[u8]) -> Result<Vec<u8>> {
-    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
-    let written = encoder.write_all(bytes).and_then(|()| encoder.finish());
-    written.map_err(|e| Error::io("a PDF in memory", e))
 }
 
 /// Returns the width in points of a canvas at its own size.

@@ -11,9 +11,10 @@
 //! threads.
 //!
 //! This file has the sizes ([`Plan`]) and [`coupling()`], which applies a layer. `block` has the
-//! layout of a block of rows, `net` the networks s and t, `half_step` a half-step on a block and
-//! its gradient, `op` the layer as an operation of candle, and `reversed` its input and gradients
-//! from its result.
+//! layout of a block of rows, `net` the networks s and t, `half_step` a half-step on a block (values
+//! and log-determinant) and its gradient, `op` the layer as an operation of candle, and `reversed`
+//! its input and gradients from its result. The same functions for CUDA devices are in
+//! [`gpu`](crate::gpu).
 
 mod block;
 mod half_step;

@@ -6,6 +6,7 @@ use crate::gallery::{self, Record};
 use crate::interrupt;
 use crate::setup::{self, duration};
 use invariances::{Error, Result, VERSION};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -55,7 +56,7 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     let scale = scale(arguments.scale, variable("INVARIANCES_SCALE"))?;
     let seed = seed(variable("INVARIANCES_SEED"))?;
     let device = device(arguments.device, variable("INVARIANCES_DEVICE"))?;
-    let set = crate::study::settings(&arguments.settings)?;
+    let set = settings(&arguments.settings)?;
     let set: Vec<String> = set.iter().map(|(n, v)| format!("{n}={v}")).collect();
     let set = match set.is_empty() {
         true => variable("INVARIANCES_SET").unwrap_or_default(),
@@ -215,6 +216,25 @@ pub fn device(option: Option<String>, variable: Option<String>) -> Result<Option
 /// The device as a part of the first line that is printed; nothing if none is asked for.
 pub fn said(device: Option<&str>) -> String {
     device.map_or(String::new(), |name| format!(" · device {name}"))
+}
+
+/// Returns the settings of `--set NAME=VALUE`, by name.
+///
+/// # Errors
+/// [`Error::Invalid`] for another form.
+pub fn settings(given: &[String]) -> Result<BTreeMap<String, String>> {
+    let each = given.iter().map(|text| {
+        let found = text
+            .split_once('=')
+            .filter(|(n, v)| !n.is_empty() && !v.contains(';'));
+        let (name, value) = found.ok_or_else(|| {
+            Error::invalid(format!(
+                "--set: expected NAME=VALUE without `;`, found `{text}`"
+            ))
+        })?;
+        Ok((name.trim().to_string(), value.trim().to_string()))
+    });
+    each.collect()
 }
 
 fn seed(variable: Option<String>) -> Result<u64> {

@@ -3,7 +3,7 @@
 
 use crate::execute::execute;
 use crate::interrupt;
-use crate::run::{RETRAIN, choose, device, said, scale, stem, writable};
+use crate::run::{RETRAIN, choose, device, said, scale, settings, stem, writable};
 use crate::setup::{self, duration};
 use invariances::files::write_atomic;
 use invariances::notebook::{Conditions, SeedResult, Study};
@@ -337,21 +337,6 @@ fn background(out: &Path) -> Result<ExitCode> {
         log.display()
     );
     Ok(ExitCode::SUCCESS)
-}
-
-pub fn settings(given: &[String]) -> Result<BTreeMap<String, String>> {
-    let each = given.iter().map(|text| {
-        let found = text
-            .split_once('=')
-            .filter(|(n, v)| !n.is_empty() && !v.contains(';'));
-        let (name, value) = found.ok_or_else(|| {
-            Error::invalid(format!(
-                "--set: expected NAME=VALUE without `;`, found `{text}`"
-            ))
-        })?;
-        Ok((name.trim().to_string(), value.trim().to_string()))
-    });
-    each.collect()
 }
 
 /// Returns the key of a study: the hash of everything that determines a seed's numbers and is

@@ -12,8 +12,8 @@ use std::collections::HashMap;
 
 impl Checkpoint {
     /// Loads every value into `params`, by name, converted to the element type and device of
-    /// `params`. Either all values are loaded or none: names and shapes are compared before any
-    /// tensor is read.
+    /// `params`: bf16 and f16 weights become f32 in a network of f32, without rounding. Either all
+    /// values are loaded or none: names and shapes are compared before any tensor is read.
     ///
     /// The file's names are used unchanged or without a prefix that all of them share, whichever
     /// gives exactly the network's names. Counters of batches (`num_batches_tracked`) are ignored.

@@ -10,13 +10,21 @@
 //! The command `invariances kernel` creates links named `cargo` and `rustup` to its own program
 //! and writes the settings that are read here. No second program has to be built.
 //!
-//! - this file: which call is answered how, and the kernel's settings
-//! - `manifest.rs`: what a cell's crate depends on
-//! - `graph.rs`: the graph of crates that rust-analyzer gets
-//! - `compile.rs`: the call of `rustc` for a cell; `cell.rs` and `store.rs` are linked with it
-//! - `additions.rs`: the crates that users add with `:dep`
-//! - `variables.rs`, `types.rs`, `tokens.rs`: which variables a cell drops
-//! - `answers.rs`: runs programs and reads what they print
+//! From a cell to its result:
+//!
+//! 1. Jupyter sends the cell to evcxr_jupyter, which `kernel.rs` started.
+//! 2. evcxr writes a crate `ctx` with the cell, the user's earlier items, and code that takes
+//!    variables from a store and puts them back. It runs `cargo build`, which is this program.
+//! 3. `compile.rs` replaces evcxr's store by ours (`store.rs`), adds the reports of panics and
+//!    errors (`cell.rs`), lists the definitions on which the variables' types depend (`types.rs`
+//!    with `tokens.rs`), and drops variables of types that were redefined (`variables.rs`).
+//! 4. It runs `rustc` once, with `libinvariances.so` and the compiled `cell.rs` as libraries. A
+//!    dependency of the user (`:dep`, `additions.rs`) is built by cargo before, and refused if it
+//!    contains candle. `manifest.rs` reads what a cell depends on.
+//! 5. evcxr loads the library `libctx` into its child process, which runs the cell.
+//!
+//! rust-analyzer gets its graph of crates from `graph.rs`; `answers.rs` runs programs and reads what
+//! they print.
 
 mod additions;
 mod answers;
