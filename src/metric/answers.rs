@@ -3,7 +3,7 @@
 use crate::{Error, Result};
 
 /// Returns, per item, 1 if two lists of answers are equal and 0 otherwise. Answers are class
-/// indices, for example from [`IndependentClassifier::names`](super::Judge::names).
+/// indices, for example from [`IndependentClassifier::names`](super::IndependentClassifier::names).
 ///
 /// # Errors
 /// [`Error::Invalid`] if the lists differ in length.

@@ -288,7 +288,7 @@ impl PerceptualDistance for Weighted<'_> {
 }
 
 /// Trains a perceptual distance for a dataset, without a download. A plain convolutional network
-/// learns to predict the dataset's [attributes](World::attributes) from images that are partly
+/// learns to predict the dataset's [attributes](Dataset::attributes) from images that are partly
 /// blurred and noisy. It is then frozen and used only for this distance. It is not LPIPS, and
 /// must not be the network under study.
 ///
