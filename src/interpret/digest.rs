@@ -14,7 +14,7 @@ use candle_core::Tensor;
 /// random outputs, such as active dropout, has another digest each time.
 ///
 /// ```
-/// use invariances::{interpret::network_digest, prelude::*};
+/// use invariances::{backbone::squeezenet_small, interpret::network_digest, prelude::*};
 /// let network = |seed| squeezenet_small(10, &Params::new(seed).root());
 /// let images = Digits::strokes(32, 0)?.batch(Split::Train, 0, 4)?.images;
 /// let digest = network_digest(&network(0)?, &images)?;

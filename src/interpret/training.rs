@@ -78,7 +78,7 @@ impl CinnTraining {
     /// use invariances::backbone::squeezenet_small;
     /// let network = squeezenet_small(10, &Params::new(0).root())?;
     /// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
-    /// let codes = Codes::of(&vae, &network, "fire4", &Digits::strokes(32, 0)?, Split::Train, 2)?;
+    /// let codes = Codes::of(&vae, &network.at("fire4")?, &Digits::strokes(32, 0)?, Split::Train, 2)?;
     /// let config = CinnTraining { down: Some(1), ..Default::default() }.config(&codes);
     /// assert_eq!(config.condition, Condition::Map { channels: 128, size: 4, down: 1 });
     /// # Ok::<(), invariances::Error>(())

@@ -18,7 +18,7 @@ pub(crate) const ALEXNET: [&str; 5] = ["conv5", "fc6", "fc7", "fc8", "softmax"];
 ///
 /// ```no_run
 /// use invariances::prelude::*;
-/// use invariances::hub::Weights;
+/// use invariances::hub::{Weights, weights};
 /// use invariances::notebook::Subject;
 /// use invariances::recipes::Sources;
 /// let mine = Weights { repository: Some("me/alexnet".into()), ..weights("alexnet")? };

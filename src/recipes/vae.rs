@@ -294,6 +294,7 @@ impl PerceptualDistance for Weighted<'_> {
 ///
 /// ```no_run
 /// use invariances::prelude::*;
+/// use invariances::loss::PerceptualDistance;
 /// use invariances::recipes::train_perceptual;
 /// let lab = Lab::open("losses")?;
 /// let creatures = Creatures::new(32, 0)?.stylized();

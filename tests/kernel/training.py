@@ -6,6 +6,7 @@ with Session() as k:
     k.run(OPEN)
     k.run(
         """use invariances::candle_core::{DType, Device, Tensor};
+use invariances::ops::Init;
 let params = Params::new(1);
 let w1 = params.root().pp("one").get((8, 2), "weight", Init::FanIn)?;
 let b1 = params.root().pp("one").get(8, "bias", Init::Const(0.0))?;
