@@ -371,18 +371,24 @@ pub(crate) fn apply(op: Convolution, x: &Tensor, weight: &Tensor, bias: &Tensor)
         padding,
         activation,
     } = op.config;
-    // candle supports one padding for both directions. The difference is padded before a
-    // convolution, or cropped after a transposed one.
-    let both = padding.0.min(padding.1);
-    let rest = (padding.0 - both, padding.1 - both);
     let y = if op.transposed {
+        // candle supports one padding for both directions. The difference is cropped afterwards.
+        let both = padding.0.min(padding.1);
+        let rest = (padding.0 - both, padding.1 - both);
         let y = x.conv_transpose2d(weight, both, 0, stride, 1)?;
         let (height, width) = (y.dim(2)? - 2 * rest.0, y.dim(3)? - 2 * rest.1);
         y.narrow(2, rest.0, height)?.narrow(3, rest.1, width)?
     } else {
-        let x = x.pad_with_zeros(2, rest.0, rest.0)?;
-        let x = x.pad_with_zeros(3, rest.1, rest.1)?;
-        x.conv2d(weight, both, stride, 1, 1)?
+        // Without the rows and columns that no patch reaches, and without candle's padding: its
+        // gradient takes the number of them from the height alone.
+        let (rows, columns) = (weight.dim(2)?, weight.dim(3)?);
+        let (height, width) = (x.dim(2)? + 2 * padding.0, x.dim(3)? + 2 * padding.1);
+        let reached = |size: usize, kernel: usize| (size - kernel) / stride * stride + kernel;
+        let x = x.pad_with_zeros(2, padding.0, padding.0)?;
+        let x = x.pad_with_zeros(3, padding.1, padding.1)?;
+        let x = x.narrow(2, 0, reached(height, rows))?;
+        let x = x.narrow(3, 0, reached(width, columns))?;
+        x.contiguous()?.conv2d(weight, 0, stride, 1, 1)?
     };
     let y = y.broadcast_add(&bias.reshape((1, (), 1, 1))?)?;
     Ok(match activation {
