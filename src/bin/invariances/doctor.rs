@@ -2,7 +2,7 @@
 //! it.
 
 use crate::environment::Environment;
-use crate::kernel::{self, EVCXR};
+use crate::kernel;
 use crate::setup::{self, KERNEL, Python};
 use invariances::Result;
 use invariances::files::cache_dir;
@@ -35,17 +35,9 @@ pub fn main(_: Arguments) -> Result<ExitCode> {
     let project = setup::project()?;
     let mut lines = vec![rust(), cargo()];
     lines.extend(python(&cache, &project));
-    lines.push(match kernel::evcxr() {
-        Ok(path) => ok("evcxr_jupyter", format!("{EVCXR}, {}", path.display())),
-        Err(_) => line(
-            "evcxr_jupyter",
-            State::Missing,
-            format!("{EVCXR} is wanted"),
-            SET_UP,
-        ),
-    });
+    lines.push(program(&project));
     lines.push(kernelspec(&cache, &project));
-    lines.push(library());
+    lines.push(library(&project));
     lines.push(rust_src());
     lines.push(linker());
     lines.push(scale());
@@ -193,10 +185,7 @@ fn kernelspec(cache: &Path, project: &Path) -> Line {
     let text = std::fs::read_to_string(&file).unwrap_or_default();
     let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
     let program = json["argv"][0].as_str().map(PathBuf::from);
-    match (
-        program,
-        std::env::current_exe().and_then(|p| p.canonicalize()),
-    ) {
+    match (program, kernel::program()) {
         (None, _) => line(
             what,
             State::Missing,
@@ -213,41 +202,31 @@ fn kernelspec(cache: &Path, project: &Path) -> Line {
     }
 }
 
-fn library() -> Line {
-    let what = "library";
-    let mend = "cargo build --release";
-    let Some(release) = std::env::current_exe()
-        .ok()
-        .and_then(|p| p.parent().map(Path::to_owned))
-    else {
-        return line(
+fn program(project: &Path) -> Line {
+    let what = "cargo-kernel";
+    match kernel::program() {
+        Ok(program) if !program.is_file() => line(
             what,
             State::Missing,
-            "this command does not know where it is",
-            mend,
-        );
-    };
-    let library = kernel::library(&release);
-    if !library.is_file() {
-        return line(
-            what,
-            State::Missing,
-            format!("no {}", library.display()),
-            mend,
-        );
-    }
-    match kernel::edited_since(&release) {
-        Some(notice) => line(
+            "the notebook kernel is not built",
+            SET_UP,
+        ),
+        Ok(program) if kernel::is_current(project) => ok(what, program.display().to_string()),
+        Ok(_) => line(
             what,
             State::Outdated,
-            notice
-                .lines()
-                .next()
-                .unwrap_or("")
-                .trim_start_matches("invariances: "),
-            mend,
+            "its sources are newer than the program",
+            SET_UP,
         ),
-        None => ok(what, library.display().to_string()),
+        Err(error) => line(what, State::Missing, error.to_string(), SET_UP),
+    }
+}
+
+fn library(project: &Path) -> Line {
+    let what = "library";
+    match kernel::problem_of_library(project) {
+        Some(problem) => line(what, State::Outdated, problem, "cargo build --release"),
+        None => ok(what, "newer than its sources".into()),
     }
 }
 

@@ -4,7 +4,6 @@
 
 mod doctor;
 mod environment;
-mod evcxr;
 mod execute;
 mod gallery;
 mod interrupt;
@@ -15,7 +14,6 @@ mod python;
 mod retrain;
 mod run;
 mod setup;
-mod shim;
 mod study;
 
 use clap::{Parser, Subcommand};
@@ -43,16 +41,9 @@ enum Command {
     Setup(setup::Arguments),
     /// Train the networks that ship with the project, again and in full
     Retrain(retrain::Arguments),
-    /// The Jupyter kernel "Rust (invariances)"; Jupyter starts it
-    #[command(hide = true)]
-    Kernel(kernel::Arguments),
 }
 
 fn main() -> ExitCode {
-    // The kernel also starts this program under other names.
-    if let Some(code) = shim::run() {
-        return code;
-    }
     let done = match Arguments::parse().command {
         Command::Run(a) => run::main(a),
         Command::Study(a) => study::main(a),
@@ -60,7 +51,6 @@ fn main() -> ExitCode {
         Command::Doctor(a) => doctor::main(a),
         Command::Setup(a) => setup::main(a),
         Command::Retrain(a) => retrain::main(a),
-        Command::Kernel(a) => kernel::main(a),
     };
     match done {
         Ok(code) => code,

@@ -1,12 +1,10 @@
-//! `invariances setup`: installs what a notebook needs: a Python with JupyterLab, evcxr_jupyter,
-//! and the registered kernel. Everything goes into the project's cache. Parts that are present
-//! and have the right version are used as they are.
+//! `invariances setup`: installs what a notebook needs: a Python with JupyterLab, and the kernel,
+//! built and registered. Python goes into the project's cache, the kernel into cargo's target
+//! folder. Parts that are present and have the right version are used as they are.
 //!
-//! `python.rs` finds or makes the Python, `evcxr.rs` builds evcxr_jupyter and adds the sources
-//! that it reads, and `kernel.rs` registers the kernel.
+//! `python.rs` finds or makes the Python; `kernel.rs` builds and registers the kernel.
 
 use crate::environment::{Environment, blake3_hex};
-use crate::evcxr::{install_evcxr, standard_sources};
 use crate::kernel;
 use crate::python::make_venv;
 use invariances::files::cache_dir;
@@ -15,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-pub use crate::evcxr::has_standard_sources;
+pub use crate::kernel::has_standard_sources;
 pub use crate::python::{Python, find_python};
 pub use invariances_core::duration;
 
@@ -33,8 +31,8 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     let began = Instant::now();
     let ready = ready(arguments.offline)?;
     println!("Python   {}", ready.python.display());
-    println!("evcxr    {}", ready.evcxr.display());
-    println!("kernel   {}", ready.kernels.join(KERNEL).display());
+    println!("kernel   {}", ready.kernel.display());
+    println!("         {}", ready.kernels.join(KERNEL).display());
     println!("All there ({}).", duration(began.elapsed()));
     Ok(ExitCode::SUCCESS)
 }
@@ -45,7 +43,8 @@ pub struct Ready {
     pub cache: PathBuf,
     /// A Python with JupyterLab and nbclient.
     pub python: PathBuf,
-    pub evcxr: PathBuf,
+    /// The kernel's program.
+    pub kernel: PathBuf,
     /// Jupyter's folder `kernels`, with the kernelspec of this clone.
     pub kernels: PathBuf,
 }
@@ -74,6 +73,10 @@ impl Ready {
             .env("JUPYTER_DATA_DIR", home.join("data"))
             .env("JUPYTER_RUNTIME_DIR", home.join("runtime"))
             .env("IPYTHONDIR", home.join("ipython"));
+        if std::env::var_os("INVARIANCES_OFFLINE").is_some_and(|v| !v.is_empty() && v != "0") {
+            // What the kernel's cargo reads.
+            command.env("CARGO_NET_OFFLINE", "true");
+        }
         command
     }
 }
@@ -113,16 +116,10 @@ pub fn ready(offline: bool) -> Result<Ready> {
             }
         }
     };
-    let evcxr = match kernel::evcxr() {
-        Ok(evcxr) => evcxr,
-        Err(_) => {
-            install_evcxr(&cache, offline)?;
-            kernel::evcxr()?
-        }
-    };
-    standard_sources(offline);
+    let program = kernel::build(&project, offline)?;
+    kernel::standard_sources(offline);
     let kernels = kernels(&cache, &project);
-    kernel::write_kernelspec(&kernels)?;
+    kernel::write_kernelspec(&kernels, &project)?;
     // IPython expects its folder to exist.
     let ipython = cache.join("jupyter/ipython");
     std::fs::create_dir_all(&ipython).map_err(|e| Error::io(&ipython, e))?;
@@ -131,13 +128,13 @@ pub fn ready(offline: bool) -> Result<Ready> {
     if python.starts_with(&cache)
         && let Some(prefix) = python.parent().and_then(Path::parent)
     {
-        kernel::write_kernelspec(&prefix.join("share/jupyter/kernels"))?;
+        kernel::write_kernelspec(&prefix.join("share/jupyter/kernels"), &project)?;
     }
     Ok(Ready {
         project,
         cache,
         python,
-        evcxr,
+        kernel: program,
         kernels,
     })
 }

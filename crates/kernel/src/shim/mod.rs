@@ -1,49 +1,55 @@
-//! The program that the kernel "Rust (invariances)" runs instead of `cargo` and `rustup`: this
-//! program, started under those names.
+//! The program that the kernel runs instead of `cargo` and `rustup`: this program, started under
+//! those names.
 //!
 //! evcxr compiles every cell with `cargo build`. It gets the types of variables from
-//! rust-analyzer, which runs `cargo metadata`. Both would process about 500 crates each time. For
-//! the crate of a cell, this program answers instead: with one call of `rustc` against the
-//! library that cargo built, and with a graph of the few crates whose types users name. All other
-//! calls go to the real cargo.
+//! rust-analyzer, which runs `cargo metadata`. Both would process all crates of the project each
+//! time, often hundreds. For the crate of a cell, this program answers instead: with one call of
+//! `rustc` against the library that cargo built, and with a graph of the few crates whose types
+//! users name. All other calls go to the real cargo.
 //!
-//! The command `invariances kernel` creates links named `cargo` and `rustup` to its own program
-//! and writes the settings that are read here. No second program has to be built.
+//! `start.rs` creates links named `cargo` and `rustup` to its own program and writes the settings
+//! that are read here. No second program has to be built.
 //!
 //! From a cell to its result:
 //!
-//! 1. Jupyter sends the cell to evcxr_jupyter, which `kernel.rs` started.
+//! 1. Jupyter sends the cell to the kernel, which passes it to evcxr (`session.rs`).
 //! 2. evcxr writes a crate `ctx` with the cell, the user's earlier items, and code that takes
 //!    variables from a store and puts them back. It runs `cargo build`, which is this program.
-//! 3. `compile.rs` replaces evcxr's store by ours (`store.rs`), adds the reports of panics and
-//!    errors (`cell.rs`), lists the definitions on which the variables' types depend (`types.rs`
-//!    with `tokens.rs`), and drops variables of types that were redefined (`variables.rs`).
-//! 4. It runs `rustc` once, with `libinvariances.so` and the compiled `cell.rs` as libraries. A
+//! 3. `compile.rs` replaces evcxr's store by ours (`cell/store.rs`) and its reports of panics and
+//!    errors (`cell/report.rs`, both in `edit.rs`), lists the definitions on which the variables'
+//!    types depend (`types.rs` with `tokens.rs`), and drops variables of types that were redefined
+//!    (`variables.rs`).
+//! 4. It runs `rustc` once, with the project's dylib and the compiled `cell/` as libraries. A
 //!    dependency of the user (`:dep`, `additions.rs`) is built by cargo before, and refused if it
-//!    contains candle. `manifest.rs` reads what a cell depends on.
-//! 5. evcxr loads the library `libctx` into its child process, which runs the cell.
+//!    brings a second copy of a crate that may exist only once. `manifest.rs` reads what a cell
+//!    depends on.
+//! 5. evcxr has the library `libctx` loaded by the process for cells (`child/`), which runs it.
 //!
 //! rust-analyzer gets its graph of crates from `graph.rs`; `answers.rs` runs programs and reads what
 //! they print.
 
 mod additions;
-mod answers;
+pub mod answers;
 mod compile;
+mod edit;
 mod graph;
 mod manifest;
 mod tokens;
 mod types;
 mod variables;
 
-use answers::{after, read, same_file, stdout};
-use invariances::files::write_atomic;
+pub use additions::build_of;
+pub use edit::CHECK;
+
+use answers::{after, objects, read, same_file, stdout};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 /// The crates of the standard library that rust-analyzer gets. They are found without the
-/// registry, so this works offline. `invariances kernel` copies the sources of the same crates.
+/// registry, so this works offline. `start.rs` copies the sources of the same crates.
 pub const STANDARD: [&str; 8] = [
     "alloc",
     "core",
@@ -55,10 +61,8 @@ pub const STANDARD: [&str; 8] = [
     "unwind",
 ];
 
-const OURS: &str = "invariances";
-
 /// The environment variable that names the kernel's work folder.
-pub const WORK: &str = "INVARIANCES_KERNEL";
+pub const WORK: &str = "CARGO_KERNEL_WORK";
 
 /// Acts as `cargo` or `rustup` if the kernel started this program under that name.
 ///
@@ -80,7 +84,7 @@ pub fn run() -> Option<ExitCode> {
 
 type Result<T> = std::result::Result<T, String>;
 
-/// The kernel's work folder, with the settings that `invariances kernel` wrote.
+/// The kernel's work folder, with the settings that `start.rs` wrote.
 struct Kernel {
     work: PathBuf,
     settings: Value,
@@ -95,6 +99,24 @@ impl Kernel {
 
     fn setting(&self, name: &str) -> &str {
         self.settings[name].as_str().unwrap_or_default()
+    }
+
+    /// Returns the names under which cells can use the project's crates, with their versions
+    /// (`""` where it is not known).
+    fn provided(&self) -> BTreeMap<String, String> {
+        let mut provided: BTreeMap<String, String> = self.settings["versions"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(name, version)| (name.clone(), version.as_str().unwrap_or_default().into()))
+            .collect();
+        for pair in objects(&self.settings["linked"]) {
+            let name = pair[0].as_str().unwrap_or_default();
+            if name != crate::project::WRAPPER {
+                provided.entry(name.into()).or_default();
+            }
+        }
+        provided
     }
 
     /// Returns the folder of the crate that evcxr writes for each cell.
@@ -201,7 +223,11 @@ impl Kernel {
             return Ok(text);
         }
         let text = make()?;
-        write_atomic(&path, text.as_bytes()).map_err(|e| e.to_string())?;
+        let written = tempfile::NamedTempFile::new_in(self.setting("kept")).and_then(|file| {
+            std::fs::write(file.path(), &text)?;
+            file.persist(&path).map_err(|e| e.error)
+        });
+        written.map_err(|e| format!("{}: {e}", path.display()))?;
         Ok(text)
     }
 }

@@ -1,21 +1,27 @@
 //! Compiles a cell with one call of `rustc`: the changes of its source, the libraries that it is
-//! linked with, and the support library made of `cell.rs` and `store.rs`.
+//! linked with, and the support library made of `cell/report.rs` and `cell/store.rs`.
 
 use super::additions::Additions;
-use super::answers::{read, stdout};
+use super::answers::{list_of, objects, read, stdout};
 use super::manifest::Cell;
-use super::{Kernel, OURS, Result, types, variables};
+use super::edit::edited;
+use super::{Kernel, Result, types, variables};
+use crate::project::WRAPPER;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Output, Stdio};
 
 impl Kernel {
     /// Does `cargo build` or `cargo check` of a cell with one call of rustc.
     pub(super) fn compile(&self, check: bool) -> Result<ExitCode> {
+        if !self.setting("problem").is_empty() {
+            return Err(format!("error: {}", self.setting("problem")));
+        }
         let folder = self.cell_folder();
         let cell = Cell::read(&folder.join("Cargo.toml"))?;
-        let (ours, others) = cell.split();
+        let others = self.added(&cell)?;
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| self.setting("rustc").into());
         let mut command = Command::new(rustc);
         command
@@ -28,7 +34,8 @@ impl Kernel {
                 "--emit=link"
             })
             .arg(format!("-Copt-level={}", cell.optimisation))
-            .args(["-Cembed-bitcode=no", "-Crpath"])
+            // Lines are for the report of a crash.
+            .args(["-Cembed-bitcode=no", "-Crpath", "-Cdebuginfo=line-tables-only"])
             .args(
                 std::env::var("RUSTFLAGS")
                     .unwrap_or_default()
@@ -37,14 +44,18 @@ impl Kernel {
         let out = folder.join("target/cells");
         std::fs::create_dir_all(&out).map_err(|e| format!("{}: {e}", out.display()))?;
         command.arg("--out-dir").arg(&out);
-        if ours.is_some() {
-            // As cargo does, both files are passed: rustc reads the metadata of the rlib, which
-            // is not compressed, and links the other file.
-            for file in self.settings["crate"].as_array().into_iter().flatten() {
-                let file = file.as_str().unwrap_or_default();
-                command.arg("--extern").arg(format!("{OURS}={file}"));
-            }
-            command.arg(format!("-Ldependency={}", self.setting("dependencies")));
+        // As cargo does, both files of the dylib are passed: rustc reads the metadata of the rlib,
+        // which is not compressed, and links the other file.
+        for pair in objects(&self.settings["linked"]) {
+            let [name, file] = [&pair[0], &pair[1]].map(|v| v.as_str().unwrap_or_default());
+            command.arg("--extern").arg(format!("{name}={file}"));
+        }
+        for (name, file) in self.settings["crates"].as_object().into_iter().flatten() {
+            let file = file.as_str().unwrap_or_default();
+            command.arg("--extern").arg(format!("{name}={file}"));
+        }
+        for folder in list_of(&self.settings["folders"]) {
+            command.arg(format!("-L{folder}"));
         }
         let mut crates = Vec::new();
         if !others.is_empty() {
@@ -68,17 +79,20 @@ impl Kernel {
                 .and_then(|()| std::fs::write(copy.join("src/lib.rs"), source))
                 .map_err(|e| format!("{}: {e}", copy.display()))
         };
-        let said = match ours {
-            Some(_) => std::fs::read_to_string(&notice).unwrap_or_default(),
-            None => String::new(),
-        };
+        // The first cell of the user says it, not those that run when the kernel starts.
+        let mut said = String::new();
         let mut source = String::new();
         let mut table = String::new();
         if check {
             command.current_dir(&folder);
         } else {
-            source = self.instrumented(&read(&folder.join("src/lib.rs"))?);
-            table = types::table(&source, &crates);
+            let written = read(&folder.join("src/lib.rs"))?;
+            if self.work.join("ready").exists() {
+                said = std::fs::read_to_string(&notice).unwrap_or_default();
+            }
+            source = edited(&written)?;
+            let stable: Vec<String> = self.provided().into_keys().collect();
+            table = types::table(&source, &crates, &stable);
             let again = variables::drop_before_made_again(&mut source);
             write(&format!(
                 "{source}{}",
@@ -87,13 +101,10 @@ impl Kernel {
             let support = self.support()?;
             command
                 .arg("--extern")
-                .arg(format!("invariances_kernel={}", support.display()));
+                .arg(format!("cargo_kernel_cell={}", support.display()));
             command.current_dir(&copy);
         }
-        let mut run = || {
-            let output = command.stdin(Stdio::null()).output();
-            output.map_err(|e| format!("rustc: {e}"))
-        };
+        let mut run = || self.interruptible(&mut command);
         let mut output = run()?;
         if !check && !output.status.success() {
             let invalid = variables::invalid(&source, &String::from_utf8_lossy(&output.stderr));
@@ -110,11 +121,12 @@ impl Kernel {
             match serde_json::from_str::<Value>(line) {
                 Ok(message) if message["code"]["code"] == "E0514" => {
                     return Err(format!(
-                        "error: the crate was built by another version of rustc than {}; build it again: cargo build --release",
+                        "error: the crate was built by another version of rustc than {}; build it again: {}",
                         self.setting("rustc_version")
                             .lines()
                             .next()
-                            .unwrap_or_default()
+                            .unwrap_or_default(),
+                        self.setting("command")
                     ));
                 }
                 Ok(message) => {
@@ -130,10 +142,9 @@ impl Kernel {
             return Ok(ExitCode::from(101));
         }
         if !check {
-            if ours.is_some() {
+            if !said.is_empty() {
                 let _ = std::fs::remove_file(notice);
             }
-            let _ = std::fs::write(self.work.join("started"), "");
             let library = out.join(format!(
                 "{}ctx{}",
                 std::env::consts::DLL_PREFIX,
@@ -147,42 +158,41 @@ impl Kernel {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Changes the source of a cell that evcxr wrote, so that `cell.rs` is called if the cell
-    /// panics or returns an error, and so that the compiled variable store is used. No line
-    /// number changes.
-    fn instrumented(&self, source: &str) -> String {
-        let panicked = "println!(\"EVCXR_PANIC_NOTIFICATION\");";
-        let mut source = source.replace(
-            panicked,
-            &format!("invariances_kernel::panicked(); {panicked}"),
-        );
-        // Replaces the source of evcxr's variable store by ours, which is already compiled.
-        const STORE: &str = "mod evcxr_internal_runtime {";
-        if let Some(start) = source.find(STORE)
-            && let Some(last) =
-                source[start..].find("Box::into_raw(Box::new(VariableStore::new()))\n}\n")
-            && let Some(length) = source[start + last..].find("}\n}")
-        {
-            let text = start..start + last + length + "}\n}".len();
-            let lines = "\n".repeat(source[text.clone()].matches('\n').count());
-            let ours = format!("{STORE} pub use invariances_kernel::store::*; {lines}}}");
-            source.replace_range(text, &ours);
+    /// Runs rustc such that an interrupt of the cell ends it: the kernel reads its process group
+    /// from a file.
+    ///
+    /// # Errors
+    /// If the cell was interrupted, or rustc cannot be started.
+    fn interruptible(&self, command: &mut Command) -> Result<Output> {
+        const INTERRUPTED: &str = "error: interrupted";
+        let interrupted = self.work.join("interrupted");
+        let compiling = self.work.join("compiling");
+        if interrupted.exists() {
+            return Err(INTERRUPTED.into());
         }
-        // evcxr's error conversion has eprintln!(FORMAT, error); println!(…USER_ERROR_OCCURRED);
-        if let Some(end) = source.find("evcxr_internal_runtime::USER_ERROR_OCCURRED);")
-            && let Some(start) = source[..end].rfind("eprintln!(")
-            && let Some(length) = source[start..end].find(", error);")
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .map_err(|e| format!("rustc: {e}"))?;
+        let _ = std::fs::write(&compiling, child.id().to_string());
+        // The interrupt may have come before the file was there.
+        if interrupted.exists()
+            && let Some(group) = rustix::process::Pid::from_raw(child.id() as i32)
         {
-            let format = &source[start + "eprintln!(".len()..start + length];
-            let call = format!(
-                "invariances_kernel::report(\"error\", &format!(concat!(\"error: \", {format}), error));"
-            );
-            source.replace_range(start..start + length + ", error);".len(), &call);
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         }
-        source
+        let output = child.wait_with_output();
+        let _ = std::fs::remove_file(&compiling);
+        if interrupted.exists() {
+            return Err(INTERRUPTED.into());
+        }
+        output.map_err(|e| format!("rustc: {e}"))
     }
 
-    /// Returns the code with which the loader calls `cell.rs` and `store.rs` before the cell
+    /// Returns the code with which the loader calls `cell/report.rs` and `cell/store.rs` before the cell
     /// runs.
     fn loading(
         &self,
@@ -192,10 +202,11 @@ impl Kernel {
         invalid: &BTreeMap<String, String>,
     ) -> String {
         let invalid: Vec<(&String, &String)> = invalid.iter().collect();
-        let new_process = if self.work.join("started").exists() {
-            "invariances: a new process runs this cell; the variables of earlier cells are lost."
-        } else {
-            ""
+        // A crate that no code names is not linked.
+        let generated = objects(&self.settings["linked"]).any(|pair| pair[0] == WRAPPER);
+        let wrapper = match generated {
+            true => format!("extern crate {WRAPPER} as _; "),
+            false => String::new(),
         };
         let section = if cfg!(target_vendor = "apple") {
             "__DATA,__mod_init_func"
@@ -203,28 +214,28 @@ impl Kernel {
             ".init_array"
         };
         format!(
-            "\n#[used] #[unsafe(link_section = \"{section}\")] \
-                 static INVARIANCES_KERNEL: extern \"C\" fn() = {{ extern \"C\" fn loaded() {{ \
-                 invariances_kernel::loaded({notice:?}, {new_process:?}, {:?}, {}); \
-                 invariances_kernel::store::defined({table:?}, &{again:?}, &{invalid:?}) }} loaded }};\n",
+            "\n{wrapper}#[used] #[unsafe(link_section = \"{section}\")] \
+                 static CARGO_KERNEL: extern \"C\" fn() = {{ extern \"C\" fn loaded() {{ \
+                 cargo_kernel_cell::loaded({notice:?}, {:?}, {}); \
+                 cargo_kernel_cell::store::defined({table:?}, &{again:?}, &{invalid:?}) }} loaded }};\n",
             self.work.join("cell/src/lib.rs"),
             self.settings["full_panics"],
         )
     }
 
-    /// Returns the compiled library of `cell.rs`. It is compiled once per version of rustc.
+    /// Returns the compiled library of `cell/`. It is compiled once per version of rustc.
     fn support(&self) -> Result<PathBuf> {
         let source = concat!(
-            include_str!("cell.rs"),
+            include_str!("../cell/report.rs"),
             "pub mod store {\n",
-            include_str!("store.rs"),
+            include_str!("../cell/store.rs"),
             "}\n"
         );
         let key = format!("{}{source}", self.setting("rustc_version"));
         let name = format!("cell-{}", &blake3::hash(key.as_bytes()).to_hex()[..16]);
         let folder = Path::new(self.setting("kept")).join(name);
         let library = format!(
-            "{}invariances_kernel{}",
+            "{}cargo_kernel_cell{}",
             std::env::consts::DLL_PREFIX,
             std::env::consts::DLL_SUFFIX
         );
@@ -240,7 +251,7 @@ impl Kernel {
             .map_err(failed)?;
         let mut command = Command::new(self.setting("rustc"));
         command
-            .args(["--crate-name", "invariances_kernel", "--edition=2024"])
+            .args(["--crate-name", "cargo_kernel_cell", "--edition=2024"])
             .args([
                 "--crate-type",
                 "dylib",

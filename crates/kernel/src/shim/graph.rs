@@ -6,37 +6,12 @@ use super::answers::{
     list_of, objects, parse, read, same_file, stdout, stdout_offline_first, text_of,
 };
 use super::manifest::Cell;
-use super::{Kernel, OURS, Result, STANDARD};
+use super::{Kernel, Result, STANDARD};
+use crate::project::read_by_analyzer;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::ExitCode;
-
-/// The crates whose types appear in the types of users' variables. Each further crate would cost
-/// rust-analyzer time, all of them several seconds.
-const NAMED: [&str; 21] = [
-    "candle-core",
-    "candle-nn",
-    "candle-transformers",
-    "half",
-    "hf-hub",
-    "invariances-core",
-    "invariances-data",
-    "invariances-figure",
-    "invariances-hub",
-    "invariances-ops",
-    "num-traits",
-    "plotters",
-    "plotters-backend",
-    "polars",
-    "polars-arrow",
-    "polars-buffer",
-    "polars-core",
-    "polars-dtype",
-    "polars-error",
-    "polars-io",
-    "polars-utils",
-];
 
 impl Kernel {
     /// Returns the graph of the standard library's crates.
@@ -118,10 +93,7 @@ impl Kernel {
         let folder = self.cell_folder();
         let manifest = folder.join("Cargo.toml");
         let cell = Cell::read(&manifest)?;
-        let (ours, others) = cell.split();
-        if let Some(specification) = ours {
-            self.accept(specification)?;
-        }
+        let others = self.added(&cell)?;
         let mut packages = BTreeMap::<String, Value>::new();
         let mut nodes = BTreeMap::<String, Value>::new();
         let mut edges = BTreeMap::<String, String>::new();
@@ -142,7 +114,8 @@ impl Kernel {
                 }
             }
         }
-        if ours.is_some() && !alone && cell.name == "ctx" {
+        // evcxr checks a new dependency in a crate of another name.
+        if !alone && cell.name == "ctx" {
             let graph = parse(&self.our_graph()?)?;
             for package in objects(&graph["packages"]) {
                 packages.insert(text_of(package, "id").into(), package.clone());
@@ -150,7 +123,9 @@ impl Kernel {
             for one in objects(&graph["nodes"]) {
                 nodes.insert(text_of(one, "id").into(), one.clone());
             }
-            edges.insert(OURS.into(), text_of(&graph, "root").into());
+            for (name, id) in graph["edges"].as_object().into_iter().flatten() {
+                edges.insert(name.clone(), id.as_str().unwrap_or_default().into());
+            }
         }
         // An added crate can also be in our graph. Only edges to packages in the combined graph
         // are kept.
@@ -160,9 +135,10 @@ impl Kernel {
             }
         }
         let id = format!("path+file://{}#{}@1.0.0", folder.display(), cell.name);
-        let dependencies: Vec<Value> = cell
-            .dependencies
-            .keys()
+        let provided = self.provided();
+        let names: BTreeSet<&String> = cell.dependencies.keys().chain(provided.keys()).collect();
+        let dependencies: Vec<Value> = names
+            .into_iter()
             .map(|name| {
                 json!({
                     "name": name, "source": null, "req": "*", "kind": null, "rename": null,
@@ -204,13 +180,60 @@ impl Kernel {
         Ok(ExitCode::SUCCESS)
     }
 
+    /// Returns the crates that the user added to those of the project. A specification of a crate
+    /// that the project has is only checked.
+    ///
+    /// # Errors
+    /// If the user asks for another version of a crate that the project has.
+    pub(super) fn added<'a>(
+        &self,
+        cell: &'a Cell,
+    ) -> Result<BTreeMap<&'a str, &'a toml::Value>> {
+        let provided = self.provided();
+        let mut added = BTreeMap::new();
+        for (name, specification) in &cell.dependencies {
+            let rust_name = name.replace('-', "_");
+            match provided.get(&rust_name) {
+                Some(_) if rust_name == self.setting("library") => self.accept(specification)?,
+                Some(version) => self.accept_version(name, version, specification)?,
+                None => {
+                    added.insert(name.as_str(), specification);
+                }
+            }
+        }
+        Ok(added)
+    }
+
+    /// Returns an error unless the specification allows the version that the project has.
+    fn accept_version(&self, name: &str, version: &str, specification: &toml::Value) -> Result<()> {
+        let wanted = match specification {
+            toml::Value::String(wanted) => Some(wanted.as_str()),
+            table => table.get("version").and_then(toml::Value::as_str),
+        };
+        let fits = match (
+            wanted.map(semver::VersionReq::parse),
+            semver::Version::parse(version),
+        ) {
+            (Some(Ok(wanted)), Ok(version)) => wanted.matches(&version),
+            _ => true,
+        };
+        match fits {
+            true => Ok(()),
+            false => Err(format!(
+                "{} has {name} {version}, which cells use too; leave the line `:dep {name}` out, or ask for that version",
+                self.setting("package")
+            )),
+        }
+    }
+
     /// Returns an error unless the specification is the crate that the kernel was built with.
     fn accept(&self, specification: &toml::Value) -> Result<()> {
         let project = Path::new(self.setting("project"));
+        let library = self.setting("library");
         let path = specification.get("path").and_then(toml::Value::as_str);
         let wanted = path.ok_or_else(|| {
             format!(
-                "this kernel has the crate that was built in {}; name it by its folder: :dep {OURS} = {{ path = \"{}\" }}",
+                "this kernel has the crate that was built in {}; name it by its folder, or leave the line out: :dep {library} = {{ path = \"{}\" }}",
                 project.display(),
                 project.display()
             )
@@ -218,16 +241,11 @@ impl Kernel {
         if !same_file(Path::new(wanted), project) {
             return Err(format!(
                 "this kernel has the crate that was built in {}, not the one in {wanted}; \
-                 start JupyterLab from that one (cargo run --release -- lab), or use the kernel \"Rust\" of evcxr",
+                 use the kernel of that one, or the kernel \"Rust\" of evcxr",
                 project.display()
             ));
         }
-        let built: BTreeSet<&str> = self.settings["features"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
+        let built = list_of(&self.settings["features"]);
         let features = specification.get("features");
         let features = features.and_then(toml::Value::as_array);
         for feature in features
@@ -235,9 +253,9 @@ impl Kernel {
             .flatten()
             .filter_map(toml::Value::as_str)
         {
-            if feature != "default" && !built.contains(feature) {
+            if feature != "default" && !built.iter().any(|b| b == feature) {
                 return Err(format!(
-                    "the crate was built without the feature {feature}; build it with: cargo build --release --features {feature}"
+                    "the crate was built without the feature {feature}; build it with it and start the kernel with `--features {feature}`"
                 ));
             }
         }
@@ -249,25 +267,23 @@ impl Kernel {
     fn our_graph(&self) -> Result<String> {
         let project = Path::new(self.setting("project"));
         let manifest = project.join("Cargo.toml");
+        let lock = Path::new(self.setting("workspace")).join("Cargo.lock");
+        let named = self.settings["types"].is_array();
+        let named = named.then(|| list_of(&self.settings["types"]));
         let key = [
             "graph",
             &manifest.to_string_lossy(),
             &read(&manifest)?,
-            &read(&project.join("Cargo.lock"))?,
+            &read(&lock).unwrap_or_default(),
             &self.settings["features"].to_string(),
             self.setting("cargo_version"),
-            &NAMED.join(" "),
-            "hashbrown",
+            &format!("{named:?}"),
+            &self.settings["versions"].to_string(),
         ];
         self.kept(&key, || {
             let mut command = self.real("cargo");
             command
-                .args([
-                    "metadata",
-                    "--format-version=1",
-                    "--locked",
-                    "--filter-platform",
-                ])
+                .args(["metadata", "--format-version=1", "--filter-platform"])
                 .arg(self.setting("host"))
                 .arg("--manifest-path")
                 .arg(&manifest);
@@ -276,21 +292,35 @@ impl Kernel {
                 command.args(["--features", &features]);
             }
             let whole = parse(&stdout_offline_first(&mut command)?)?;
-            let mut root = String::new();
+            let package = self.setting("package");
+            let ids = read_by_analyzer(&whole, package, named.as_deref());
+            let mut root = &Value::Null;
             let mut packages = Vec::new();
-            let mut ids = BTreeSet::new();
-            for package in objects(&whole["packages"]) {
-                let name = text_of(package, "name");
-                let ours = name == OURS && package["source"].is_null();
-                if ours {
-                    root = text_of(package, "id").into();
+            for one in objects(&whole["packages"]) {
+                if !ids.contains(text_of(one, "id")) {
+                    continue;
                 }
-                if ours || NAMED.contains(&name) {
-                    ids.insert(text_of(package, "id").to_owned());
-                    let mut package = libraries_only(package);
-                    package["dependencies"] = json!([]);
-                    packages.push(package);
+                if text_of(one, "name") == package && one["source"].is_null() {
+                    root = one;
                 }
+                let mut one = libraries_only(one);
+                one["dependencies"] = json!([]);
+                packages.push(one);
+            }
+            // What cells can name: the project's library, and its direct dependencies unless cells
+            // reach them through it.
+            let mut edges = BTreeMap::new();
+            let provided = self.provided();
+            for node in objects(&whole["resolve"]["nodes"]).filter(|n| n["id"] == root["id"]) {
+                for edge in objects(&node["deps"]) {
+                    let (name, id) = (text_of(edge, "name"), text_of(edge, "pkg"));
+                    if provided.contains_key(name) && ids.contains(id) {
+                        edges.insert(name.to_owned(), id.to_owned());
+                    }
+                }
+            }
+            if !self.setting("library").is_empty() {
+                edges.insert(self.setting("library").into(), text_of(root, "id").into());
             }
             let nodes: Vec<Value> = objects(&whole["resolve"]["nodes"])
                 .filter(|n| ids.contains(text_of(n, "id")))
@@ -309,7 +339,7 @@ impl Kernel {
                 .unwrap_or_default();
             hashbrown["dependencies"] = json!([]);
             Ok(json!({
-                "root": root, "packages": packages, "nodes": nodes, "hashbrown": hashbrown,
+                "edges": edges, "packages": packages, "nodes": nodes, "hashbrown": hashbrown,
             })
             .to_string())
         })

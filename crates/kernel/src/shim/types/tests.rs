@@ -10,7 +10,7 @@ fn reason(old: &str, new: &str, type_name: &str) -> Option<String> {
 /// Returns the message about a variable that was stored with the first items, in a cell with the
 /// second.
 fn between(before: &str, after: &str, type_name: &str) -> Option<String> {
-    reason(&table(before, &[]), &table(after, &[]), type_name)
+    reason(&table(before, &[], &[]), &table(after, &[], &[]), type_name)
 }
 
 #[track_caller]
@@ -252,7 +252,7 @@ fn what_is_not_known_counts_as_changed() {
 fn a_crate_that_was_built_again_counts() {
     let build = |stamp: &str| [("mine".to_owned(), stamp.to_owned())];
     let source = "struct P(Foo); use mine::Foo; struct Q;";
-    let (old, new) = (table(source, &build("1")), table(source, &build("2")));
+    let (old, new) = (table(source, &build("1"), &[]), table(source, &build("2"), &[]));
     let why = |type_name| reason(&old, &new, type_name);
     let depends =
         |short| format!("its type `{short}` depends on `mine`, which was redefined since");
@@ -263,8 +263,8 @@ fn a_crate_that_was_built_again_counts() {
     // A newly added library does not change earlier types.
     assert_eq!(
         reason(
-            &table("struct Q;", &[]),
-            &table("struct Q;", &build("1")),
+            &table("struct Q;", &[], &[]),
+            &table("struct Q;", &build("1"), &[]),
             "ctx::Q"
         ),
         None
@@ -280,7 +280,7 @@ fn the_statements_of_a_cell_do_not_count() {
         )
     };
     assert_eq!(
-        table(&cell("struct P(u8); }"), &[]),
-        table(&cell("unbalanced ("), &[])
+        table(&cell("struct P(u8); }"), &[], &[]),
+        table(&cell("unbalanced ("), &[], &[])
     );
 }

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! HASH is computed from the definition's own tokens, and each REFERENCE is a name in the table.
-//! Every cell passes its table to `store.rs`, which drops the variables whose types depend on a
+//! Every cell passes its table to `cell/store.rs`, which drops the variables whose types depend on a
 //! line that has changed.
 //!
 //! References are resolved by name only, without scopes: definitions of the same name in
@@ -34,7 +34,7 @@
 //! - values that a library keeps behind its own type-erased pointer and returns by downcast,
 //!   where the variable's type contains neither `Any` nor `Error` (for example the panic payload
 //!   of a `JoinHandle`);
-//! - a glob import of std or of invariances that shadows a name of the standard prelude which a
+//! - a glob import of std or of the project that shadows a name of the standard prelude which a
 //!   type uses;
 //! - `unsafe` code of the user whose methods now make other assumptions about the value;
 //! - a crate in a folder whose new library file has the size and modification time of the old
@@ -45,18 +45,23 @@ use proc_macro2::{TokenStream, TokenTree};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// The roots of glob imports that do not shadow the names which user types consist of.
-const STABLE: [&str; 4] = ["alloc", "core", "invariances", "std"];
+/// Crates whose glob imports do not shadow the names which user types consist of. The project's own
+/// crates are among them too.
+const STABLE: [&str; 3] = ["alloc", "core", "std"];
 
 /// The text that evcxr writes between the items and the statements of a cell.
 const STATEMENTS: &str = "pub extern \"C\" fn run_user_code_";
 
 /// Returns the table of the definitions in a cell's source.
 ///
-/// `crates` holds the name and the [`stamp`] of every crate that the user added.
-pub fn table(source: &str, crates: &[(String, String)]) -> String {
+/// `crates` holds the name and the [`stamp`] of every crate that the user added; `stable` the names
+/// of the project's crates, which do not change as long as the kernel runs.
+pub fn table(source: &str, crates: &[(String, String)], stable: &[String]) -> String {
     let items = &source[..source.find(STATEMENTS).unwrap_or(source.len())];
-    let mut definitions = Definitions::default();
+    let mut definitions = Definitions {
+        stable: stable.to_vec(),
+        ..Definitions::default()
+    };
     match items.parse() {
         Ok(tokens) => definitions.items(tokens),
         // rustc rejects this source too. If it did not, every type would depend on the hash of
@@ -104,6 +109,8 @@ struct Definition {
 
 #[derive(Default)]
 struct Definitions {
+    /// The project's crates.
+    stable: Vec<String>,
     by_name: BTreeMap<String, Definition>,
     /// What `impl` blocks add to the names in their headers: the name, the tokens and the
     /// references.
@@ -182,7 +189,7 @@ impl Definitions {
             };
             self.all.insert(format!("use {whole}"));
             let leaf = match *last {
-                "*" if STABLE.contains(root) => continue,
+                "*" if STABLE.contains(root) || self.stable.iter().any(|s| s == root) => continue,
                 "*" => &mut self.anything,
                 "_" => continue,
                 "self" => match words.iter().rev().nth(1) {
@@ -306,9 +313,13 @@ impl Definitions {
 }
 
 #[cfg(test)]
-#[path = "store.rs"]
+#[path = "../cell/store.rs"]
 #[expect(dead_code, reason = "the cells call the rest")]
 mod store;
+
+/// The store sends lines to evcxr through this function of its parent module.
+#[cfg(test)]
+fn control(_line: &str) {}
 
 #[cfg(test)]
 mod tests;

@@ -5,19 +5,19 @@ use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-pub(super) fn read(path: &Path) -> Result<String> {
+pub fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))
 }
 
-pub(super) fn parse(text: &str) -> Result<Value> {
+pub fn parse(text: &str) -> Result<Value> {
     serde_json::from_str(text).map_err(|e| format!("an answer of cargo cannot be read: {e}"))
 }
 
-pub(super) fn same_file(a: &Path, b: &Path) -> bool {
+pub fn same_file(a: &Path, b: &Path) -> bool {
     matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
-pub(super) fn after<'a>(arguments: &'a [String], option: &str) -> Option<&'a str> {
+pub fn after<'a>(arguments: &'a [String], option: &str) -> Option<&'a str> {
     arguments.iter().enumerate().find_map(|(i, a)| {
         if a == option {
             return arguments.get(i + 1).map(String::as_str);
@@ -26,21 +26,21 @@ pub(super) fn after<'a>(arguments: &'a [String], option: &str) -> Option<&'a str
     })
 }
 
-pub(super) fn objects(value: &Value) -> impl Iterator<Item = &Value> {
+pub fn objects(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 
-pub(super) fn text_of<'a>(value: &'a Value, key: &str) -> &'a str {
+pub fn text_of<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key].as_str().unwrap_or_default()
 }
 
-pub(super) fn list_of(value: &Value) -> Vec<String> {
+pub fn list_of(value: &Value) -> Vec<String> {
     objects(value)
         .filter_map(|v| v.as_str().map(String::from))
         .collect()
 }
 
-pub(super) fn stdout(command: &mut Command) -> Result<String> {
+pub fn stdout(command: &mut Command) -> Result<String> {
     let output = command
         .stdin(Stdio::null())
         .output()
@@ -53,8 +53,8 @@ pub(super) fn stdout(command: &mut Command) -> Result<String> {
 }
 
 /// Runs the command offline first. If this fails, it runs again with the network, unless
-/// INVARIANCES_OFFLINE forbids it.
-pub(super) fn stdout_offline_first(command: &mut Command) -> Result<String> {
+/// CARGO_NET_OFFLINE forbids it.
+pub fn stdout_offline_first(command: &mut Command) -> Result<String> {
     let mut offline = Command::new(command.get_program());
     offline.args(command.get_args()).arg("--offline");
     for (name, value) in command.get_envs() {
@@ -66,8 +66,7 @@ pub(super) fn stdout_offline_first(command: &mut Command) -> Result<String> {
     if let Some(folder) = command.get_current_dir() {
         offline.current_dir(folder);
     }
-    let forbidden =
-        std::env::var_os("INVARIANCES_OFFLINE").is_some_and(|v| !v.is_empty() && v != "0");
+    let forbidden = std::env::var_os("CARGO_NET_OFFLINE").is_some_and(|v| v == "true");
     match stdout(&mut offline) {
         Err(_) if !forbidden => stdout(command),
         answer => answer,

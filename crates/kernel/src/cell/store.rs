@@ -84,7 +84,7 @@ pub fn defined(table: &str, made_again: &[&str], invalid: &[(&str, &str)]) {
 /// Informs the user, and evcxr, which then compiles the cell again without the variable.
 fn report(name: &str, why: &str) {
     println!("The variable `{name}` was dropped: {why}. Run the cell that makes it again.");
-    println!("{VARIABLE_CHANGED_TYPE}{name}");
+    super::control(&format!("{VARIABLE_CHANGED_TYPE}{name}"));
 }
 
 impl Variables {

@@ -1,7 +1,7 @@
 //! [`Cell`], what is read from the manifest that evcxr writes for a cell.
 
 use super::answers::read;
-use super::{OURS, Result};
+use super::Result;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -44,18 +44,5 @@ impl Cell {
             optimisation,
             dependencies,
         })
-    }
-
-    /// Returns the specification of our crate, if the cell uses it, and the crates that the user
-    /// added.
-    pub(super) fn split(&self) -> (Option<&toml::Value>, BTreeMap<&str, &toml::Value>) {
-        let ours = self.dependencies.get(OURS);
-        let others = self
-            .dependencies
-            .iter()
-            .filter(|(name, _)| *name != OURS)
-            .map(|(name, value)| (name.as_str(), value))
-            .collect();
-        (ours, others)
     }
 }

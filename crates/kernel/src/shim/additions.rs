@@ -1,7 +1,7 @@
 //! [`Additions`], the crates that a user adds with `:dep`.
 
 use super::answers::{list_of, objects, parse, stdout_offline_first, text_of};
-use super::{Kernel, OURS, Result};
+use super::{Kernel, Result};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ impl<'a> Additions<'a> {
         if manifest.exists() {
             return Ok(());
         }
-        let lock = Path::new(self.kernel.setting("project")).join("Cargo.lock");
+        let lock = Path::new(self.kernel.setting("workspace")).join("Cargo.lock");
         std::fs::create_dir_all(&self.folder)
             .and_then(|()| std::fs::write(self.folder.join("lib.rs"), ""))
             .and_then(|()| std::fs::copy(lock, self.folder.join("Cargo.lock")))
@@ -90,14 +90,17 @@ impl<'a> Additions<'a> {
             .arg(self.kernel.setting("host"));
         let text = stdout_offline_first(&mut command)?;
         let graph = parse(&text)?;
-        self.refuse_second_candle(&graph)?;
+        self.refuse_second_copy(&graph)?;
         std::fs::write(&kept, text).map_err(|e| format!("{}: {e}", kept.display()))?;
         Ok(graph)
     }
 
-    /// Returns an error if a second copy of candle would be linked. Each copy numbers its own
-    /// tensors, so gradients would be lost without a message.
-    fn refuse_second_candle(&self, graph: &Value) -> Result<()> {
+    /// Returns an error if a second copy would be linked of the project, or of a crate that may
+    /// exist only once in a process (`once` in `[package.metadata.kernel]`): one with state, such
+    /// as a counter that numbers its values.
+    fn refuse_second_copy(&self, graph: &Value) -> Result<()> {
+        let once = list_of(&self.kernel.settings["once"]);
+        let package = self.kernel.setting("package");
         let nodes: BTreeMap<&str, &Value> = objects(&graph["resolve"]["nodes"])
             .map(|n| (text_of(n, "id"), n))
             .collect();
@@ -117,21 +120,22 @@ impl<'a> Additions<'a> {
                 }
                 let mut way = path[id].clone();
                 way.push(names.get(next).copied().unwrap_or(next));
-                match way.last() {
-                    Some(&"candle-core") => {
-                        return Err(format!(
-                            "this crate brings its own copy of candle ({}): its tensors would not be those of invariances, and gradients would be lost; \
-                             use candle through invariances::candle_core, candle_nn and candle_transformers",
-                            way.join(" → ")
-                        ));
-                    }
-                    Some(&OURS) => {
-                        return Err(format!(
-                            "this crate is built on invariances itself ({}): it would bring a second copy of it; copy what you need of it into a cell, or into invariances",
-                            way.join(" → ")
-                        ));
-                    }
-                    _ => {}
+                let last = way.last().copied().unwrap_or_default();
+                if once.iter().any(|name| name == last) {
+                    let hint = match self.kernel.setting("once_hint") {
+                        "" => format!("use {last} through {package}"),
+                        hint => hint.to_owned(),
+                    };
+                    return Err(format!(
+                        "this crate brings its own copy of {last} ({}), whose values would not be those of {package}; {hint}",
+                        way.join(" → ")
+                    ));
+                }
+                if last == package {
+                    return Err(format!(
+                        "this crate is built on {package} itself ({}): it would bring a second copy of it; copy what you need of it into a cell, or into {package}",
+                        way.join(" → ")
+                    ));
                 }
                 path.insert(next, way);
                 waiting.push(next);
@@ -159,43 +163,32 @@ impl<'a> Additions<'a> {
         command
             .args(["--release", "--message-format=json-render-diagnostics"])
             .stderr(Stdio::inherit());
-        let output = command
-            .output()
-            .map_err(|e| format!("{}: {e}", self.kernel.setting("cargo")))?;
-        if !output.status.success() {
+        let Some(output) = build_of(&mut command)? else {
             return Err("error: a crate that was added by :dep did not build".into());
-        }
+        };
         let mut libraries = BTreeMap::new();
         let mut local = BTreeMap::<String, String>::new();
-        let mut folders = BTreeSet::from([format!(
+        let mut folders = output.folders;
+        folders.insert(format!(
             "dependency={}",
             Path::new(self.kernel.setting("added"))
                 .join("release/deps")
                 .display()
-        )]);
-        for line in String::from_utf8_lossy(&output.stdout).lines() {
-            let Ok(message) = parse(line) else { continue };
-            if message["reason"] == "build-script-executed" {
-                folders.extend(list_of(&message["linked_paths"]));
-            }
-            if message["reason"] != "compiler-artifact" {
-                continue;
-            }
-            let is = |path: &&String| {
+        ));
+        for artifact in &output.artifacts {
+            let is = |path: &&PathBuf| {
                 [".rlib", std::env::consts::DLL_SUFFIX]
                     .iter()
-                    .any(|end| path.ends_with(end))
+                    .any(|end| path.to_string_lossy().ends_with(end))
             };
-            let files = list_of(&message["filenames"]);
-            if let Some(file) = files.iter().find(is)
-                && !list_of(&message["target"]["kind"]).contains(&"custom-build".into())
-            {
-                let id = text_of(&message, "package_id");
+            if let Some(file) = artifact.files.iter().find(is) {
+                let file = file.to_string_lossy().into_owned();
+                let id = &*artifact.package;
                 if let Some(name) = edges.get(id) {
                     libraries.insert(name.to_string(), file.clone());
                 }
                 if id.contains("path+file") && *root != id {
-                    local.insert(text_of(&message["target"], "name").into(), file.clone());
+                    local.insert(artifact.name.clone(), file);
                 }
             }
         }
@@ -219,4 +212,60 @@ impl<'a> Additions<'a> {
             folders: list_of(&value["folders"]).into_iter().collect(),
         }
     }
+}
+
+/// What cargo built.
+pub struct Output {
+    pub artifacts: Vec<Artifact>,
+    /// Values for the option `-L` of rustc: the folders of native libraries.
+    pub folders: BTreeSet<String>,
+}
+
+/// A library that cargo built or found up to date.
+pub struct Artifact {
+    /// The ID of its package.
+    pub package: String,
+    /// Its name in Rust code.
+    pub name: String,
+    pub files: Vec<PathBuf>,
+}
+
+/// Runs `cargo build` with JSON messages. Returns `None` if a crate did not compile.
+///
+/// # Errors
+/// If cargo cannot be started.
+pub fn build_of(command: &mut Command) -> Result<Option<Output>> {
+    let output = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .and_then(|child| child.wait_with_output())
+        .map_err(|e| format!("{}: {e}", command.get_program().to_string_lossy()))?;
+    if !output.status.success() {
+        return Ok(None);
+    }
+    let mut found = Output {
+        artifacts: Vec::new(),
+        folders: BTreeSet::new(),
+    };
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let Ok(message) = parse(line) else { continue };
+        if message["reason"] == "build-script-executed" {
+            found.folders.extend(list_of(&message["linked_paths"]));
+        }
+        if message["reason"] != "compiler-artifact"
+            || list_of(&message["target"]["kind"]).contains(&"custom-build".into())
+        {
+            continue;
+        }
+        found.artifacts.push(Artifact {
+            package: text_of(&message, "package_id").into(),
+            name: text_of(&message["target"], "name").replace('-', "_"),
+            files: list_of(&message["filenames"])
+                .into_iter()
+                .map(PathBuf::from)
+                .collect(),
+        });
+    }
+    Ok(Some(found))
 }

@@ -1,0 +1,135 @@
+//! The library that every cell is linked with. It prints notices and reports panics and errors.
+//! `shim/compile.rs` compiles this file once per version of rustc, with `store.rs` as its module;
+//! it depends only on the standard library.
+//!
+//! What the kernel must know goes two ways. Lines for evcxr (a variable is lost, the cell
+//! panicked) go to the descriptor that [`control`] writes to. What the user sees goes to standard
+//! output, among the cell's text and so in its place: a message of Jupyter in a frame
+//! (`output.rs`).
+
+use std::io::Write;
+use std::os::fd::FromRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, OnceLock};
+
+static RUNNING: AtomicBool = AtomicBool::new(false);
+/// What the last panic said, and where.
+static LAST: Mutex<(String, String)> = Mutex::new((String::new(), String::new()));
+
+/// Called when a cell is loaded. `source` is the file with the cell's source; with `full`, panics
+/// are also printed as usual.
+pub fn loaded(notice: &str, source: &'static str, full: bool) {
+    if !RUNNING.swap(true, Ordering::Relaxed) {
+        remember_panics(source, full);
+    }
+    if !notice.is_empty() {
+        println!("{notice}");
+    }
+}
+
+/// Called after a cell's function. A cell that ends with a panic or a `print!` may leave text in
+/// the buffer.
+#[unsafe(no_mangle)]
+pub extern "C" fn cargo_kernel_cell_ended() {
+    let _ = std::io::stdout().flush();
+}
+
+/// Sends evcxr a line.
+pub fn control(line: &str) {
+    static CONTROL: OnceLock<Option<Mutex<std::fs::File>>> = OnceLock::new();
+    let control = CONTROL.get_or_init(|| {
+        let number = std::env::var("CARGO_KERNEL_CONTROL").ok()?.parse().ok()?;
+        // SAFETY: the process opened this descriptor for evcxr before the first cell, and keeps it
+        // open. It is never closed here either, because the static is never dropped.
+        Some(Mutex::new(unsafe { std::fs::File::from_raw_fd(number) }))
+    });
+    if let Some(control) = control
+        && let Ok(mut control) = control.lock()
+    {
+        let _ = control.write_all(format!("{line}\n").as_bytes());
+    }
+}
+
+fn remember_panics(source: &'static str, full: bool) {
+    let usual = std::panic::take_hook();
+    let cell = std::thread::current().id();
+    std::panic::set_hook(Box::new(move |info| {
+        let text = info
+            .payload_as_str()
+            .unwrap_or("panicked with a value that is not text");
+        let mut place = String::new();
+        if let Some(location) = info.location() {
+            // A line number in the generated source would not help the user, so the text of the
+            // line is shown.
+            let cell = match location.file() {
+                "src/lib.rs" => std::fs::read_to_string(source).unwrap_or_default(),
+                _ => String::new(),
+            };
+            place = match cell.lines().nth(location.line().saturating_sub(1) as usize) {
+                Some(line) => format!("  in: {}", line.trim()),
+                None => format!("  at: {location}"),
+            };
+        }
+        // A panic on the cell's own thread is reported when the cell ends.
+        if std::thread::current().id() == cell {
+            if let Ok(mut last) = LAST.lock() {
+                *last = (text.to_owned(), place);
+            }
+            if !full {
+                return;
+            }
+        } else if !full {
+            eprintln!("A thread panicked: {text}\n{place}");
+            return;
+        }
+        usual(info);
+    }));
+}
+
+/// Called when a cell has panicked, after its values were dropped.
+pub fn panicked() {
+    control("EVCXR_PANIC_NOTIFICATION");
+    let (text, place) = LAST.lock().map(|last| last.clone()).unwrap_or_default();
+    error("Panic", &text, &[format!("panicked: {text}"), place]);
+}
+
+/// Called with the message of an error that a `?` returned.
+pub fn failed(text: &str) {
+    control("EVCXR_ERROR_OCCURRED");
+    error("Error", text, &[format!("error: {text}")]);
+}
+
+/// Writes an error as Jupyter's message of that kind.
+fn error(name: &str, value: &str, traceback: &[String]) {
+    let lines: Vec<String> = traceback
+        .iter()
+        .flat_map(|text| text.lines())
+        .map(quoted)
+        .collect();
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(
+        out,
+        "EVCXR_BEGIN_CONTENT application/vnd.cargo-kernel+json\n\
+         {{\"msg_type\":\"error\",\"content\":{{\"ename\":{},\"evalue\":{},\"traceback\":[{}]}}}}\n\
+         EVCXR_END_CONTENT",
+        quoted(name),
+        quoted(value),
+        lines.join(",")
+    );
+}
+
+/// Writes text as a string of JSON.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' => out += "\\\"",
+            '\\' => out += "\\\\",
+            '\n' => out += "\\n",
+            c if (c as u32) < 0x20 => out += &format!("\\u{:04x}", c as u32),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}

@@ -1,0 +1,507 @@
+//! Answers the requests of the shell channel, one after the other, with evcxr.
+
+use crate::messages::{Publisher, Request};
+use crate::output::{Output, Seen, Target};
+use crate::report::CellError;
+use crate::start::Work;
+use crate::text;
+use evcxr::{CommandContext, EvalContext};
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::process::Child;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::UnboundedSender;
+
+/// How long after a request that failed those sent together with it may arrive.
+const TOGETHER: Duration = Duration::from_millis(30);
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The requests that wait.
+#[derive(Default)]
+pub struct Queue {
+    waiting: Mutex<VecDeque<(Request, Instant)>>,
+    changed: Condvar,
+}
+
+impl Queue {
+    pub fn push(&self, request: Request) {
+        locked(&self.waiting).push_back((request, Instant::now()));
+        self.changed.notify_all();
+    }
+
+    fn pop(&self) -> (Request, Instant) {
+        let mut waiting = locked(&self.waiting);
+        loop {
+            if let Some(first) = waiting.pop_front() {
+                return first;
+            }
+            waiting = self
+                .changed
+                .wait(waiting)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Takes the requests to run cells out of the queue.
+    fn take_cells(&self) -> Vec<Request> {
+        let mut waiting = locked(&self.waiting);
+        let (cells, others) = waiting
+            .drain(..)
+            .partition::<VecDeque<_>, _>(|(request, _)| request.kind() == "execute_request");
+        *waiting = others;
+        cells.into_iter().map(|(request, _)| request).collect()
+    }
+}
+
+/// Stops cells.
+#[derive(Default)]
+pub struct Control {
+    /// Whether a cell is compiled or run.
+    busy: AtomicBool,
+    interrupted: AtomicBool,
+    process: Mutex<Option<Arc<Mutex<Child>>>>,
+    /// Whether the cell's code runs.
+    running: Mutex<Option<Arc<Mutex<bool>>>>,
+    work: Mutex<PathBuf>,
+}
+
+impl Control {
+    /// Stops the cell that is compiled or run. Does nothing if there is none.
+    pub fn interrupt(&self) {
+        if !self.busy.load(Ordering::SeqCst) {
+            return;
+        }
+        self.interrupted.store(true, Ordering::SeqCst);
+        let work = locked(&self.work).clone();
+        // The shim compiles nothing as long as this file exists.
+        let _ = std::fs::write(work.join("interrupted"), "");
+        let running = locked(&self.running).as_ref().is_some_and(|r| *locked(r));
+        if running {
+            self.kill();
+        } else if let Ok(group) = std::fs::read_to_string(work.join("compiling"))
+            && let Ok(group) = group.trim().parse()
+        {
+            kill_group(group);
+        }
+    }
+
+    /// Called when the cell's code starts: it may have been interrupted just before.
+    pub fn cell_runs(&self) {
+        if self.interrupted.load(Ordering::SeqCst) {
+            self.kill();
+        }
+    }
+
+    /// Ends the process for cells and all that it started.
+    pub fn kill(&self) {
+        let process = locked(&self.process).clone();
+        if let Some(process) = process {
+            // evcxr holds the lock only while it waits for a process that has ended.
+            let id = match process.try_lock() {
+                Ok(process) => process.id(),
+                Err(_) => return,
+            };
+            kill_group(id as i32);
+        }
+    }
+
+    /// Whether the cell that waits for input should go on waiting.
+    pub fn goes_on(&self) -> bool {
+        self.busy.load(Ordering::SeqCst) && !self.interrupted.load(Ordering::SeqCst)
+    }
+
+    fn begin(&self) {
+        self.interrupted.store(false, Ordering::SeqCst);
+        let _ = std::fs::remove_file(locked(&self.work).join("interrupted"));
+        self.busy.store(true, Ordering::SeqCst);
+    }
+
+    fn end(&self) -> bool {
+        self.busy.store(false, Ordering::SeqCst);
+        self.interrupted.load(Ordering::SeqCst)
+    }
+}
+
+fn kill_group(id: i32) {
+    if let Some(group) = rustix::process::Pid::from_raw(id) {
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+}
+
+/// Starts evcxr, which takes a second or two, and checks that it generates the code that the shim
+/// edits.
+///
+/// # Errors
+/// A message for the user.
+pub fn start_evcxr(
+    command: std::process::Command,
+    work: &Work,
+) -> Result<CommandContext, String> {
+    let (context, outputs) =
+        EvalContext::with_subprocess_command(command).map_err(|e| e.to_string())?;
+    // Nothing comes this way: cells write to the kernel's own pipes.
+    std::thread::spawn(move || while outputs.stdout.recv().is_ok() {});
+    std::thread::spawn(move || while outputs.stderr.recv().is_ok() {});
+    let mut context = CommandContext::with_eval_context(context);
+    // The shim compares the code of this cell with what it knows. The cell uses `?`, so that the
+    // user's first `?` needs no second compilation.
+    context
+        .execute(crate::shim::CHECK)
+        .map_err(|e| format!("the kernel's check of evcxr failed: {e}"))?;
+    context
+        .execute(":load_config --quiet")
+        .map_err(|e| format!("evcxr.toml: {e}"))?;
+    // What the shim has to say, it says in the user's first cell.
+    std::fs::write(work.folder.join("ready"), "").map_err(|e| e.to_string())?;
+    Ok(context)
+}
+
+/// What the thread needs that answers requests.
+pub struct Session {
+    pub queue: Arc<Queue>,
+    pub control: Arc<Control>,
+    pub output: Output,
+    pub publisher: Publisher,
+    pub replies: UnboundedSender<jupyter_zmq_client::JupyterMessage>,
+    pub work: Arc<Work>,
+    /// Gives evcxr when it has started.
+    pub starting: Receiver<Result<CommandContext, String>>,
+    pub context: Option<Result<CommandContext, String>>,
+    pub count: u64,
+    pub history: Vec<String>,
+}
+
+impl Session {
+    /// Answers requests for ever.
+    pub fn run(mut self) {
+        *locked(&self.control.work) = self.work.folder.clone();
+        *locked(&self.control.running) = Some(self.output.running());
+        loop {
+            let (request, received) = self.queue.pop();
+            self.publisher.status("busy", Some(&request));
+            let content = match request.kind() {
+                "execute_request" => Some(self.execute(&request, received)),
+                "kernel_info_request" => Some(kernel_info(&self.work)),
+                "complete_request" => Some(self.completions(&request)),
+                "inspect_request" => Some(self.inspect(&request)),
+                "is_complete_request" => Some(is_complete(request.text("code"))),
+                "history_request" => Some(self.history_of(&request.content)),
+                "comm_info_request" => Some(json!({ "status": "ok", "comms": {} })),
+                "comm_open" => {
+                    // No target exists here.
+                    let content = json!({ "comm_id": request.content["comm_id"], "data": {} });
+                    self.publisher
+                        .publish("comm_close", content, Some(&request));
+                    None
+                }
+                _ => None,
+            };
+            let failed = content.as_ref().is_some_and(|c| c["status"] == "error");
+            let stops = request.kind() == "execute_request"
+                && failed
+                && request.content["stop_on_error"].as_bool() != Some(false);
+            let aborted = match stops {
+                true => {
+                    let left = TOGETHER.saturating_sub(received.elapsed());
+                    std::thread::sleep(left);
+                    self.queue.take_cells()
+                }
+                false => Vec::new(),
+            };
+            if let Some(content) = content {
+                let _ = self.replies.send(request.reply(content));
+            }
+            self.publisher.status("idle", Some(&request));
+            for request in aborted {
+                self.publisher.status("busy", Some(&request));
+                let content = json!({ "status": "aborted", "execution_count": self.count });
+                let _ = self.replies.send(request.reply(content));
+                self.publisher.status("idle", Some(&request));
+            }
+        }
+    }
+
+    /// Returns evcxr, once it has started.
+    fn context(&mut self) -> Result<&mut CommandContext, String> {
+        if self.context.is_none() {
+            let started = self
+                .starting
+                .recv()
+                .unwrap_or_else(|_| Err("evcxr did not start".into()));
+            if let Ok(context) = &started {
+                *locked(&self.control.process) = Some(context.process_handle());
+            }
+            self.context = Some(started);
+        }
+        match &mut self.context {
+            Some(Ok(context)) => Ok(context),
+            Some(Err(message)) => Err(message.clone()),
+            None => Err("evcxr did not start".into()),
+        }
+    }
+
+    fn execute(&mut self, request: &Request, _received: Instant) -> Value {
+        let code = request.text("code").to_owned();
+        let silent = request.content["silent"].as_bool().unwrap_or(false);
+        let stored = request.content["store_history"].as_bool().unwrap_or(true);
+        if stored && !silent {
+            self.count += 1;
+            self.history.push(code.clone());
+        }
+        let count = self.count;
+        if !silent {
+            self.publisher.publish(
+                "execute_input",
+                json!({ "code": code, "execution_count": count }),
+                Some(request),
+            );
+        }
+        let ok = json!({
+            "status": "ok", "execution_count": count, "user_expressions": {}, "payload": [],
+        });
+        if code.trim().is_empty() {
+            return ok;
+        }
+        self.output.begin(Target {
+            request: request.clone(),
+            count,
+            has_result: text::has_result(&code),
+            silent,
+        });
+        // From here an interrupt is for this cell.
+        self.control.begin();
+        let started = self.context().map(|context| {
+            let lost = context.variables_and_types().next().is_some();
+            (context.execute(&code), lost)
+        });
+        let was_running = *locked(&self.output.running());
+        let seen = self.output.end();
+        let interrupted = self.control.end();
+        let (result, lost) = match started {
+            Ok(done) => done,
+            Err(message) => {
+                let error = CellError::new("KernelError", message);
+                return self.failed(error, request, count, true);
+            }
+        };
+        let error = match result {
+            Err(evcxr::Error::SubprocessTerminated(_)) if interrupted => {
+                let lost = match lost {
+                    true => ", and the variables of earlier cells are lost",
+                    false => "",
+                };
+                let text = format!("The cell was interrupted: its process was stopped{lost}.");
+                Some(CellError::new("Interrupted", text))
+            }
+            Err(_) if interrupted && !was_running => Some(CellError::new(
+                "Interrupted",
+                "The cell was interrupted while it was compiled; all variables are kept.",
+            )),
+            Err(evcxr::Error::SubprocessTerminated(said)) => Some(CellError::of_process(
+                &said,
+                &seen,
+                &code,
+                &self.work.cell_source(),
+                lost,
+            )),
+            Err(evcxr::Error::CompilationErrors(errors)) => {
+                Some(CellError::of_compiler(&errors, &code, count))
+            }
+            Err(error) => Some(CellError::new("Error", error.to_string())),
+            Ok(outputs) => {
+                if !outputs.content_by_mime_type.is_empty() && !silent {
+                    let data: Value = outputs
+                        .content_by_mime_type
+                        .into_iter()
+                        .map(|(kind, text)| (kind, Value::from(text)))
+                        .collect::<serde_json::Map<_, _>>()
+                        .into();
+                    let content =
+                        json!({ "execution_count": count, "data": data, "metadata": {} });
+                    self.publisher
+                        .publish("execute_result", content, Some(request));
+                }
+                None
+            }
+        };
+        match (error, seen) {
+            (Some(error), _) => self.failed(error, request, count, true),
+            // The cell's own message is among its output already.
+            (None, Seen { error: Some(content), .. }) => {
+                let error = CellError {
+                    name: content["ename"].as_str().unwrap_or_default().into(),
+                    value: content["evalue"].as_str().unwrap_or_default().into(),
+                    traceback: content["traceback"]
+                        .as_array()
+                        .into_iter()
+                        .flatten()
+                        .filter_map(|line| line.as_str().map(String::from))
+                        .collect(),
+                };
+                self.failed(error, request, count, false)
+            }
+            (None, Seen { no_input: true, .. }) => {
+                let error = CellError::new(
+                    "StdinNotSupported",
+                    "The cell read from standard input, which cannot be asked for here: it was at \
+                     its end at once. All variables are kept.",
+                );
+                self.failed(error, request, count, true)
+            }
+            (None, _) => ok,
+        }
+    }
+
+    fn failed(&self, error: CellError, request: &Request, count: u64, publish: bool) -> Value {
+        let mut content = error.content();
+        if publish {
+            self.publisher
+                .publish("error", content.clone(), Some(request));
+        }
+        content["status"] = json!("error");
+        content["execution_count"] = json!(count);
+        content["user_expressions"] = json!({});
+        content["payload"] = json!([]);
+        content
+    }
+
+    fn completions(&mut self, request: &Request) -> Value {
+        let code = request.text("code").to_owned();
+        let position = position_in(&code, &request.content);
+        let found = self.context().and_then(|context| {
+            context
+                .completions(&code, position)
+                .map_err(|e| e.to_string())
+        });
+        let (found, start, end) = match found {
+            Ok(found) => {
+                let at = |byte| text::character_of(&code, byte);
+                let (start, end) = (at(found.start_offset), at(found.end_offset));
+                (found.completions, start, end)
+            }
+            // Text that evcxr cannot analyse has no completions.
+            Err(_) => {
+                let at = text::character_of(&code, position);
+                (Vec::new(), at, at)
+            }
+        };
+        let types: Vec<Value> = found
+            .iter()
+            .map(|c| json!({ "text": c.code, "type": c.kind, "start": start, "end": end }))
+            .collect();
+        json!({
+            "status": "ok",
+            "matches": found.iter().map(|c| &c.code).collect::<Vec<_>>(),
+            "cursor_start": start,
+            "cursor_end": end,
+            "metadata": { "_jupyter_types_experimental": types },
+        })
+    }
+
+    fn inspect(&mut self, request: &Request) -> Value {
+        let code = request.text("code").to_owned();
+        let position = position_in(&code, &request.content);
+        let all = request.content["detail_level"].as_u64() == Some(1);
+        let found = text::end_of_name(&code, position).and_then(|end| {
+            let context = self.context().ok()?;
+            let (plain, html) = context.hover_at(&code, end).ok()?;
+            (plain != "No documentation found").then_some((plain, html))
+        });
+        match found {
+            Some((plain, html)) => {
+                let plain = crate::hover::readable(&plain, all);
+                json!({
+                    "status": "ok",
+                    "found": true,
+                    "data": { "text/plain": plain, "text/html": crate::hover::shortened(&html, all) },
+                    "metadata": {},
+                })
+            }
+            None => json!({ "status": "ok", "found": false, "data": {}, "metadata": {} }),
+        }
+    }
+
+    fn history_of(&self, request: &Value) -> Value {
+        let entry = |i: usize| json!([0, i + 1, self.history[i]]);
+        let length = self.history.len();
+        let number = |name: &str| request[name].as_i64();
+        let entries: Vec<Value> = match request["hist_access_type"].as_str() {
+            Some("range") => {
+                let from = number("start").unwrap_or(1).max(1) as usize - 1;
+                let to = number("stop").map_or(length, |n| n.max(1) as usize - 1);
+                (from..to.min(length)).map(entry).collect()
+            }
+            Some("search") => {
+                let pattern = wildcard(request["pattern"].as_str().unwrap_or("*"));
+                let found: Vec<usize> = (0..length)
+                    .filter(|i| pattern.is_match(&self.history[*i]))
+                    .collect();
+                let n = number("n").map_or(found.len(), |n| n.max(0) as usize);
+                let skipped = found.len().saturating_sub(n);
+                found.into_iter().skip(skipped).map(entry).collect()
+            }
+            _ => {
+                let n = number("n").unwrap_or(0).max(0) as usize;
+                (length.saturating_sub(n)..length).map(entry).collect()
+            }
+        };
+        json!({ "status": "ok", "history": entries })
+    }
+}
+
+/// Makes the pattern of a history search: `*` and `?` stand for any text and any character.
+fn wildcard(pattern: &str) -> regex::Regex {
+    let escaped = regex::escape(pattern)
+        .replace("\\*", "(?s:.*)")
+        .replace("\\?", "(?s:.)");
+    regex::Regex::new(&format!("^{escaped}$")).unwrap_or_else(|_| {
+        // An escaped pattern is always valid unless it is too long.
+        regex::Regex::new("$^").unwrap()
+    })
+}
+
+fn position_in(code: &str, content: &Value) -> usize {
+    let character = content["cursor_pos"].as_u64();
+    character.map_or(code.len(), |n| text::byte_of(code, n as usize))
+}
+
+fn is_complete(code: &str) -> Value {
+    match text::complete(code) {
+        text::Complete::Complete => json!({ "status": "complete" }),
+        text::Complete::Incomplete => json!({ "status": "incomplete", "indent": "    " }),
+        text::Complete::Invalid => json!({ "status": "invalid" }),
+    }
+}
+
+/// What the kernel is.
+pub fn kernel_info(work: &Work) -> Value {
+    json!({
+        "status": "ok",
+        "protocol_version": crate::messages::PROTOCOL,
+        "implementation": env!("CARGO_PKG_NAME"),
+        "implementation_version": env!("CARGO_PKG_VERSION"),
+        "language_info": {
+            "name": "rust",
+            "version": work.rust_version,
+            "mimetype": "text/rust",
+            "file_extension": ".rs",
+            "pygments_lexer": "rust",
+            "codemirror_mode": "rust",
+        },
+        "banner": format!(
+            "Rust with the crate {} ({} {}, evcxr 0.22)",
+            work.crate_name, env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"),
+        ),
+        "help_links": [
+            { "text": "Rust's standard library", "url": "https://doc.rust-lang.org/stable/std/" },
+        ],
+        "debugger": false,
+    })
+}
