@@ -72,15 +72,16 @@ impl Progress {
         if self.at == 0 || self.total == 0 {
             return format!("{} {}, {}{about}", self.at, self.what, seconds(elapsed));
         }
-        let remaining = elapsed.mul_f64(self.total.saturating_sub(self.at) as f64 / self.at as f64);
+        let left = self.total.saturating_sub(self.at) as f64 / self.at as f64;
+        let remaining = Duration::try_from_secs_f64(elapsed.as_secs_f64() * left);
         format!(
             "{}/{} {} ({} %), {}, about {} left{about}",
             self.at,
             self.total,
             self.what,
-            100 * self.at / self.total,
+            100 * self.at as u128 / self.total as u128,
             seconds(elapsed),
-            seconds(remaining)
+            seconds(remaining.unwrap_or(Duration::MAX))
         )
     }
 }

@@ -74,7 +74,8 @@ impl Display {
     /// Adds the form `image/png` from the bytes of a PNG file.
     ///
     /// The image is shown `width` CSS pixels wide, but not wider than the cell. `alt` describes it
-    /// for readers who cannot see it. nbconvert uses it; JupyterLab 4.6 ignores it.
+    /// for readers who cannot see it. The classic template of nbconvert uses `alt`; JupyterLab 4.6
+    /// does not.
     pub fn png(mut self, png: Result<Vec<u8>>, width: u32, alt: &str) -> Self {
         let encode = |bytes: Vec<u8>| base64::engine::general_purpose::STANDARD.encode(bytes);
         let about = [
