@@ -2,9 +2,13 @@
 //! method.
 //!
 //! Every drawing is a [`Figure`]. A notebook shows it when it is the last expression of a cell, or
-//! where a cell calls `figure.display().show()`. [`Figure::save`] writes it as PNG, SVG or PDF at a paper's [`Width`], or the numbers behind it
-//! as CSV. All formats are made from the same drawing, and PNG, SVG and PDF files contain the
-//! configuration that made the figure. Lengths are logical pixels (1/96 inch).
+//! where a cell calls `figure.display().show()`. [`Figure::save`] writes it as PNG, SVG or PDF at a
+//! paper's [`Width`], or the numbers behind it as CSV. All formats are made from the same drawing,
+//! and PNG, SVG and PDF files contain the configuration that made the figure. Lengths are logical
+//! pixels (1/96 inch).
+//!
+//! `display.rs` writes what a cell shows, in several forms ([`Display`]), and `progress.rs` a bar
+//! that moves in place ([`ProgressBar`]).
 //!
 //! [`Figure::pdf`] is written by `pdf.rs`, with the fonts in `crates/figure/fonts/` (Inter, and Noto
 //! Sans Math for signs that Inter lacks). `font.rs` chooses the font of each character, `fallback.rs`

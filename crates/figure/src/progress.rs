@@ -97,7 +97,7 @@ impl ProgressBar {
         };
         // The command `invariances run` recognises progress by this prefix.
         let id = self.id.get_or_insert_with(|| unique_id("progress"));
-        bar(fraction, line).written(self.protocol, kind, Some(id))
+        bar(fraction, line).written(self.protocol, kind, Some(id.as_str()))
     }
 
     fn finished(&self, line: &str) -> String {
