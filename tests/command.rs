@@ -1,6 +1,7 @@
 //! The command as a user calls it: what it says to bad input, what it leaves behind, and, where the
 //! set-up is done, notebooks of its own in the real kernel.
 
+use base64::Engine as _;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -798,14 +799,25 @@ fn committed_notebooks_show_what_they_made() {
                     text => text.as_str().unwrap_or_default().to_string(),
                 };
                 let rich = ["Figure", "Table {", "Claims(", "Claim {", "shape: ("];
+                let data = &output["data"];
+                // Outputs of the first version are HTML; figures are now PNG in base64.
+                let is_rich = data.get("text/html").is_some() || data.get("image/png").is_some();
                 assert!(
-                    output["data"].get("text/html").is_some()
-                        || !rich.iter().any(|r| text.starts_with(r)),
+                    is_rich || !rich.iter().any(|r| text.starts_with(r)),
                     "{}, cell {number} shows {:.60}: end it with a value that consumes no variable",
                     path.display(),
                     text
                 );
-                seen += usize::from(output["data"].get("text/html").is_some());
+                if let Some(png) = data.get("image/png") {
+                    let png = png.as_str().unwrap_or_default().trim();
+                    let bytes = base64::engine::general_purpose::STANDARD.decode(png);
+                    assert!(
+                        bytes.is_ok_and(|b| b.starts_with(b"\x89PNG\r\n\x1a\n")),
+                        "{}, cell {number}: image/png is not a PNG in base64",
+                        path.display()
+                    );
+                }
+                seen += usize::from(is_rich);
             }
         }
     }

@@ -352,8 +352,15 @@ fn numbers_can_be_taken_out() -> Result<()> {
         tex.contains(r"a\_b & n \\") && tex.contains(r"50 \% \& more & 1.5 $\pm$ 0.1 \\"),
         "{tex}"
     );
+    let long = Table::new(["a", "b"]).row(["x\u{303} of z\u{304}".to_string(), "w".repeat(49)]);
+    let broken = long.latex();
+    assert!(
+        broken.contains(r"\begin{tabular}{lp{0.45\linewidth}}")
+            && broken.contains(r"$\tilde{x}$ of $\bar{z}$ & www"),
+        "{broken}"
+    );
     let dir = folder();
-    for ending in ["tex", "csv", "html"] {
+    for ending in ["tex", "csv", "md", "html"] {
         table.save(dir.path().join(format!("t.{ending}")))?;
     }
     assert_eq!(

@@ -8,7 +8,7 @@
 
 use super::lab::check_name;
 use super::{Lab, Scale};
-use crate::figure::{escape, show};
+use crate::figure::{Display, Table, escape};
 use crate::metric::Estimate;
 use crate::{Error, Result};
 use invariances_core::files::write_atomic;
@@ -165,7 +165,7 @@ impl fmt::Display for Claim {
     }
 }
 
-/// Claims of one cell, shown as one table, because a cell has only one display.
+/// Claims of one cell, shown as one table.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Claims(Vec<Claim>);
 
@@ -210,10 +210,27 @@ impl Claims {
         html
     }
 
+    /// The claims as a notebook shows them: as HTML, Markdown and plain text. An export to LaTeX
+    /// uses the Markdown, whose columns have the width of the page.
+    pub fn display(&self) -> Display {
+        let mut table = Table::new(["claim", "measured", "expected", "holds"]);
+        for claim in &self.0 {
+            table = table.row([
+                claim.statement.clone(),
+                claim.measured(),
+                claim.expected.to_string(),
+                claim.verdict().to_string(),
+            ]);
+        }
+        Display::new(self)
+            .html(self.html())
+            .markdown(table.markdown())
+    }
+
     /// Shows the claims in a notebook. The kernel calls it if the value is a cell's last
     /// expression.
     pub fn evcxr_display(&self) {
-        show(Ok(self.html()));
+        self.display().show();
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! [`Lab`] contains a notebook's settings and saves its figures and [`Claim`]s. [`Scale`] decides
 //! sizes, steps and data sources. [`Subject`] is the network under study with everything needed
-//! to study it. [`Study`] contains claims measured over several seeds. [`Progress`] prints the
+//! to study it. [`Study`] contains claims measured over several seeds. [`Progress`] shows the
 //! progress of a long cell.
 
 mod claim;

@@ -2,7 +2,7 @@
 
 use super::lab::check_name;
 use super::{Claim, ClaimBuilder, Claims, Lab};
-use crate::figure::{Explorer, Figure, Film, escape, show};
+use crate::figure::{Display, Explorer, Figure, Film, escape, escape_markdown};
 use crate::metric::Estimate;
 use crate::ops::device_name;
 use crate::{Result, revision};
@@ -84,9 +84,17 @@ impl Lab {
         Claims::new(claims)
     }
 
+    /// Returns the settings as a notebook shows them: as HTML, Markdown and plain text.
+    pub fn display(&self) -> Display {
+        let text = self.to_string();
+        Display::new(&text)
+            .html(format!("<code>{}</code>", escape(&text)))
+            .markdown(escape_markdown(&text))
+    }
+
     /// Shows the settings in a notebook. The kernel calls it if the value is a cell's last
     /// expression.
     pub fn evcxr_display(&self) {
-        show(Ok(format!("<code>{}</code>", escape(&self.to_string()))));
+        self.display().show();
     }
 }

@@ -1,13 +1,13 @@
-//! [`Progress`], the progress of a long loop as lines of text.
+//! [`Progress`], the progress of a long loop.
 
-use invariances_core::say;
+use crate::figure::ProgressBar;
 use std::time::{Duration, Instant};
 
-/// Prints the progress of a long loop as lines of text: few lines, the first one soon, and at
-/// least one every ten seconds.
+/// Shows the progress of a long loop. A loop that takes less than one second shows nothing.
 ///
-/// A notebook shows plain lines as they are printed, but a display only at the end of a cell. It
-/// cannot replace a printed line.
+/// In a notebook of the kernel "Rust (invariances)" it is a bar that moves in place. Elsewhere
+/// (another kernel, a terminal) it consists of lines of text: few lines, the first one soon, and
+/// at least one every ten seconds.
 ///
 /// ```
 /// use invariances::notebook::Progress;
@@ -22,8 +22,7 @@ pub struct Progress {
     what: String,
     total: usize,
     started: Instant,
-    /// The time of the next line.
-    next: Duration,
+    bar: ProgressBar,
     at: usize,
 }
 
@@ -34,37 +33,33 @@ impl Progress {
             what: what.into(),
             total,
             started: Instant::now(),
-            next: Duration::from_secs(1),
+            bar: ProgressBar::new(Duration::from_secs(1), next_line),
             at: 0,
         }
     }
 
-    /// Sets the count, and prints a line if one is due. `about` is added to the line (`""` for
-    /// nothing).
+    /// Sets the count, and moves the bar or prints a line if that is due. `about` is added to the
+    /// line (`""` for nothing).
     pub fn at(&mut self, count: usize, about: &str) {
+        // A bar whose loop has ended shows that, also if `done` is not called.
+        let is_last = self.bar.is_shown() && self.at < self.total && count >= self.total;
         self.at = count;
         let elapsed = self.started.elapsed();
-        if elapsed >= self.next {
-            say(&self.line(elapsed, about));
-            // Lines are due after 1, 2, 5, 10, 20, 30 … seconds.
-            self.next = match elapsed.as_secs() {
-                0..2 => Duration::from_secs(2),
-                2..5 => Duration::from_secs(5),
-                s => Duration::from_secs((s / 10 + 1) * 10),
-            };
+        if is_last || self.bar.is_due(elapsed) {
+            let line = self.line(elapsed, about);
+            let fraction = (self.total > 0).then(|| count as f64 / self.total as f64);
+            self.bar.update(elapsed, fraction, &line);
         }
     }
 
-    /// Prints the duration, if it was at least one second.
+    /// Replaces the bar by the count and the duration, or prints them, if the loop took at least
+    /// one second.
     pub fn done(&self) {
         let elapsed = self.started.elapsed();
         if elapsed >= Duration::from_secs(1) {
-            say(&format!(
-                "{} {} in {}",
-                self.at,
-                self.what,
-                seconds(elapsed)
-            ));
+            let duration = seconds(elapsed);
+            self.bar
+                .finish(&format!("{} {} in {duration}", self.at, self.what));
         }
     }
 
@@ -77,16 +72,26 @@ impl Progress {
         if self.at == 0 || self.total == 0 {
             return format!("{} {}, {}{about}", self.at, self.what, seconds(elapsed));
         }
-        let remaining = elapsed.mul_f64(self.total.saturating_sub(self.at) as f64 / self.at as f64);
+        let left = self.total.saturating_sub(self.at) as f64 / self.at as f64;
+        let remaining = Duration::try_from_secs_f64(elapsed.as_secs_f64() * left);
         format!(
             "{}/{} {} ({} %), {}, about {} left{about}",
             self.at,
             self.total,
             self.what,
-            100 * self.at / self.total,
+            100 * self.at as u128 / self.total as u128,
             seconds(elapsed),
-            seconds(remaining)
+            seconds(remaining.unwrap_or(Duration::MAX))
         )
+    }
+}
+
+/// Lines are due after 1, 2, 5, 10, 20, 30 … seconds.
+fn next_line(elapsed: Duration) -> Duration {
+    match elapsed.as_secs() {
+        0..2 => Duration::from_secs(2),
+        2..5 => Duration::from_secs(5),
+        s => Duration::from_secs((s / 10 + 1) * 10),
     }
 }
 

@@ -1,16 +1,17 @@
-//! Progress lines of a training run, and the number formats that they use.
+//! Progress of a training run, and the number formats that it uses.
 
+use crate::figure::ProgressBar;
 use invariances_core::{duration, say};
 use std::time::{Duration, Instant};
 
-/// Prints a progress line soon after the start and then every ten seconds. Every line is a new
-/// line: a notebook shows lines as they are printed and cannot overwrite one.
+/// Shows the progress of a training: a bar that moves in place, where the kernel can do that,
+/// otherwise a line soon after the start and then every ten seconds.
 pub(super) struct Progress {
     quiet: bool,
     steps: u64,
     first: u64,
     start: Instant,
-    next: Duration,
+    bar: ProgressBar,
 }
 
 impl Progress {
@@ -21,35 +22,33 @@ impl Progress {
             steps,
             first: done,
             start: Instant::now(),
-            next: Duration::from_secs(2),
+            bar: ProgressBar::new(Duration::from_secs(2), next_line),
         }
     }
 
-    /// Whether a line should be printed after this step.
+    /// Whether the progress should be shown after this step.
     pub fn is_due(&self, step: u64) -> bool {
-        !self.quiet && step < self.steps && self.start.elapsed() >= self.next
+        !self.quiet && step < self.steps && self.bar.is_due(self.start.elapsed())
     }
 
-    /// Prints the progress line of a step.
+    /// Shows the progress after a step.
     pub fn line(&mut self, step: u64, values: &[(String, f64)]) {
         let elapsed = self.start.elapsed();
-        self.next = match elapsed.as_secs() {
-            0..4 => Duration::from_secs(5),
-            _ => elapsed + Duration::from_secs(10),
-        };
         let per_step = elapsed.as_secs_f64() / (step - self.first).max(1) as f64;
         let remaining = per_step * (self.steps - step) as f64;
         let values: Vec<_> = values
             .iter()
             .map(|(n, v)| format!("{n} {}", number(*v)))
             .collect();
-        self.say(&format!(
+        let line = format!(
             "step {step}/{} · {} · {:.0} ms/step · {} left",
             self.steps,
             values.join(" · "),
             1e3 * per_step,
             span(remaining)
-        ));
+        );
+        let fraction = step as f64 / self.steps as f64;
+        self.bar.update(elapsed, Some(fraction), &line);
     }
 
     /// Prints a line immediately, unless the trainer is quiet.
@@ -57,6 +56,21 @@ impl Progress {
         if !self.quiet {
             say(text);
         }
+    }
+
+    /// Replaces the bar by the summary of the training, or prints it, unless the trainer is quiet.
+    pub fn finish(&self, summary: &str) {
+        if !self.quiet {
+            self.bar.finish(summary);
+        }
+    }
+}
+
+/// Lines are due after 2, 5 and then every 10 seconds.
+fn next_line(elapsed: Duration) -> Duration {
+    match elapsed.as_secs() {
+        0..4 => Duration::from_secs(5),
+        _ => elapsed + Duration::from_secs(10),
     }
 }
 

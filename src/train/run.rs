@@ -1,5 +1,5 @@
 //! The loop over the steps of a training: updates, moving averages, validation, the log, progress
-//! lines and checkpoints.
+//! and checkpoints.
 
 use super::checkpoint::{self, Average, BEFORE, Best, NEWEST, NEXT, Place, State};
 use super::log::Log;
@@ -379,7 +379,7 @@ impl Trainer {
             span(seconds),
             values.join(" · ")
         );
-        progress.say(&summary);
+        progress.finish(&summary);
         Ok(Trained {
             steps,
             seconds,

@@ -20,7 +20,11 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-TEXT = '.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stdout"]'
+# Lines of text, and progress bars that move in place.
+TEXT = (
+    '.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stdout"],'
+    ".jp-OutputArea-output:has(progress)"
+)
 ERROR = '.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]'
 FLAGS = [
     "--headless",

@@ -11,4 +11,4 @@ mod say;
 
 pub use duration::duration;
 pub use error::{Error, Result};
-pub use say::say;
+pub use say::{say, warn};

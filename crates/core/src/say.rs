@@ -1,4 +1,4 @@
-//! Prints lines of text to standard output.
+//! Prints lines of text to standard output and standard error.
 
 use std::io::Write;
 
@@ -8,4 +8,11 @@ use std::io::Write;
 pub fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+/// Prints a line to standard error.
+///
+/// Write errors are ignored, as in [`say`]; `eprintln!` panics instead.
+pub fn warn(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }

@@ -2,7 +2,7 @@
 
 use super::canvas::Pixels;
 use super::grid::pixels;
-use super::{Figure, ImageGrid, LONGEST, escape, html, png, texts};
+use super::{Display, Figure, ImageGrid, LONGEST, escape, png, texts};
 use crate::{Error, Result};
 use base64::Engine as _;
 use candle_core::{Device, Tensor};
@@ -30,7 +30,8 @@ const SCRIPT: &str = include_str!("explorer.js");
 /// The pointer over the image moves the sliders too: its vertical position sets the first axis,
 /// its horizontal position the last one. The explorer is one HTML element that needs no server
 /// and no other file. It works in JupyterLab, in an executed notebook and in a web page. Where
-/// scripts do not run, the initial image is shown. A page with many images stores them as JPEG;
+/// scripts do not run (a notebook that is not trusted), the initial image is shown; exports to
+/// LaTeX and PDF contain [`Explorer::figure`]. A page with many images stores them as JPEG;
 /// [`Explorer::figure`] uses the exact pixels.
 ///
 /// ```
@@ -262,9 +263,29 @@ impl Explorer {
         write_atomic(path, self.page()?.as_bytes())
     }
 
+    /// Returns the explorer as a notebook shows it: the interactive element as HTML, the still
+    /// figure as PNG for exports without scripts, and a description as plain text.
+    pub fn display(&self) -> Display {
+        let axes = self.axes.iter();
+        let axes: Vec<String> = axes
+            .map(|(n, p)| format!("{n} ({})", p.join(", ")))
+            .collect();
+        let count = self.images.len();
+        let text = format!(
+            "{}\nInteractive figure, {count} images: {}",
+            self.title,
+            axes.join("; ")
+        );
+        let display = Display::new(text.trim_start()).with("text/html", self.html());
+        match self.figure() {
+            // One pixel per logical pixel: the still figure must not double the notebook's size.
+            Ok(still) => display.png(still.png(1.0), still.size().0, &still.alternative()),
+            Err(error) => display.with("image/png", Err(error)),
+        }
+    }
+
     /// Shows the explorer in a notebook. The kernel calls it for a cell's last expression.
     pub fn evcxr_display(&self) {
-        // The kernel reads lines, so the element must be a single line.
-        html::show(self.html().map(|h| h.replace('\n', " ")));
+        self.display().show();
     }
 }

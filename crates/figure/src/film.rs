@@ -1,6 +1,6 @@
 //! Films: figures shown one after the other, as an animated PNG.
 
-use super::{Figure, SCALE, png, raster};
+use super::{Display, Figure, SCALE, png, raster};
 use crate::{Error, Result};
 use base64::Engine as _;
 use invariances_core::files::write_atomic;
@@ -140,8 +140,21 @@ impl Film {
         ))
     }
 
+    /// Returns the film as a notebook shows it: an animated PNG, and a description as plain text.
+    pub fn display(&self) -> Display {
+        let first = &self.frames[0];
+        let (width, height) = first.size();
+        let text = format!(
+            "{}\nFilm, {} figures in {:.1} s, {width} × {height} pixels",
+            first.title(),
+            self.frames.len(),
+            self.seconds()
+        );
+        Display::new(text.trim_start()).png(self.png(), width, &first.alternative())
+    }
+
     /// Shows the film in a notebook. The kernel calls it for a cell's last expression.
     pub fn evcxr_display(&self) {
-        super::html::show(self.html());
+        self.display().show();
     }
 }

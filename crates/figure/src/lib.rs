@@ -1,10 +1,14 @@
 //! Figures for notebooks and papers: image grids, charts, heat maps, tables, the overview of the
 //! method.
 //!
-//! Every drawing is a [`Figure`]. A notebook shows it when it is the last expression of a cell.
-//! [`Figure::save`] writes it as PNG, SVG or PDF at a paper's [`Width`], or the numbers behind it
-//! as CSV. All formats are made from the same drawing, and PNG, SVG and PDF files contain the
-//! configuration that made the figure. Lengths are logical pixels (1/96 inch).
+//! Every drawing is a [`Figure`]. A notebook shows it when it is the last expression of a cell, or
+//! where a cell calls `figure.display().show()`. [`Figure::save`] writes it as PNG, SVG or PDF at a
+//! paper's [`Width`], or the numbers behind it as CSV. All formats are made from the same drawing,
+//! and PNG, SVG and PDF files contain the configuration that made the figure. Lengths are logical
+//! pixels (1/96 inch).
+//!
+//! `display.rs` writes what a cell shows, in several forms ([`Display`]), and `progress.rs` a bar
+//! that moves in place ([`ProgressBar`]).
 //!
 //! [`Figure::pdf`] is written by `pdf.rs`, with the fonts in `crates/figure/fonts/` (Inter, and Noto
 //! Sans Math for signs that Inter lacks). `font.rs` chooses the font of each character, `fallback.rs`
@@ -18,6 +22,7 @@ mod backend;
 mod bars;
 mod canvas;
 mod chart;
+mod display;
 mod embed;
 mod estimate;
 mod explorer;
@@ -29,13 +34,13 @@ mod grid;
 mod heat;
 mod heatmap;
 mod histogram;
-mod html;
 mod missing;
 mod overview;
 mod panel;
 mod pdf;
 mod plot;
 mod png;
+mod progress;
 mod raster;
 mod style;
 mod svg;
@@ -44,6 +49,7 @@ mod width;
 
 pub use bars::Bars;
 pub use chart::Chart;
+pub use display::{Display, DisplayHandle};
 pub use estimate::Estimate;
 pub use explorer::Explorer;
 pub use fallback::add_font;
@@ -52,13 +58,13 @@ pub use grid::ImageGrid;
 pub use heat::heat;
 pub use heatmap::HeatMap;
 pub use histogram::Histogram;
-pub use html::show;
 pub use overview::Overview;
 pub use panel::Panel;
 pub use plot::Plot;
+pub use progress::ProgressBar;
 pub use style::Colour;
 pub use svg::escape;
-pub use table::Table;
+pub use table::{Table, escape_markdown};
 pub use width::Width;
 
 use invariances_core::files::write_atomic;
@@ -97,6 +103,8 @@ pub struct Figure {
     dpi: f64,
     /// The numbers behind the drawing: a header, then rows. Empty for images.
     numbers: Arc<Vec<Vec<String>>>,
+    /// The titles of the figures that a panel combines.
+    parts: Arc<Vec<String>>,
 }
 
 /// Prints the title and the size, not the pixels: a figure that a cell shows as text stays short.
@@ -136,6 +144,7 @@ impl Figure {
             width: None,
             dpi: DPI,
             numbers: Arc::default(),
+            parts: Arc::default(),
         })
     }
 
@@ -376,9 +385,62 @@ impl Figure {
         ))
     }
 
+    /// Returns the figure as a notebook shows it: a PNG with two pixels per logical pixel, and a
+    /// description as plain text.
+    ///
+    /// ```
+    /// use invariances_figure::Chart;
+    /// let figure = Chart::new("Loss").line("train", &[1.0, 2.0], &[3.0, 2.0]).figure()?;
+    /// let display = figure.display();
+    /// display.show();
+    /// assert_eq!(display.form("text/plain"), Some("Loss\nFigure, 420 × 280 pixels: train"));
+    /// # Ok::<(), invariances_figure::Error>(())
+    /// ```
+    pub fn display(&self) -> Display {
+        let text = format!("{}\n{}", self.title, self.description());
+        Display::new(text.trim_start()).png(self.png(SCALE), self.size().0, &self.alternative())
+    }
+
     /// Shows the figure in a notebook. The kernel calls it for a cell's last expression.
     pub fn evcxr_display(&self) {
-        html::show(self.html());
+        self.display().show();
+    }
+
+    /// Returns the title, or a description of a figure without a title.
+    fn alternative(&self) -> String {
+        match self.title.trim() {
+            "" => self.description(),
+            title => title.to_string(),
+        }
+    }
+
+    /// Returns size, panels and names of the data in one line.
+    fn description(&self) -> String {
+        const MOST: usize = 12;
+        let (width, height) = self.size();
+        let mut text = format!("Figure, {width} × {height} pixels");
+        // The first column of the numbers has the names of lines, series or rows.
+        let column = self.numbers.iter().skip(1).filter_map(|row| row.first());
+        let names: Vec<&String> = match self.parts.is_empty() {
+            true => column.collect(),
+            false => self.parts.iter().collect(),
+        };
+        let mut shown: Vec<&str> = Vec::new();
+        for name in names {
+            let name = name.trim();
+            if shown.len() <= MOST && !name.is_empty() && !shown.contains(&name) {
+                shown.push(name);
+            }
+        }
+        if !self.parts.is_empty() {
+            text += &format!(", {} panels", self.parts.len());
+        }
+        let more = if shown.len() > MOST { "; …" } else { "" };
+        shown.truncate(MOST);
+        if !shown.is_empty() {
+            text += &format!(": {}{more}", shown.join("; "));
+        }
+        text
     }
 
     fn configuration(&self) -> String {

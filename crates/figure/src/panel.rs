@@ -5,11 +5,12 @@ use super::canvas::{Anchor, Canvas};
 use super::font::Face;
 use super::style::{Colour, MARGIN};
 use crate::{Error, Result};
+use std::sync::Arc;
 
 /// The size of the title above all figures.
 const LARGE: f64 = 16.0;
 
-/// Several figures combined into one, because a cell shows only one figure.
+/// Several figures combined into one, for a notebook's output or a file.
 ///
 /// ```
 /// use invariances_figure::{Chart, Panel};
@@ -93,6 +94,7 @@ impl Panel {
         let titles: Vec<&str> = self.figures.iter().map(Figure::title).collect();
         let title = self.title.clone().unwrap_or_else(|| titles.join("; "));
         let mut figure = Figure::new(canvas, &title)?;
+        figure.parts = Arc::new(titles.iter().map(|t| t.to_string()).collect());
         for (key, value) in self.figures.iter().flat_map(|f| &f.notes) {
             figure
                 .notes

@@ -1,15 +1,18 @@
-//! Small tables, shown in notebooks and written as HTML, CSV or LaTeX.
+//! Small tables, shown in notebooks and written as HTML, Markdown, CSV or LaTeX.
 
-use super::html;
 use super::svg::escape;
-use super::texts;
+use super::{Display, texts};
 use crate::{Error, Result};
 use invariances_core::files::write_atomic;
 use polars::prelude::{AnyValue, DataFrame};
 use std::fmt;
 use std::path::Path;
 
-/// A small table. A notebook shows it as HTML; elsewhere it is printed as aligned text.
+/// Number of characters above which LaTeX breaks a cell into lines.
+const LONG: usize = 48;
+
+/// A small table. A notebook shows it as HTML, exports of the notebook as LaTeX or Markdown;
+/// elsewhere it is printed as aligned text.
 ///
 /// ```
 /// use invariances_figure::Table;
@@ -109,7 +112,8 @@ impl Table {
     }
 
     /// Returns the table for a paper: LaTeX's `tabular` with the rules of `booktabs`. Columns of
-    /// numbers are aligned to the right, and the caption is a comment.
+    /// numbers are aligned to the right, cells with more than 48 characters are broken into lines,
+    /// and the caption is a comment.
     ///
     /// ```
     /// use invariances_figure::Table;
@@ -118,18 +122,15 @@ impl Table {
     /// assert!(tex.contains("\\begin{tabular}{lr}") && tex.contains(r"conv5 \& fc6 & 0.41 \\"), "{tex}");
     /// ```
     pub fn latex(&self) -> String {
-        let number = |text: &str| {
-            let text = text.trim_start_matches(['−', '-', '<', '>', '≤', '≥', ' ']);
-            text.is_empty() || text == "–" || text.starts_with(|c: char| c.is_ascii_digit())
-        };
-        let align: String = (0..self.header.len())
-            .map(|c| {
-                let all = self.rows.iter().all(|r| number(&r[c]));
-                if all && !self.rows.is_empty() {
-                    'r'
-                } else {
-                    'l'
-                }
+        let is_long = |c: usize| self.rows.iter().any(|r| r[c].chars().count() > LONG);
+        let columns = 0..self.header.len();
+        let long = columns.clone().filter(|c| is_long(*c)).count();
+        let align: String = columns
+            .map(|c| match (is_long(c), self.is_numeric(c)) {
+                // Text that would not fit on one line of a page.
+                (true, _) => format!("p{{{:.2}\\linewidth}}", 0.9 / (long + 1) as f64),
+                (false, true) => "r".into(),
+                (false, false) => "l".into(),
             })
             .collect();
         let line = |cells: &[String]| {
@@ -150,8 +151,53 @@ impl Table {
         out
     }
 
-    /// Writes the table to a file. The path's extension selects the format: `.tex`, `.csv` or
-    /// `.html`. The file is written atomically: it is never left incomplete.
+    /// Returns the table in GitHub's Markdown. Columns of numbers are aligned to the right.
+    ///
+    /// ```
+    /// use invariances_figure::Table;
+    /// let table = Table::new(["layer", "a|b"]).row(["*fc6*", "0.41"]);
+    /// assert_eq!(table.markdown(), "| layer | a\\|b |\n| :------ | ---: |\n| \\*fc6\\* | 0.41 |\n");
+    /// ```
+    pub fn markdown(&self) -> String {
+        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+        let escaped = |cells: &Vec<String>| -> Vec<String> {
+            cells.iter().map(|c| escape_markdown(c)).collect()
+        };
+        let header = escaped(&self.header);
+        let rows: Vec<Vec<String>> = self.rows.iter().map(escaped).collect();
+        let mut out = String::new();
+        if !header.is_empty() {
+            // pandoc divides the width of a page in proportion to these rules.
+            let rule = |c: usize| {
+                let cells = rows.iter().chain([&header]).map(|cells| &cells[c]);
+                let width = cells.map(|cell| cell.chars().count()).max().unwrap_or(0);
+                let dashes = "-".repeat(width.clamp(3, 60) - 1);
+                match self.is_numeric(c) {
+                    true => format!("{dashes}:"),
+                    false => format!(":{dashes}"),
+                }
+            };
+            out += &line(&header);
+            out += &line(&(0..header.len()).map(rule).collect::<Vec<_>>());
+            rows.iter().for_each(|cells| out += &line(cells));
+        }
+        for note in self.notes() {
+            out += &format!("\n{}\n", escape_markdown(&note));
+        }
+        out
+    }
+
+    /// Whether all cells of a column are numbers or empty.
+    fn is_numeric(&self, column: usize) -> bool {
+        let number = |text: &str| {
+            let text = text.trim_start_matches(['−', '-', '<', '>', '≤', '≥', ' ']);
+            text.is_empty() || text == "–" || text.starts_with(|c: char| c.is_ascii_digit())
+        };
+        !self.rows.is_empty() && self.rows.iter().all(|r| number(&r[column]))
+    }
+
+    /// Writes the table to a file. The path's extension selects the format: `.tex`, `.csv`, `.md`
+    /// or `.html`. The file is written atomically: it is never left incomplete.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for another extension, [`Error::Io`] if the file cannot be written.
@@ -161,10 +207,11 @@ impl Table {
         let text = match ending.unwrap_or_default().to_ascii_lowercase().as_str() {
             "tex" => self.latex(),
             "csv" => self.csv(),
+            "md" => self.markdown(),
             "html" => self.html(),
             _ => {
                 return Err(Error::unsupported(format!(
-                    "expected a file name that ends in .tex, .csv or .html for a table, found {}",
+                    "expected a file name that ends in .tex, .csv, .md or .html for a table, found {}",
                     path.display()
                 )));
             }
@@ -172,9 +219,21 @@ impl Table {
         write_atomic(path, text.as_bytes())
     }
 
+    /// Returns the table as a notebook shows it: as HTML, Markdown, LaTeX and aligned text.
+    pub fn display(&self) -> Display {
+        let mut latex = self.latex();
+        for note in self.notes() {
+            latex += &format!("\n{{\\small {}}}\n", tex(&note));
+        }
+        Display::new(self)
+            .html(self.html())
+            .markdown(self.markdown())
+            .latex(latex)
+    }
+
     /// Shows the table in a notebook. The kernel calls it for a cell's last expression.
     pub fn evcxr_display(&self) {
-        html::show(Ok(self.html()));
+        self.display().show();
     }
 
     fn notes(&self) -> Vec<String> {
@@ -225,6 +284,28 @@ pub(super) fn csv(rows: &[Vec<String>]) -> String {
     rows.iter().map(line).collect()
 }
 
+/// Escapes text for Markdown, so that it appears as it is, also in a cell of a table. Line breaks
+/// become spaces.
+///
+/// ```
+/// use invariances_figure::escape_markdown;
+/// assert_eq!(escape_markdown("a_b | $c$\n<d>"), r"a\_b \| \$c\$ \<d\>");
+/// ```
+pub fn escape_markdown(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\r' => out.push(' '),
+            '\\' | '`' | '*' | '_' | '[' | ']' | '<' | '>' | '|' | '$' | '~' | '&' | '#' => {
+                out.push('\\');
+                out.push(c);
+            }
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 /// Escapes text for LaTeX. Characters with a special meaning in LaTeX become plain signs; signs
 /// that its fonts lack and that this crate's tables use become mathematics.
 fn tex(text: &str) -> String {
@@ -250,10 +331,11 @@ fn tex(text: &str) -> String {
             'Ψ' => out.push_str("$\\Psi$"),
             '‖' => out.push_str("$\\|$"),
             '²' => out.push_str("$^2$"),
-            // A bar above the preceding letter.
-            '\u{304}' => {
+            // A tilde or a bar above the preceding letter.
+            '\u{303}' | '\u{304}' => {
+                let accent = if c == '\u{303}' { "tilde" } else { "bar" };
                 if let Some(letter) = out.pop() {
-                    out.push_str(&format!("$\\bar{{{letter}}}$"));
+                    out.push_str(&format!("$\\{accent}{{{letter}}}$"));
                 }
             }
             '\n' | '\r' => out.push(' '),

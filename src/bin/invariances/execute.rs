@@ -7,6 +7,7 @@ use anstream::adapter::strip_str;
 use invariances::files::write_atomic;
 use invariances::{Error, Result};
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::os::unix::process::CommandExt;
@@ -45,6 +46,12 @@ enum Event {
     },
     Display {
         types: Vec<String>,
+    },
+    /// A state of a progress bar; the last one has `ended`.
+    Progress {
+        id: String,
+        text: String,
+        ended: bool,
     },
     Done {
         seconds: f64,
@@ -133,7 +140,10 @@ pub fn execute(
         });
     }
 
-    let mut page = Page::default();
+    let mut page = Page {
+        in_place: std::io::stdout().is_terminal(),
+        ..Page::default()
+    };
     let mut outcome = Outcome {
         cells: 0,
         ran: 0,
@@ -181,6 +191,7 @@ pub fn execute(
                 Event::Cell { number, line } => page.cell(number, &line),
                 Event::Output { text } => page.output(&text),
                 Event::Display { types } => page.display(&types),
+                Event::Progress { id, text, ended } => page.progress(id, text, ended),
                 Event::Done { seconds } => page.done(seconds, &mut outcome.ran),
                 Event::Failed {
                     number,
@@ -275,10 +286,46 @@ struct Page {
     rest: String,
     shows: Vec<&'static str>,
     in_cell: bool,
+    /// Whether progress bars move in place; otherwise their states are lines from time to time.
+    in_place: bool,
+    /// The progress bars of the current cell that have not ended, by their identifiers.
+    bars: BTreeMap<String, Bar>,
+    /// Whether a bar is on the last line, which has no line end.
+    drawn: bool,
+}
+
+/// A progress bar that has not ended.
+struct Bar {
+    text: String,
+    began: Instant,
+    /// The time since `began` from which a line is due.
+    next: Duration,
+    /// Whether `text` was printed as a line.
+    printed: bool,
+}
+
+impl Bar {
+    /// Whether a line is due, at its beginning and after 2, 5, 10, 20, 30 … seconds.
+    fn is_due(&mut self, elapsed: Duration) -> bool {
+        self.printed = elapsed >= self.next;
+        if self.printed {
+            self.next = match elapsed.as_secs() {
+                0..2 => Duration::from_secs(2),
+                2..5 => Duration::from_secs(5),
+                s => Duration::from_secs((s / 10 + 1) * 10),
+            };
+        }
+        self.printed
+    }
 }
 
 impl Page {
+    /// Ends the last line, so that a new one can be printed.
     fn close(&mut self) {
+        if std::mem::take(&mut self.drawn) {
+            // The bar is drawn again when it moves.
+            print!("\r\x1b[K");
+        }
         if std::mem::take(&mut self.open) {
             println!();
         }
@@ -317,6 +364,44 @@ impl Page {
         }
     }
 
+    fn progress(&mut self, id: String, text: String, ended: bool) {
+        if ended {
+            self.bars.remove(&id);
+            self.printed(&text);
+            return;
+        }
+        let now = Instant::now();
+        let bar = self.bars.entry(id).or_insert_with(|| Bar {
+            text: String::new(),
+            began: now,
+            next: Duration::ZERO,
+            printed: false,
+        });
+        bar.text.clone_from(&text);
+        if self.in_place {
+            self.close();
+            // A longer line would be wrapped, and only a part of it erased.
+            let short: String = text.chars().take(68).collect();
+            print!("        │ {short}");
+            let _ = std::io::stdout().flush();
+            self.drawn = true;
+        } else if bar.is_due(now - bar.began) {
+            self.printed(&text);
+        }
+    }
+
+    /// Prints the last state of bars that did not end, for example because their cell failed.
+    fn end_bars(&mut self) {
+        for bar in std::mem::take(&mut self.bars).into_values() {
+            if !bar.printed {
+                self.printed(&bar.text);
+            }
+        }
+        if self.drawn {
+            self.close();
+        }
+    }
+
     fn display(&mut self, types: &[String]) {
         for (mime, name) in [
             ("image/png", "figure"),
@@ -333,6 +418,7 @@ impl Page {
     fn done(&mut self, seconds: f64, ran: &mut usize) {
         let rest = std::mem::take(&mut self.rest);
         self.printed(&rest);
+        self.end_bars();
         let shows = std::mem::take(&mut self.shows);
         let shows = shows
             .first()
@@ -365,6 +451,7 @@ impl Page {
         let rest = std::mem::take(&mut self.rest);
         if self.in_cell {
             self.printed(&rest);
+            self.end_bars();
         }
         self.close();
     }
@@ -372,4 +459,27 @@ impl Page {
 
 fn time(seconds: f64) -> String {
     duration(Duration::from_secs_f64(seconds.max(0.0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_gives_few_lines_where_it_cannot_move() {
+        let mut bar = Bar {
+            text: String::new(),
+            began: Instant::now(),
+            next: Duration::ZERO,
+            printed: false,
+        };
+        let mut due = Vec::new();
+        for quarter in 0..140 {
+            if bar.is_due(Duration::from_millis(250 * quarter)) {
+                due.push(quarter / 4);
+            }
+        }
+        assert_eq!(due, [0, 2, 5, 10, 20, 30]);
+        assert!(!bar.printed, "the last state was not printed");
+    }
 }
