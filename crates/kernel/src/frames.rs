@@ -290,7 +290,11 @@ mod tests {
             Some(display(json!({ "text/plain": "42" })))
         );
         // A process that was killed within a frame.
-        assert!(splitter.add(b"EVCXR_BEGIN_CONTENT text/plain\n4").is_empty());
+        assert!(
+            splitter
+                .add(b"EVCXR_BEGIN_CONTENT text/plain\n4")
+                .is_empty()
+        );
         let left = splitter.flush(true);
         assert_eq!(left, [text("EVCXR_BEGIN_CONTENT text/plain\n4")]);
     }

@@ -61,9 +61,7 @@ enum Action {
     },
     /// Serve a connection; `start` does this
     #[command(hide = true)]
-    Serve {
-        connection_file: PathBuf,
-    },
+    Serve { connection_file: PathBuf },
 }
 
 #[derive(Args)]

@@ -225,6 +225,8 @@ where
                     Ok(Order::Begin(target)) => {
                         // What is left in the pipes was written before.
                         self.read(usize::MAX);
+                        let parts = self.splitter.flush(true);
+                        self.send(parts);
                         self.target = Some(target);
                         self.seen = Seen::default();
                         *self.refused.lock().unwrap_or_else(|e| e.into_inner()) = false;
@@ -397,8 +399,7 @@ where
         if let Some(target) = &self.target
             && (!target.silent || kind == "error")
         {
-            self.publisher
-                .publish(kind, content, Some(&target.request));
+            self.publisher.publish(kind, content, Some(&target.request));
         }
     }
 }

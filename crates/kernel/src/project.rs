@@ -43,9 +43,12 @@ impl Project {
     /// # Errors
     /// If there is no package in the folder.
     pub fn read(folder: &Path, target: Option<&Path>, features: &[String]) -> Result<Self> {
-        let folder = folder
-            .canonicalize()
-            .with_context(|| format!("{}: expected the folder of a Cargo project", folder.display()))?;
+        let folder = folder.canonicalize().with_context(|| {
+            format!(
+                "{}: expected the folder of a Cargo project",
+                folder.display()
+            )
+        })?;
         let manifest = folder.join("Cargo.toml");
         if !manifest.is_file() {
             bail!(
@@ -526,7 +529,11 @@ impl Built {
             folders: list_of(&value["folders"]),
             versions: map(&value["versions"]),
         };
-        let files = built.linked.iter().map(|(_, f)| f).chain(built.crates.values());
+        let files = built
+            .linked
+            .iter()
+            .map(|(_, f)| f)
+            .chain(built.crates.values());
         match files.clone().find(|file| !file.is_file()) {
             Some(missing) => bail!("{} is gone; build the project again", missing.display()),
             None => Ok(built),

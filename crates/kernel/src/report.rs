@@ -217,7 +217,10 @@ mod tests {
         );
         assert_eq!(error.value, "Segmentation fault (SIGSEGV)");
         assert!(error.traceback[1].contains("variables of earlier cells are lost"));
-        let error = of("text\nSubprocess terminated with status: exit status: 3", false);
+        let error = of(
+            "text\nSubprocess terminated with status: exit status: 3",
+            false,
+        );
         assert_eq!(error.value, "The cell ended its process (exit status: 3)");
         assert!(!error.traceback[1].contains("lost"));
         assert!(of("signal: 9 (SIGKILL)", true).value.starts_with("Killed"));

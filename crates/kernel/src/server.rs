@@ -27,17 +27,19 @@ use zeromq::SocketRecv;
 /// # Errors
 /// If the connection file cannot be read or a port cannot be opened.
 pub fn serve(connection: &Path, work: Work) -> Result<()> {
-    let text = std::fs::read_to_string(connection)
-        .with_context(|| connection.display().to_string())?;
+    let text =
+        std::fs::read_to_string(connection).with_context(|| connection.display().to_string())?;
     let info: ConnectionInfo =
         serde_json::from_str(&text).with_context(|| connection.display().to_string())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
+    let folder = work.folder.clone();
     let done = runtime.block_on(run(&info, Arc::new(work)));
     // Threads may wait for a cell; they end with the process.
     runtime.shutdown_background();
+    let _ = std::fs::remove_dir_all(folder);
     done
 }
 
@@ -73,7 +75,9 @@ async fn run(info: &ConnectionInfo, work: Arc<Work>) -> Result<()> {
 
     let queue = Arc::new(Queue::default());
     let control = Arc::new(Control::default());
-    start_session(&queue, &control, &publisher, replies, questions, answers, &work)?;
+    start_session(
+        &queue, &control, &publisher, replies, questions, answers, &work,
+    )?;
 
     let mut shell = shell_in;
     let waiting = Arc::clone(&queue);
@@ -83,8 +87,7 @@ async fn run(info: &ConnectionInfo, work: Arc<Work>) -> Result<()> {
         }
     });
     let mut requests = control_in;
-    let mut terminated =
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     loop {
         let request = tokio::select! {
             request = next(&mut requests) => request,

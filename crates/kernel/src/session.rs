@@ -36,17 +36,14 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    fn pop(&self) -> (Request, Instant) {
-        let mut waiting = locked(&self.waiting);
-        loop {
-            if let Some(first) = waiting.pop_front() {
-                return first;
-            }
-            waiting = self
-                .changed
-                .wait(waiting)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
+    /// Returns the first request, if one comes within a time.
+    fn pop(&self, time: Duration) -> Option<(Request, Instant)> {
+        let waiting = locked(&self.waiting);
+        let (mut waiting, _) = self
+            .changed
+            .wait_timeout_while(waiting, time, |waiting| waiting.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        waiting.pop_front()
     }
 
     /// Takes the requests to run cells out of the queue.
@@ -140,10 +137,7 @@ fn kill_group(id: i32) {
 ///
 /// # Errors
 /// A message for the user.
-pub fn start_evcxr(
-    command: std::process::Command,
-    work: &Work,
-) -> Result<CommandContext, String> {
+pub fn start_evcxr(command: std::process::Command, work: &Work) -> Result<CommandContext, String> {
     let (context, outputs) =
         EvalContext::with_subprocess_command(command).map_err(|e| e.to_string())?;
     // Nothing comes this way: cells write to the kernel's own pipes.
@@ -155,6 +149,9 @@ pub fn start_evcxr(
     context
         .execute(crate::shim::CHECK)
         .map_err(|e| format!("the kernel's check of evcxr failed: {e}"))?;
+    if !work.folder.join(crate::shim::CHECKED).exists() {
+        return Err(crate::shim::incomplete());
+    }
     context
         .execute(":load_config --quiet")
         .map_err(|e| format!("evcxr.toml: {e}"))?;
@@ -183,8 +180,9 @@ impl Session {
     pub fn run(mut self) {
         *locked(&self.control.work) = self.work.folder.clone();
         *locked(&self.control.running) = Some(self.output.running());
+        let mut first_questions = None;
         loop {
-            let (request, received) = self.queue.pop();
+            let (request, received) = self.next(&mut first_questions);
             self.publisher.status("busy", Some(&request));
             let content = match request.kind() {
                 "execute_request" => Some(self.execute(&request, received)),
@@ -228,6 +226,51 @@ impl Session {
         }
     }
 
+    /// Returns the next request. Until one comes, starts what later ones need.
+    fn next(&mut self, questions: &mut Option<std::vec::IntoIter<String>>) -> (Request, Instant) {
+        loop {
+            // Requests that do not need evcxr are answered while it starts.
+            if self.context.is_none() {
+                if let Some(next) = self.queue.pop(Duration::from_millis(50)) {
+                    return next;
+                }
+                if let Ok(started) = self.starting.try_recv() {
+                    self.started(started);
+                }
+                continue;
+            }
+            if let Some(next) = self.queue.pop(Duration::ZERO) {
+                return next;
+            }
+            let questions = questions.get_or_insert_with(|| self.first_questions().into_iter());
+            match (questions.next(), &mut self.context) {
+                (Some(code), Some(Ok(context))) => {
+                    let _ = context.completions(&code, code.len());
+                }
+                _ => {
+                    if let Some(next) = self.queue.pop(Duration::from_secs(3600)) {
+                        return next;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Texts whose completion makes rust-analyzer read std and the project, which takes it some
+    /// seconds: better before the user's first cell than with it.
+    fn first_questions(&self) -> Vec<String> {
+        let mut texts = vec!["let v = vec![1].len(); v.".to_owned()];
+        texts.extend(self.work.crates.iter().map(|name| format!("{name}::")));
+        texts
+    }
+
+    fn started(&mut self, started: Result<CommandContext, String>) {
+        if let Ok(context) = &started {
+            *locked(&self.control.process) = Some(context.process_handle());
+        }
+        self.context = Some(started);
+    }
+
     /// Returns evcxr, once it has started.
     fn context(&mut self) -> Result<&mut CommandContext, String> {
         if self.context.is_none() {
@@ -235,10 +278,7 @@ impl Session {
                 .starting
                 .recv()
                 .unwrap_or_else(|_| Err("evcxr did not start".into()));
-            if let Ok(context) = &started {
-                *locked(&self.control.process) = Some(context.process_handle());
-            }
-            self.context = Some(started);
+            self.started(started);
         }
         match &mut self.context {
             Some(Ok(context)) => Ok(context),
@@ -269,6 +309,8 @@ impl Session {
         if code.trim().is_empty() {
             return ok;
         }
+        // What runs when evcxr starts is not the user's.
+        let ready = self.context().map(drop);
         self.output.begin(Target {
             request: request.clone(),
             count,
@@ -277,7 +319,7 @@ impl Session {
         });
         // From here an interrupt is for this cell.
         self.control.begin();
-        let started = self.context().map(|context| {
+        let started = ready.and_then(|()| self.context()).map(|context| {
             let lost = context.variables_and_types().next().is_some();
             (context.execute(&code), lost)
         });
@@ -323,8 +365,7 @@ impl Session {
                         .map(|(kind, text)| (kind, Value::from(text)))
                         .collect::<serde_json::Map<_, _>>()
                         .into();
-                    let content =
-                        json!({ "execution_count": count, "data": data, "metadata": {} });
+                    let content = json!({ "execution_count": count, "data": data, "metadata": {} });
                     self.publisher
                         .publish("execute_result", content, Some(request));
                 }
@@ -334,7 +375,13 @@ impl Session {
         match (error, seen) {
             (Some(error), _) => self.failed(error, request, count, true),
             // The cell's own message is among its output already.
-            (None, Seen { error: Some(content), .. }) => {
+            (
+                None,
+                Seen {
+                    error: Some(content),
+                    ..
+                },
+            ) => {
                 let error = CellError {
                     name: content["ename"].as_str().unwrap_or_default().into(),
                     value: content["evalue"].as_str().unwrap_or_default().into(),

@@ -24,6 +24,8 @@ pub struct Work {
     pub folder: PathBuf,
     pub program: PathBuf,
     pub crate_name: String,
+    /// The names under which cells can use the project's crates.
+    pub crates: Vec<String>,
     pub rust_version: String,
     /// The value of RUST_BACKTRACE with which the kernel was started.
     pub backtraces: Option<String>,
@@ -42,12 +44,9 @@ impl Work {
         Ok(Self {
             folder,
             program: std::env::current_exe()?,
+            crates: crate::shim::provided(&settings).into_keys().collect(),
             crate_name: settings["package"].as_str().unwrap_or_default().into(),
-            rust_version: version
-                .split_whitespace()
-                .nth(1)
-                .unwrap_or_default()
-                .into(),
+            rust_version: version.split_whitespace().nth(1).unwrap_or_default().into(),
             backtraces: settings["environment"]["RUST_BACKTRACE"]
                 .as_str()
                 .map(String::from),
@@ -57,12 +56,6 @@ impl Work {
     /// The file with the source of the cell that was compiled last.
     pub fn cell_source(&self) -> PathBuf {
         self.folder.join("cell/src/lib.rs")
-    }
-}
-
-impl Drop for Work {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
@@ -317,9 +310,10 @@ pub fn edited_since(project: &Project, built: &Built) -> Option<String> {
         .1;
     let when: SystemTime = modified(library)?;
     // rustc lists the source files of a library in this file.
-    let list = project
-        .dependencies()
-        .join(format!("{}.d", project.library.as_deref().unwrap_or_default()));
+    let list = project.dependencies().join(format!(
+        "{}.d",
+        project.library.as_deref().unwrap_or_default()
+    ));
     let listed = std::fs::read_to_string(list).map(|list| sources(&list));
     let mut files: Vec<PathBuf> = match listed {
         Ok(listed) => listed
@@ -378,7 +372,11 @@ fn local_crates(project: &Project) -> Vec<PathBuf> {
     let built = |folder: &PathBuf| {
         let text = std::fs::read_to_string(folder.join("Cargo.toml")).ok()?;
         let table = text.parse::<toml::Table>().ok()?;
-        let name = table.get("package")?.get("name")?.as_str()?.replace('-', "_");
+        let name = table
+            .get("package")?
+            .get("name")?
+            .as_str()?
+            .replace('-', "_");
         let begin = format!("lib{name}-");
         let entries = std::fs::read_dir(project.dependencies()).ok()?;
         entries

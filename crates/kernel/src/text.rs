@@ -112,33 +112,36 @@ fn parses_closed(text: &str) -> bool {
 
 /// Returns what closes the innermost bracket that is open at the end.
 fn open_bracket(text: &str) -> Option<char> {
-    [')', ']', '}'].into_iter().find(|close| {
-        // With the right one, the rest of the text is accepted up to a later point.
-        let with = format!("{text}{close}");
-        let reached = |text: &str| match text.parse::<TokenStream>() {
-            Ok(_) => usize::MAX,
-            Err(error) => offset(text, &error),
-        };
-        let (before, after) = (reached(text), reached(&with));
-        after > before || after == usize::MAX
-    }).or_else(|| {
-        // Several are open: the last one in the text counts.
-        let mut open = Vec::new();
-        for c in text.chars() {
-            match c {
-                '(' => open.push(')'),
-                '[' => open.push(']'),
-                '{' => open.push('}'),
-                ')' | ']' | '}' => {
-                    if open.pop() != Some(c) {
-                        return None;
+    [')', ']', '}']
+        .into_iter()
+        .find(|close| {
+            // With the right one, the rest of the text is accepted up to a later point.
+            let with = format!("{text}{close}");
+            let reached = |text: &str| match text.parse::<TokenStream>() {
+                Ok(_) => usize::MAX,
+                Err(error) => offset(text, &error),
+            };
+            let (before, after) = (reached(text), reached(&with));
+            after > before || after == usize::MAX
+        })
+        .or_else(|| {
+            // Several are open: the last one in the text counts.
+            let mut open = Vec::new();
+            for c in text.chars() {
+                match c {
+                    '(' => open.push(')'),
+                    '[' => open.push(']'),
+                    '{' => open.push('}'),
+                    ')' | ']' | '}' => {
+                        if open.pop() != Some(c) {
+                            return None;
+                        }
                     }
+                    _ => {}
                 }
-                _ => {}
             }
-        }
-        open.pop()
-    })
+            open.pop()
+        })
 }
 
 fn offset(text: &str, error: &LexError) -> usize {
@@ -245,7 +248,15 @@ mod tests {
 
     #[test]
     fn a_result_is_the_value_of_the_last_expression() {
-        for text in ["1", "let x = 1; x", "f(\n1)\n", "x.f()?", "vec![1]", ":vars\n3", "{ 3 }"] {
+        for text in [
+            "1",
+            "let x = 1; x",
+            "f(\n1)\n",
+            "x.f()?",
+            "vec![1]",
+            ":vars\n3",
+            "{ 3 }",
+        ] {
             assert!(has_result(text), "{text}");
         }
         for text in [

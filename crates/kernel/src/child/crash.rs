@@ -37,7 +37,8 @@ pub fn report_to(events: &OwnedFd) {
         libc::sigaltstack(&stack, std::ptr::null_mut());
         for (signal, before) in SIGNALS.iter().zip(&BEFORE) {
             let mut action: libc::sigaction = std::mem::zeroed();
-            action.sa_sigaction = crashed as extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) as usize;
+            action.sa_sigaction =
+                crashed as extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) as usize;
             action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
             let mut old: libc::sigaction = std::mem::zeroed();
             libc::sigaction(*signal, &action, &mut old);

@@ -3,8 +3,8 @@
 
 use super::additions::Additions;
 use super::answers::{list_of, objects, read, stdout};
+use super::edit::{CHECK, CHECKED, edit};
 use super::manifest::Cell;
-use super::edit::edited;
 use super::{Kernel, Result, types, variables};
 use crate::project::WRAPPER;
 use serde_json::{Value, json};
@@ -35,7 +35,11 @@ impl Kernel {
             })
             .arg(format!("-Copt-level={}", cell.optimisation))
             // Lines are for the report of a crash.
-            .args(["-Cembed-bitcode=no", "-Crpath", "-Cdebuginfo=line-tables-only"])
+            .args([
+                "-Cembed-bitcode=no",
+                "-Crpath",
+                "-Cdebuginfo=line-tables-only",
+            ])
             .args(
                 std::env::var("RUSTFLAGS")
                     .unwrap_or_default()
@@ -90,7 +94,12 @@ impl Kernel {
             if self.work.join("ready").exists() {
                 said = std::fs::read_to_string(&notice).unwrap_or_default();
             }
-            source = edited(&written)?;
+            let edited = edit(&written)?;
+            source = edited.source;
+            if edited.all && source.contains(CHECK) {
+                let path = self.work.join(CHECKED);
+                std::fs::write(&path, "").map_err(|e| format!("{}: {e}", path.display()))?;
+            }
             let stable: Vec<String> = self.provided().into_keys().collect();
             table = types::table(&source, &crates, &stable);
             let again = variables::drop_before_made_again(&mut source);

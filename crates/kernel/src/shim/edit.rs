@@ -8,13 +8,17 @@
 
 use super::Result;
 
-/// A cell that has everything that is edited. It runs when a kernel starts.
+/// A cell that has everything that is edited. It runs when a kernel starts, which then looks for the
+/// file [`CHECKED`].
 pub const CHECK: &str = "/* the kernel's check */ Ok::<(), String>(())?;";
+
+/// The file in the work folder that says that everything was edited.
+pub const CHECKED: &str = "checked";
 
 /// The beginning of evcxr's variable store, and the hash of its text.
 const STORE: &str = "mod evcxr_internal_runtime {";
 const STORE_END: &str = "Box::into_raw(Box::new(VariableStore::new()))\n}\n";
-const STORE_HASH: &str = "STORE-HASH";
+const STORE_HASH: &str = "dd83a3850be19f07";
 
 /// What runs after a panic in the cell.
 const PANIC: &str = "    println!(\"EVCXR_PANIC_NOTIFICATION\");\n}";
@@ -28,63 +32,75 @@ const CATCH: [&str; 2] = [
 const ERROR: &str = "for EvcxrUserCodeError {";
 const ERROR_END: &str = "println!(\"{}\", evcxr_internal_runtime::USER_ERROR_OCCURRED);";
 
-/// Returns the edited source. No line number changes.
+/// The source of a cell after the edits.
+#[derive(Debug)]
+pub struct Edited {
+    pub source: String,
+    /// Whether there was everything that this module edits.
+    pub all: bool,
+}
+
+/// Edits the source of a cell. No line number changes.
 ///
 /// # Errors
 /// If evcxr generated something that this version does not know.
-pub fn edited(source: &str) -> Result<String> {
+pub fn edit(source: &str) -> Result<Edited> {
     let mut source = source.to_owned();
-    let check = source.contains(CHECK);
+    let mut edits = 0;
     let catches = CATCH.iter().any(|text| source.contains(text));
     // The user's statements may contain the same text: the generated one comes after them.
     match source.rfind(PANIC) {
-        Some(at) if catches => source.replace_range(
-            at..at + PANIC.len(),
-            "    cargo_kernel_cell::panicked();\n}",
-        ),
-        _ if catches || check => return Err(unknown("the report of a panic")),
+        Some(at) if catches => {
+            let ours = "    cargo_kernel_cell::panicked();\n}";
+            source.replace_range(at..at + PANIC.len(), ours);
+            edits += 1;
+        }
+        _ if catches => return Err(unknown("the report of a panic")),
         _ => {}
     }
     // And these come before them.
-    match source.find(STORE) {
-        Some(start) => {
-            let end = source[start..]
-                .find(STORE_END)
-                .map(|i| start + i + STORE_END.len())
-                .and_then(|last| Some(last + source[last..].find('}')? + 1))
-                .ok_or_else(|| unknown("the store for variables"))?;
-            let text = &source[start..end];
-            if blake3::hash(text.as_bytes()).to_hex()[..16] != *STORE_HASH {
-                return Err(unknown("the store for variables"));
-            }
-            let lines = "\n".repeat(text.matches('\n').count());
-            let ours = format!("{STORE} pub use cargo_kernel_cell::store::*; {lines}}}");
-            source.replace_range(start..end, &ours);
+    if let Some(start) = source.find(STORE) {
+        let end = source[start..]
+            .find(STORE_END)
+            .map(|i| start + i + STORE_END.len())
+            .and_then(|last| Some(last + source[last..].find('}')? + 1))
+            .ok_or_else(|| unknown("the store for variables"))?;
+        let text = &source[start..end];
+        let hash = blake3::hash(text.as_bytes()).to_hex();
+        if hash[..16] != *STORE_HASH {
+            return Err(unknown(&format!("the store for variables ({hash:.16})")));
         }
-        None if check => return Err(unknown("the store for variables")),
-        None => {}
+        let lines = "\n".repeat(text.matches('\n').count());
+        let ours = format!("{STORE} pub use cargo_kernel_cell::store::*; {lines}}}");
+        source.replace_range(start..end, &ours);
+        edits += 1;
     }
-    match source.find(ERROR) {
-        // evcxr has `eprintln!(FORMAT, error);` there, and a line for itself after it.
-        Some(start) => {
-            let found = source[start..].find(ERROR_END).and_then(|i| {
-                let end = start + i;
-                let print = start + source[start..end].find("eprintln!(")?;
-                let length = source[print..end].find(", error);")?;
-                Some((print, length, end))
-            });
-            let (print, length, end) = found.ok_or_else(|| unknown("the conversion of errors"))?;
-            let format = source[print + "eprintln!(".len()..print + length].to_owned();
-            source.replace_range(end..end + ERROR_END.len(), "");
-            source.replace_range(
-                print..print + length + ", error);".len(),
-                &format!("cargo_kernel_cell::failed(&format!({format}, error));"),
-            );
-        }
-        None if check => return Err(unknown("the conversion of errors")),
-        None => {}
+    // evcxr has `eprintln!(FORMAT, error);` there, and a line for itself after it.
+    if let Some(start) = source.find(ERROR) {
+        let found = source[start..].find(ERROR_END).and_then(|i| {
+            let end = start + i;
+            let print = start + source[start..end].find("eprintln!(")?;
+            let length = source[print..end].find(", error);")?;
+            Some((print, length, end))
+        });
+        let (print, length, end) = found.ok_or_else(|| unknown("the conversion of errors"))?;
+        let format = source[print + "eprintln!(".len()..print + length].to_owned();
+        source.replace_range(end..end + ERROR_END.len(), "");
+        source.replace_range(
+            print..print + length + ", error);".len(),
+            &format!("cargo_kernel_cell::failed(&format!({format}, error));"),
+        );
+        edits += 1;
     }
-    Ok(source)
+    Ok(Edited {
+        source,
+        all: edits == 3,
+    })
+}
+
+/// What is said if [`CHECK`] ran without everything that is edited.
+pub fn incomplete() -> String {
+    unknown("a part of what every cell has")
 }
 
 fn unknown(what: &str) -> String {
@@ -97,7 +113,7 @@ fn unknown(what: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{CHECK, edited};
+    use super::edit;
 
     /// The parts of a cell that are edited, as evcxr writes them.
     fn cell(statements: &str) -> String {
@@ -119,7 +135,10 @@ mod tests {
     fn reports_are_replaced_and_the_user_s_text_is_not() {
         let statements = "println!(\"EVCXR_PANIC_NOTIFICATION\");\n// for EvcxrUserCodeError {";
         let source = cell(statements);
-        let edited = edited(&source).unwrap();
+        let done = edit(&source).unwrap();
+        // The store is not among it.
+        assert!(!done.all);
+        let edited = done.source;
         assert_eq!(edited.lines().count(), source.lines().count());
         assert!(edited.contains(statements));
         assert!(edited.contains("cargo_kernel_cell::failed(&format!(\"{}\", error));"));
@@ -137,13 +156,12 @@ mod tests {
             ("eprintln!", "report!"),
             ("USER_ERROR_OCCURRED", "OTHER"),
         ] {
-            let error = edited(&source.replace(old, new)).unwrap_err();
+            let error = edit(&source.replace(old, new)).unwrap_err();
             assert!(error.contains("install"), "{error}");
         }
         let store = format!("mod evcxr_internal_runtime {{\nother\n}}\n{source}");
-        assert!(edited(&store).unwrap_err().contains("store"));
-        // The check needs all of it.
-        assert!(edited(&cell(CHECK)).unwrap_err().contains("store"));
-        assert!(edited(CHECK).is_err());
+        assert!(edit(&store).unwrap_err().contains("store"));
+        // A cell without any of it, as evcxr writes one without statements.
+        assert!(!edit("fn run_user_code_0() {}").unwrap().all);
     }
 }

@@ -185,10 +185,7 @@ impl Kernel {
     ///
     /// # Errors
     /// If the user asks for another version of a crate that the project has.
-    pub(super) fn added<'a>(
-        &self,
-        cell: &'a Cell,
-    ) -> Result<BTreeMap<&'a str, &'a toml::Value>> {
+    pub(super) fn added<'a>(&self, cell: &'a Cell) -> Result<BTreeMap<&'a str, &'a toml::Value>> {
         let provided = self.provided();
         let mut added = BTreeMap::new();
         for (name, specification) in &cell.dependencies {

@@ -1,7 +1,7 @@
 //! [`Cell`], what is read from the manifest that evcxr writes for a cell.
 
-use super::answers::read;
 use super::Result;
+use super::answers::read;
 use std::collections::BTreeMap;
 use std::path::Path;
 

@@ -39,7 +39,7 @@ mod types;
 mod variables;
 
 pub use additions::build_of;
-pub use edit::CHECK;
+pub use edit::{CHECK, CHECKED, incomplete};
 
 use answers::{after, objects, read, same_file, stdout};
 use serde_json::{Value, json};
@@ -82,6 +82,24 @@ pub fn run() -> Option<ExitCode> {
     }))
 }
 
+/// Returns the names under which cells can use the project's crates, with their versions (`""`
+/// where it is not known), from a kernel's settings.
+pub fn provided(settings: &Value) -> BTreeMap<String, String> {
+    let mut provided: BTreeMap<String, String> = settings["versions"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, version)| (name.clone(), version.as_str().unwrap_or_default().into()))
+        .collect();
+    for pair in objects(&settings["linked"]) {
+        let name = pair[0].as_str().unwrap_or_default();
+        if name != crate::project::WRAPPER {
+            provided.entry(name.into()).or_default();
+        }
+    }
+    provided
+}
+
 type Result<T> = std::result::Result<T, String>;
 
 /// The kernel's work folder, with the settings that `start.rs` wrote.
@@ -101,22 +119,8 @@ impl Kernel {
         self.settings[name].as_str().unwrap_or_default()
     }
 
-    /// Returns the names under which cells can use the project's crates, with their versions
-    /// (`""` where it is not known).
     fn provided(&self) -> BTreeMap<String, String> {
-        let mut provided: BTreeMap<String, String> = self.settings["versions"]
-            .as_object()
-            .into_iter()
-            .flatten()
-            .map(|(name, version)| (name.clone(), version.as_str().unwrap_or_default().into()))
-            .collect();
-        for pair in objects(&self.settings["linked"]) {
-            let name = pair[0].as_str().unwrap_or_default();
-            if name != crate::project::WRAPPER {
-                provided.entry(name.into()).or_default();
-            }
-        }
-        provided
+        provided(&self.settings)
     }
 
     /// Returns the folder of the crate that evcxr writes for each cell.

@@ -252,7 +252,10 @@ fn what_is_not_known_counts_as_changed() {
 fn a_crate_that_was_built_again_counts() {
     let build = |stamp: &str| [("mine".to_owned(), stamp.to_owned())];
     let source = "struct P(Foo); use mine::Foo; struct Q;";
-    let (old, new) = (table(source, &build("1"), &[]), table(source, &build("2"), &[]));
+    let (old, new) = (
+        table(source, &build("1"), &[]),
+        table(source, &build("2"), &[]),
+    );
     let why = |type_name| reason(&old, &new, type_name);
     let depends =
         |short| format!("its type `{short}` depends on `mine`, which was redefined since");
