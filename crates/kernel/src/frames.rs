@@ -80,14 +80,21 @@ impl Splitter {
 
     fn frame(&mut self, kind: &str, content: &str, parts: &mut Vec<Part>) {
         if kind == MESSAGE {
-            let mut message: Value = serde_json::from_str(content).unwrap_or_default();
+            let mut message: Value = serde_json::from_str(content)
+                .ok()
+                .filter(Value::is_object)
+                .unwrap_or_else(|| json!({}));
             let name = message["msg_type"].as_str().unwrap_or_default().to_owned();
             let content = message["content"].take();
             self.displayed(parts);
             // Nothing but these may come from a cell.
             if matches!(
                 &*name,
-                "display_data" | "update_display_data" | "clear_output" | "error"
+                "display_data"
+                    | "update_display_data"
+                    | "execute_result"
+                    | "clear_output"
+                    | "error"
             ) && content.is_object()
             {
                 let part = Part::Message(name, content);
@@ -304,6 +311,8 @@ mod tests {
         for content in [
             r#"{"msg_type": "status", "content": {"execution_state": "idle"}}"#,
             r#"{"msg_type": "error", "content": 3}"#,
+            "[1]",
+            "3",
             "not JSON",
         ] {
             let found = parts(frame(MESSAGE, content).as_bytes(), 100);

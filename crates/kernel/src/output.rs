@@ -22,6 +22,15 @@ const PATIENCE: Duration = Duration::from_millis(300);
 const BURST: usize = 1 << 20;
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// What the user answers to a cell that waits for input.
+pub enum Answer {
+    Value(String),
+    /// The client cannot ask.
+    Refused,
+    /// The cell waits no more.
+    Nobody,
+}
+
 /// The ends of the pipes to the process for cells, and those that the process inherits.
 pub struct Pipes {
     out: OwnedFd,
@@ -100,7 +109,7 @@ impl Output {
     pub fn start(
         pipes: Pipes,
         publisher: Publisher,
-        ask: impl Fn(&Request) -> Option<String> + Send + Sync + 'static,
+        ask: impl Fn(&Request) -> Answer + Send + Sync + 'static,
         runs: impl Fn() + Send + 'static,
     ) -> std::io::Result<(Self, [OwnedFd; 4])> {
         let (wake, woken) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
@@ -193,7 +202,7 @@ struct Reader<A, R> {
 
 impl<A, R> Reader<A, R>
 where
-    A: Fn(&Request) -> Option<String> + Send + Sync + 'static,
+    A: Fn(&Request) -> Answer + Send + Sync + 'static,
     R: Fn(),
 {
     fn run(mut self) {
@@ -294,13 +303,13 @@ where
                     self.seen.crash = Some((library, base, addresses));
                 }
             }
-            Some(Event::Asks) => self.asked(),
+            Some(Event::Asks { id }) => self.asked(id),
             None => {}
         }
     }
 
     /// Asks the user, without keeping the output waiting.
-    fn asked(&mut self) {
+    fn asked(&mut self, id: u64) {
         let Some(target) = self.target.clone() else {
             return;
         };
@@ -311,11 +320,13 @@ where
         let refused = Arc::clone(&self.refused);
         std::thread::spawn(move || {
             let answer = match ask(&target.request) {
-                Some(value) => json!({ "value": value }),
-                None => {
+                Answer::Value(value) => json!({ "id": id, "value": value }),
+                Answer::Refused => {
                     *refused.lock().unwrap_or_else(|e| e.into_inner()) = true;
-                    json!({})
+                    json!({ "id": id })
                 }
+                // The cell that asked has ended.
+                Answer::Nobody => return,
             };
             let _ = rustix::io::write(answers.as_fd(), format!("{answer}\n").as_bytes());
         });
@@ -336,17 +347,8 @@ where
                 }
                 _ => (Value::Null, Value::Null),
             };
-            if data.is_object() && data != json!({ "text/plain": "()" }) {
-                let metadata = match metadata.is_object() {
-                    true => metadata,
-                    false => json!({}),
-                };
-                self.publish(
-                    "execute_result",
-                    json!({
-                        "execution_count": target.count, "data": data, "metadata": metadata,
-                    }),
-                );
+            if data.is_object() {
+                self.result(json!({ "data": data, "metadata": metadata }));
             }
         }
         let parts = self.splitter.flush(true);
@@ -364,6 +366,7 @@ where
                 Part::Display(data) => {
                     self.publish("display_data", json!({ "data": data, "metadata": {} }));
                 }
+                Part::Message(kind, content) if kind == "execute_result" => self.result(content),
                 Part::Message(kind, mut content) => {
                     if kind == "error" {
                         self.seen.error = Some(content.clone());
@@ -385,7 +388,28 @@ where
         };
     }
 
+    /// Publishes the value of the cell's last expression.
+    fn result(&self, mut content: Value) {
+        let Some(target) = &self.target else { return };
+        // As Python shows nothing for None.
+        if content["data"] == json!({ "text/plain": "()" }) {
+            return;
+        }
+        content["execution_count"] = json!(target.count);
+        if !content["metadata"].is_object() {
+            content["metadata"] = json!({});
+        }
+        self.publish("execute_result", content);
+    }
+
     fn stream(&mut self, name: &str, text: &str) {
+        // What the standard library adds to the message about an allocation that failed.
+        let note =
+            "note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace\n";
+        let text = &*text.replace(note, "");
+        if text.is_empty() {
+            return;
+        }
         self.sent += text.len();
         self.publish("stream", json!({ "name": name, "text": text }));
         if self.sent > BURST {

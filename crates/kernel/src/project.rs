@@ -57,7 +57,7 @@ impl Project {
             );
         }
         let metadata = json_of(
-            Command::new(cargo(&folder)?)
+            cargo(&folder)?
                 .args(["metadata", "--format-version=1", "--no-deps", "--offline"])
                 .arg("--manifest-path")
                 .arg(&manifest)
@@ -171,7 +171,7 @@ impl Project {
     /// If it does not compile.
     pub fn build(&self) -> Result<Built> {
         if self.is_dylib {
-            let mut command = Command::new(cargo(&self.folder)?);
+            let mut command = cargo(&self.folder)?;
             command
                 .args(["build", "--release", "--lib", "--manifest-path"])
                 .arg(self.folder.join("Cargo.toml"))
@@ -189,12 +189,16 @@ impl Project {
         let folder = self.record().with_file_name("crate");
         let direct = self.write_wrapper(&folder)?;
         let built = crate::shim::build_of(
-            Command::new(cargo(&self.folder)?)
-                .args(["build", "--release", "--manifest-path"])
+            cargo(&self.folder)?
+                // With its option below: cells are linked with the same std as the dylib. The option
+                // is for the generated crate alone, so that dependencies are shared with the
+                // project's own builds.
+                .args(["rustc", "--release", "--lib", "--manifest-path"])
                 .arg(folder.join("Cargo.toml"))
                 .arg("--target-dir")
                 .arg(&self.target)
                 .arg("--message-format=json-render-diagnostics")
+                .args(["--", "-Cprefer-dynamic"])
                 .stderr(Stdio::inherit())
                 .current_dir(&self.folder),
         )
@@ -361,7 +365,7 @@ impl Project {
     /// Returns the graph of the project's crates from `cargo metadata`.
     fn graph(&self) -> Result<Graph> {
         let host = host(&self.folder)?;
-        let mut command = Command::new(cargo(&self.folder)?);
+        let mut command = cargo(&self.folder)?;
         command
             .args(["metadata", "--format-version=1", "--filter-platform", &host])
             .arg("--manifest-path")
@@ -571,8 +575,14 @@ pub fn tool(name: &str, project: &Path) -> Result<PathBuf> {
         .with_context(|| format!("{name} is not on PATH; install Rust: https://rustup.rs"))
 }
 
-fn cargo(project: &Path) -> Result<PathBuf> {
-    tool("cargo", project)
+/// Returns the real cargo, with the rustc of the project: by itself, cargo would start rustup's proxy
+/// in the folder of each dependency, which may ask for another version.
+fn cargo(project: &Path) -> Result<Command> {
+    let mut command = Command::new(tool("cargo", project)?);
+    if std::env::var_os("RUSTC").is_none() {
+        command.env("RUSTC", tool("rustc", project)?);
+    }
+    Ok(command)
 }
 
 fn host(project: &Path) -> Result<String> {

@@ -1,6 +1,7 @@
 //! Errors of cells as Jupyter's messages.
 
 use crate::output::Seen;
+use crate::shim::answers::objects;
 use ariadne::{Color, Label, Report, ReportKind, sources};
 use evcxr::{CompilationError, Theme};
 use serde_json::{Value, json};
@@ -42,7 +43,7 @@ impl CellError {
         let mut values: Vec<String> = Vec::new();
         let mut traceback = Vec::new();
         for error in errors {
-            let message = error.message();
+            let message = message_of(error);
             if !values.contains(&message) {
                 values.push(message);
             }
@@ -92,6 +93,24 @@ impl CellError {
     }
 }
 
+/// Returns the message. One about generated code is about a variable whose type was inferred wrongly.
+fn message_of(error: &CompilationError) -> String {
+    let message = error.message();
+    if error.is_from_user_code() {
+        return message;
+    }
+    let lines = objects(&error.json["spans"]).flat_map(|span| objects(&span["text"]));
+    let variable = lines
+        .filter_map(|line| crate::shim::stored_variable(line["text"].as_str()?))
+        .next();
+    match variable {
+        Some((name, kind)) => format!(
+            "{message}. The type of the variable `{name}` was inferred as `{kind}`, which does not compile here: write it down, `let {name}: … = …`, or keep the variable within braces"
+        ),
+        None => message,
+    }
+}
+
 fn lines_of(error: &CompilationError, source: &str, count: u64) -> Vec<String> {
     let file = format!("cell {count}");
     let report = match error.is_from_user_code() {
@@ -110,7 +129,7 @@ fn lines_of(error: &CompilationError, source: &str, count: u64) -> Vec<String> {
         return text.trim_end().lines().map(String::from).collect();
     }
     let help = error.help().into_iter().map(|help| format!("help: {help}"));
-    std::iter::once(format!("\u{1b}[31merror: {}\u{1b}[0m", error.message()))
+    std::iter::once(format!("\u{1b}[31merror: {}\u{1b}[0m", message_of(error)))
         .chain(help)
         .flat_map(|text| text.lines().map(String::from).collect::<Vec<_>>())
         .collect()
@@ -204,6 +223,7 @@ fn user_line(
 mod tests {
     use super::CellError;
     use crate::output::Seen;
+    use crate::shim::answers::objects;
     use std::path::Path;
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::child;
 use crate::messages::{Publisher, Request};
-use crate::output::{Output, Pipes};
+use crate::output::{Answer, Output, Pipes};
 use crate::session::{Control, Queue, Session, start_evcxr};
 use crate::start::Work;
 use anyhow::{Context, Result};
@@ -144,20 +144,26 @@ fn start_session(
     let asking = Arc::clone(control);
     let ask = move |request: &Request| {
         if request.content["allow_stdin"].as_bool() != Some(true) {
-            return None;
+            return Answer::Refused;
         }
-        let answers = answers.lock().ok()?;
+        let cell = asking.cell();
+        let Ok(answers) = answers.lock() else {
+            return Answer::Nobody;
+        };
         // An answer to an earlier question that nobody waited for any more.
         while answers.try_recv().is_ok() {}
         let content = json!({ "prompt": "", "password": false });
-        questions
+        if questions
             .send(request.message("input_request", content))
-            .ok()?;
+            .is_err()
+        {
+            return Answer::Nobody;
+        }
         loop {
-            match answers.recv_timeout(Duration::from_millis(200)) {
-                Ok(answer) => return Some(answer.text("value").to_owned()),
-                Err(RecvTimeoutError::Timeout) if asking.goes_on() => {}
-                Err(_) => return None,
+            match answers.recv_timeout(Duration::from_millis(100)) {
+                Ok(answer) => return Answer::Value(answer.text("value").to_owned()),
+                Err(RecvTimeoutError::Timeout) if asking.runs(cell) => {}
+                Err(_) => return Answer::Nobody,
             }
         }
     };

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::process::Child;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -62,6 +62,7 @@ impl Queue {
 pub struct Control {
     /// Whether a cell is compiled or run.
     busy: AtomicBool,
+    cell: AtomicU64,
     interrupted: AtomicBool,
     process: Mutex<Option<Arc<Mutex<Child>>>>,
     /// Whether the cell's code runs.
@@ -109,12 +110,20 @@ impl Control {
         }
     }
 
-    /// Whether the cell that waits for input should go on waiting.
-    pub fn goes_on(&self) -> bool {
-        self.busy.load(Ordering::SeqCst) && !self.interrupted.load(Ordering::SeqCst)
+    /// The number of the cell that is compiled or run, or was last.
+    pub fn cell(&self) -> u64 {
+        self.cell.load(Ordering::SeqCst)
+    }
+
+    /// Whether a cell is still compiled or run, and not interrupted.
+    pub fn runs(&self, cell: u64) -> bool {
+        self.cell() == cell
+            && self.busy.load(Ordering::SeqCst)
+            && !self.interrupted.load(Ordering::SeqCst)
     }
 
     fn begin(&self) {
+        self.cell.fetch_add(1, Ordering::SeqCst);
         self.interrupted.store(false, Ordering::SeqCst);
         let _ = std::fs::remove_file(locked(&self.work).join("interrupted"));
         self.busy.store(true, Ordering::SeqCst);
@@ -311,6 +320,10 @@ impl Session {
         }
         // What runs when evcxr starts is not the user's.
         let ready = self.context().map(drop);
+        if let Some(error) = text::no_pattern(&code) {
+            let error = CellError::new("CompileError", error);
+            return self.failed(error, request, count, true);
+        }
         self.output.begin(Target {
             request: request.clone(),
             count,
@@ -456,18 +469,21 @@ impl Session {
         let code = request.text("code").to_owned();
         let position = position_in(&code, &request.content);
         let all = request.content["detail_level"].as_u64() == Some(1);
-        let found = text::end_of_name(&code, position).and_then(|end| {
+        let found = text::name_at(&code, position).and_then(|end| {
             let context = self.context().ok()?;
             let (plain, html) = context.hover_at(&code, end).ok()?;
             (plain != "No documentation found").then_some((plain, html))
         });
         match found {
             Some((plain, html)) => {
-                let plain = crate::hover::readable(&plain, all);
+                let (plain, html) = match all {
+                    true => (plain, html),
+                    false => crate::hover::short(&plain, &html),
+                };
                 json!({
                     "status": "ok",
                     "found": true,
-                    "data": { "text/plain": plain, "text/html": crate::hover::shortened(&html, all) },
+                    "data": { "text/plain": plain, "text/html": html },
                     "metadata": {},
                 })
             }

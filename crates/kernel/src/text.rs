@@ -1,7 +1,7 @@
 //! What is known about the text of a cell without compiling it: positions, whether it is complete,
 //! whether its last expression has a value.
 
-use proc_macro2::{LexError, TokenStream, TokenTree};
+use proc_macro2::{TokenStream, TokenTree};
 use syn::parse::Parser;
 use syn::{Block, Expr, Stmt};
 
@@ -36,6 +36,29 @@ pub fn end_of_name(text: &str, byte: usize) -> Option<usize> {
     Some(end + usize::from(opens))
 }
 
+/// Returns where the name ends that a question at `byte` is about, as [`end_of_name`]: the name there, or
+/// the function whose arguments are written there.
+pub fn name_at(text: &str, byte: usize) -> Option<usize> {
+    if let Some(end) = end_of_name(text, byte) {
+        return Some(end);
+    }
+    let mut depth = 0;
+    for (i, c) in text[..byte].char_indices().rev() {
+        match c {
+            ')' | ']' | '}' => depth += 1,
+            '[' | '{' => depth -= 1,
+            '(' if depth == 0 => return end_of_name(text, i).filter(|end| *end == i + 1),
+            '(' => depth -= 1,
+            '\n' | ';' if depth == 0 => return None,
+            _ => {}
+        }
+        if depth < 0 {
+            return None;
+        }
+    }
+    None
+}
+
 /// Whether a line is a command of evcxr.
 fn is_command(line: &str) -> bool {
     let line = line.trim_start();
@@ -62,27 +85,17 @@ pub enum Complete {
 /// Whether a cell can be run, needs further lines, or is no Rust whatever follows.
 pub fn complete(text: &str) -> Complete {
     let code = code(text);
-    if code.parse::<TokenStream>().is_err() {
-        // A text that closes what it did not open, or that has a token which is none, stays invalid
-        // with every bracket, quote or comment closed.
-        let closed = ["\"", "\"#", "*/", "'"]
-            .iter()
-            .map(|end| format!("{code}{end}"))
-            .chain([code.clone()])
-            .any(|text| parses_closed(&text));
-        return match closed {
-            true => Complete::Incomplete,
-            false => Complete::Invalid,
-        };
+    match brackets(&code) {
+        Brackets::Wrong => return Complete::Invalid,
+        Brackets::Open => return Complete::Incomplete,
+        Brackets::Closed => {}
     }
     match statements(&code) {
         Ok(_) => Complete::Complete,
         Err(error) if error.to_string().contains("unexpected end of input") => Complete::Incomplete,
         // A statement without its semicolon is fine at the end of a cell.
         Err(_) if statements(&format!("{code};")).is_ok() => Complete::Complete,
-        Err(error) if error.to_string().starts_with("expected") && at_end(&code, &error) => {
-            Complete::Incomplete
-        }
+        Err(error) if at_end(&code, &error) => Complete::Incomplete,
         Err(_) => Complete::Invalid,
     }
 }
@@ -95,62 +108,109 @@ fn at_end(code: &str, error: &syn::Error) -> bool {
     })
 }
 
-/// Whether a text is a sequence of tokens once its open brackets are closed.
-fn parses_closed(text: &str) -> bool {
-    let mut text = text.to_owned();
-    for _ in 0..32 {
-        match text.parse::<TokenStream>() {
-            Ok(_) => return true,
-            Err(_) => match open_bracket(&text) {
-                Some(close) => text.push(close),
-                None => return false,
-            },
-        }
-    }
-    false
+#[derive(Debug, PartialEq)]
+enum Brackets {
+    Closed,
+    /// A bracket, a string or a comment is open at the end.
+    Open,
+    /// A bracket closes what was not opened.
+    Wrong,
 }
 
-/// Returns what closes the innermost bracket that is open at the end.
-fn open_bracket(text: &str) -> Option<char> {
-    [')', ']', '}']
-        .into_iter()
-        .find(|close| {
-            // With the right one, the rest of the text is accepted up to a later point.
-            let with = format!("{text}{close}");
-            let reached = |text: &str| match text.parse::<TokenStream>() {
-                Ok(_) => usize::MAX,
-                Err(error) => offset(text, &error),
-            };
-            let (before, after) = (reached(text), reached(&with));
-            after > before || after == usize::MAX
-        })
-        .or_else(|| {
-            // Several are open: the last one in the text counts.
-            let mut open = Vec::new();
-            for c in text.chars() {
-                match c {
-                    '(' => open.push(')'),
-                    '[' => open.push(']'),
-                    '{' => open.push('}'),
-                    ')' | ']' | '}' => {
-                        if open.pop() != Some(c) {
-                            return None;
-                        }
+/// Looks at brackets, strings and comments only.
+fn brackets(code: &str) -> Brackets {
+    let chars: Vec<char> = code.chars().collect();
+    let mut open = Vec::new();
+    let mut at = 0;
+    let starts = |at: usize, text: &str| {
+        text.chars()
+            .enumerate()
+            .all(|(i, c)| chars.get(at + i) == Some(&c))
+    };
+    let find = |from: usize, text: &str| (from..chars.len()).find(|i| starts(*i, text));
+    while at < chars.len() {
+        let word = at > 0 && (chars[at - 1].is_alphanumeric() || chars[at - 1] == '_');
+        match chars[at] {
+            '/' if starts(at, "//") => match find(at, "\n") {
+                Some(end) => at = end,
+                None => break,
+            },
+            '/' if starts(at, "/*") => {
+                let mut depth = 0;
+                loop {
+                    if starts(at, "/*") {
+                        depth += 1;
+                        at += 1;
+                    } else if starts(at, "*/") {
+                        depth -= 1;
+                        at += 1;
                     }
-                    _ => {}
+                    if depth == 0 {
+                        break;
+                    }
+                    at += 1;
+                    if at >= chars.len() {
+                        return Brackets::Open;
+                    }
                 }
             }
-            open.pop()
-        })
+            'r' if !word || (at > 0 && matches!(chars[at - 1], 'b' | 'c')) => {
+                let signs = chars[at + 1..].iter().take_while(|c| **c == '#').count();
+                if chars.get(at + 1 + signs) == Some(&'"') {
+                    let end = format!("\"{}", "#".repeat(signs));
+                    match find(at + signs + 2, &end) {
+                        Some(found) => at = found + signs,
+                        None => return Brackets::Open,
+                    }
+                }
+            }
+            '"' => {
+                at += 1;
+                while chars.get(at).is_some_and(|c| *c != '"') {
+                    at += 1 + usize::from(chars[at] == '\\');
+                }
+                if at >= chars.len() {
+                    return Brackets::Open;
+                }
+            }
+            // A character, or the name of a lifetime or a loop.
+            '\'' => {
+                if chars.get(at + 1) == Some(&'\\') {
+                    at = find(at + 3, "'").unwrap_or(chars.len());
+                } else if chars.get(at + 2) == Some(&'\'') {
+                    at += 2;
+                }
+            }
+            '(' => open.push(')'),
+            '[' => open.push(']'),
+            '{' => open.push('}'),
+            close @ (')' | ']' | '}') if open.pop() != Some(close) => return Brackets::Wrong,
+            _ => {}
+        }
+        at += 1;
+    }
+    match open.is_empty() {
+        true => Brackets::Closed,
+        false => Brackets::Open,
+    }
 }
 
-fn offset(text: &str, error: &LexError) -> usize {
-    let start = error.span().start();
-    text.lines()
-        .take(start.line.saturating_sub(1))
-        .map(|l| l.len() + 1)
-        .sum::<usize>()
-        + start.column
+/// Returns an error for a `let` without a pattern, which evcxr would leave out without a word.
+pub fn no_pattern(text: &str) -> Option<String> {
+    let tokens: TokenStream = code(text).parse().ok()?;
+    let mut tokens = tokens.into_iter().peekable();
+    while let Some(token) = tokens.next() {
+        let is_let = matches!(&token, TokenTree::Ident(word) if word == "let");
+        match tokens.peek() {
+            Some(TokenTree::Punct(p)) if is_let && matches!(p.as_char(), '=' | ';' | ':') => {
+                let found = p.as_char();
+                return Some(format!("expected a pattern after `let`, found `{found}`"));
+            }
+            None if is_let => return Some("expected a pattern after `let`, found the end".into()),
+            _ => {}
+        }
+    }
+    None
 }
 
 fn statements(code: &str) -> syn::Result<Vec<Stmt>> {
@@ -185,7 +245,9 @@ pub fn has_result(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Complete, byte_of, character_of, complete, end_of_name, has_result};
+    use super::{
+        Complete, byte_of, character_of, complete, end_of_name, has_result, name_at, no_pattern,
+    };
 
     #[test]
     fn positions_are_counted_in_characters() {
@@ -208,6 +270,12 @@ mod tests {
         assert_eq!(end_of_name("a + b", 2), None);
         assert_eq!(end_of_name("z̄", 0), Some(1));
         assert_eq!(end_of_name("", 0), None);
+        // Within the parentheses it is the function's.
+        assert_eq!(name_at("f(1, g(2), ", 11), Some(2));
+        assert_eq!(name_at("a.push(", 7), Some(7));
+        assert_eq!(name_at("f(1); ", 6), None);
+        assert_eq!(name_at("(1, ", 4), None);
+        assert_eq!(name_at("f([1, ", 6), None);
     }
 
     #[test]
@@ -225,6 +293,9 @@ mod tests {
             "#![allow(unused)]\nlet x = 1;",
             "x.f()?",
             "println!(\"a\")",
+            "let c = '\"'; let s = r#\"(\"#; let l = '\\''; // (",
+            "'a: loop { break 'a; }",
+            "let bytes = br\"[\";",
         ] {
             assert_eq!(complete(text), Complete::Complete, "{text}");
         }
@@ -234,15 +305,31 @@ mod tests {
             "let x = [1,",
             "if true {\n    1",
             "let x = \"abc",
-            "/* a comment",
+            "let x = r#\"abc\"",
+            "/* a /* nested */ comment",
             "f(g(1), [2, {",
             "impl",
             "x.",
         ] {
             assert_eq!(complete(text), Complete::Incomplete, "{text}");
         }
-        for text in ["1 + 1)", "let 3x = 1;", "fn f() { ]", "let x = = 1;"] {
+        for text in ["1 + 1)", "fn 3() {}", "fn f() { ]", "let x = = 1;"] {
             assert_eq!(complete(text), Complete::Invalid, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_let_needs_a_pattern() {
+        for text in ["let = 3;", "let", "1; let : u8 = 3", "let ;"] {
+            assert!(no_pattern(text).is_some(), "{text}");
+        }
+        for text in [
+            "let x = 3;",
+            "if let Some(x) = y {}",
+            "// let = 3",
+            "\"let = 3\"",
+        ] {
+            assert_eq!(no_pattern(text), None, "{text}");
         }
     }
 

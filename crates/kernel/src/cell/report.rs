@@ -99,6 +99,12 @@ pub fn failed(text: &str) {
     error("Error", text, &[format!("error: {text}")]);
 }
 
+/// Called with the value of a cell's last expression, as text.
+pub fn result(text: &str) {
+    let content = format!("{{\"data\":{{\"text/plain\":{}}}}}", quoted(text));
+    message("execute_result", &content);
+}
+
 /// Writes an error as Jupyter's message of that kind.
 fn error(name: &str, value: &str, traceback: &[String]) {
     let lines: Vec<String> = traceback
@@ -106,15 +112,22 @@ fn error(name: &str, value: &str, traceback: &[String]) {
         .flat_map(|text| text.lines())
         .map(quoted)
         .collect();
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(
-        out,
-        "EVCXR_BEGIN_CONTENT application/vnd.cargo-kernel+json\n\
-         {{\"msg_type\":\"error\",\"content\":{{\"ename\":{},\"evalue\":{},\"traceback\":[{}]}}}}\n\
-         EVCXR_END_CONTENT",
+    let content = format!(
+        "{{\"ename\":{},\"evalue\":{},\"traceback\":[{}]}}",
         quoted(name),
         quoted(value),
         lines.join(",")
+    );
+    message("error", &content);
+}
+
+fn message(kind: &str, content: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = write!(
+        out,
+        "EVCXR_BEGIN_CONTENT application/vnd.cargo-kernel+json\n\
+         {{\"msg_type\":\"{kind}\",\"content\":{content}}}\n\
+         EVCXR_END_CONTENT\n"
     );
 }
 

@@ -16,8 +16,11 @@ const INTERVAL: Duration = Duration::from_millis(100);
 
 struct State {
     running: bool,
-    /// Whether an answer is awaited.
-    asked: bool,
+    /// The number of the question whose answer is awaited.
+    asked: Option<u64>,
+    /// Questions so far. The number of the process is in it too, so that no process gets the answer
+    /// for another.
+    questions: u64,
     /// The end of the pipe that the cell's input comes from. `None` after the end of input.
     pipe: Option<OwnedFd>,
 }
@@ -31,7 +34,8 @@ impl Input {
     pub fn start(events: OwnedFd, answers: OwnedFd) -> std::io::Result<Self> {
         let state = State {
             running: false,
-            asked: false,
+            asked: None,
+            questions: u64::from(std::process::id()) << 32,
             pipe: None,
         };
         let shared = Arc::new((Mutex::new(state), Condvar::new()));
@@ -56,7 +60,7 @@ impl Input {
         if state.pipe.is_none() {
             state.pipe = renewed()?;
         }
-        (state.running, state.asked) = (true, false);
+        (state.running, state.asked) = (true, None);
         changed.notify_all();
         Ok(())
     }
@@ -91,9 +95,11 @@ fn watch(shared: &(Mutex<State>, Condvar), events: &OwnedFd) {
                 .wait_timeout(state, Duration::from_secs(1))
                 .unwrap_or_else(|e| e.into_inner());
         }
-        if state.running && !state.asked && somebody_reads() {
-            state.asked = true;
-            tell(events.as_fd(), &Event::Asks);
+        if state.running && state.asked.is_none() && somebody_reads() {
+            state.questions += 1;
+            state.asked = Some(state.questions);
+            let id = state.questions;
+            tell(events.as_fd(), &Event::Asks { id });
         }
         drop(state);
         if rustix::process::getppid() != kernel {
@@ -104,7 +110,8 @@ fn watch(shared: &(Mutex<State>, Condvar), events: &OwnedFd) {
     }
 }
 
-/// Whether a thread of this process waits in a call that reads standard input.
+/// Whether a thread of this process, or of one that it started, waits in a call that reads standard
+/// input.
 fn somebody_reads() -> bool {
     // An answer that is not read yet: the thread is about to wake up.
     if !rustix::io::ioctl_fionread(rustix::stdio::stdin()).is_ok_and(|unread| unread == 0) {
@@ -112,21 +119,39 @@ fn somebody_reads() -> bool {
     }
     // The number of the system call `read`, and its first argument.
     let reads = format!("{} 0x0 ", libc::SYS_read);
-    std::fs::read_dir("/proc/self/task")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|thread| std::fs::read_to_string(thread.path().join("syscall")).ok())
-        .any(|call| call.starts_with(&reads))
+    let mut processes = vec!["self".to_owned()];
+    let input = std::fs::read_link("/proc/self/fd/0").ok();
+    while let Some(process) = processes.pop() {
+        let folder = std::path::Path::new("/proc").join(&process);
+        // A program that the cell started reads the same input, unless it was given another.
+        let same = std::fs::read_link(folder.join("fd/0")).ok() == input;
+        for thread in std::fs::read_dir(folder.join("task"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let read = |name| std::fs::read_to_string(thread.path().join(name));
+            if same && read("syscall").is_ok_and(|call| call.starts_with(&reads)) {
+                return true;
+            }
+            let children = read("children").unwrap_or_default();
+            processes.extend(children.split_whitespace().map(String::from));
+        }
+    }
+    false
 }
 
-/// Passes the kernel's answers on to the cell: `{"value": "…"}`, or `{}` for the end of input.
+/// Passes the kernel's answers on to the cell: `{"id": 1, "value": "…"}`, or no value for the end of
+/// input.
 fn deliver(shared: &(Mutex<State>, Condvar), answers: OwnedFd) {
     for line in BufReader::new(std::fs::File::from(answers)).lines() {
         let Ok(line) = line else { return };
         let answer: Value = serde_json::from_str(&line).unwrap_or_default();
         let mut state = shared.0.lock().unwrap_or_else(|e| e.into_inner());
-        state.asked = false;
+        if answer["id"].as_u64() != state.asked || state.asked.is_none() {
+            continue;
+        }
+        state.asked = None;
         let Some(pipe) = state.pipe.take() else {
             continue;
         };

@@ -39,8 +39,9 @@ const COMPLETE: &str = "EVCXR_EXECUTION_COMPLETE\n";
 pub enum Event {
     /// A cell starts to run. Its library is loaded at an address.
     Running { library: String, base: u64 },
-    /// The cell waits for a line of standard input.
-    Asks,
+    /// The cell waits for a line of standard input. The answer must have the same number: one that
+    /// comes late must not reach a later cell.
+    Asks { id: u64 },
     /// The process is about to die of a signal, with these return addresses, the innermost first.
     Crashed { addresses: Vec<u64> },
 }
@@ -62,7 +63,9 @@ impl Event {
                 library: value["library"].as_str()?.into(),
                 base: value["base"].as_u64()?,
             }),
-            "asks" => Some(Event::Asks),
+            "asks" => Some(Event::Asks {
+                id: value["id"].as_u64()?,
+            }),
             _ => None,
         }
     }
@@ -75,7 +78,7 @@ impl Event {
                     json!({ "event": "running", "library": library, "base": base })
                 )
             }
-            Event::Asks => "{\"event\":\"asks\"}\n".into(),
+            Event::Asks { id } => format!("{}\n", json!({ "event": "asks", "id": id })),
             Event::Crashed { .. } => "crashed\n".into(),
         }
     }
@@ -213,7 +216,7 @@ mod tests {
                 library: "/a b/\"c\".so".into(),
                 base: u64::MAX,
             },
-            Event::Asks,
+            Event::Asks { id: 7 },
         ] {
             assert_eq!(Event::parse(event.line().trim_end()), Some(event));
         }

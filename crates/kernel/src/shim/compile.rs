@@ -138,6 +138,20 @@ impl Kernel {
                         self.setting("command")
                     ));
                 }
+                // The message of rustc is about the generated code and says nothing to a user.
+                Ok(message)
+                    if objects(&message["spans"]).next().is_none()
+                        && message["message"]
+                            .as_str()
+                            .is_some_and(|m| m.contains("`std` only shows up once")) =>
+                {
+                    return Err(format!(
+                        "error: the library of {} contains std. Cells need a dylib that is linked with std: \
+                         write `rustflags = [\"-Cprefer-dynamic\", \"-Crpath\"]` under `[build]` in the project's \
+                         .cargo/config.toml and build it again, or leave `dylib` out of its `crate-type`",
+                        self.setting("package")
+                    ));
+                }
                 Ok(message) => {
                     println!(
                         "{}",

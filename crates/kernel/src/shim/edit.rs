@@ -10,7 +10,7 @@ use super::Result;
 
 /// A cell that has everything that is edited. It runs when a kernel starts, which then looks for the
 /// file [`CHECKED`].
-pub const CHECK: &str = "/* the kernel's check */ Ok::<(), String>(())?;";
+pub const CHECK: &str = "/* the kernel's check */ Ok::<u8, String>(0)?";
 
 /// The file in the work folder that says that everything was edited.
 pub const CHECKED: &str = "checked";
@@ -27,6 +27,9 @@ const CATCH: [&str; 2] = [
     "\nmatch std::panic::catch_unwind(\n  std::panic::AssertUnwindSafe(||{\n",
     "\nif std::panic::catch_unwind(||{\n",
 ];
+
+/// The display of a last expression whose type has no display of its own.
+const RESULT: &str = "evcxr_send_text_plain(&format!(";
 
 /// The conversion of the errors behind `?`.
 const ERROR: &str = "for EvcxrUserCodeError {";
@@ -57,6 +60,10 @@ pub fn edit(source: &str) -> Result<Edited> {
         }
         _ if catches => return Err(unknown("the report of a panic")),
         _ => {}
+    }
+    if let Some(at) = source.rfind(RESULT) {
+        source.replace_range(at..at + RESULT.len(), "cargo_kernel_cell::result(&format!(");
+        edits += 1;
     }
     // And these come before them.
     if let Some(start) = source.find(STORE) {
@@ -94,7 +101,7 @@ pub fn edit(source: &str) -> Result<Edited> {
     }
     Ok(Edited {
         source,
-        all: edits == 3,
+        all: edits == 4,
     })
 }
 

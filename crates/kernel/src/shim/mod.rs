@@ -40,6 +40,7 @@ mod variables;
 
 pub use additions::build_of;
 pub use edit::{CHECK, CHECKED, incomplete};
+pub use variables::stored_variable;
 
 use answers::{after, objects, read, same_file, stdout};
 use serde_json::{Value, json};
@@ -145,6 +146,10 @@ impl Kernel {
                     None => command.env_remove(name),
                 };
             }
+        }
+        // See `project::cargo`.
+        if program == "cargo" && self.settings["environment"]["RUSTC"].is_null() {
+            command.env("RUSTC", self.setting("rustc"));
         }
         command
     }

@@ -113,6 +113,14 @@ fn lines_of<'a>(source: &'a str, call: &'a str) -> impl Iterator<Item = (String,
     source.lines().filter_map(|line| variable(line, call))
 }
 
+/// Returns the variable that a line of a cell stores, takes or checks, with its type, if evcxr wrote
+/// the line for that.
+pub fn stored_variable(line: &str) -> Option<(String, String)> {
+    [PUT, TAKE, CHECK]
+        .iter()
+        .find_map(|call| variable(line.trim(), call))
+}
+
 /// Returns the name and the type in a line that evcxr wrote: `… CALL TYPE>(stringify!(NAME) …`.
 fn variable(line: &str, call: &str) -> Option<(String, String)> {
     let start = line.find(call)?;
