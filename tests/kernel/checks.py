@@ -5,8 +5,10 @@ notebook would be in, and the names of the checks to run; without them, all. A c
 next one gets a new kernel. The script ends with status 0 if every check held.
 """
 
+import base64
 import inspect
 import json
+import struct
 import sys
 import time
 import traceback
@@ -14,6 +16,9 @@ import traceback
 from session import Session, shorten
 
 FRAME = "application/vnd.cargo-kernel+json"
+# A figure's builder and a table of the crate, as expressions.
+FIGURE = 'Chart::new("Loss").line("train", &[0f64, 1.0, 2.0], &[3f64, 2.0, 1.5])'
+TABLE = 'Table::new(["layer", "share"]).row(["fc6", "0.41"]).row(["fc8", "0.82"])'
 
 
 def run(*checks, make=Session):
@@ -94,3 +99,9 @@ def display(data, ident=None, update=False):
     """A statement of Rust that displays data by type, under a display_id or as its update."""
     content = {"data": data, "metadata": {}, "transient": {"display_id": ident} if ident else {}}
     return frame("update_display_data" if update else "display_data", content)
+
+
+def is_png(data, least=40):
+    """Whether a value in base64 is a PNG of at least this width and height."""
+    picture = base64.b64decode(data)
+    return picture[:8] == b"\x89PNG\r\n\x1a\n" and min(struct.unpack(">II", picture[16:24])) >= least

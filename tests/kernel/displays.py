@@ -1,9 +1,8 @@
 """Displays, updates and results: each with all its types, in order with the text around it."""
 
 import base64
-import struct
 
-from checks import contains, display, equal, frame, holds, lacks, run, write
+from checks import FIGURE, TABLE, contains, display, equal, frame, holds, is_png, lacks, run, write
 
 
 def kinds(cell):
@@ -138,16 +137,6 @@ def before_an_error(k):
     """What was shown before a panic stays."""
     cell = k.run(f'{display(text("shown"))} print!("text"); panic!("on purpose");', status="error")
     equal("outputs", kinds(cell), ["display_data", "stdout", "error"])
-
-
-def is_png(data, least=40):
-    """Whether a value in base64 is a PNG of at least this width and height."""
-    picture = base64.b64decode(data)
-    return picture[:8] == b"\x89PNG\r\n\x1a\n" and min(struct.unpack(">II", picture[16:24])) >= least
-
-
-FIGURE = 'Chart::new("Loss").line("train", &[0f64, 1.0, 2.0], &[3f64, 2.0, 1.5])'
-TABLE = 'Table::new(["layer", "share"]).row(["fc6", "0.41"]).row(["fc8", "0.82"])'
 
 
 def a_figure(k):

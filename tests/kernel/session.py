@@ -26,7 +26,7 @@ from cell import Cell, Request, shorten
 PROGRAM, FOLDER = sys.argv[1:3]
 OPEN = ':dep invariances = { path = ".." }\nuse invariances::prelude::*;'
 # Seconds until a cell counts as one that never ends.
-TIMEOUT = 120
+TIMEOUT = int(os.environ.get("KERNEL_TIMEOUT", 120))
 # The first cell with the crate may have to build what is linked beside it.
 LONG = 300
 
