@@ -1,4 +1,5 @@
-"""Cells that read stdin: asked through Jupyter's stdin channel where a client allows it, an error elsewhere."""
+"""Cells that read stdin: asked through Jupyter's stdin channel where a client allows it, an error
+elsewhere."""
 
 from checks import contains, equal, holds, run
 
@@ -17,7 +18,10 @@ def one(k):
     equal("how often it asked", len(cell.prompts), 1)
     equal("what it read", cell.text, '"Ada\\n"')
     equal("in the next cell", k.run("line.trim().len()").text, "3")
-    cell = k.run('line.clear(); std::io::stdin().read_line(&mut line)?; print!("{line}");', answers=["z̄ 🐕"])
+    cell = k.run(
+        'line.clear(); std::io::stdin().read_line(&mut line)?; print!("{line}");',
+        answers=["z̄ 🐕"],
+    )
     equal("letters", cell.stdout, "z̄ 🐕\n")
     cell = k.run(f"line.clear(); {READ} line.clone()", answers=[""])
     equal("an empty answer", cell.text, '"\\n"')
@@ -27,7 +31,10 @@ def two(k):
     """Each line is asked for on its own, in one cell and in the next; none is left over."""
     cell = k.run(f"let mut line = String::new(); {READ} {READ} line.clone()", answers=["a", "b"])
     equal("two answers", (cell.text, len(cell.prompts)), ('"a\\nb\\n"', 2))
-    cell = k.run("std::io::stdin().lines().take(3).map(Result::unwrap).collect::<Vec<_>>()", answers=["c", "d", "e"])
+    cell = k.run(
+        "std::io::stdin().lines().take(3).map(Result::unwrap).collect::<Vec<_>>()",
+        answers=["c", "d", "e"],
+    )
     equal("three lines", (cell.text, len(cell.prompts)), ('["c", "d", "e"]', 3))
     cell = k.run(f"line.clear(); {READ} line.clone()", answers=["f"])
     equal("the next cell", cell.text, '"f\\n"')
@@ -35,15 +42,20 @@ def two(k):
 
 def after_text(k):
     """Text before the question is shown before the answer, without a newline too."""
-    code = f'let mut line = String::new(); print!("Name: "); {FLUSH} {READ} println!("Hello, {{}}", line.trim());'
+    code = f'let mut line = String::new(); print!("Name: "); {FLUSH} {READ} '
+    code += 'println!("Hello, {}", line.trim());'
     cell = k.start(code, allow_stdin=True)
     k.until(lambda: cell.prompts and "Name: " in seen(cell), "no question", requests=[cell])
     k.client.input("Ada")
     k.wait(cell)
     contains("text at the end", cell.stdout, "Hello, Ada\n")
     # Rust keeps what is not flushed until a newline or the end of the cell.
-    cell = k.run(f'line.clear(); print!("Name: "); {READ} print!("{{}}", line.trim());', answers=["Eve"])
-    holds("text without flush", seen(cell).count("Name: ") == 1 and cell.stdout.endswith("Eve"), cell)
+    cell = k.run(
+        f'line.clear(); print!("Name: "); {READ} print!("{{}}", line.trim());', answers=["Eve"]
+    )
+    holds(
+        "text without flush", seen(cell).count("Name: ") == 1 and cell.stdout.endswith("Eve"), cell
+    )
 
 
 def a_question_is_interrupted(k):
@@ -60,7 +72,8 @@ def a_question_is_interrupted(k):
 
 
 def not_allowed(k):
-    """Where a client allows no stdin, the cell reads the end of the file and fails; variables are kept."""
+    """Where a client allows no stdin, the cell reads the end of the file and fails; variables are
+    kept."""
     k.run("let kept = vec![1, 2, 3];")
     code = f'let mut line = String::new(); let read = {READ[:-1]}; println!("read {{read}}");'
     cells = k.queue([code, "1 + 1"])
@@ -80,7 +93,7 @@ def a_program_reads(k):
     k.run("let kept = vec![1, 2, 3];")
     cell = k.start('println!("{}", std::process::Command::new("cat").status().unwrap());')
     k.wait(cell)
-    print(f"          the cell of a program that reads ends with the status {cell.status} {cell.ename}")
+    print(f"          the cell ends with the status {cell.status} {cell.ename}")
     equal("variables", k.run("kept.len()").text, "3")
 
 

@@ -1,4 +1,5 @@
-"""What a request to the kernel caused: its reply and every message on iopub that has it as its parent."""
+"""What a request to the kernel caused: its reply and every message on iopub that has it as its
+parent."""
 
 import re
 import time
@@ -9,8 +10,8 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 class Request:
     """A request, with its replies and its messages on iopub in the order in which they came.
 
-    `states` are the execution states, `late` the messages that came after `idle`. `done` is true once there are a
-    reply and `idle`.
+    `states` are the execution states, `late` the messages that came after `idle`. `done` is true
+    once there are a reply and `idle`.
     """
 
     def __init__(self, kind, ident):
@@ -62,7 +63,8 @@ class Request:
         return found
 
     def __str__(self):
-        return f"{self.kind}: states {self.states}, replies {[r['content'] for r in self.replies]}, {self.messages}"
+        replies = [reply["content"] for reply in self.replies]
+        return f"{self.kind}: states {self.states}, replies {replies}, {self.messages}"
 
 
 class Cell(Request):
@@ -121,7 +123,8 @@ class Cell(Request):
 
     @property
     def outputs(self):
-        """Its outputs in order: `("stdout", text)`, and `(type, content)` for others. Text that follows text is joined."""
+        """Its outputs in order: `("stdout", text)`, and `(type, content)` for others. Text that
+        follows text is joined."""
         found = []
         for kind, content in self.messages:
             if kind == "stream":
@@ -135,16 +138,27 @@ class Cell(Request):
 
     def faults(self, late_allowed=False):
         found = super().faults(late_allowed)
-        errors, results, inputs = (self.of(kind) for kind in ("error", "execute_result", "execute_input"))
+        errors, results, inputs = (
+            self.of(kind) for kind in ("error", "execute_result", "execute_input")
+        )
         if self.status not in ("ok", "error", "aborted"):
             found.append(f"expected the status ok, error or aborted, found {self.status!r}")
         if len(errors) != (self.status == "error") and not self.silent:
-            found.append(f"expected one error where the status is error and none elsewhere, found {errors}")
+            found.append(
+                f"expected one error where the status is error and none elsewhere, found {errors}"
+            )
         if self.status == "error" and errors:
             said = errors[0]
-            if (self.reply.get("ename"), self.reply.get("evalue")) != (said["ename"], said["evalue"]):
-                found.append(f"expected the same error in reply and message, found {self.reply} and {said}")
-            if not said["traceback"] or not all(isinstance(line, str) for line in said["traceback"]):
+            if (self.reply.get("ename"), self.reply.get("evalue")) != (
+                said["ename"],
+                said["evalue"],
+            ):
+                found.append(
+                    f"expected the same error in reply and message, found {self.reply} and {said}"
+                )
+            if not said["traceback"] or not all(
+                isinstance(line, str) for line in said["traceback"]
+            ):
                 found.append(f"expected a traceback of lines, found {said['traceback']}")
         if len(results) > 1:
             found.append(f"expected one execute_result at most, found {results}")
@@ -153,14 +167,16 @@ class Cell(Request):
         if self.status in ("ok", "error") and not self.silent:
             counts = [(c["code"], c["execution_count"]) for c in inputs]
             if counts != [(self.code, self.reply.get("execution_count"))]:
-                found.append(f"expected its code and its count in one execute_input, found {inputs} for {self.reply}")
+                found.append(f"expected its code and count in execute_input, found {inputs}")
             elif self.messages[0][0] != "execute_input":
                 found.append(f"expected execute_input first, found {self.messages[0]}")
         return found
 
     def __str__(self):
         shown = [(kind, content) for kind, content in self.messages if kind != "execute_input"]
-        return f"{self.code}\n  status {self.status!r}, states {self.states}, outputs {shorten(shown)}"
+        return (
+            f"{self.code}\n  status {self.status!r}, states {self.states}, outputs {shorten(shown)}"
+        )
 
 
 def shorten(value, most=3000):

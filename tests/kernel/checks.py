@@ -1,8 +1,9 @@
 """Runs the checks of a script, each with a sentence that says what it checks.
 
-Usage of a script: SCRIPT PROGRAM FOLDER [CHECK …], with PROGRAM the command `invariances`, FOLDER the folder that a
-notebook would be in, and the names of the checks to run; without them, all. A check that fails ends its kernel; the
-next one gets a new kernel. The script ends with status 0 if every check held.
+Usage of a script: SCRIPT PROGRAM FOLDER [CHECK …], with PROGRAM the command `invariances`, FOLDER
+the folder that a notebook would be in, and the names of the checks to run; without them, all. A
+check that fails ends its kernel; the next one gets a new kernel. The script ends with status 0 if
+every check held.
 """
 
 import base64
@@ -10,12 +11,21 @@ import inspect
 import json
 import struct
 import sys
+import tempfile
 import time
 import traceback
 
 from session import Session, shorten
 
+# Removed when the script ends.
+FOLDERS = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
 FRAME = "application/vnd.cargo-kernel+json"
+# Statements of Rust: the cell sleeps for a minute; its process kills itself.
+MINUTE = "std::thread::sleep(std::time::Duration::from_secs(60));"
+KILL = (
+    'std::process::Command::new("kill").args(["-9", &std::process::id().to_string()])'
+    f".status().unwrap(); {MINUTE}"
+)
 # A figure's builder and a table of the crate, as expressions.
 FIGURE = 'Chart::new("Loss").line("train", &[0f64, 1.0, 2.0], &[3f64, 2.0, 1.5])'
 TABLE = 'Table::new(["layer", "share"]).row(["fc6", "0.41"]).row(["fc8", "0.82"])'
@@ -53,7 +63,9 @@ def run(*checks, make=Session):
 
 
 def equal(what, found, expected):
-    assert found == expected, f"{what}: expected {shorten(repr(expected))}, found {shorten(repr(found))}"
+    assert (
+        found == expected
+    ), f"{what}: expected {shorten(repr(expected))}, found {shorten(repr(found))}"
     print(f"          {what}", flush=True)
 
 
@@ -80,6 +92,17 @@ def literal(text):
     return '"' + "".join(escapes.get(letter, letter) for letter in text) + '"'
 
 
+def new_folder():
+    """An empty folder, for files by which a cell and a check wait for each other."""
+    return tempfile.mkdtemp(dir=FOLDERS.name)
+
+
+def until_there(path):
+    """A statement of Rust that waits until a file exists."""
+    nap = "std::thread::sleep(std::time::Duration::from_millis(5));"
+    return f"while !std::path::Path::new({literal(path)}).exists() {{ {nap} }}"
+
+
 def write(text):
     """A statement of Rust that writes a text to stdout at once and flushes it."""
     return (
@@ -104,4 +127,6 @@ def display(data, ident=None, update=False):
 def is_png(data, least=40):
     """Whether a value in base64 is a PNG of at least this width and height."""
     picture = base64.b64decode(data)
-    return picture[:8] == b"\x89PNG\r\n\x1a\n" and min(struct.unpack(">II", picture[16:24])) >= least
+    return (
+        picture[:8] == b"\x89PNG\r\n\x1a\n" and min(struct.unpack(">II", picture[16:24])) >= least
+    )

@@ -1,9 +1,9 @@
-"""What an editor asks: completion, inspection, whether code is complete, history, comms and kernel_info."""
+"""What an editor asks: completion, inspection, whether code is complete, history, comms and
+kernel_info."""
 
 import os
-import tempfile
 
-from checks import contains, equal, holds, lacks, literal, run
+from checks import contains, equal, holds, lacks, new_folder, run, until_there
 
 MARKS = "// z̄ 🐕\n"
 
@@ -13,7 +13,10 @@ def prepare(k):
     if not hasattr(k, "prepared"):
         k.open()
         k.run("let images = vec![1u8, 2, 3];")
-        k.run("/// Doubles a number.\n///\n/// A second paragraph.\nfn double_it(x: u32) -> u32 { 2 * x }")
+        k.run(
+            "/// Doubles a number.\n///\n/// A second paragraph.\n"
+            "fn double_it(x: u32) -> u32 { 2 * x }"
+        )
         k.prepared = True
 
 
@@ -23,7 +26,9 @@ def completed(k, code, cursor=None):
     reply = k.complete(code, cursor)
     equal(f"status of completing {code[:cursor]!r}", reply["status"], "ok")
     start, end = reply["cursor_start"], reply["cursor_end"]
-    assert 0 <= start <= cursor <= end <= len(code), f"expected positions around {cursor}, found {start} to {end}"
+    assert (
+        0 <= start <= cursor <= end <= len(code)
+    ), f"expected positions around {cursor}, found {start} to {end}"
     return [code[:start] + match + code[end:] for match in reply["matches"]]
 
 
@@ -34,7 +39,8 @@ def completes(k, code, to, cursor=None):
 
 
 def positions(k):
-    """Positions are Unicode code points: after combining marks and emoji no letter is doubled or lost."""
+    """Positions are Unicode code points: after combining marks and emoji no letter is doubled or
+    lost."""
     prepare(k)
     for before in ("", MARKS, "/* 👩‍👩‍👧 é z̄ */ "):
         code = f"{before}images.fir"
@@ -46,7 +52,8 @@ def positions(k):
 
 
 def names(k):
-    """Methods, variables, functions of earlier cells, items and associated functions of the crate are completed."""
+    """Methods, variables, functions of earlier cells, items and associated functions of the crate
+    are completed."""
     prepare(k)
     completes(k, "images.is_em", "images.is_empty")
     completes(k, "imag", "images")
@@ -55,7 +62,11 @@ def names(k):
     completes(k, "Rng::ne", "Rng::new")
     completes(k, "Rng::new(1).norm", "Rng::new(1).normal")
     found = completed(k, "")
-    holds("nothing internal among the names", not [text for text in found if "evcxr" in text], found[:20])
+    holds(
+        "nothing internal among the names",
+        not [text for text in found if "evcxr" in text],
+        found[:20],
+    )
 
 
 def unfinished(k):
@@ -63,7 +74,7 @@ def unfinished(k):
     prepare(k)
     completes(k, "if images.len() > 1 {\n    images.fir", "if images.len() > 1 {\n    images.first")
     completes(k, "let a = double_it(\nimages.fir", "let a = double_it(\nimages.first")
-    completes(k, "let wrong: u8 = \"text\";\nimages.fir", "let wrong: u8 = \"text\";\nimages.first")
+    completes(k, 'let wrong: u8 = "text";\nimages.fir', 'let wrong: u8 = "text";\nimages.first')
     completes(k, "for image in &images {\n    double_", "for image in &images {\n    double_it")
 
 
@@ -73,16 +84,19 @@ def middle(k):
     code = f"{MARKS}images.fir; let after = 1;"
     completes(k, code, f"{MARKS}images.first", code.index(";"))
     found = completed(k, code, code.index(";"))
-    holds("what is behind the cursor", all(text.endswith("; let after = 1;") for text in found), found[:20])
+    holds(
+        "what is behind the cursor",
+        all(text.endswith("; let after = 1;") for text in found),
+        found[:20],
+    )
     completes(k, "imag.len()", "images.len()", 4)
 
 
 def while_a_cell_runs(k):
     """A question while a cell runs is answered, at the latest after the cell."""
     prepare(k)
-    go = os.path.join(tempfile.mkdtemp(), "go")
-    nap = "std::thread::sleep(std::time::Duration::from_millis(5));"
-    cell = k.start(f'println!("started"); while !std::path::Path::new({literal(go)}).exists() {{ {nap} }}')
+    go = os.path.join(new_folder(), "go")
+    cell = k.start(f'println!("started"); {until_there(go)}')
     k.until(lambda: cell.stdout, "the cell does not start", requests=[cell])
     asked = k.send("complete_request", {"code": "images.fir", "cursor_pos": 10})
     shown = k.send("inspect_request", {"code": "images", "cursor_pos": 6, "detail_level": 0})
@@ -100,7 +114,8 @@ def inspected(k, code, cursor, *parts):
 
 
 def inspect(k):
-    """A variable, functions and methods are found: type or signature, and the first paragraph of the documentation."""
+    """A variable, functions and methods are found: type or signature, and the first paragraph of
+    the documentation."""
     prepare(k)
     inspected(k, "images", 6, "Vec<u8>")
     inspected(k, "images", 3, "Vec<u8>")
@@ -109,7 +124,13 @@ def inspect(k):
     lacks("text", data["text/plain"], "evcxr")
     # As Shift-Tab asks within the parentheses.
     inspected(k, "double_it(", 10, "fn double_it(x: u32) -> u32", "Doubles a number.")
-    inspected(k, "let mean = bootstrap_mean(&[1.0], 0);", 15, "fn bootstrap_mean", "95 % percentile interval")
+    inspected(
+        k,
+        "let mean = bootstrap_mean(&[1.0], 0);",
+        15,
+        "fn bootstrap_mean",
+        "95 % percentile interval",
+    )
     inspected(k, "Rng::new(1)", 7, "fn new", "Creates the generator of a seed.")
     # A variable that the same cell makes.
     inspected(k, "let local = (1u8, true);\nlocal", 28, "(u8, bool)")
@@ -118,7 +139,9 @@ def inspect(k):
 def inspect_std(k):
     """Methods of the standard library are found with their documentation."""
     prepare(k)
-    inspected(k, "Vec::<u8>::push", 14, "fn push", "Appends an element to the back of a collection.")
+    inspected(
+        k, "Vec::<u8>::push", 14, "fn push", "Appends an element to the back of a collection."
+    )
     inspected(k, "images.push(4)", 9, "fn push", "Appends an element to the back of a collection.")
     inspected(k, "images.len()", 9, "fn len", "Returns the number of elements in the vector")
 
@@ -135,8 +158,24 @@ def inspect_nothing(k):
 def is_complete(k):
     """Code is complete, incomplete (with the indentation of the next line) or invalid."""
     samples = {
-        "complete": ["1 + 1", "let a = 1;", "fn f() {}", "", "use std::fmt;", ":vars", "// only a comment", "f(1)?"],
-        "incomplete": ["fn f() {", "let a = (", "f(1,", 'let s = "abc', "/* open", "if true {\n    1\n"],
+        "complete": [
+            "1 + 1",
+            "let a = 1;",
+            "fn f() {}",
+            "",
+            "use std::fmt;",
+            ":vars",
+            "// only a comment",
+            "f(1)?",
+        ],
+        "incomplete": [
+            "fn f() {",
+            "let a = (",
+            "f(1,",
+            'let s = "abc',
+            "/* open",
+            "if true {\n    1\n",
+        ],
         "invalid": ["let = = 3;", "fn ) {}", "1 + 1)", "}"],
     }
     for status, codes in samples.items():
@@ -149,14 +188,18 @@ def is_complete(k):
 
 def history(k):
     """The history has what was run: the last cells, a range of them, and those with a pattern."""
-    ask = lambda **options: k.ask("history_request", {"output": False, "raw": True, **options})["history"]
+    ask = lambda **options: k.ask("history_request", {"output": False, "raw": True, **options})[
+        "history"
+    ]
     codes = ["11 + 1", "12 + 1"]
     cells = [k.run(code) for code in codes]
     k.run("13 + 1", store_history=False)
     k.run("14 + 1", silent=True)
     tail = ask(hist_access_type="tail", n=2)
     equal("the last two", [entry[2] for entry in tail], codes)
-    equal("their numbers", [entry[1] for entry in tail], [c.reply["execution_count"] for c in cells])
+    equal(
+        "their numbers", [entry[1] for entry in tail], [c.reply["execution_count"] for c in cells]
+    )
     session, number = tail[0][:2]
     found = ask(hist_access_type="range", session=session, start=number, stop=number + 1)
     equal("a range", [entry[2] for entry in found], codes[:1])
@@ -167,15 +210,20 @@ def history(k):
 def comms(k):
     """There are no comms, and one that is opened for an unknown target is closed."""
     equal("comm_info", k.ask("comm_info_request", {}), {"status": "ok", "comms": {}})
-    message = k.client.session.msg("comm_open", {"comm_id": "1", "target_name": "nosuch", "data": {}})
+    message = k.client.session.msg(
+        "comm_open", {"comm_id": "1", "target_name": "nosuch", "data": {}}
+    )
     k.client.shell_channel.send(message)
-    closed = lambda: [m for m in k.strays if m["msg_type"] == "comm_close" and m["content"]["comm_id"] == "1"]
+    closed = lambda: [
+        m for m in k.strays if m["msg_type"] == "comm_close" and m["content"]["comm_id"] == "1"
+    ]
     k.until(closed, "the comm is not closed")
     k.strays.clear()
 
 
 def kernel_info(k):
-    """kernel_info tells the protocol, the kernel and the language, as a notebook's metadata needs it."""
+    """kernel_info tells the protocol, the kernel and the language, as a notebook's metadata needs
+    it."""
     info = k.ask("kernel_info_request", {})
     language = info["language_info"]
     equal("status", info["status"], "ok")

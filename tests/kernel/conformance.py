@@ -1,4 +1,5 @@
-"""Runs jupyter_kernel_test, the kernels' conformance tests of Jupyter, and prints what passes, is skipped or fails.
+"""Runs jupyter_kernel_test, the kernels' conformance tests of Jupyter, and prints what passes, is
+skipped or fails.
 
 Ends with status 0 if every test of REQUIRED passes and none fails.
 """
@@ -33,8 +34,14 @@ class Conformance(jupyter_kernel_test.KernelTests):
     code_hello_world = 'println!("hello, world");'
     code_stderr = 'eprintln!("hello, stderr");'
     completion_samples = [{"text": "a_variable_to_com", "matches": {"a_variable_to_complete"}}]
-    complete_code_samples = ["1 + 1", 'println!("hello");', "fn f(x: u8) -> u8 { x }", "let a = 1;\na", ""]
-    incomplete_code_samples = ["fn f() {", 'println!("hello"', "let s = \"abc", "if true {\n    1"]
+    complete_code_samples = [
+        "1 + 1",
+        'println!("hello");',
+        "fn f(x: u8) -> u8 { x }",
+        "let a = 1;\na",
+        "",
+    ]
+    incomplete_code_samples = ["fn f() {", 'println!("hello"', 'let s = "abc', "if true {\n    1"]
     invalid_code_samples = ["let = = 3;", "1 + 1)"]
     code_generate_error = 'panic!("on purpose");'
     code_execute_result = [
@@ -77,7 +84,8 @@ class Report(unittest.TestResult):
         print(f"  {test._testMethodName} …", flush=True)
 
     def note(self, test, error):
-        # A part of a test (subTest) counts for its test; what holds no test is a kernel that does not start.
+        # A part of a test (subTest) counts for its test; what holds no test is a kernel that does
+        # not start.
         name = getattr(getattr(test, "test_case", test), "_testMethodName", str(test))
         self.others.setdefault(name, []).append(error)
 
@@ -103,17 +111,24 @@ class Report(unittest.TestResult):
 
 names = unittest.TestLoader().getTestCaseNames(Conformance)
 unknown = REQUIRED - set(names)
-assert not unknown, f"expected these tests in jupyter_kernel_test {jupyter_kernel_test.__version__}: {unknown}"
+assert (
+    not unknown
+), f"expected these tests in jupyter_kernel_test {jupyter_kernel_test.__version__}: {unknown}"
 report = Report()
 unittest.TestSuite(map(Conformance, names)).run(report)
 # Without a kernel none of them runs.
-passed = {name for name in names if name not in report.others} if report.testsRun == len(names) else set()
+started = report.testsRun == len(names)
+passed = {name for name in names if started and name not in report.others}
 for name in names:
-    print(f"{name}: {'passed' if name in passed else ' | '.join(report.others.get(name, ['not run'])).strip()}")
+    reasons = report.others.get(name, ["passed" if name in passed else "not run"])
+    print(f"{name}: {' | '.join(reasons).strip()}")
 for name in sorted(set(report.others) - set(names)):
     print(f"{name}: {report.others[name][0]}")
 failed = {name for name, reasons in report.others.items() if not reasons[0].startswith("skipped: ")}
 skipped = len(report.others) - len(failed)
-print(f"jupyter_kernel_test {jupyter_kernel_test.__version__}: {len(passed)} passed, {skipped} skipped, {len(failed)} failed")
+print(
+    f"jupyter_kernel_test {jupyter_kernel_test.__version__}: "
+    f"{len(passed)} passed, {skipped} skipped, {len(failed)} failed"
+)
 if failed or not REQUIRED <= passed:
     sys.exit(f"expected to pass, and did not: {', '.join(sorted(failed | (REQUIRED - passed)))}")

@@ -1,4 +1,5 @@
-"""A further `:dep` is built alone and linked beside ours; what cannot work is refused with the reason."""
+"""A further `:dep` is built alone and linked beside ours; what cannot work is refused with the
+reason."""
 
 import os
 

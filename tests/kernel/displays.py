@@ -1,8 +1,23 @@
 """Displays, updates and results: each with all its types, in order with the text around it."""
 
 import base64
+import json
 
-from checks import FIGURE, TABLE, contains, display, equal, frame, holds, is_png, lacks, run, write
+from checks import (
+    FIGURE,
+    FRAME,
+    TABLE,
+    contains,
+    display,
+    equal,
+    frame,
+    holds,
+    is_png,
+    lacks,
+    literal,
+    run,
+    write,
+)
 
 
 def kinds(cell):
@@ -23,17 +38,29 @@ def results(k):
     cell = k.run('println!("text"); (17, "x".to_owned())')
     equal("outputs", kinds(cell), ["stdout", "execute_result"])
     equal("result", cell.result, text('(17, "x")'))
-    for code in ("()", "1 + 1;", "let unused = 3;", "for i in 0..3 { std::hint::black_box(i); }", "{ 1 + 1; }", "\n"):
+    for code in (
+        "()",
+        "1 + 1;",
+        "let unused = 3;",
+        "for i in 0..3 { std::hint::black_box(i); }",
+        "{ 1 + 1; }",
+        "\n",
+    ):
         equal(f"outputs of {code!r}", k.run(code).outputs, [])
     equal("a string", k.run('"two\\nlines"').text, '"two\\nlines"')
 
 
 def in_order(k):
-    """Several displays in one cell are shown in order, with the text between and the result at the end."""
+    """Several displays in one cell are shown in order, with the text between and the result at the
+    end."""
     first, second = {"text/plain": "one", "text/html": "<b>1</b>"}, text("two")
     code = f'print!("a"); {display(first)} println!("b"); {display(second)} print!("c"); 7'
     cell = k.run(code)
-    equal("outputs", kinds(cell), ["stdout", "display_data", "stdout", "display_data", "stdout", "execute_result"])
+    equal(
+        "outputs",
+        kinds(cell),
+        ["stdout", "display_data", "stdout", "display_data", "stdout", "execute_result"],
+    )
     equal("texts", [c for kind, c in cell.outputs if kind == "stdout"], ["a", "b\n", "c"])
     equal("displays", cell.displays, [first, second])
     equal("result", cell.text, "7")
@@ -43,17 +70,25 @@ def in_order(k):
 
 
 def types(k):
-    """Values of all types arrive unchanged: text with quotes and newlines, JSON, and several megabytes."""
+    """Values of all types arrive unchanged: text with quotes and newlines, JSON, and several
+    megabytes."""
     large = base64.b64encode(bytes(range(256)) * 4).decode()
-    data = {"text/plain": 'z̄ 🐕 "quoted" \\ \n second', "application/json": {"a": [1, None, "x"]}, "image/png": large}
+    data = {
+        "text/plain": 'z̄ 🐕 "quoted" \\ \n second',
+        "application/json": {"a": [1, None, "x"]},
+        "image/png": large,
+    }
     cell = k.run(display(data))
     equal("data", cell.displays, [data])
     content = {"data": text("x"), "metadata": {"text/plain": {"a": 1}}, "transient": {}}
     cell = k.run(frame("display_data", content))
     equal("metadata", cell.of("display_data")[0]["metadata"], content["metadata"])
-    start = 'EVCXR_BEGIN_CONTENT application/vnd.cargo-kernel+json\\n{{\\"msg_type\\": \\"display_data\\", \\"content\\": '
-    middle = '{{\\"data\\": {{\\"text/plain\\": \\"{}\\"}}, \\"metadata\\": {{}}, \\"transient\\": {{}}}}}}'
-    cell = k.run(f'print!("{start}{middle}\\nEVCXR_END_CONTENT\\n", "x".repeat(5_000_000));')
+    # As a format string of Rust, into which the text is put.
+    content = {"data": text("TEXT"), "metadata": {}, "transient": {}}
+    line = json.dumps({"msg_type": "display_data", "content": content})
+    line = line.replace("{", "{{").replace("}", "}}").replace("TEXT", "{}")
+    shown = literal(f"EVCXR_BEGIN_CONTENT {FRAME}\n{line}\nEVCXR_END_CONTENT\n")
+    cell = k.run(f'print!({shown}, "x".repeat(5_000_000));')
     equal("letters", [len(d["text/plain"]) for d in cell.displays], [5_000_000])
     equal("text beside them", cell.stdout, "")
 
@@ -63,7 +98,11 @@ def old_frames(k):
     old = lambda kind, value: write(f"EVCXR_BEGIN_CONTENT {kind}\n{value}\nEVCXR_END_CONTENT\n")
     both = old("text/html", "<b>\n1</b>") + old("text/plain", "one")
     cell = k.run(f'{both}{old("text/html", "<i>2</i>")} println!("end");')
-    equal("displays", cell.displays, [{"text/html": "<b>\n1</b>", "text/plain": "one"}, {"text/html": "<i>2</i>"}])
+    equal(
+        "displays",
+        cell.displays,
+        [{"text/html": "<b>\n1</b>", "text/plain": "one"}, {"text/html": "<i>2</i>"}],
+    )
     equal("outputs", kinds(cell), ["display_data", "display_data", "stdout"])
     # As types of other crates display themselves.
     shown = f"impl Shown {{ fn evcxr_display(&self) {{ {both} }} }}"
@@ -73,7 +112,8 @@ def old_frames(k):
 
 
 def own_types(k):
-    """A type that displays itself by a frame is a display in the middle of a cell and a result at its end."""
+    """A type that displays itself by a frame is a display in the middle of a cell and a result at
+    its end."""
     shown = f'impl Own {{ fn evcxr_display(&self) {{ {display(text("own"))} }} }}'
     cell = k.run(f"struct Own;\n{shown}\nOwn.evcxr_display(); Own")
     equal("displays and result", (cell.displays, cell.result), ([text("own")], text("own")))
@@ -82,7 +122,8 @@ def own_types(k):
 
 def updates(k):
     """A display under an id is updated in its cell and from later ones."""
-    cell = k.run(f'{display(text("1 %"), "bar")} {display(text("2 %"), "bar", update=True)} println!("text");')
+    both = display(text("1 %"), "bar") + display(text("2 %"), "bar", update=True)
+    cell = k.run(f'{both} println!("text");')
     equal("outputs", kinds(cell), ["display_data", "update_display_data", "stdout"])
     equal("id of the display", cell.of("display_data")[0]["transient"], {"display_id": "bar"})
     later = k.run(display(text("3 %"), "bar", update=True))
@@ -94,7 +135,8 @@ def updates(k):
 
 def clear(k):
     """clear_output is passed on, now or with the next output."""
-    cell = k.run(f'println!("a"); {frame("clear_output", {"wait": True})} println!("b"); {frame("clear_output", {"wait": False})}')
+    later, now = (frame("clear_output", {"wait": wait}) for wait in (True, False))
+    cell = k.run(f'println!("a"); {later} println!("b"); {now}')
     equal("outputs", kinds(cell), ["stdout", "clear_output", "stdout", "clear_output"])
     equal("wait", [c["wait"] for c in cell.of("clear_output")], [True, False])
 
@@ -110,22 +152,38 @@ def errors(k):
 
 
 def broken(k):
-    """What is no frame ends no cell and loses no text: damaged JSON, an unknown message, a frame without end."""
+    """What is no frame ends no cell and loses no text: damaged JSON, an unknown message, a frame
+    without end."""
     k.run("let kept = 3;")
     begin = "EVCXR_BEGIN_CONTENT application/vnd.cargo-kernel+json\n"
-    for inside in ("{\n", '{"msg_type": "display_data"}\n', '{"msg_type": "nosuch", "content": {}}\n', "[1]\n", "\n"):
+    for inside in (
+        "{\n",
+        '{"msg_type": "display_data"}\n',
+        '{"msg_type": "nosuch", "content": {}}\n',
+        "[1]\n",
+        "\n",
+    ):
         cell = k.start(write(f"{begin}{inside}EVCXR_END_CONTENT\n") + ' println!("after");')
         k.wait(cell)
         contains(f"text after {inside!r}", cell.stdout, "after\n")
         equal("the next cell", k.run('println!("next"); kept').outputs[0], ("stdout", "next\n"))
-    for unfinished in (begin, begin + "{}", "EVCXR_BEGIN_CONTENT text/html\n<b>", "EVCXR_BEGIN_CONTENT"):
+    for unfinished in (
+        begin,
+        begin + "{}",
+        "EVCXR_BEGIN_CONTENT text/html\n<b>",
+        "EVCXR_BEGIN_CONTENT",
+    ):
         cell = k.start(write(unfinished))
         k.wait(cell)
-        equal(f"the cell after {unfinished!r}", k.run('println!("next"); kept').outputs[0], ("stdout", "next\n"))
+        equal(
+            f"the cell after {unfinished!r}",
+            k.run('println!("next"); kept').outputs[0],
+            ("stdout", "next\n"),
+        )
 
 
 def beside_a_thread(k):
-    """While a thread prints without newlines, 50 displays arrive whole and the text loses nothing."""
+    """While a thread prints without newlines, 50 displays and all of its text arrive."""
     thread = 'let other = std::thread::spawn(|| for _ in 0..20_000 { print!("x"); });'
     one = display({"text/plain": "0123456789" * 100})
     cell = k.run(f"{{ {thread} for _ in 0..50 {{ {one} }} other.join().unwrap(); }};")
@@ -147,7 +205,11 @@ def a_figure(k):
     equal("outputs", kinds(cell), ["display_data", "stdout", "display_data", "execute_result"])
     for data in [*cell.displays, cell.result]:
         holds("image/png is a PNG", is_png(data.get("image/png", "")), data.keys())
-        holds("text/plain is a short text", 0 < len(data.get("text/plain", "")) < 1000, data.get("text/plain"))
+        holds(
+            "text/plain is a short text",
+            0 < len(data.get("text/plain", "")) < 1000,
+            data.get("text/plain"),
+        )
 
 
 def a_table(k):
@@ -166,10 +228,16 @@ def an_explorer(k):
     """An explorer has text/html, a still image, and text/plain."""
     k.open()
     images = "Tensor::zeros((6, 3, 64, 64), DType::F32, &Device::Cpu)?"
-    data = k.run(f'Explorer::new(&{images})?.axis("layer", ["conv5", "fc6"]).axis("sample", 1..=3)').result
+    data = k.run(
+        f'Explorer::new(&{images})?.axis("layer", ["conv5", "fc6"]).axis("sample", 1..=3)'
+    ).result
     contains("text/html", data["text/html"], "conv5")
     holds("image/png is a PNG", is_png(data.get("image/png", "")), data.keys())
-    holds("text/plain is a short text", 0 < len(data.get("text/plain", "")) < 1000, data.get("text/plain"))
+    holds(
+        "text/plain is a short text",
+        0 < len(data.get("text/plain", "")) < 1000,
+        data.get("text/plain"),
+    )
 
 
 run(

@@ -1,4 +1,5 @@
-"""How a cell's process and the kernel end: each says what happened in one line, and the next cell works."""
+"""How a cell's process and the kernel end: each says what happened in one line, and the next cell
+works."""
 
 import json
 import os
@@ -7,17 +8,22 @@ import signal
 import subprocess
 import sys
 
-from checks import contains, equal, holds, lacks, run
+from checks import KILL, MINUTE, contains, equal, holds, lacks, run
 from session import FOLDER, PROGRAM, Session, alive, children, wait_for
 
 ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
 
 
 def explained(cell, ename, *parts):
-    """Whether an error says what happened in its first line, without addresses and without a backtrace."""
+    """Whether an error says what happened in its first line, without addresses and without a
+    backtrace."""
     said = cell.error + cell.stderr
     equal("name", cell.ename, ename)
-    holds("one line says what happened", any(part in cell.evalue.split("\n")[0] for part in parts), cell.evalue)
+    holds(
+        "one line says what happened",
+        any(part in cell.evalue.split("\n")[0] for part in parts),
+        cell.evalue,
+    )
     holds("no address", not ADDRESS.search(said), said)
     lacks("no backtrace", said, "stack backtrace", "RUST_BACKTRACE", "/rustc/")
 
@@ -32,16 +38,19 @@ def a_panic(k):
     equal("variables", k.run("kept.len()").text, "3")
     equal("a variable of the failed cell", k.run("lost", status="error").ename, "E0425")
     # In a function of an earlier cell.
-    k.run("fn first(list: &[u8]) -> u8 {\n    *list.first().expect(\"an empty list\")\n}")
+    k.run('fn first(list: &[u8]) -> u8 {\n    *list.first().expect("an empty list")\n}')
     cell = k.run("let zero = first(&[]);\nzero", status="error")
     explained(cell, "Panic", "an empty list")
-    cell = k.run('std::thread::spawn(|| { panic!("in a thread"); }).join().unwrap_err();\n1 + 1', loud=True)
+    cell = k.run(
+        'std::thread::spawn(|| { panic!("in a thread"); }).join().unwrap_err();\n1 + 1', loud=True
+    )
     equal("a panic of a thread that is caught", cell.text, "2")
     equal("variables", k.run("kept.len()").text, "3")
 
 
 def ends(k, code, *parts):
-    """A cell that ends its process: what happened, that variables are lost, and that the next cell works."""
+    """A cell that ends its process: what happened, that variables are lost, and that the next cell
+    works."""
     k.run("let kept = 3;")
     cells = k.queue([f'println!("before");\n{code}', "1 + 1"])
     k.wait(*cells)
@@ -77,7 +86,7 @@ def out_of_memory(k):
     """Memory runs out: addresses are limited to 16 GiB, of which none is touched."""
     limit = """{
     #[repr(C)] struct Limit { soft: u64, hard: u64 }
-    unsafe extern "C" { fn setrlimit(resource: std::ffi::c_int, limit: *const Limit) -> std::ffi::c_int; }
+    unsafe extern "C" { fn setrlimit(resource: i32, limit: *const Limit) -> i32; }
     let addresses = if cfg!(target_os = "linux") { 9 } else { 5 };
     assert_eq!(unsafe { setrlimit(addresses, &Limit { soft: 16 << 30, hard: 16 << 30 }) }, 0);
 };
@@ -92,15 +101,15 @@ def stack_overflow(k):
     let row = std::hint::black_box([n; 512]);
     if n == u64::MAX { 0 } else { deep(n + 1) ^ std::hint::black_box(row)[0] }
 }
-std::thread::Builder::new().stack_size(1 << 20).spawn(|| deep(std::hint::black_box(0))).unwrap().join().unwrap();"""
+let thread = std::thread::Builder::new().stack_size(1 << 20);
+thread.spawn(|| deep(std::hint::black_box(0))).unwrap().join().unwrap();"""
     ends(k, code, "stack", "SIGSEGV", "SIGABRT")
 
 
 def killed(k):
     """SIGKILL, by the cell itself, and from outside while it runs."""
-    code = 'std::process::Command::new("kill").args(["-9", &std::process::id().to_string()]).status()?; '
-    ends(k, code + "std::thread::sleep(std::time::Duration::from_secs(60));", "SIGKILL")
-    cell = k.start('println!("{}", std::process::id()); std::thread::sleep(std::time::Duration::from_secs(60));')
+    ends(k, KILL, "SIGKILL")
+    cell = k.start(f'println!("{{}}", std::process::id()); {MINUTE}')
     k.until(lambda: cell.stdout.endswith("\n"), "the cell does not start", requests=[cell])
     os.kill(int(cell.stdout), signal.SIGKILL)
     k.wait(cell)
@@ -128,25 +137,44 @@ def work_folder(k):
 
 
 def everything(k):
-    """The processes of a kernel: its own, of cells, and a program that a cell started and did not wait for."""
+    """The processes of a kernel: its own, of cells, and a program that a cell started and did not
+    wait for."""
     k.run('std::process::Command::new("sleep").arg("600").spawn().unwrap();')
-    wait_for(lambda: any(command == "sleep 600" for _, command in children(k.pid)), "the program does not run")
+    wait_for(
+        lambda: any(command == "sleep 600" for _, command in children(k.pid)),
+        "the program does not run",
+    )
     return [k.pid, *(pid for pid, _ in children(k.pid))]
 
 
 def shut_down(restart, running):
-    k = Session()
-    k.run("let kept = 3;")
-    folder, pids = work_folder(k), everything(k)
-    if running:
-        cell = k.start('println!("started"); std::thread::sleep(std::time::Duration::from_secs(60));')
-        k.until(lambda: cell.stdout, "the cell does not start", requests=[cell])
-    reply = k.shutdown(restart)
-    equal("reply", (reply["status"], reply["restart"]), ("ok", restart))
-    wait_for(lambda: not alive(pids), lambda: f"of {len(pids)} processes still run {alive(pids)}")
+    with Session() as k:
+        k.run("let kept = 3;")
+        folder, pids = work_folder(k), everything(k)
+        if running:
+            cell = k.start(
+                'println!("started"); std::thread::sleep(std::time::Duration::from_secs(60));'
+            )
+            k.until(lambda: cell.stdout, "the cell does not start", requests=[cell])
+        reply = k.shutdown(restart)
+        equal("reply", (reply["status"], reply["restart"]), ("ok", restart))
+        ended(pids, folder)
+
+
+def ended(pids, folder, timeout=30):
+    """Waits until processes have ended and the folder of their kernel is gone."""
+    try:
+        wait_for(
+            lambda: not alive(pids),
+            lambda: f"of {len(pids)} processes still run {alive(pids)}",
+            timeout,
+        )
+    except AssertionError:
+        for pid in alive(pids):
+            os.kill(pid, signal.SIGKILL)
+        raise
     wait_for(lambda: not os.path.exists(folder), f"{folder} is still there")
     print(f"          {len(pids)} processes ended, and the folder is gone")
-    k.close()
 
 
 def shutdown():
@@ -160,6 +188,21 @@ def shutdown_to_restart():
     shut_down(restart=True, running=False)
 
 
+def kernel_killed():
+    """When the kernel itself is killed, the process of cells ends, and the next kernel removes its
+    folder."""
+    with Session() as k:
+        k.run("let kept = 3;")
+        folder, pids = work_folder(k), [k.pid, *(pid for pid, _ in children(k.pid))]
+        k.kill()
+        wait_for(
+            lambda: not alive(pids), lambda: f"of {len(pids)} processes still run {alive(pids)}"
+        )
+    with Session() as k:
+        equal("a cell of the next kernel", k.run("1 + 1").text, "2")
+        ended(pids, folder)
+
+
 def restart():
     """A restarted kernel has no variables and works."""
     with Session() as k:
@@ -167,13 +210,21 @@ def restart():
         k.restart()
         equal("a variable", k.run("kept", status="error").ename, "E0425")
         cell = k.run("1 + 1")
-        equal("result and number of its second cell", (cell.text, cell.reply["execution_count"]), ("2", 2))
+        equal(
+            "result and number of its second cell",
+            (cell.text, cell.reply["execution_count"]),
+            ("2", 2),
+        )
 
 
 def parent_dies():
-    """The kernel ends, with all its processes and its folder, when the process that started it is killed."""
+    """The kernel ends, with all its processes and its folder, when the process that started it is
+    killed."""
     parent = subprocess.Popen(
-        [sys.executable, __file__, PROGRAM, FOLDER, "--start"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, __file__, PROGRAM, FOLDER, "--start"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     for line in parent.stdout:
         if line.startswith("{"):
@@ -183,9 +234,7 @@ def parent_dies():
     equal("the kernel's processes run", alive(started["pids"]), started["pids"])
     parent.kill()
     parent.wait()
-    wait_for(lambda: not alive(started["pids"]), lambda: f"still running: {alive(started['pids'])}", timeout=60)
-    wait_for(lambda: not os.path.exists(started["folder"]), f"{started['folder']} is still there")
-    print(f"          {len(started['pids'])} processes ended, and the folder is gone")
+    ended(started["pids"], started["folder"], timeout=60)
 
 
 def start():
@@ -209,6 +258,7 @@ else:
         killed_while_idle,
         shutdown,
         shutdown_to_restart,
+        kernel_killed,
         restart,
         parent_dies,
     )

@@ -1,6 +1,6 @@
 """What goes wrong in a cell is shown as what it is, and what can be kept is kept."""
 
-from checks import contains, equal, lacks, run
+from checks import KILL, contains, equal, lacks, run
 
 
 def prepare(k):
@@ -27,7 +27,8 @@ def compile_error(k):
 
 
 def a_panic(k):
-    """A panic is one error with the message and the line; its cell's variables are not kept, others are."""
+    """A panic is one error with the message and the line; its cell's variables are not kept, others
+    are."""
     prepare(k)
     cell = k.run("let lost = 1; kept[7]", status="error")
     equal("name", cell.ename, "Panic")
@@ -67,8 +68,7 @@ def references(k):
 def killed(k):
     """A killed process says so once, and the next cells run in a new one."""
     prepare(k)
-    kill = 'std::process::Command::new("kill").args(["-9", &std::process::id().to_string()]).status()?;'
-    cell = k.run(f"{kill} std::thread::sleep(std::time::Duration::from_secs(60));", status="error")
+    cell = k.run(KILL, status="error")
     equal("name", cell.ename, "ProcessEnded")
     contains("message", cell.error, "SIGKILL", "lost")
     cell = k.run("1 + 1")

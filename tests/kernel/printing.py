@@ -1,9 +1,9 @@
-"""Text that cells print: all of it arrives, in its own cell, and no text ends a cell or keeps it from ending."""
+"""Text that cells print: all of it arrives, in its own cell, and no text ends a cell or keeps it
+from ending."""
 
 import os
-import tempfile
 
-from checks import contains, equal, holds, lacks, literal, run
+from checks import contains, equal, holds, lacks, literal, new_folder, run, until_there
 
 FLUSH = "std::io::Write::flush(&mut std::io::stdout()).unwrap();"
 MARKERS = [
@@ -15,12 +15,6 @@ MARKERS = [
 ]
 
 
-def until_there(path):
-    """A statement of Rust that waits until a file exists."""
-    nap = "std::thread::sleep(std::time::Duration::from_millis(5));"
-    return f"while !std::path::Path::new({literal(path)}).exists() {{ {nap} }}"
-
-
 def raw(bytes_):
     """A statement of Rust that writes bytes to stdout and flushes them."""
     return f"std::io::Write::write_all(&mut std::io::stdout(), &{list(bytes_)}).unwrap(); {FLUSH}"
@@ -28,7 +22,14 @@ def raw(bytes_):
 
 def without_newline(k):
     """Text without a newline arrives in its own cell, flushed or not."""
-    cells = k.queue(['print!("one");', f'print!("two"); {FLUSH}', 'eprint!("three");', 'print!("a"); print!("b\\nc");'])
+    cells = k.queue(
+        [
+            'print!("one");',
+            f'print!("two"); {FLUSH}',
+            'eprint!("three");',
+            'print!("a"); print!("b\\nc");',
+        ]
+    )
     k.wait(*cells)
     equal("stdout", [c.stdout for c in cells], ["one", "two", "", "ab\nc"])
     equal("stderr", [c.stderr for c in cells], ["", "", "three", ""])
@@ -38,7 +39,7 @@ def without_newline(k):
 
 def while_it_runs(k):
     """Flushed text is shown while its cell runs."""
-    path = os.path.join(tempfile.mkdtemp(), "go")
+    path = os.path.join(new_folder(), "go")
     cell = k.start(f'print!("abc"); {FLUSH} {until_there(path)} println!(" def");')
     k.until(lambda: cell.stdout, "no text", requests=[cell])
     equal("text while the cell runs", (cell.stdout, cell.done), ("abc", False))
@@ -71,11 +72,12 @@ def long(k):
 
 
 def thread(k):
-    """Text of a thread that outlives its cell arrives there or in a later cell, and nothing hangs."""
+    """Text of a thread that outlives its cell arrives in it or a later one, and nothing hangs."""
     k.late_allowed = True
-    folder = tempfile.mkdtemp()
+    folder = new_folder()
     go, end = os.path.join(folder, "go"), os.path.join(folder, "end")
-    late = f'println!("late line"); print!("late part"); {FLUSH} std::fs::File::create({literal(end)}).unwrap();'
+    late = f'println!("late line"); print!("late part"); {FLUSH} '
+    late += f"std::fs::File::create({literal(end)}).unwrap();"
     cells = [k.run(f"std::thread::spawn(|| {{ {until_there(go)} {late} }});")]
     equal("text before the thread prints", cells[0].stdout, "")
     open(go, "w").close()
@@ -84,7 +86,11 @@ def thread(k):
     equal("result of a later cell", cells[1].text, "2")
     cells.append(k.run('println!("own");'))
     text = lambda: "".join(c.stdout for c in cells)
-    k.until(lambda: "late line" in text() and "late part" in text(), "the thread's text is lost", requests=cells)
+    k.until(
+        lambda: "late line" in text() and "late part" in text(),
+        "the thread's text is lost",
+        requests=cells,
+    )
     for part in ("late line\n", "late part", "own\n"):
         equal(f"how often {part!r} was shown", text().count(part), 1)
     # While a thread prints all the time, each cell ends.
@@ -99,6 +105,7 @@ def thread(k):
     open(stop, "w").close()
     k.run("worker.join().unwrap();")
     k.settle()
+    k.requests.clear()
     k.late_allowed = False
 
 
@@ -109,7 +116,11 @@ def markers(k):
         cell = k.run(f'println!("a {marker} b"); println!("after"); kept.len()')
         equal(f"{marker} within a line", (cell.stdout, cell.text), (f"a {marker} b\nafter\n", "3"))
         cell = k.run(f'println!("before"); println!("{marker}"); println!("after"); kept.len()')
-        holds(f"{marker} as a line", cell.stdout.startswith("before\n") and cell.stdout.endswith("after\n"), cell)
+        holds(
+            f"{marker} as a line",
+            cell.stdout.startswith("before\n") and cell.stdout.endswith("after\n"),
+            cell,
+        )
         equal("result", cell.text, "3")
         k.run(f'print!("{marker}");')
         equal("the next cell", k.run('println!("next"); kept.len()').stdout, "next\n")
@@ -119,12 +130,17 @@ def markers(k):
 
 
 def bytes_(k):
-    """Bytes that are no UTF-8 become replacement characters; a letter written in two parts stays whole."""
+    """Bytes that are no UTF-8 become replacement characters; a letter written in two parts stays
+    whole."""
     cell = k.run(raw(b"a\xff\xfeb\n") + ' println!("after");')
-    holds("invalid bytes", cell.stdout.startswith("a\ufffd") and cell.stdout.endswith("b\nafter\n"), cell)
+    holds(
+        "invalid bytes",
+        cell.stdout.startswith("a\ufffd") and cell.stdout.endswith("b\nafter\n"),
+        cell,
+    )
     nap = "std::thread::sleep(std::time::Duration::from_millis(100));"
     first, second = "é🐕".encode()[:4], "é🐕".encode()[4:]
-    cell = k.run(f'{raw(first)} {nap} {raw(second)} println!();')
+    cell = k.run(f"{raw(first)} {nap} {raw(second)} println!();")
     equal("letters in two parts", cell.stdout, "é🐕\n")
     cell = k.run('println!("z̄ 🐕 \\0 \\x1b[31mred\\x1b[0m");')
     equal("signs", cell.stdout, "z̄ 🐕 \0 \x1b[31mred\x1b[0m\n")
@@ -137,10 +153,11 @@ def programs(k):
     equal("stdout of a program", cell.stdout, "from a program\n")
     cell = k.run('std::process::Command::new("printf").arg("no newline").status().unwrap();')
     equal("stdout without newline", cell.stdout, "no newline")
-    shell = 'std::process::Command::new("sh").args(["-c", "echo out; echo err >&2"]).status().unwrap();'
-    cell = k.run(shell, loud=True)
+    shell = 'std::process::Command::new("sh").args(["-c", "echo out; echo err >&2"])'
+    cell = k.run(f"{shell}.status().unwrap();", loud=True)
     equal("both of a shell", (cell.stdout, cell.stderr), ("out\n", "err\n"))
-    cell = k.run('println!("first"); std::process::Command::new("echo").arg("second").status().unwrap(); println!("third");')
+    second = 'std::process::Command::new("echo").arg("second").status().unwrap();'
+    cell = k.run(f'println!("first"); {second} println!("third");')
     equal("in order", cell.stdout, "first\nsecond\nthird\n")
 
 

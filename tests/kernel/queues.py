@@ -1,10 +1,9 @@
 """Requests that wait behind others: what an error, an interrupt and `stop_on_error` do to them."""
 
 import os
-import tempfile
 import time
 
-from checks import contains, equal, run
+from checks import contains, equal, new_folder, run
 from session import alive, children, wait_for
 
 FAILING = {
@@ -22,11 +21,13 @@ def reset(k):
 
 
 def started(k, cell):
-    k.until(lambda: "started" in cell.stdout, "the cell does not say that it started", requests=[cell])
+    k.until(
+        lambda: "started" in cell.stdout, "the cell does not say that it started", requests=[cell]
+    )
 
 
 def errors_abort(k):
-    """An error aborts what is queued: one error, the reply `error`, and nothing of the others runs."""
+    """An error aborts what is queued: one error, the reply `error`, and no other cell runs."""
     for name, (code, ename) in FAILING.items():
         reset(k)
         cells = k.queue([code] + ["ran += 1;"] * 3)
@@ -42,8 +43,14 @@ def the_first_runs(k):
     cells = k.queue(["ran += 1;", 'println!("before"); panic!("on purpose");', "ran += 10;"])
     k.wait(*cells)
     equal("replies", [c.status for c in cells], ["ok", "error", "aborted"])
-    equal("what the failing cell printed", [o for o in cells[1].outputs if o[0] == "stdout"], [("stdout", "before\n")])
-    equal("text comes before the error", [kind for kind, _ in cells[1].outputs], ["stdout", "error"])
+    equal(
+        "what the failing cell printed",
+        [o for o in cells[1].outputs if o[0] == "stdout"],
+        [("stdout", "before\n")],
+    )
+    equal(
+        "text comes before the error", [kind for kind, _ in cells[1].outputs], ["stdout", "error"]
+    )
     k.run("ran += 100;")
     equal("what ran", k.run("ran").text, "101")
 
@@ -76,7 +83,9 @@ def counts(k):
     silent = k.run("2 + 2", silent=True)
     second, third = k.run('panic!("on purpose");', status="error"), k.run("3 + 3")
     number = first.reply["execution_count"]
-    equal("numbers", [c.reply["execution_count"] for c in (second, third)], [number + 1, number + 2])
+    equal(
+        "numbers", [c.reply["execution_count"] for c in (second, third)], [number + 1, number + 2]
+    )
     equal("number of the result", third.of("execute_result")[0]["execution_count"], number + 2)
     equal("outputs of the silent cell", silent.outputs, [])
 
@@ -84,7 +93,7 @@ def counts(k):
 def interrupt(k):
     """An interrupt stops the running cell and aborts the queue; the next request runs."""
     for code in (LASTS, 'println!("started"); while std::hint::black_box(true) {}'):
-        marks = tempfile.mkdtemp()
+        marks = new_folder()
         made = f'std::fs::File::create("{marks}/ran").unwrap();'
         cells = k.queue([code, made, made])
         started(k, cells[0])
@@ -127,7 +136,10 @@ def interrupt_compilation(k):
     long = f"#[allow(long_running_const_eval)]\nconst SLOW: u64 = {count};\n"
     before = {pid for pid, _ in children(k.pid)}
     cells = k.queue([long + 'println!("ran: {SLOW}");', "ran += 1;"])
-    wait_for(lambda: [c for pid, c in children(k.pid) if pid not in before and "rustc" in c], "no compiler runs")
+    wait_for(
+        lambda: [c for pid, c in children(k.pid) if pid not in before and "rustc" in c],
+        "no compiler runs",
+    )
     interrupted = time.monotonic()
     k.interrupt()
     k.wait(*cells)
@@ -142,7 +154,9 @@ def interrupt_compilation(k):
 
 def a_child_is_interrupted(k):
     """A cell that waits for another program is interrupted, and that program ends."""
-    cell = k.start('println!("started"); std::process::Command::new("sleep").arg("61").status().unwrap();')
+    cell = k.start(
+        'println!("started"); std::process::Command::new("sleep").arg("61").status().unwrap();'
+    )
     started(k, cell)
     sleeping = lambda: [pid for pid, command in children(k.pid) if command == "sleep 61"]
     wait_for(sleeping, "the program does not run")

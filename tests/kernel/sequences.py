@@ -1,9 +1,11 @@
-"""Random sequences of cells: every request must have its one reply and its own outputs, as a model of the kernel says.
+"""Random sequences of cells: every request must have its one reply and its own outputs, as a model
+of the kernel says.
 
-Usage: sequences.py PROGRAM FOLDER [SEQUENCES [SEED]] or sequences.py PROGRAM FOLDER --replay SEED. The number of
-sequences is that of the environment variable KERNEL_SEQUENCES where none is given, else 10. Sequence i has the seed
-SEED + i (SEED is 1 where none is given). The kernel is started again after 50 sequences. A sequence that fails is
-printed with its seed; ends with status 0 if none did.
+Usage: sequences.py PROGRAM FOLDER [SEQUENCES [SEED]] or sequences.py PROGRAM FOLDER --replay SEED.
+The number of sequences is that of the environment variable KERNEL_SEQUENCES where none is given,
+else 10. Sequence i has the seed SEED + i (SEED is 1 where none is given). The kernel is started
+again after 50 sequences. A sequence that fails is printed with its seed; ends with status 0 if none
+did.
 """
 
 import os
@@ -20,7 +22,10 @@ MOST_FAILURES = 5
 
 def send(k, part):
     """Sends the cells of a round at once."""
-    return [k.start(step.code, stop_on_error=part.stop_on_error, answers=step.answers) for step in part.steps]
+    return [
+        k.start(step.code, stop_on_error=part.stop_on_error, answers=step.answers)
+        for step in part.steps
+    ]
 
 
 def interrupt(k, cell, seconds):
@@ -31,10 +36,9 @@ def interrupt(k, cell, seconds):
 
 
 def check(step, cell):
-    found = step.found(cell)
-    assert found in step.allowed(), (
-        f"{step.kind}: expected {shorten(' or '.join(map(str, step.allowed())))}, found {shorten(str(found))} in {cell}"
-    )
+    found, allowed = step.found(cell), step.allowed()
+    expected = shorten(" or ".join(map(str, allowed)))
+    assert found in allowed, f"{step.kind}: expected {expected}, found {shorten(found)} in {cell}"
     order = [kind for kind, _ in cell.outputs if kind != "stderr"]
     if step.kind == "mixed" and step.expected["status"] == "ok":
         wanted = ["stdout", "display_data", "stdout", "display_data", "execute_result"]
@@ -73,7 +77,9 @@ def run(k, seed):
     for cell in cells:
         for kind, content in cell.late:
             text = content["text"] if kind == "stream" else kind
-            assert not LATE.sub("", text), f"expected only lines of threads after the end, found {cell.late} in {cell}"
+            assert not LATE.sub(
+                "", text
+            ), f"expected only lines of threads after the end, found {cell.late} in {cell}"
     return len(cells)
 
 
@@ -104,8 +110,9 @@ def main():
             print(f"{time.monotonic() - at:6.2f} s  seed {seed}: {number} cells", flush=True)
         except Exception:
             traceback.print_exc()
-            print(f"FAILED: seed {seed}, sequence {seed - fresh + 1} of its kernel. Alone: --replay {seed}; "
-                  f"with those before it: {seed - fresh + 1} {fresh}. The sequence:")
+            place = seed - fresh + 1
+            print(f"FAILED: seed {seed}, sequence {place} of its kernel. To run it alone:", end=" ")
+            print(f"--replay {seed}, with those before it: {place} {fresh}. The sequence:")
             print("\n".join(map(str, sequence(seed)[0])), flush=True)
             failed.append(seed)
             k.close(kill=True)
@@ -115,8 +122,10 @@ def main():
     if k:
         k.close()
     seconds = time.monotonic() - began
-    print(f"{ran} of {count} sequences from seed {first}: {len(failed)} failed {failed or ''}, {cells} cells, "
-          f"{seconds:.0f} s, {seconds / max(ran, 1):.1f} s per sequence")
+    print(
+        f"{ran} of {count} sequences from seed {first}: {len(failed)} failed {failed or ''}, "
+        f"{cells} cells, {seconds:.0f} s, {seconds / max(ran, 1):.1f} s per sequence"
+    )
     if failed:
         sys.exit(1)
 

@@ -1,4 +1,5 @@
-"""A session with a kernel, for the tests: sends requests as a notebook does and collects what each of them causes.
+"""A session with a kernel, for the tests: sends requests as a notebook does and collects what
+each of them causes.
 
     with Session() as k:
         assert k.run("1 + 1").text == "2"
@@ -6,9 +7,9 @@
         k.wait(first, second)
         assert second.status == "aborted"
 
-The kernel is `PROGRAM kernel {connection_file}`, with PROGRAM the first argument of the script. The environment variable
-KERNEL_ARGV replaces it: a JSON list such as `["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]`, or the
-path of a `kernel.json`.
+The kernel is `PROGRAM kernel {connection_file}`, with PROGRAM the first argument of the script. The
+environment variable KERNEL_ARGV replaces it: a JSON list such as
+`["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]`, or the path of a `kernel.json`.
 """
 
 import json
@@ -49,12 +50,13 @@ def kernelspec(program=PROGRAM):
 
 
 def write_kernelspec(folder, name):
-    """Writes the kernelspec into `folder`; gives the environment in which Jupyter finds it there under `name`."""
+    """Writes the kernelspec into `folder`; gives the environment in which Jupyter finds it there
+    under `name`."""
     path = os.path.join(folder, "kernels", name)
     os.makedirs(path)
     with open(os.path.join(path, "kernel.json"), "w") as file:
         json.dump(kernelspec(), file)
-    return os.environ | {"JUPYTER_PATH": folder}
+    return os.environ | {"JUPYTER_PATH": str(folder)}
 
 
 class Hangs(AssertionError):
@@ -62,7 +64,8 @@ class Hangs(AssertionError):
 
 
 class Session:
-    """A kernel and a client of it. `wait=False` returns before the kernel answers; call `ready` then."""
+    """A kernel and a client of it. `wait=False` returns before the kernel answers; call `ready`
+    then."""
 
     def __init__(self, spec=None, wait=True):
         spec = spec or kernelspec()
@@ -82,7 +85,10 @@ class Session:
 
     def ready(self):
         self.client.wait_for_ready(timeout=TIMEOUT)
-        channels = {name: getattr(self.client, f"{name}_channel") for name in ("iopub", "shell", "stdin", "control")}
+        channels = {
+            name: getattr(self.client, f"{name}_channel")
+            for name in ("iopub", "shell", "stdin", "control")
+        }
         self.poller, self.channels = zmq.Poller(), {}
         for name, channel in channels.items():
             self.poller.register(channel.socket, zmq.POLLIN)
@@ -109,6 +115,11 @@ class Session:
             except ProcessLookupError:
                 pass
 
+    def kill(self):
+        """Kills the kernel's own process with SIGKILL and waits for its end."""
+        os.kill(self.pid, 9)
+        wait_for(lambda: not self.manager.is_alive(), "the kernel's process is still there")
+
     @property
     def pid(self):
         """The number of the kernel's process."""
@@ -116,8 +127,17 @@ class Session:
 
     # Requests
 
-    def start(self, code, stop_on_error=True, allow_stdin=False, answers=(), silent=False, store_history=True):
-        """Sends an execute_request and does not wait. With `answers`, stdin is allowed and asked for them in order."""
+    def start(
+        self,
+        code,
+        stop_on_error=True,
+        allow_stdin=False,
+        answers=(),
+        silent=False,
+        store_history=True,
+    ):
+        """Sends an execute_request and does not wait. With `answers`, stdin is allowed and asked
+        for them in order."""
         content = {
             "code": code,
             "silent": silent,
@@ -126,19 +146,24 @@ class Session:
             "allow_stdin": allow_stdin or bool(answers),
             "stop_on_error": stop_on_error,
         }
-        return self._send("shell", "execute_request", content, lambda ident: Cell(code, ident, silent, answers))
+        return self._send(
+            "shell", "execute_request", content, lambda ident: Cell(code, ident, silent, answers)
+        )
 
     def queue(self, codes, **options):
         """Sends several execute_requests at once."""
         return [self.start(code, **options) for code in codes]
 
     def run(self, code, status="ok", loud=False, timeout=TIMEOUT, **options):
-        """Runs a cell to its end. It must have this status and, if `ok`, write nothing to stderr unless `loud`."""
+        """Runs a cell to its end. It must have this status and, if `ok`, write nothing to stderr
+        unless `loud`."""
         cell = self.start(code, **options)
         self.wait(cell, timeout=timeout)
         print(f"{cell.seconds:6.2f} s  {shorten(code.splitlines()[-1], 90)}", flush=True)
         assert cell.status == status, f"expected status {status}, found: {cell}"
-        assert status != "ok" or loud or not cell.stderr, f"expected nothing on stderr, found: {cell}"
+        assert (
+            status != "ok" or loud or not cell.stderr
+        ), f"expected nothing on stderr, found: {cell}"
         return cell
 
     def open(self):
@@ -148,7 +173,8 @@ class Session:
             self.opened = True
 
     def ask(self, kind, content, timeout=TIMEOUT):
-        """Sends a request of another type on the shell channel and returns the content of its reply."""
+        """Sends a request of another type on the shell channel and returns the content of its
+        reply."""
         request = self.send(kind, content)
         self.wait(request, timeout=timeout)
         return request.reply
@@ -158,13 +184,15 @@ class Session:
         return self._send("shell", kind, content, lambda ident: Request(kind, ident))
 
     def complete(self, code, cursor=None):
-        """The reply to a complete_request, at the end of the code or at a position in code points."""
+        """The reply to a complete_request, at a position in code points or at the end."""
         cursor = len(code) if cursor is None else cursor
         return self.ask("complete_request", {"code": code, "cursor_pos": cursor})
 
     def inspect(self, code, cursor=None, detail=0):
         cursor = len(code) if cursor is None else cursor
-        return self.ask("inspect_request", {"code": code, "cursor_pos": cursor, "detail_level": detail})
+        return self.ask(
+            "inspect_request", {"code": code, "cursor_pos": cursor, "detail_level": detail}
+        )
 
     def control(self, kind, content):
         """Sends a request on the control channel and waits for its reply."""
@@ -201,7 +229,9 @@ class Session:
 
     def wait(self, *requests, timeout=TIMEOUT):
         """Waits for the ends of requests; each must have kept the protocol's rules."""
-        self.until(lambda: all(r.done for r in requests), "a request did not end", timeout, requests)
+        self.until(
+            lambda: all(r.done for r in requests), "a request did not end", timeout, requests
+        )
         self._check(requests)
 
     def until(self, true, what, timeout=TIMEOUT, requests=()):
@@ -222,7 +252,8 @@ class Session:
         parent = message["parent_header"]
         request = self.requests.get(parent.get("msg_id"))
         if request is None:
-            # The client asked for kernel_info before it was ready; and a kernel may say alone that it starts.
+            # The client asked for kernel_info before it was ready; and a kernel may say alone that
+            # it starts.
             if message["msg_type"] != "status" and parent.get("msg_type") != "kernel_info_request":
                 self.strays.append(message)
         elif channel == "iopub":
@@ -235,12 +266,18 @@ class Session:
             request.answer(message)
 
     def settle(self):
-        """Reads all that the kernel has published so far. Every request must have kept the protocol's rules, and no
-        message may be without a request."""
+        """Reads all that the kernel has published so far. Every request must have kept the
+        protocol's rules, and no message may be without a request."""
         self.ask("kernel_info_request", {})
-        shell = [r for r in self.requests.values() if r.kind not in ("interrupt_request", "shutdown_request")]
+        shell = [
+            r
+            for r in self.requests.values()
+            if r.kind not in ("interrupt_request", "shutdown_request")
+        ]
         self._check(shell)
-        assert not self.strays, f"expected a request for each message, found none for {shorten(self.strays)}"
+        assert (
+            not self.strays
+        ), f"expected a request for each message, found none for {shorten(self.strays)}"
         if not self.late_allowed:
             self.requests.clear()
 
@@ -261,7 +298,9 @@ def wait_for(true, what, timeout=30):
 
 def processes():
     """Every process that has not ended: number, number of its parent, and command line."""
-    listed = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat=,args="], capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["ps", "-A", "-o", "pid=,ppid=,stat=,args="], capture_output=True, text=True, check=True
+    )
     found = []
     for line in listed.stdout.splitlines():
         pid, parent, state, *command = line.split(None, 3)

@@ -1,30 +1,40 @@
 """Random sequences of cells with what each of them must do, from a seed.
 
-`sequence(seed)` gives rounds: lists of steps whose cells are sent at once. A model of the kernel says of each step its
-status, its outputs, and which variables exist afterwards. Cells are plain Rust, which compiles quicker than with the
-crate.
+`sequence(seed)` gives rounds: lists of steps whose cells are sent at once. A model of the kernel
+says of each step its status, its outputs, and which variables exist afterwards. Cells are plain
+Rust, which compiles quicker than with the crate.
 """
 
 import random
 import re
 
-from checks import display, literal
+from checks import KILL, display, literal
 
 ROUNDS = 6
 # A line that a thread prints at any time.
 LATE = re.compile(r"late-\d+-\d+\n")
+READ = "let mut asked = String::new(); std::io::stdin().read_line(&mut asked).unwrap();"
 NAP = "std::thread::sleep(std::time::Duration::from_millis({}));"
 
 
 class Step:
-    """A cell and what it must do. `answers` are given on stdin; `maybe` are other results that it may have."""
+    """A cell and what it must do. `answers` are given on stdin; `maybe` are other results that it
+    may have."""
 
     def __init__(self, kind, code, **expected):
         self.kind, self.code = kind, code
         self.answers = expected.pop("answers", ())
         self.maybe = expected.pop("maybe", ())
         self.effect = expected.pop("effect", lambda: None)
-        self.expected = {"status": "ok", "ename": "", "stdout": "", "stderr": "", "text": "", "displays": [], "updates": []}
+        self.expected = {
+            "status": "ok",
+            "ename": "",
+            "stdout": "",
+            "stderr": "",
+            "text": "",
+            "displays": [],
+            "updates": [],
+        }
         self.expected |= expected
         if self.expected["ename"]:
             self.expected["status"] = "error"
@@ -47,19 +57,28 @@ class Step:
             "stderr": cell.stderr,
             "text": cell.text,
             "displays": [content["data"].get("text/plain") for content in cell.of("display_data")],
-            "updates": [content["data"].get("text/plain") for content in cell.of("update_display_data")],
+            "updates": [
+                content["data"].get("text/plain") for content in cell.of("update_display_data")
+            ],
         }
 
 
 class Round:
-    """Steps that are sent at once; `interrupt` is the time in seconds after which the first is interrupted, or None."""
+    """Steps that are sent at once; `interrupt` is the time in seconds after which the first is
+    interrupted, or None."""
 
     def __init__(self, steps, stop_on_error, interrupt):
         self.steps, self.stop_on_error, self.interrupt = steps, stop_on_error, interrupt
 
     def __str__(self):
         how = "" if self.interrupt is None else f", interrupted after {self.interrupt:.2f} s"
-        lines = [f"sent at once, stop_on_error {self.stop_on_error}{how}:" if len(self.steps) > 1 or how else "sent alone:"]
+        lines = [
+            (
+                f"sent at once, stop_on_error {self.stop_on_error}{how}:"
+                if len(self.steps) > 1 or how
+                else "sent alone:"
+            )
+        ]
         for step in self.steps:
             told = {name: value for name, value in step.expected.items() if value}
             lines.append(f"  {step.kind}: {step.code[:300]!r}\n    must do {str(told)[:300]}")
@@ -91,14 +110,33 @@ class Model:
         """The kinds of steps, with how often they are taken."""
         often = [self.line, self.part, self.on_stderr, self.variable, self.use, self.lost_variable]
         often += [self.function, self.mixed, self.show]
-        seldom = [self.long, self.panic, self.question, self.compile_error, self.structure, self.update]
-        seldom += [self.program, self.thread, self.counter, self.comment, self.no_stdin, self.answered]
+        seldom = [
+            self.long,
+            self.panic,
+            self.question,
+            self.compile_error,
+            self.structure,
+            self.update,
+        ]
+        seldom += [
+            self.program,
+            self.thread,
+            self.counter,
+            self.comment,
+            self.no_stdin,
+            self.answered,
+        ]
         return often * 3 + seldom * 2 + [self.killed, self.exits] * 2
 
     def round(self):
         if self.random.random() < 0.12:
             return self.interrupted()
-        stop, size, failed, steps = self.random.random() < 0.7, self.random.choice([1, 1, 2, 3, 4]), False, []
+        stop, size, failed, steps = (
+            self.random.random() < 0.7,
+            self.random.choice([1, 1, 2, 3, 4]),
+            False,
+            [],
+        )
         for _ in range(size):
             step = self.random.choice(self.kinds())()
             if failed and stop:
@@ -117,7 +155,9 @@ class Model:
         # While it compiles or while it runs.
         code = f'println!("{token}"); for _ in 0..6000 {{ {NAP.format(10)} }}'
         first = Step("interrupted", code, ename="Interrupted", maybe=[{"stdout": f"{token}\n"}])
-        steps = [first] + [self.random.choice(self.kinds())() for _ in range(self.random.choice([0, 1, 2]))]
+        steps = [first] + [
+            self.random.choice(self.kinds())() for _ in range(self.random.choice([0, 1, 2]))
+        ]
         for step in steps[1:]:
             step.abort()
         self.process_may_end()
@@ -161,7 +201,9 @@ class Model:
     def long(self):
         token, lines = self.token(), self.random.choice([100, 1000, 5000])
         text = "".join(f"{token} {i}\n" for i in range(lines))
-        return Step("long text", f'for i in 0..{lines} {{ println!("{token} {{i}}"); }}', stdout=text)
+        return Step(
+            "long text", f'for i in 0..{lines} {{ println!("{token} {{i}}"); }}', stdout=text
+        )
 
     def program(self):
         token = self.token()
@@ -180,10 +222,17 @@ class Model:
     # Errors
 
     def failing(self, kind, code, ename, **more):
-        """A step that prints, makes a variable and fails; the variable does not exist afterwards."""
+        """A step that prints, makes a variable and fails; the variable must not exist then."""
         token, lost = self.token(), self.name("lost")
         code = f'println!("{token}"); let {lost} = 1; {code}'
-        return Step(kind, code, ename=ename, stdout=f"{token}\n", effect=lambda: self.absent.append(lost), **more)
+        return Step(
+            kind,
+            code,
+            ename=ename,
+            stdout=f"{token}\n",
+            effect=lambda: self.absent.append(lost),
+            **more,
+        )
 
     def panic(self):
         return self.failing("panic", f'panic!("{self.token()}");', "Panic")
@@ -197,7 +246,9 @@ class Model:
     def lost_variable(self):
         if not self.absent:
             return self.variable()
-        return Step("a lost variable", f"{self.random.choice(self.absent[-3:])}.clone()", ename="E0425")
+        return Step(
+            "a lost variable", f"{self.random.choice(self.absent[-3:])}.clone()", ename="E0425"
+        )
 
     def ending(self, kind, code):
         token = self.token()
@@ -205,11 +256,12 @@ class Model:
         return Step(kind, code, ename="ProcessEnded", stdout=f"{token}\n", effect=self.process_ends)
 
     def killed(self):
-        kill = 'std::process::Command::new("kill").args(["-9", &std::process::id().to_string()]).status().unwrap();'
-        return self.ending("kill -9", f"{kill} {NAP.format(60_000)}")
+        return self.ending("kill -9", KILL)
 
     def exits(self):
-        code = self.random.choice(["std::process::exit(0);", "std::process::exit(3);", "std::process::abort();"])
+        code = self.random.choice(
+            ["std::process::exit(0);", "std::process::exit(3);", "std::process::abort();"]
+        )
         return self.ending("exit", code)
 
     # Variables and items
@@ -223,13 +275,22 @@ class Model:
         else:
             text = literal(self.token())
             value = f"String::from({text})"
-        return Step("variable", f"let {name} = {value};", effect=lambda: self.variables.__setitem__(name, text))
+        return Step(
+            "variable",
+            f"let {name} = {value};",
+            effect=lambda: self.variables.__setitem__(name, text),
+        )
 
     def use(self):
         if self.unsure and self.random.random() < 0.3:
             name = self.random.choice([*self.unsure])
             lost = {"status": "error", "ename": "E0425", "text": ""}
-            return Step("a variable after an interrupt", f"{name}.clone()", text=self.unsure[name], maybe=[lost])
+            return Step(
+                "a variable after an interrupt",
+                f"{name}.clone()",
+                text=self.unsure[name],
+                maybe=[lost],
+            )
         if not self.variables:
             return self.variable()
         name = self.random.choice([*self.variables])
@@ -238,7 +299,9 @@ class Model:
     def counter(self):
         if not self.counters or self.random.random() < 0.3:
             name = self.name("c")
-            return Step("counter", f"let mut {name} = 0;", effect=lambda: self.counters.__setitem__(name, 0))
+            return Step(
+                "counter", f"let mut {name} = 0;", effect=lambda: self.counters.__setitem__(name, 0)
+            )
         name = self.random.choice([*self.counters])
 
         def up():
@@ -261,7 +324,11 @@ class Model:
         if self.structs and self.random.random() < 0.5:
             name = self.random.choice([*self.structs])
             field, value = self.structs[name], str(self.random.randrange(100))
-            return Step("use of a struct", f"{{ let it = {name} {{ {field}: {value} }}; it.{field} }}", text=value)
+            return Step(
+                "use of a struct",
+                f"{{ let it = {name} {{ {field}: {value} }}; it.{field} }}",
+                text=value,
+            )
         old, field = [*self.structs], self.random.choice(["a", "b", "c"])
         name = self.random.choice(old) if old and self.random.random() < 0.5 else self.name("S")
         kind = self.random.choice(["u8", "u64", "i32"])
@@ -273,7 +340,9 @@ class Model:
     def show(self):
         token, ident = self.token(), self.random.choice([None, self.name("d")])
         effect = lambda: self.displays.append(ident) if ident else None
-        return Step("display", display({"text/plain": token}, ident), displays=[token], effect=effect)
+        return Step(
+            "display", display({"text/plain": token}, ident), displays=[token], effect=effect
+        )
 
     def update(self):
         if not self.displays:
@@ -284,17 +353,17 @@ class Model:
 
     def mixed(self):
         one, two, three, four = (self.token() for _ in range(4))
-        code = f'print!("{one}"); {display({"text/plain": two})} println!("{three}"); {display({"text/plain": four})} 1 + 1'
+        second, fourth = (display({"text/plain": token}) for token in (two, four))
+        code = f'print!("{one}"); {second} println!("{three}"); {fourth} 1 + 1'
         return Step("mixed", code, stdout=f"{one}{three}\n", displays=[two, four], text="2")
 
     def no_stdin(self):
-        code = "let mut asked = String::new(); std::io::stdin().read_line(&mut asked).unwrap();"
-        return Step("asks without stdin", f"{{ {code} }};", ename="StdinNotSupported")
+        return Step("asks without stdin", f"{{ {READ} }};", ename="StdinNotSupported")
 
     def answered(self):
         token = self.token()
-        code = "let mut asked = String::new(); std::io::stdin().read_line(&mut asked).unwrap(); print!(\"{asked}\");"
-        return Step("asks", f"{{ {code} }};", stdout=f"{token}\n", answers=[token])
+        code = f'{{ {READ} print!("{{asked}}"); }};'
+        return Step("asks", code, stdout=f"{token}\n", answers=[token])
 
 
 def sequence(seed):

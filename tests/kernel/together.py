@@ -1,4 +1,5 @@
-"""Several kernels at once: each has its variables and its folder, and none removes a folder that is in use."""
+"""Several kernels at once: each has its variables and its folder, and none removes a folder that is
+in use."""
 
 import fcntl
 import os
@@ -20,11 +21,15 @@ def work_folder(k):
     """The folder of a kernel, which has a file that the kernel locks; and the name of that file."""
     folder = compile_folder(k)
     while os.path.dirname(folder) != folder:
-        locks = [name for name in os.listdir(folder) if name.endswith(".lock") and name != "Cargo.lock"]
+        locks = [
+            name for name in os.listdir(folder) if name.endswith(".lock") and name != "Cargo.lock"
+        ]
         if locks and is_locked(os.path.join(folder, locks[0])):
             return folder, locks[0]
         folder = os.path.dirname(folder)
-    raise AssertionError("expected a locked file in a folder above that of :last_compile_dir, found none")
+    raise AssertionError(
+        "expected a locked file in a folder above that of :last_compile_dir, found none"
+    )
 
 
 def is_locked(path):
@@ -44,7 +49,10 @@ def two():
         equal("a variable of one", one.run("name + 1").text, "2")
         equal("and of the other", other.run("name.len()").text, "3")
         assert compile_folder(one) != compile_folder(other), compile_folder(one)
-        cells = [k.start('println!("started"); std::thread::sleep(std::time::Duration::from_secs(3));') for k in (one, other)]
+        cells = [
+            k.start('println!("started"); std::thread::sleep(std::time::Duration::from_secs(3));')
+            for k in (one, other)
+        ]
         for k, cell in zip((one, other), cells):
             k.until(lambda: cell.stdout, "the cell does not start", requests=[cell])
         one.interrupt()
@@ -78,25 +86,36 @@ def at_the_same_time():
         # One that starts later removes none of them.
         with Session() as later:
             later.run("1 + 1")
-            equal("folders that are there", [os.path.isdir(folder) for folder in folders], [True] * 4)
+            equal(
+                "folders that are there", [os.path.isdir(folder) for folder in folders], [True] * 4
+            )
         for k in kernels:
-            equal("a cell that compiles", k.run("fn double(x: u8) -> u8 { 2 * x }\ndouble(2)").text, "4")
+            equal(
+                "a cell that compiles",
+                k.run("fn double(x: u8) -> u8 { 2 * x }\ndouble(2)").text,
+                "4",
+            )
     finally:
         for k in kernels:
             k.close()
 
 
 def of_another_host():
-    """A folder whose file another host has locked is kept; without the lock it is removed by the next kernel."""
+    """A folder whose file another host has locked is kept; without the lock it is removed by the
+    next kernel."""
     with Session() as k:
         work, lock = work_folder(k)
     wait_for(lambda: not os.path.exists(work), f"{work} is still there")
-    # As a kernel of another host leaves it: no process of this host has its number, only the lock tells that it runs.
+    # As a kernel of another host leaves it: no process of this host has its number, only the lock
+    # tells that it runs.
     cache, prefix = os.path.dirname(work), os.path.basename(work).split("-")[0]
     other = os.path.join(cache, f"{prefix}-other.host.{time.time_ns():x}")
     os.mkdir(other)
     path = os.path.join(other, lock)
-    held = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
+    held = (
+        "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); "
+        "print('held', flush=True); sys.stdin.read()"
+    )
     holder = subprocess.Popen(
         [sys.executable, "-c", held, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
