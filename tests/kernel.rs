@@ -1,12 +1,13 @@
 //! The kernel "Rust (invariances)", driven as Jupyter drives it.
 //!
-//! Each test is a script of `tests/kernel/`, run by the Python of the project's environment: `INVARIANCES_PYTHON`, else
-//! the one in the cache. Tests that need more packages run with a virtual environment of `requirements-tests.txt`, made
-//! in the cache. Without a Python the tests skip and say so, but fail where `CI` is set.
+//! Each test is a script of `tests/kernel/`, run by the Python of the project's environment:
+//! `INVARIANCES_PYTHON`, else the one in the cache. Tests that need more packages run in a virtual
+//! environment of `requirements-tests.txt`, made in the cache. Without a Python the tests skip and
+//! say so, but fail where `CI` is set.
 //!
-//! Environment variables of the scripts: `KERNEL_ARGV` (another kernel: the command as a JSON list, or the path of a
-//! `kernel.json`), `KERNEL_TIMEOUT` (seconds until a cell counts as one that never ends, default 120), and
-//! `KERNEL_SEQUENCES` (number of random sequences, default 10).
+//! Environment variables of the scripts: `KERNEL_ARGV` (another kernel: the command as a JSON list,
+//! or the path of a `kernel.json`), `KERNEL_TIMEOUT` (seconds until a cell counts as one that never
+//! ends, default 120), and `KERNEL_SEQUENCES` (number of random sequences, default 10).
 
 use invariances::files;
 use std::path::{Path, PathBuf};
@@ -86,7 +87,8 @@ fn run(command: &mut Command) -> Result<String, String> {
     }
 }
 
-/// Runs a script with the path of the command, the folder that a notebook would be in, and further arguments.
+/// Runs a script with the path of the command, the folder that a notebook would be in, and further
+/// arguments.
 fn script_with(python: Result<PathBuf, String>, name: &str, program: &Path, arguments: &[&Path]) {
     let python = match python {
         Ok(python) => python,
