@@ -1,33 +1,81 @@
 """What goes wrong in a cell is shown as what it is, and what can be kept is kept."""
 
-from session import ERROR, OPEN, Session
+from checks import KILL, contains, equal, lacks, run
 
-with Session() as k:
-    k.run(OPEN)
+
+def prepare(k):
+    k.open()
     k.run("let kept = vec![1, 2, 3];")
-    cell = k.run("kept.nosuch()", status="error")
-    assert "nosuch" in cell.error and "E0599" in cell.error, cell.error
 
-    cell = k.run("let lost = 1; kept[7]")
-    assert cell.results[ERROR] == "panic", cell.results
-    assert "panicked: index out of bounds" in cell.text and "in: kept[7]" in cell.text, cell.text
-    assert "jp-RenderedText" in cell.results["text/html"]
+
+def compile_error(k):
+    """A compile error has the compiler's code, its message, and the line with its place."""
+    prepare(k)
+    cell = k.run("let fine = 1;\nkept.nosuch()", status="error")
+    equal("name", cell.ename, "E0599")
+    contains("message", cell.evalue, "nosuch")
+    contains("the user's line", cell.error, "kept.nosuch()")
+    lacks("nothing of the code around the cell", cell.error, "evcxr", "/src/lib.rs")
+    equal("outputs", [kind for kind, _ in cell.outputs], ["error"])
+    # Two errors are one message.
+    cell = k.run('let number: u8 = "text";\nkept.nosuch()', status="error")
+    contains("both errors", cell.error, "E0308", "nosuch")
+    # One without a code.
+    cell = k.run("let = 3;", status="error")
+    contains("an error of syntax", cell.error, "expected")
+    equal("variables", k.run("kept.len()").text, "3")
+
+
+def a_panic(k):
+    """A panic is one error with the message and the line; its cell's variables are not kept, others
+    are."""
+    prepare(k)
+    cell = k.run("let lost = 1; kept[7]", status="error")
+    equal("name", cell.ename, "Panic")
+    contains("message", cell.evalue, "index out of bounds")
+    contains("the user's line", cell.error, "kept[7]")
     # Without the frames of a backtrace.
-    assert not cell.printed["stderr"], cell.printed
-    assert k.run("kept.len()").text == "3"
-    k.run("lost", status="error")
+    equal("stderr", cell.stderr, "")
+    equal("variables", k.run("kept.len()").text, "3")
+    equal("a variable of the failed cell", k.run("lost", status="error").ename, "E0425")
 
-    cell = k.run('let number: u32 = "<x>".parse()?;')
-    assert cell.results[ERROR] == "error", cell.results
-    assert cell.text == "error: invalid digit found in string", cell.text
+
+def question_marks(k):
+    """An error that `?` returns is one error with its message; variables are kept."""
+    prepare(k)
+    cell = k.run('let number: u32 = "<x>".parse()?;', status="error")
+    equal("name and message", (cell.ename, cell.evalue), ("Error", "invalid digit found in string"))
+    equal("stderr", cell.stderr, "")
     # An error of the crate reads as a sentence.
-    cell = k.run("use invariances::candle_core::{DType, Device, Tensor};\nTensor::zeros((2, 3), DType::F32, &Device::Cpu)?.matmul(&Tensor::zeros((2, 3), DType::F32, &Device::Cpu)?)?;")
-    assert cell.results[ERROR] == "error" and "shape mismatch" in cell.text, cell.results
-    assert k.run("kept.len()").text == "3"
+    zeros = "Tensor::zeros((2, 3), DType::F32, &Device::Cpu)?"
+    cell = k.run(f"{zeros}.matmul(&{zeros})?;", status="error")
+    equal("name", cell.ename, "Error")
+    contains("message", cell.evalue, "shape mismatch")
+    equal("variables", k.run("kept.len()").text, "3")
 
-    cell = k.run('std::process::Command::new("kill").args(["-9", &std::process::id().to_string()]).status()?; std::thread::sleep(std::time::Duration::from_secs(60));', status="error")
-    assert "SIGKILL" in cell.error, cell.error
+
+def references(k):
+    """A variable that cannot be kept says what to do."""
+    prepare(k)
+    cell = k.run("let part = &kept[1..];", status="error")
+    contains("the variable", cell.error, "part")
+    cell = k.run("let add = |x: u8| x + 1;", status="error")
+    contains("the variable", cell.error, "add")
+    contains("what to do", cell.error, "Box<dyn")
+    equal("variables", k.run("kept.len()").text, "3")
+
+
+def killed(k):
+    """A killed process says so once, and the next cells run in a new one."""
+    prepare(k)
+    cell = k.run(KILL, status="error")
+    equal("name", cell.ename, "ProcessEnded")
+    contains("message", cell.error, "SIGKILL", "lost")
     cell = k.run("1 + 1")
-    assert cell.text == "2" and "variables of earlier cells are lost" in cell.printed["stdout"], cell.printed
-    assert "lost" not in k.run("1 + 1").printed["stdout"]
-    k.run("kept", status="error")
+    equal("the next cell", (cell.text, cell.stdout), ("2", ""))
+    equal("a variable", k.run("kept", status="error").ename, "E0425")
+    # What a notebook's first cell opened is still there.
+    k.run("let seed = Rng::new(1);")
+
+
+run(compile_error, a_panic, question_marks, references, killed)

@@ -1,9 +1,9 @@
 """A model made in one cell, its gradients taken in the next, trained in a third: every parameter gets its gradient."""
 
-from session import OPEN, Session
+from session import Session
 
 with Session() as k:
-    k.run(OPEN)
+    k.open()
     k.run(
         """use invariances::candle_core::{DType, Device, Tensor};
 use invariances::ops::Init;
@@ -44,4 +44,5 @@ let gradients = loss(&x, &y, &w1, &b1, &w2).backward()?;"""
     k.run('let counts = std::collections::HashMap::from([("a", 1)]);\nlet count = counts.get("a").copied();')
     assert k.run("count").text == "Some(1)"
     k.run("1 + 1")
-    assert any("matmul" in m for m in k.complete("x.matm"))
+    assert any("matmul" in m for m in k.complete("x.matm")["matches"])
+    k.settle()
