@@ -3,6 +3,7 @@ in use."""
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -101,21 +102,28 @@ def at_the_same_time():
 
 
 def of_another_host():
-    """A folder whose file another host has locked is kept; without the lock it is removed by the
-    next kernel."""
+    """A folder of another host is kept, whatever this host sees of its lock; one of this host that
+    nothing locks is removed by the next kernel."""
     with Session() as k:
         work, lock = work_folder(k)
+        with open(os.path.join(work, "host")) as file:
+            this = file.read()
     wait_for(lambda: not os.path.exists(work), f"{work} is still there")
-    # As a kernel of another host leaves it: no process of this host has its number, only the lock
-    # tells that it runs.
     cache, prefix = os.path.dirname(work), os.path.basename(work).split("-")[0]
-    other = os.path.join(cache, f"{prefix}-other.host.{time.time_ns():x}")
-    os.mkdir(other)
-    path = os.path.join(other, lock)
+    left = {}
+    for host in (this, f"not-{this}"):
+        folder = os.path.join(cache, f"{prefix}-left.{time.time_ns():x}")
+        os.mkdir(folder)
+        for name, content in (("host", host), (lock, "")):
+            with open(os.path.join(folder, name), "w") as file:
+                file.write(content)
+        left[host] = folder
+    # A process that no Jupyter knows holds the lock of this host's folder.
     held = (
         "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); "
         "print('held', flush=True); sys.stdin.read()"
     )
+    path = os.path.join(left[this], lock)
     holder = subprocess.Popen(
         [sys.executable, "-c", held, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -123,13 +131,16 @@ def of_another_host():
         contains("the lock", holder.stdout.readline(), "held")
         with Session() as k:
             equal("a cell beside it", k.run("1 + 1").text, "2")
-            equal("the folder is there", os.path.isdir(other), True)
+            equal("both folders", [os.path.isdir(f) for f in left.values()], [True, True])
     finally:
         holder.kill()
         holder.wait()
     with Session() as k:
         equal("a cell", k.run("1 + 1").text, "2")
-        wait_for(lambda: not os.path.exists(other), f"{other} is still there, and nothing locks it")
+        gone = left.pop(this)
+        wait_for(lambda: not os.path.exists(gone), f"{gone} is still there, and nothing locks it")
+        equal("the other host's", [os.path.isdir(f) for f in left.values()], [True])
+    shutil.rmtree(*left.values())
 
 
 run(two, with_the_crate, at_the_same_time, of_another_host)

@@ -71,6 +71,8 @@ impl Pipes {
 pub struct Seen {
     /// The error that the cell reported: a panic, or an error behind `?`.
     pub error: Option<Value>,
+    /// The value of the cell's last expression, as text.
+    pub result: Option<String>,
     /// The cell asked for input that it could not get.
     pub no_input: bool,
     /// Where the process crashed: the library of the cell, its address, the return addresses.
@@ -389,13 +391,14 @@ where
     }
 
     /// Publishes the value of the cell's last expression.
-    fn result(&self, mut content: Value) {
+    fn result(&mut self, mut content: Value) {
         let Some(target) = &self.target else { return };
         // As Python shows nothing for None.
         if content["data"] == json!({ "text/plain": "()" }) {
             return;
         }
         content["execution_count"] = json!(target.count);
+        self.seen.result = content["data"]["text/plain"].as_str().map(String::from);
         if !content["metadata"].is_object() {
             content["metadata"] = json!({});
         }

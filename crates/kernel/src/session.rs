@@ -181,7 +181,8 @@ pub struct Session {
     pub starting: Receiver<Result<CommandContext, String>>,
     pub context: Option<Result<CommandContext, String>>,
     pub count: u64,
-    pub history: Vec<String>,
+    /// The cells so far, with their results.
+    pub history: Vec<(String, Option<String>)>,
 }
 
 impl Session {
@@ -302,7 +303,7 @@ impl Session {
         let stored = request.content["store_history"].as_bool().unwrap_or(true);
         if stored && !silent {
             self.count += 1;
-            self.history.push(code.clone());
+            self.history.push((code.clone(), None));
         }
         let count = self.count;
         if !silent {
@@ -334,11 +335,17 @@ impl Session {
         self.control.begin();
         let started = ready.and_then(|()| self.context()).map(|context| {
             let lost = context.variables_and_types().next().is_some();
-            (context.execute(&code), lost)
+            (context.execute(&text::with_documentation(&code)), lost)
         });
         let was_running = *locked(&self.output.running());
         let seen = self.output.end();
         let interrupted = self.control.end();
+        if stored
+            && !silent
+            && let Some(last) = self.history.last_mut()
+        {
+            last.1.clone_from(&seen.result);
+        }
         let (result, lost) = match started {
             Ok(done) => done,
             Err(message) => {
@@ -492,7 +499,14 @@ impl Session {
     }
 
     fn history_of(&self, request: &Value) -> Value {
-        let entry = |i: usize| json!([0, i + 1, self.history[i]]);
+        let outputs = request["output"].as_bool() == Some(true);
+        let entry = |i: usize| {
+            let (code, result) = &self.history[i];
+            match outputs {
+                true => json!([0, i + 1, [code, result]]),
+                false => json!([0, i + 1, code]),
+            }
+        };
         let length = self.history.len();
         let number = |name: &str| request[name].as_i64();
         let entries: Vec<Value> = match request["hist_access_type"].as_str() {
@@ -503,9 +517,16 @@ impl Session {
             }
             Some("search") => {
                 let pattern = wildcard(request["pattern"].as_str().unwrap_or("*"));
-                let found: Vec<usize> = (0..length)
-                    .filter(|i| pattern.is_match(&self.history[*i]))
+                let mut found: Vec<usize> = (0..length)
+                    .filter(|i| pattern.is_match(&self.history[*i].0))
                     .collect();
+                if request["unique"].as_bool() == Some(true) {
+                    // The last of equal cells.
+                    found.retain(|i| {
+                        let later = &self.history[i + 1..];
+                        later.iter().all(|(code, _)| *code != self.history[*i].0)
+                    });
+                }
                 let n = number("n").map_or(found.len(), |n| n.max(0) as usize);
                 let skipped = found.len().saturating_sub(n);
                 found.into_iter().skip(skipped).map(entry).collect()

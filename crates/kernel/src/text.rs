@@ -2,6 +2,7 @@
 //! whether its last expression has a value.
 
 use proc_macro2::{TokenStream, TokenTree};
+use std::borrow::Cow;
 use syn::parse::Parser;
 use syn::{Block, Expr, Stmt};
 
@@ -57,6 +58,17 @@ pub fn name_at(text: &str, byte: usize) -> Option<usize> {
         }
     }
     None
+}
+
+/// Returns a cell such that evcxr keeps the documentation of its first item: it leaves out comments
+/// before the first statement. No line number changes.
+pub fn with_documentation(text: &str) -> Cow<'_, str> {
+    let first = text.trim_start();
+    let documented = ["///", "/**"].iter().any(|start| first.starts_with(start));
+    match documented {
+        true => format!("();{text}").into(),
+        false => text.into(),
+    }
 }
 
 /// Whether a line is a command of evcxr.
