@@ -10,6 +10,7 @@
 //! ends, default 120), and `KERNEL_SEQUENCES` (number of random sequences, default 10).
 
 use invariances::files;
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -87,9 +88,32 @@ fn run(command: &mut Command) -> Result<String, String> {
     }
 }
 
-/// Runs a script with the path of the command, the folder that a notebook would be in, and further
+/// The kernelspec: how Jupyter starts the kernel of this project. Builds the kernel if needed.
+fn kernelspec() -> Value {
+    static SPEC: OnceLock<Value> = OnceLock::new();
+    let made = || {
+        let output = Command::new(env!("CARGO_BIN_EXE_invariances"))
+            .arg("kernel")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    SPEC.get_or_init(made).clone()
+}
+
+/// Writes a kernelspec into a file.
+fn written(spec: &Value, name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    // Tests run at the same time: none may read half of it.
+    files::write_atomic(&path, spec.to_string().as_bytes()).unwrap();
+    path
+}
+
+/// Runs a script with the path of a kernelspec, the folder that a notebook would be in, and further
 /// arguments.
-fn script_with(python: Result<PathBuf, String>, name: &str, program: &Path, arguments: &[&Path]) {
+fn script_with(python: Result<PathBuf, String>, name: &str, spec: &Path, arguments: &[&Path]) {
     let python = match python {
         Ok(python) => python,
         Err(why) => {
@@ -101,7 +125,7 @@ fn script_with(python: Result<PathBuf, String>, name: &str, program: &Path, argu
     };
     let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let mut command = Command::new(python);
-    command.arg(tests.join(name)).arg(program).arg(&tests);
+    command.arg(tests.join(name)).arg(spec).arg(&tests);
     command
         .args(arguments)
         .env("PYTHONDONTWRITEBYTECODE", "1")
@@ -115,8 +139,8 @@ fn script_with(python: Result<PathBuf, String>, name: &str, program: &Path, argu
 
 fn script(name: &str) {
     let name = format!("kernel/{name}");
-    let program = Path::new(env!("CARGO_BIN_EXE_invariances"));
-    script_with(python(), &name, program, &[]);
+    let spec = written(&kernelspec(), "kernel.json");
+    script_with(python(), &name, &spec, &[]);
 }
 
 /// Runs a script that needs the packages of `requirements-tests.txt`.
@@ -124,8 +148,8 @@ fn script_with_packages(name: &str, arguments: &[&Path]) {
     // Made once, or two tests would make it at the same time.
     static PYTHON: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let python = PYTHON.get_or_init(python_for_tests).clone();
-    let program = Path::new(env!("CARGO_BIN_EXE_invariances"));
-    script_with(python, name, program, arguments);
+    let spec = written(&kernelspec(), "kernel.json");
+    script_with(python, name, &spec, arguments);
 }
 
 #[test]
@@ -207,33 +231,31 @@ fn notebooks_are_shown_in_a_browser() {
 
 #[test]
 fn an_edited_crate_is_noticed() {
-    // The build as it is, in a folder beside, where the list of its sources names one that is newer.
+    // The build as it is, in another target folder, where the list of its sources names one that is
+    // newer.
     let program = Path::new(env!("CARGO_BIN_EXE_invariances"));
-    let release = program.parent().unwrap();
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let folder = folder.path();
-    let deps = folder.join("deps");
+    let built = program.parent().unwrap().join("deps");
+    let target = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let deps = target.path().join("release/deps");
     std::fs::create_dir_all(&deps).unwrap();
-    let link = |name: &str| std::fs::hard_link(release.join(name), folder.join(name)).unwrap();
-    link("invariances");
-    // The library, which the program finds there, and the descriptions of its dependencies.
-    for entry in std::fs::read_dir(release.join("deps")).unwrap().flatten() {
+    // The library, and the descriptions of its dependencies.
+    for entry in std::fs::read_dir(&built).unwrap().flatten() {
         let name = entry.file_name().into_string().unwrap();
         if name.starts_with("lib") && !name.ends_with(".rmeta") {
-            link(&format!("deps/{name}"));
+            std::fs::hard_link(entry.path(), deps.join(name)).unwrap();
         }
     }
-    let edited = folder.join("edited.rs");
+    let edited = target.path().join("edited.rs");
     std::fs::write(&edited, "").unwrap();
     std::fs::write(
         deps.join("invariances.d"),
         format!("libinvariances.rlib: {}\n", edited.display()),
     )
     .unwrap();
-    script_with(
-        python(),
-        "kernel/edited.py",
-        &folder.join("invariances"),
-        &[],
-    );
+    let mut spec = kernelspec();
+    let argv = spec["argv"].as_array_mut().unwrap();
+    let option = argv.iter().position(|a| a == "--target-dir").unwrap();
+    argv[option + 1] = target.path().to_str().unwrap().into();
+    let spec = written(&spec, "edited.json");
+    script_with(python(), "kernel/edited.py", &spec, &[]);
 }

@@ -1,7 +1,7 @@
 """Opens notebooks of the Rust kernel in JupyterLab as a person does, and looks at what the page
 shows.
 
-Usage: kernel.py PROGRAM FOLDER PICTURES, with PROGRAM the command `invariances`, FOLDER a folder
+Usage: kernel.py SPEC FOLDER PICTURES, with SPEC the `kernel.json` of a kernel, FOLDER a folder
 below the project's, and PICTURES a folder for screenshots; KERNEL_ARGV names another kernel (see
 tests/kernel/session.py). Ends with status 0 if progress moved in place, Run All stopped at the
 failing cell, and an explorer in a notebook that is not trusted shows a still image.

@@ -1,6 +1,6 @@
 """Runs the checks of a script, each with a sentence that says what it checks.
 
-Usage of a script: SCRIPT PROGRAM FOLDER [CHECK …], with PROGRAM the command `invariances`, FOLDER
+Usage of a script: SCRIPT SPEC FOLDER [CHECK …], with SPEC the `kernel.json` of a kernel, FOLDER
 the folder that a notebook would be in, and the names of the checks to run; without them, all. A
 check that fails ends its kernel; the next one gets a new kernel. The script ends with status 0 if
 every check held.

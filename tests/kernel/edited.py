@@ -1,19 +1,13 @@
 """A crate that was edited since the build: the first cell that uses it says so, with the command
 that builds it again.
 
-The kernel is always the program of the first argument, which has such a build beside it.
+The kernel is always that of the first argument, which has such a build.
 """
 
 from checks import contains, lacks
-from session import LONG, OPEN, PROGRAM, Session
+from session import LONG, OPEN, SPEC, Session, kernelspec
 
-spec = {
-    "argv": [PROGRAM, "kernel", "{connection_file}"],
-    "display_name": "The kernel beside an edited crate",
-    "language": "rust",
-    "interrupt_mode": "message",
-}
-with Session(spec) as k:
+with Session(kernelspec(SPEC)) as k:
     lacks("a cell without the crate", k.run("1 + 1").stdout, "changed since")
     said = k.run(OPEN + "\nlet seed = Rng::new(1);", timeout=LONG).stdout
     contains(

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 from checks import KILL, MINUTE, contains, equal, holds, lacks, run
-from session import FOLDER, PROGRAM, Session, alive, children, wait_for
+from session import FOLDER, SPEC, Session, alive, children, wait_for
 
 ADDRESS = re.compile(r"0x[0-9a-fA-F]{6,}")
 
@@ -221,7 +221,7 @@ def parent_dies():
     """The kernel ends, with all its processes and its folder, when the process that started it is
     killed."""
     parent = subprocess.Popen(
-        [sys.executable, __file__, PROGRAM, FOLDER, "--start"],
+        [sys.executable, __file__, SPEC, FOLDER, "--start"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

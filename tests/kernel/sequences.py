@@ -1,7 +1,7 @@
 """Random sequences of cells: every request must have its one reply and its own outputs, as a model
 of the kernel says.
 
-Usage: sequences.py PROGRAM FOLDER [SEQUENCES [SEED]] or sequences.py PROGRAM FOLDER --replay SEED.
+Usage: sequences.py SPEC FOLDER [SEQUENCES [SEED]] or sequences.py SPEC FOLDER --replay SEED.
 The number of sequences is that of the environment variable KERNEL_SEQUENCES where none is given,
 else 10. Sequence i has the seed SEED + i (SEED is 1 where none is given). The kernel is started
 again after 50 sequences. A sequence that fails is printed with its seed; ends with status 0 if none

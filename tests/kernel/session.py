@@ -7,9 +7,9 @@ each of them causes.
         k.wait(first, second)
         assert second.status == "aborted"
 
-The kernel is `PROGRAM kernel {connection_file}`, with PROGRAM the first argument of the script. The
+The kernel is that of a `kernel.json`, the first argument of the script. The
 environment variable KERNEL_ARGV replaces it: a JSON list such as
-`["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]`, or the path of a `kernel.json`.
+`["python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]`, or the path of another file.
 """
 
 import json
@@ -24,7 +24,7 @@ from jupyter_client.kernelspec import KernelSpec
 
 from cell import Cell, Request, shorten
 
-PROGRAM, FOLDER = sys.argv[1:3]
+SPEC, FOLDER = sys.argv[1:3]
 OPEN = ':dep invariances = { path = ".." }\nuse invariances::prelude::*;'
 # Seconds until a cell counts as one that never ends.
 TIMEOUT = int(os.environ.get("KERNEL_TIMEOUT", 120))
@@ -32,21 +32,14 @@ TIMEOUT = int(os.environ.get("KERNEL_TIMEOUT", 120))
 LONG = 300
 
 
-def kernelspec(program=PROGRAM):
-    """The content of the kernel's `kernel.json`."""
-    spec = {
-        "argv": [program, "kernel", "{connection_file}"],
-        "display_name": "The kernel under test",
-        "language": "rust",
-        "interrupt_mode": "message",
-    }
-    given = os.environ.get("KERNEL_ARGV")
-    if given and given.lstrip().startswith("["):
-        spec["argv"] = json.loads(given)
-    elif given:
-        with open(given) as file:
-            spec |= json.load(file)
-    return spec
+def kernelspec(given=None):
+    """The content of the kernel's `kernel.json`: that of a file, or with a given list of words."""
+    given = given or os.environ.get("KERNEL_ARGV") or SPEC
+    spec = {"display_name": "The kernel under test", "language": "rust", "interrupt_mode": "message"}
+    if given.lstrip().startswith("["):
+        return spec | {"argv": json.loads(given)}
+    with open(given) as file:
+        return spec | json.load(file)
 
 
 def write_kernelspec(folder, name):

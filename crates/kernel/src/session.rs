@@ -229,8 +229,10 @@ impl Session {
             self.publisher.status("idle", Some(&request));
             for request in aborted {
                 self.publisher.status("busy", Some(&request));
-                let content = json!({ "status": "aborted", "execution_count": self.count });
-                let _ = self.replies.send(request.reply(content));
+                // Without a number: the cell has none.
+                let _ = self
+                    .replies
+                    .send(request.reply(json!({ "status": "aborted" })));
                 self.publisher.status("idle", Some(&request));
             }
         }

@@ -6,9 +6,9 @@
 
 use crate::setup::{duration, offline_error};
 use invariances::{Error, Result, files};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Instant, SystemTime};
 
 /// The folder of the kernel's crate in a project.
@@ -65,7 +65,7 @@ pub fn build(project: &Path, offline: bool) -> Result<PathBuf> {
     }
     let began = Instant::now();
     if !program.is_file() {
-        println!(
+        eprintln!(
             "The notebook kernel: built from source, with evcxr and rust-analyzer; this takes some minutes …"
         );
     }
@@ -117,9 +117,20 @@ pub fn build(project: &Path, offline: bool) -> Result<PathBuf> {
     }
     let took = began.elapsed();
     if took.as_secs() >= 5 {
-        println!("The notebook kernel: ready after {}.", duration(took));
+        eprintln!("The notebook kernel: ready after {}.", duration(took));
     }
     Ok(program)
+}
+
+/// `invariances kernel`: builds the kernel if needed, and prints its kernelspec.
+///
+/// # Errors
+/// As [`build`].
+pub fn main() -> Result<ExitCode> {
+    let project = crate::setup::project()?;
+    build(&project, false)?;
+    println!("{:#}", kernelspec(&project)?);
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Writes the kernelspec of this project into `dir`, which is a `kernels` folder of Jupyter.
@@ -127,6 +138,12 @@ pub fn build(project: &Path, offline: bool) -> Result<PathBuf> {
 /// # Errors
 /// [`Error::Io`] if the folder cannot be written.
 pub fn write_kernelspec(dir: &Path, project: &Path) -> Result<()> {
+    let text = format!("{:#}\n", kernelspec(project)?);
+    files::write_atomic(dir.join("invariances/kernel.json"), text.as_bytes())
+}
+
+/// What Jupyter must know to start this project's kernel.
+fn kernelspec(project: &Path) -> Result<Value> {
     let mut argv = vec![
         program()?.display().to_string(),
         "start".into(),
@@ -147,16 +164,14 @@ pub fn write_kernelspec(dir: &Path, project: &Path) -> Result<()> {
         argv.extend(["--features".into(), features.join(",")]);
     }
     argv.push("{connection_file}".into());
-    let spec = json!({
+    Ok(json!({
         "argv": argv,
         "display_name": "Rust (invariances)",
         "language": "rust",
         "interrupt_mode": "message",
         "env": { "CARGO_KERNEL_CACHE": files::cache_dir()?.join("kernel") },
         "metadata": { "debugger": false },
-    });
-    let text = format!("{spec:#}\n");
-    files::write_atomic(dir.join("invariances/kernel.json"), text.as_bytes())
+    }))
 }
 
 /// Returns why cells would run old code, or none at all; `None` if the library is current.

@@ -41,6 +41,9 @@ enum Command {
     Setup(setup::Arguments),
     /// Train the networks that ship with the project, again and in full
     Retrain(retrain::Arguments),
+    /// Print how Jupyter starts the kernel "Rust (invariances)"
+    #[command(hide = true)]
+    Kernel,
 }
 
 fn main() -> ExitCode {
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Doctor(a) => doctor::main(a),
         Command::Setup(a) => setup::main(a),
         Command::Retrain(a) => retrain::main(a),
+        Command::Kernel => kernel::main(),
     };
     match done {
         Ok(code) => code,
