@@ -18,6 +18,8 @@ use serde_json::{Map, Value, json};
 pub const MESSAGE: &str = "application/vnd.cargo-kernel+json";
 const BEGIN: &[u8] = b"EVCXR_BEGIN_CONTENT ";
 const END: &[u8] = b"EVCXR_END_CONTENT\n";
+/// Bytes of a frame at most.
+const LARGEST: usize = 256 << 20;
 
 /// A part of the output.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +63,10 @@ impl Splitter {
             let from = self.searched.max(BEGIN.len()).saturating_sub(END.len());
             let end = match find(&self.bytes[from..], END) {
                 Some(end) => from + end,
+                None if self.bytes.len() > LARGEST => {
+                    self.give_up(&mut parts);
+                    return parts;
+                }
                 None => {
                     self.searched = self.bytes.len();
                     return parts;
@@ -123,6 +129,19 @@ impl Splitter {
         self.display.insert(kind.to_owned(), value);
     }
 
+    /// Treats a frame without an end as text, of which a part is shown.
+    fn give_up(&mut self, parts: &mut Vec<Part>) {
+        const SHOWN: usize = 1000;
+        self.searched = 0;
+        if self.bytes.len() > SHOWN {
+            self.bytes.truncate(SHOWN);
+            self.bytes
+                .extend_from_slice("…\n(a display was not finished)\n".as_bytes());
+        }
+        let length = self.bytes.len();
+        self.text(length, parts, true);
+    }
+
     fn displayed(&mut self, parts: &mut Vec<Part>) {
         parts.extend(self.message.take());
         if !self.display.is_empty() {
@@ -143,9 +162,11 @@ impl Splitter {
         }
     }
 
-    /// Whether a display waits for further forms or for the end of the cell.
-    pub fn has_display(&self) -> bool {
-        !self.display.is_empty() || self.message.is_some()
+    /// Whether something waits: a display for further forms or for the end of the cell, or text that
+    /// may be the beginning of a frame.
+    pub fn waits(&self) -> bool {
+        let text = !self.bytes.is_empty() && !self.bytes.starts_with(BEGIN);
+        text || !self.display.is_empty() || self.message.is_some()
     }
 
     /// Returns the display that waits for further forms or for the end of the cell.
@@ -159,10 +180,11 @@ impl Splitter {
     /// frame stays unless `ended`.
     pub fn flush(&mut self, ended: bool) -> Vec<Part> {
         let mut parts = Vec::new();
-        if ended || !self.bytes.starts_with(BEGIN) {
+        if ended && self.bytes.starts_with(BEGIN) {
+            self.give_up(&mut parts);
+        } else if !self.bytes.starts_with(BEGIN) {
             let length = self.bytes.len();
-            self.text(length, &mut parts, true);
-            self.searched = 0;
+            self.text(length, &mut parts, ended);
         }
         self.displayed(&mut parts);
         parts
@@ -291,7 +313,7 @@ mod tests {
         assert!(splitter.add(b"TENT text/plain\n4").is_empty());
         assert!(splitter.flush(false).is_empty());
         assert!(splitter.add(b"2\nEVCXR_END_CONTENT\n").is_empty());
-        assert!(splitter.has_display());
+        assert!(splitter.waits());
         assert_eq!(
             splitter.take_display(),
             Some(display(json!({ "text/plain": "42" })))

@@ -14,6 +14,7 @@
 //! 4. The shim (`shim/`) is what evcxr and rust-analyzer find as `cargo` and `rustup`.
 
 mod child;
+mod control;
 mod frames;
 mod hover;
 mod messages;
@@ -25,6 +26,7 @@ mod session;
 mod shim;
 mod start;
 mod text;
+mod wrapper;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
@@ -179,20 +181,23 @@ fn install(arguments: &Install) -> Result<()> {
         "env": environment,
         "metadata": { "debugger": false },
     });
-    let folder = kernels(arguments.prefix.as_deref())?.join(id(&project.package));
+    let folder = kernels(arguments.prefix.as_deref())?.join(id(arguments
+        .display_name
+        .as_deref()
+        .unwrap_or(&project.package)));
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
-    let file = tempfile::NamedTempFile::new_in(&folder)?;
-    std::fs::write(file.path(), format!("{spec:#}\n"))?;
     let path = folder.join("kernel.json");
-    file.persist(&path)?;
+    start::write_atomic(&path, &format!("{spec:#}\n"))
+        .with_context(|| path.display().to_string())?;
     println!("Jupyter's list has \"{name}\" now ({}).", path.display());
     Ok(())
 }
 
-/// The name of the kernel's folder: what Jupyter allows in one.
-fn id(package: &str) -> String {
+/// The name of the kernel's folder, from the name in the list or of the package: what Jupyter allows
+/// in one.
+fn id(name: &str) -> String {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    let id: String = package.chars().filter(|c| allowed(*c)).collect();
+    let id: String = name.chars().filter(|c| allowed(*c)).collect();
     format!("rust-{}", id.to_ascii_lowercase())
 }
 

@@ -21,6 +21,10 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// fill the memory of those who listen.
 const BURST: usize = 1 << 20;
 const PAUSE: Duration = Duration::from_millis(100);
+/// What a message counts at least: many small ones are a burden too.
+const MESSAGE_COST: usize = 8 << 10;
+/// Reads of 64 KiB that empty a full pipe. A thread of the cell may fill it again and again.
+const FULL: usize = 2;
 
 /// What the user answers to a cell that waits for input.
 pub enum Answer {
@@ -99,12 +103,11 @@ enum Order {
 pub struct Output {
     orders: Sender<Order>,
     wake: OwnedFd,
-    running: Arc<Mutex<bool>>,
 }
 
 impl Output {
     /// Starts the thread. `ask` is called when a cell waits for input, on a thread of
-    /// its own; `runs` when the code of a cell starts.
+    /// its own; `runs` when the code of a cell starts and when it has ended.
     ///
     /// # Errors
     /// If the thread cannot be started.
@@ -112,13 +115,12 @@ impl Output {
         pipes: Pipes,
         publisher: Publisher,
         ask: impl Fn(&Request) -> Answer + Send + Sync + 'static,
-        runs: impl Fn() + Send + 'static,
+        runs: impl Fn(bool) + Send + 'static,
     ) -> std::io::Result<(Self, [OwnedFd; 4])> {
         let (wake, woken) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map(|(read, write)| (write, read))?;
         rustix::io::ioctl_fionbio(&woken, true)?;
         let (orders, received) = channel();
-        let running = Arc::new(Mutex::new(false));
         let answers = Arc::new(pipes.answers);
         let reader = Reader {
             out: pipes.out,
@@ -130,7 +132,6 @@ impl Output {
             ask: Arc::new(ask),
             runs,
             answers: Arc::clone(&answers),
-            running: Arc::clone(&running),
             target: None,
             seen: Seen::default(),
             refused: Arc::default(),
@@ -144,11 +145,7 @@ impl Output {
         std::thread::Builder::new()
             .name("output".into())
             .spawn(move || reader.run())?;
-        let output = Output {
-            orders,
-            wake,
-            running,
-        };
+        let output = Output { orders, wake };
         Ok((output, pipes.inherited))
     }
 
@@ -162,11 +159,6 @@ impl Output {
         let (answer, seen) = channel();
         self.order(Order::End(answer));
         seen.recv().unwrap_or_default()
-    }
-
-    /// Whether a cell's code runs in the process now.
-    pub fn running(&self) -> Arc<Mutex<bool>> {
-        Arc::clone(&self.running)
     }
 
     fn order(&self, order: Order) {
@@ -186,7 +178,6 @@ struct Reader<A, R> {
     ask: Arc<A>,
     runs: R,
     answers: Arc<OwnedFd>,
-    running: Arc<Mutex<bool>>,
     target: Option<Target>,
     seen: Seen,
     /// Whether input was refused since the cell began.
@@ -197,7 +188,7 @@ struct Reader<A, R> {
     errors: Vec<u8>,
     /// The beginning of a line of events.
     lines: Vec<u8>,
-    /// When a display that waits is sent.
+    /// When a display or a piece of text that waits is sent.
     due: Option<Instant>,
     sent: usize,
 }
@@ -205,7 +196,7 @@ struct Reader<A, R> {
 impl<A, R> Reader<A, R>
 where
     A: Fn(&Request) -> Answer + Send + Sync + 'static,
-    R: Fn(),
+    R: Fn(bool),
 {
     fn run(mut self) {
         loop {
@@ -235,7 +226,7 @@ where
                 match self.orders.try_recv() {
                     Ok(Order::Begin(target)) => {
                         // What is left in the pipes was written before.
-                        self.read(usize::MAX);
+                        self.read(FULL);
                         let parts = self.splitter.flush(true);
                         self.send(parts);
                         self.target = Some(target);
@@ -293,9 +284,8 @@ where
     fn event(&mut self, line: &str) {
         match Event::parse(line) {
             Some(Event::Running { library, base }) => {
-                *self.running.lock().unwrap_or_else(|e| e.into_inner()) = true;
                 self.library = Some((library, base));
-                (self.runs)();
+                (self.runs)(true);
             }
             Some(Event::Crashed { addresses }) => {
                 // A handler that aborts comes here a second time.
@@ -305,6 +295,7 @@ where
                     self.seen.crash = Some((library, base, addresses));
                 }
             }
+            Some(Event::Ended) => (self.runs)(false),
             Some(Event::Asks { id }) => self.asked(id),
             None => {}
         }
@@ -335,7 +326,7 @@ where
     }
 
     fn ended(&mut self) -> Seen {
-        self.read(usize::MAX);
+        self.read(FULL);
         self.error_text(self.errors.len());
         self.due = None;
         // The display that the cell's last expression made was written last.
@@ -355,7 +346,6 @@ where
         }
         let parts = self.splitter.flush(true);
         self.send(parts);
-        *self.running.lock().unwrap_or_else(|e| e.into_inner()) = false;
         let mut seen = std::mem::take(&mut self.seen);
         seen.no_input = *self.refused.lock().unwrap_or_else(|e| e.into_inner());
         seen
@@ -384,7 +374,7 @@ where
                 }
             }
         }
-        self.due = match self.splitter.has_display() {
+        self.due = match self.splitter.waits() {
             true => Some(self.due.unwrap_or_else(|| Instant::now() + PATIENCE)),
             false => None,
         };
@@ -415,13 +405,14 @@ where
         }
         self.sent += text.len();
         self.publish("stream", json!({ "name": name, "text": text }));
+    }
+
+    fn publish(&mut self, kind: &str, content: Value) {
+        self.sent += MESSAGE_COST;
         if self.sent > BURST {
             self.sent = 0;
             std::thread::sleep(PAUSE);
         }
-    }
-
-    fn publish(&self, kind: &str, content: Value) {
         // Before the first request only the kernel's own cells ran.
         if let Some(target) = &self.target
             && (!target.silent || kind == "error")

@@ -7,11 +7,12 @@
 //! the names that the project's own code has for them.
 
 use crate::shim::answers::{list_of, objects, parse, text_of};
+use crate::wrapper;
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// The name of the generated crate.
 pub const WRAPPER: &str = "cargo_kernel_project";
@@ -103,7 +104,8 @@ impl Project {
         self.target.join("release/deps")
     }
 
-    fn record(&self) -> PathBuf {
+    /// The file with what was built for cells.
+    pub fn record(&self) -> PathBuf {
         let features = self.features.join(",");
         let key = blake3::hash(format!("{}\0{features}", self.folder.display()).as_bytes());
         self.target
@@ -187,7 +189,7 @@ impl Project {
             return self.built();
         }
         let folder = self.record().with_file_name("crate");
-        let direct = self.write_wrapper(&folder)?;
+        let direct = wrapper::write(self, &folder)?;
         let built = crate::shim::build_of(
             cargo(&self.folder)?
                 // With its option below: cells are linked with the same std as the dylib. The option
@@ -199,18 +201,27 @@ impl Project {
                 .arg(&self.target)
                 .arg("--message-format=json-render-diagnostics")
                 .args(["--", "-Cprefer-dynamic"])
-                .stderr(Stdio::inherit())
+                // Cells catch panics.
+                .env("CARGO_PROFILE_RELEASE_PANIC", "unwind")
                 .current_dir(&self.folder),
+            crate::shim::visible,
         )
         .map_err(anyhow::Error::msg)?
         .context("the project did not build; its messages are above")?;
         let mut done = Built {
             linked: Vec::new(),
             crates: BTreeMap::new(),
-            folders: vec![format!("dependency={}", self.dependencies().display())],
+            folders: built.folders.iter().cloned().collect(),
             versions: BTreeMap::new(),
         };
-        done.folders.extend(built.folders.iter().cloned());
+        // cargo's settings may lead elsewhere than into the usual folder.
+        let folders: BTreeSet<String> = built
+            .artifacts
+            .iter()
+            .flat_map(|artifact| artifact.files.iter().filter_map(|file| file.parent()))
+            .map(|folder| format!("dependency={}", folder.display()))
+            .collect();
+        done.folders.extend(folders);
         for artifact in &built.artifacts {
             if artifact.name == WRAPPER {
                 for file in &artifact.files {
@@ -227,7 +238,10 @@ impl Project {
                         .iter()
                         .any(|end| f.to_string_lossy().ends_with(end))
                 });
-                if let Some(file) = file {
+                // A build script may need the crate too, built for the host.
+                if let Some(file) = file
+                    && (artifact.optimised || !done.crates.contains_key(name))
+                {
                     done.crates.insert(name.clone(), file.clone());
                     done.versions.insert(name.clone(), version.clone());
                 }
@@ -237,205 +251,14 @@ impl Project {
             bail!("cargo did not say where the built library is");
         }
         let record = self.record();
-        let mut file = tempfile::NamedTempFile::new_in(record.parent().unwrap_or(&folder))?;
-        std::io::Write::write_all(&mut file, done.to_json().to_string().as_bytes())?;
-        file.persist(&record)?;
+        crate::start::write_atomic(&record, &done.to_json().to_string())
+            .with_context(|| record.display().to_string())?;
         Ok(done)
     }
-
-    /// Writes the generated crate. Returns the name and the version of each crate that cells can
-    /// use, by package ID.
-    fn write_wrapper(&self, folder: &Path) -> Result<BTreeMap<String, (String, String)>> {
-        let graph = self.graph()?;
-        let manifest_text = std::fs::read_to_string(self.workspace.join("Cargo.toml"))?;
-        let workspace: toml::Table = manifest_text.parse()?;
-        let mut manifest = toml::Table::new();
-        let table = |entries: &[(&str, toml::Value)]| {
-            toml::Value::Table(
-                entries
-                    .iter()
-                    .map(|(k, v)| ((*k).to_owned(), v.clone()))
-                    .collect(),
-            )
-        };
-        let text = |t: &str| toml::Value::String(t.into());
-        manifest.insert(
-            "package".into(),
-            table(&[
-                ("name", text("cargo-kernel-project")),
-                ("version", text("1.0.0")),
-                ("edition", text("2024")),
-                ("publish", toml::Value::Boolean(false)),
-            ]),
-        );
-        manifest.insert(
-            "lib".into(),
-            table(&[
-                ("name", text(WRAPPER)),
-                ("path", text("lib.rs")),
-                (
-                    "crate-type",
-                    toml::Value::Array(vec![text("dylib"), text("rlib")]),
-                ),
-            ]),
-        );
-        manifest.insert("workspace".into(), table(&[]));
-        for key in ["profile", "patch", "replace"] {
-            if let Some(value) = workspace.get(key) {
-                manifest.insert(key.into(), value.clone());
-            }
-        }
-        let mut dependencies = toml::Table::new();
-        let mut code = String::from("//! Generated: what cells of a notebook are linked with.\n\n");
-        let mut names = BTreeMap::new();
-        if let Some(library) = &self.library {
-            let mut entry = toml::Table::new();
-            entry.insert("path".into(), text(&self.folder.to_string_lossy()));
-            entry.insert("package".into(), text(&self.package));
-            if !self.features.is_empty() {
-                let features = self.features.iter().map(|f| text(f)).collect();
-                entry.insert("features".into(), toml::Value::Array(features));
-            }
-            // A dependency of its own may have the name.
-            dependencies.insert(library.clone(), toml::Value::Table(entry));
-            code += &format!("pub extern crate {library};\n");
-            names.insert(
-                text_of(&graph.root, "id").to_owned(),
-                (library.clone(), text_of(&graph.root, "version").to_owned()),
-            );
-        }
-        for one in &graph.direct {
-            if dependencies.contains_key(&one.name) {
-                continue;
-            }
-            let mut entry = toml::Table::new();
-            let package = &one.package;
-            entry.insert("package".into(), text(text_of(package, "name")));
-            match package["source"].as_str() {
-                None => {
-                    let path = Path::new(text_of(package, "manifest_path"));
-                    let path = path.parent().unwrap_or(path);
-                    entry.insert("path".into(), text(&path.to_string_lossy()));
-                }
-                Some(source) => match source.strip_prefix("git+") {
-                    Some(git) => {
-                        let (address, revision) = git.split_once('#').unwrap_or((git, ""));
-                        let address = address.split('?').next().unwrap_or(address);
-                        entry.insert("git".into(), text(address));
-                        entry.insert("rev".into(), text(revision));
-                    }
-                    None => {
-                        let version = format!("={}", text_of(package, "version"));
-                        entry.insert("version".into(), text(&version));
-                    }
-                },
-            }
-            entry.insert(
-                "default-features".into(),
-                toml::Value::Boolean(one.default_features),
-            );
-            let features = one.features.iter().map(|f| text(f)).collect();
-            entry.insert("features".into(), toml::Value::Array(features));
-            dependencies.insert(one.name.clone(), toml::Value::Table(entry));
-            if !one.is_macro {
-                code += &format!("pub extern crate {};\n", one.name);
-            }
-            names.insert(
-                text_of(package, "id").to_owned(),
-                (one.name.clone(), text_of(package, "version").to_owned()),
-            );
-        }
-        manifest.insert("dependencies".into(), toml::Value::Table(dependencies));
-        std::fs::create_dir_all(folder)?;
-        write_if_other(&folder.join("lib.rs"), &code)?;
-        write_if_other(&folder.join("Cargo.toml"), &toml::to_string(&manifest)?)?;
-        let lock = self.workspace.join("Cargo.lock");
-        if let Ok(text) = std::fs::read_to_string(lock) {
-            // cargo adds the generated crate to it; the project's own versions stay.
-            write_if_other(&folder.join("project.lock"), &text).and_then(|new| {
-                match new || !folder.join("Cargo.lock").exists() {
-                    true => std::fs::write(folder.join("Cargo.lock"), text),
-                    false => Ok(()),
-                }
-            })?;
-        }
-        Ok(names)
-    }
-
-    /// Returns the graph of the project's crates from `cargo metadata`.
-    fn graph(&self) -> Result<Graph> {
-        let host = host(&self.folder)?;
-        let mut command = cargo(&self.folder)?;
-        command
-            .args(["metadata", "--format-version=1", "--filter-platform", &host])
-            .arg("--manifest-path")
-            .arg(self.folder.join("Cargo.toml"))
-            .current_dir(&self.folder);
-        if !self.features.is_empty() {
-            command.args(["--features", &self.features.join(",")]);
-        }
-        Graph::of(&json_of(&mut command)?, &self.package)
-    }
 }
 
-/// A direct dependency of the project.
-struct Direct {
-    /// Its name in the project's code.
-    name: String,
-    package: Value,
-    features: Vec<String>,
-    default_features: bool,
-    is_macro: bool,
-}
-
-struct Graph {
-    root: Value,
-    direct: Vec<Direct>,
-}
-
-impl Graph {
-    fn of(metadata: &Value, package: &str) -> Result<Self> {
-        let packages: BTreeMap<&str, &Value> = objects(&metadata["packages"])
-            .map(|p| (text_of(p, "id"), p))
-            .collect();
-        let root = root_of(metadata, package).context("cargo does not list the project")?;
-        let node = objects(&metadata["resolve"]["nodes"])
-            .find(|n| n["id"] == root["id"])
-            .context("cargo does not list the project's dependencies")?;
-        let mut direct = Vec::new();
-        for edge in objects(&node["deps"]) {
-            let normal = objects(&edge["dep_kinds"]).any(|k| k["kind"].is_null());
-            let Some(found) = packages.get(text_of(edge, "pkg")).filter(|_| normal) else {
-                continue;
-            };
-            let name = text_of(edge, "name").to_owned();
-            let asked = objects(&root["dependencies"]).find(|d| {
-                let own = d["rename"].as_str().unwrap_or(text_of(d, "name"));
-                d["kind"].is_null() && d["name"] == found["name"] && {
-                    let own = own.replace('-', "_");
-                    own == name || d["rename"].is_null()
-                }
-            });
-            let is_macro = objects(&found["targets"])
-                .any(|t| list_of(&t["kind"]).contains(&"proc-macro".to_owned()));
-            direct.push(Direct {
-                name,
-                package: (*found).clone(),
-                features: asked.map(|d| list_of(&d["features"])).unwrap_or_default(),
-                default_features: asked
-                    .and_then(|d| d["uses_default_features"].as_bool())
-                    .unwrap_or(true),
-                is_macro,
-            });
-        }
-        Ok(Self {
-            root: root.clone(),
-            direct,
-        })
-    }
-}
-
-fn root_of<'a>(metadata: &'a Value, package: &str) -> Option<&'a Value> {
+/// Returns the project's package in the graph.
+pub fn root_of<'a>(metadata: &'a Value, package: &str) -> Option<&'a Value> {
     let members = list_of(&metadata["workspace_members"]);
     objects(&metadata["packages"])
         .find(|p| text_of(p, "name") == package && members.contains(&text_of(p, "id").to_owned()))
@@ -545,15 +368,6 @@ impl Built {
     }
 }
 
-/// Writes a file unless it has this content. Returns whether it wrote.
-fn write_if_other(path: &Path, content: &str) -> std::io::Result<bool> {
-    if std::fs::read_to_string(path).is_ok_and(|old| old == content) {
-        return Ok(false);
-    }
-    std::fs::write(path, content)?;
-    Ok(true)
-}
-
 /// Returns the path of the real rustc or cargo for a project, without rustup's proxy if rustup is
 /// installed.
 ///
@@ -577,7 +391,7 @@ pub fn tool(name: &str, project: &Path) -> Result<PathBuf> {
 
 /// Returns the real cargo, with the rustc of the project: by itself, cargo would start rustup's proxy
 /// in the folder of each dependency, which may ask for another version.
-fn cargo(project: &Path) -> Result<Command> {
+pub fn cargo(project: &Path) -> Result<Command> {
     let mut command = Command::new(tool("cargo", project)?);
     if std::env::var_os("RUSTC").is_none() {
         command.env("RUSTC", tool("rustc", project)?);
@@ -585,7 +399,11 @@ fn cargo(project: &Path) -> Result<Command> {
     Ok(command)
 }
 
-fn host(project: &Path) -> Result<String> {
+/// Returns the machine that rustc compiles for.
+///
+/// # Errors
+/// If rustc cannot be started.
+pub fn host(project: &Path) -> Result<String> {
     let version = text_from(Command::new(tool("rustc", project)?).arg("-vV"))?;
     version
         .lines()
@@ -602,6 +420,10 @@ pub fn text_from(command: &mut Command) -> Result<String> {
     crate::shim::answers::stdout(command).map_err(anyhow::Error::msg)
 }
 
-fn json_of(command: &mut Command) -> Result<Value> {
+/// Returns the JSON that a program prints.
+///
+/// # Errors
+/// Its messages, if it fails.
+pub fn json_of(command: &mut Command) -> Result<Value> {
     parse(&text_from(command)?).map_err(anyhow::Error::msg)
 }

@@ -1,9 +1,10 @@
 //! The kernel's sockets: takes requests from them, and sends replies and messages.
 
 use crate::child;
+use crate::control::{Control, Queue};
 use crate::messages::{Publisher, Request};
 use crate::output::{Answer, Output, Pipes};
-use crate::session::{Control, Queue, Session, start_evcxr};
+use crate::session::{Session, start_evcxr};
 use crate::start::Work;
 use anyhow::{Context, Result};
 use jupyter_zmq_client::{
@@ -57,7 +58,14 @@ async fn run(info: &ConnectionInfo, work: Arc<Work>) -> Result<()> {
         .split();
     let mut iopub = create_kernel_iopub_connection(info, &session).await?;
 
-    tokio::spawn(async move { while heartbeat.single_heartbeat().await.is_ok() {} });
+    tokio::spawn(async move {
+        loop {
+            // A client that disappears is an error of its connection, not of the socket.
+            if heartbeat.single_heartbeat().await.is_err() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    });
     let (published, mut to_publish) = unbounded_channel::<JupyterMessage>();
     tokio::spawn(async move {
         while let Some(message) = to_publish.recv().await {
@@ -74,7 +82,7 @@ async fn run(info: &ConnectionInfo, work: Arc<Work>) -> Result<()> {
     let answers = receiver(stdin_in);
 
     let queue = Arc::new(Queue::default());
-    let control = Arc::new(Control::default());
+    let control = Arc::new(Control::new(work.folder.clone()));
     start_session(
         &queue, &control, &publisher, replies, questions, answers, &work,
     )?;
@@ -95,7 +103,7 @@ async fn run(info: &ConnectionInfo, work: Arc<Work>) -> Result<()> {
             () = parent_ended() => None,
         };
         let Some(request) = request else {
-            control.kill();
+            control.end_all();
             return Ok(());
         };
         publisher.status("busy", Some(&request));
@@ -109,7 +117,7 @@ async fn run(info: &ConnectionInfo, work: Arc<Work>) -> Result<()> {
             }
             "shutdown_request" => {
                 ends = true;
-                control.kill();
+                control.end_all();
                 Some(json!({ "status": "ok", "restart": request.content["restart"] }))
             }
             _ => None,
@@ -167,9 +175,12 @@ fn start_session(
             }
         }
     };
-    let runs = Arc::clone(control);
+    let cells = Arc::clone(control);
     let (output, inherited) =
-        Output::start(pipes, publisher.clone(), ask, move || runs.cell_runs())?;
+        Output::start(pipes, publisher.clone(), ask, move |runs| match runs {
+            true => cells.cell_runs(),
+            false => cells.cell_ended(),
+        })?;
     let mut command = std::process::Command::new(&work.program);
     let numbers = inherited.each_ref().map(|fd| fd.as_raw_fd().to_string());
     command

@@ -1,5 +1,6 @@
 //! Answers the requests of the shell channel, one after the other, with evcxr.
 
+use crate::control::{Control, Queue, kill_group};
 use crate::messages::{Publisher, Request};
 use crate::output::{Output, Seen, Target};
 use crate::report::CellError;
@@ -7,139 +8,14 @@ use crate::start::Work;
 use crate::text;
 use evcxr::{CommandContext, EvalContext};
 use serde_json::{Value, json};
-use std::collections::VecDeque;
-use std::path::PathBuf;
-use std::process::Child;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
 /// How long after a request that failed those sent together with it may arrive.
 const TOGETHER: Duration = Duration::from_millis(30);
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The requests that wait.
-#[derive(Default)]
-pub struct Queue {
-    waiting: Mutex<VecDeque<(Request, Instant)>>,
-    changed: Condvar,
-}
-
-impl Queue {
-    pub fn push(&self, request: Request) {
-        locked(&self.waiting).push_back((request, Instant::now()));
-        self.changed.notify_all();
-    }
-
-    /// Returns the first request, if one comes within a time.
-    fn pop(&self, time: Duration) -> Option<(Request, Instant)> {
-        let waiting = locked(&self.waiting);
-        let (mut waiting, _) = self
-            .changed
-            .wait_timeout_while(waiting, time, |waiting| waiting.is_empty())
-            .unwrap_or_else(PoisonError::into_inner);
-        waiting.pop_front()
-    }
-
-    /// Takes the requests to run cells out of the queue.
-    fn take_cells(&self) -> Vec<Request> {
-        let mut waiting = locked(&self.waiting);
-        let (cells, others) = waiting
-            .drain(..)
-            .partition::<VecDeque<_>, _>(|(request, _)| request.kind() == "execute_request");
-        *waiting = others;
-        cells.into_iter().map(|(request, _)| request).collect()
-    }
-}
-
-/// Stops cells.
-#[derive(Default)]
-pub struct Control {
-    /// Whether a cell is compiled or run.
-    busy: AtomicBool,
-    cell: AtomicU64,
-    interrupted: AtomicBool,
-    process: Mutex<Option<Arc<Mutex<Child>>>>,
-    /// Whether the cell's code runs.
-    running: Mutex<Option<Arc<Mutex<bool>>>>,
-    work: Mutex<PathBuf>,
-}
-
-impl Control {
-    /// Stops the cell that is compiled or run. Does nothing if there is none.
-    pub fn interrupt(&self) {
-        if !self.busy.load(Ordering::SeqCst) {
-            return;
-        }
-        self.interrupted.store(true, Ordering::SeqCst);
-        let work = locked(&self.work).clone();
-        // The shim compiles nothing as long as this file exists.
-        let _ = std::fs::write(work.join("interrupted"), "");
-        let running = locked(&self.running).as_ref().is_some_and(|r| *locked(r));
-        if running {
-            self.kill();
-        } else if let Ok(group) = std::fs::read_to_string(work.join("compiling"))
-            && let Ok(group) = group.trim().parse()
-        {
-            kill_group(group);
-        }
-    }
-
-    /// Called when the cell's code starts: it may have been interrupted just before.
-    pub fn cell_runs(&self) {
-        if self.interrupted.load(Ordering::SeqCst) {
-            self.kill();
-        }
-    }
-
-    /// Ends the process for cells and all that it started.
-    pub fn kill(&self) {
-        let process = locked(&self.process).clone();
-        if let Some(process) = process {
-            // evcxr holds the lock only while it waits for a process that has ended.
-            let id = match process.try_lock() {
-                Ok(process) => process.id(),
-                Err(_) => return,
-            };
-            kill_group(id as i32);
-        }
-    }
-
-    /// The number of the cell that is compiled or run, or was last.
-    pub fn cell(&self) -> u64 {
-        self.cell.load(Ordering::SeqCst)
-    }
-
-    /// Whether a cell is still compiled or run, and not interrupted.
-    pub fn runs(&self, cell: u64) -> bool {
-        self.cell() == cell
-            && self.busy.load(Ordering::SeqCst)
-            && !self.interrupted.load(Ordering::SeqCst)
-    }
-
-    fn begin(&self) {
-        self.cell.fetch_add(1, Ordering::SeqCst);
-        self.interrupted.store(false, Ordering::SeqCst);
-        let _ = std::fs::remove_file(locked(&self.work).join("interrupted"));
-        self.busy.store(true, Ordering::SeqCst);
-    }
-
-    fn end(&self) -> bool {
-        self.busy.store(false, Ordering::SeqCst);
-        self.interrupted.load(Ordering::SeqCst)
-    }
-}
-
-fn kill_group(id: i32) {
-    if let Some(group) = rustix::process::Pid::from_raw(id) {
-        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-    }
-}
 
 /// Starts evcxr, which takes a second or two, and checks that it generates the code that the shim
 /// edits.
@@ -158,6 +34,20 @@ pub fn start_evcxr(command: std::process::Command, work: &Work) -> Result<Comman
     context
         .execute(crate::shim::CHECK)
         .map_err(|e| format!("the kernel's check of evcxr failed: {e}"))?;
+    // A setting of the user for evcxr could lead it to another folder.
+    let folder = work.folder.join("ctx");
+    let used = context
+        .execute(":last_compile_dir")
+        .map_err(|e| e.to_string())?;
+    if !used
+        .get("text/plain")
+        .is_some_and(|text| text.contains(&*folder.to_string_lossy()))
+    {
+        return Err(
+            "evcxr compiles in another folder than the kernel's: remove `tmpdir` from evcxr.toml"
+                .into(),
+        );
+    }
     if !work.folder.join(crate::shim::CHECKED).exists() {
         return Err(crate::shim::incomplete());
     }
@@ -188,29 +78,14 @@ pub struct Session {
 impl Session {
     /// Answers requests for ever.
     pub fn run(mut self) {
-        *locked(&self.control.work) = self.work.folder.clone();
-        *locked(&self.control.running) = Some(self.output.running());
         let mut first_questions = None;
         loop {
             let (request, received) = self.next(&mut first_questions);
             self.publisher.status("busy", Some(&request));
-            let content = match request.kind() {
-                "execute_request" => Some(self.execute(&request, received)),
-                "kernel_info_request" => Some(kernel_info(&self.work)),
-                "complete_request" => Some(self.completions(&request)),
-                "inspect_request" => Some(self.inspect(&request)),
-                "is_complete_request" => Some(is_complete(request.text("code"))),
-                "history_request" => Some(self.history_of(&request.content)),
-                "comm_info_request" => Some(json!({ "status": "ok", "comms": {} })),
-                "comm_open" => {
-                    // No target exists here.
-                    let content = json!({ "comm_id": request.content["comm_id"], "data": {} });
-                    self.publisher
-                        .publish("comm_close", content, Some(&request));
-                    None
-                }
-                _ => None,
-            };
+            // evcxr and rust-analyzer may panic; a kernel without this thread would look alive and
+            // answer nothing.
+            let answer = catch_unwind(AssertUnwindSafe(|| self.answer(&request)));
+            let content = answer.unwrap_or_else(|_| Some(self.panicked(&request)));
             let failed = content.as_ref().is_some_and(|c| c["status"] == "error");
             let stops = request.kind() == "execute_request"
                 && failed
@@ -236,6 +111,41 @@ impl Session {
                 self.publisher.status("idle", Some(&request));
             }
         }
+    }
+
+    /// Returns the content of the reply. `None` for a message that has none.
+    fn answer(&mut self, request: &Request) -> Option<Value> {
+        match request.kind() {
+            "execute_request" => Some(self.execute(request)),
+            "kernel_info_request" => Some(kernel_info(&self.work)),
+            "complete_request" => Some(self.completions(request)),
+            "inspect_request" => Some(self.inspect(request)),
+            "is_complete_request" => Some(is_complete(request.text("code"))),
+            "history_request" => Some(self.history_of(&request.content)),
+            "comm_info_request" => Some(json!({ "status": "ok", "comms": {} })),
+            "comm_open" => {
+                // No target exists here.
+                let content = json!({ "comm_id": request.content["comm_id"], "data": {} });
+                self.publisher.publish("comm_close", content, Some(request));
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// The answer to a request during which evcxr panicked.
+    fn panicked(&self, request: &Request) -> Value {
+        let text = "The kernel's analysis of the code failed (the message is in Jupyter's terminal). \
+                    If it does so again, restart the kernel.";
+        let error = CellError::new("KernelError", text);
+        if request.kind() == "execute_request" {
+            self.control.end();
+            self.output.end();
+            return self.failed(error, request, self.count, true);
+        }
+        let mut content = error.content();
+        content["status"] = json!("error");
+        content
     }
 
     /// Returns the next request. Until one comes, starts what later ones need.
@@ -278,7 +188,7 @@ impl Session {
 
     fn started(&mut self, started: Result<CommandContext, String>) {
         if let Ok(context) = &started {
-            *locked(&self.control.process) = Some(context.process_handle());
+            self.control.set_process(context.process_handle());
         }
         self.context = Some(started);
     }
@@ -299,7 +209,7 @@ impl Session {
         }
     }
 
-    fn execute(&mut self, request: &Request, _received: Instant) -> Value {
+    fn execute(&mut self, request: &Request) -> Value {
         let code = request.text("code").to_owned();
         let silent = request.content["silent"].as_bool().unwrap_or(false);
         let stored = request.content["store_history"].as_bool().unwrap_or(true);
@@ -321,42 +231,59 @@ impl Session {
         if code.trim().is_empty() {
             return ok;
         }
-        // What runs when evcxr starts is not the user's.
-        let ready = self.context().map(drop);
         if let Some(error) = text::no_pattern(&code) {
             let error = CellError::new("CompileError", error);
             return self.failed(error, request, count, true);
         }
+        // What runs when evcxr starts is not the user's.
+        self.control.wait();
+        let ready = self.context().map(drop);
         self.output.begin(Target {
             request: request.clone(),
             count,
             has_result: text::has_result(&code),
             silent,
         });
-        // From here an interrupt is for this cell.
-        self.control.begin();
-        let started = ready.and_then(|()| self.context()).map(|context| {
+        if !self.control.begin() {
+            self.control.end();
+            let error = CellError::new("Interrupted", "The cell was interrupted before it ran.");
+            return self.failed(error, request, count, true);
+        }
+        let process = self.control.process();
+        let done = ready.and_then(|()| self.context()).map(|context| {
             let lost = context.variables_and_types().next().is_some();
             (context.execute(&text::with_documentation(&code)), lost)
         });
-        let was_running = *locked(&self.output.running());
+        let stopped = self.control.end();
         let seen = self.output.end();
-        let interrupted = self.control.end();
         if stored
             && !silent
             && let Some(last) = self.history.last_mut()
         {
             last.1.clone_from(&seen.result);
         }
-        let (result, lost) = match started {
+        let (mut result, lost) = match done {
             Ok(done) => done,
             Err(message) => {
                 let error = CellError::new("KernelError", message);
                 return self.failed(error, request, count, true);
             }
         };
+        if stopped.killed && !matches!(result, Err(evcxr::Error::SubprocessTerminated(_))) {
+            // The cell had just ended: evcxr does not know yet that its process is gone.
+            if let Ok(context) = self.context() {
+                let _ = context.execute(":restart");
+            }
+            result = Err(evcxr::Error::SubprocessTerminated(String::new()));
+        }
+        if matches!(result, Err(evcxr::Error::SubprocessTerminated(_)))
+            && let Some(process) = process
+        {
+            // What its cells started ends with it.
+            kill_group(process);
+        }
         let error = match result {
-            Err(evcxr::Error::SubprocessTerminated(_)) if interrupted => {
+            Err(evcxr::Error::SubprocessTerminated(_)) if stopped.interrupted => {
                 let lost = match lost {
                     true => ", and the variables of earlier cells are lost",
                     false => "",
@@ -364,7 +291,7 @@ impl Session {
                 let text = format!("The cell was interrupted: its process was stopped{lost}.");
                 Some(CellError::new("Interrupted", text))
             }
-            Err(_) if interrupted && !was_running => Some(CellError::new(
+            Err(_) if stopped.interrupted => Some(CellError::new(
                 "Interrupted",
                 "The cell was interrupted while it was compiled; all variables are kept.",
             )),
@@ -444,9 +371,10 @@ impl Session {
     fn completions(&mut self, request: &Request) -> Value {
         let code = request.text("code").to_owned();
         let position = position_in(&code, &request.content);
+        let asked = text::without_commands(&code, position);
         let found = self.context().and_then(|context| {
             context
-                .completions(&code, position)
+                .completions(&asked, position)
                 .map_err(|e| e.to_string())
         });
         let (found, start, end) = match found {
@@ -480,7 +408,8 @@ impl Session {
         let all = request.content["detail_level"].as_u64() == Some(1);
         let found = text::name_at(&code, position).and_then(|end| {
             let context = self.context().ok()?;
-            let (plain, html) = context.hover_at(&code, end).ok()?;
+            let asked = text::without_commands(&code, end);
+            let (plain, html) = context.hover_at(&asked, end).ok()?;
             (plain != "No documentation found").then_some((plain, html))
         });
         match found {

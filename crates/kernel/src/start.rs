@@ -5,8 +5,10 @@ use crate::project::{Built, Project, text_from, tool};
 use crate::shim::{STANDARD, WORK};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -88,6 +90,19 @@ pub fn cache() -> Result<PathBuf> {
         );
     }
     Ok(cache)
+}
+
+/// Writes a file such that it is never seen half written, and everyone can read it.
+///
+/// # Errors
+/// If its folder cannot be written.
+pub fn write_atomic(path: &Path, content: &str) -> std::io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let file = tempfile::Builder::new()
+        .permissions(std::fs::Permissions::from_mode(0o644))
+        .tempfile_in(folder)?;
+    std::fs::write(file.path(), content)?;
+    file.persist(path).map(drop).map_err(|e| e.error)
 }
 
 /// Starts the kernel of a project. Returns only if that fails.
@@ -179,6 +194,7 @@ fn prepare(work: &Path, cache: &Path, project: &Project) -> Result<Value> {
         link(file, &to)?;
         linked.push((name.clone(), to));
     }
+    let (crates, folders) = keep_libraries(work, project, &built);
     // Under these names the program acts as `shim` describes.
     for name in ["cargo", "rustup"] {
         link(&std::env::current_exe()?, &work.join("bin").join(name))?;
@@ -229,9 +245,9 @@ fn prepare(work: &Path, cache: &Path, project: &Project) -> Result<Value> {
         "standard": standard.map(|(whole, short)| json!({ "whole": whole, "short": short })),
         "features": project.features,
         "linked": linked,
-        "crates": built.crates,
+        "crates": crates,
         "versions": built.versions,
-        "folders": built.folders,
+        "folders": folders,
         "types": project.settings["types"],
         "once": project.settings["once"],
         "once_hint": project.settings["once-hint"],
@@ -250,6 +266,47 @@ fn prepare(work: &Path, cache: &Path, project: &Project) -> Result<Value> {
         write("notice.txt", &notice)?;
     }
     Ok(settings)
+}
+
+/// Links the libraries that cargo built into the work folder, so that a new build changes nothing for a
+/// kernel that runs. Returns the crates and the folders that rustc gets; the original ones where the
+/// file system has no links.
+fn keep_libraries(
+    work: &Path,
+    project: &Project,
+    built: &Built,
+) -> (BTreeMap<String, PathBuf>, Vec<String>) {
+    let original = project.dependencies();
+    let kept = work.join("lib/deps");
+    let all = || -> std::io::Result<()> {
+        std::fs::create_dir_all(&kept)?;
+        for entry in std::fs::read_dir(&original)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let text = name.to_string_lossy();
+            let ends = [".rlib", ".rmeta", std::env::consts::DLL_SUFFIX];
+            if ends.iter().any(|end| text.ends_with(end)) {
+                std::fs::hard_link(entry.path(), kept.join(&name))?;
+            }
+        }
+        Ok(())
+    };
+    if all().is_err() {
+        let _ = std::fs::remove_dir_all(&kept);
+        return (built.crates.clone(), built.folders.clone());
+    }
+    let crates = built.crates.iter().map(|(name, path)| {
+        let file = path.file_name().map(|file| kept.join(file));
+        let file = file.filter(|file| file.is_file());
+        (name.clone(), file.unwrap_or_else(|| path.clone()))
+    });
+    let folders = built.folders.iter().map(|folder| {
+        match *folder == format!("dependency={}", original.display()) {
+            true => format!("dependency={}", kept.display()),
+            false => folder.clone(),
+        }
+    });
+    (crates.collect(), folders.collect())
 }
 
 /// Returns the folder of the standard library's sources, and of a reduced copy. The copy is made
@@ -308,7 +365,9 @@ pub fn edited_since(project: &Project, built: &Built) -> Option<String> {
         .iter()
         .find(|(_, file)| file.extension().is_some_and(|e| e != "rlib"))?
         .1;
-    let when: SystemTime = modified(library)?;
+    // cargo leaves a library alone whose sources did not change; the build itself is newer then.
+    let when: SystemTime =
+        modified(library)?.max(modified(&project.record()).unwrap_or(SystemTime::UNIX_EPOCH));
     // rustc lists the source files of a library in this file.
     let list = project.dependencies().join(format!(
         "{}.d",
@@ -318,7 +377,7 @@ pub fn edited_since(project: &Project, built: &Built) -> Option<String> {
     let mut files: Vec<PathBuf> = match listed {
         Ok(listed) => listed
             .into_iter()
-            .map(|path| project.folder.join(path))
+            .map(|path| project.workspace.join(path))
             .collect(),
         Err(_) => Vec::new(),
     };
@@ -393,7 +452,8 @@ fn below(folder: &Path, found: &mut Vec<PathBuf>) {
         let path = entry.path();
         match path.is_dir() {
             true => below(&path, found),
-            false => found.push(path),
+            false if path.extension().is_some_and(|e| e == "rs") => found.push(path),
+            false => {}
         }
     }
 }

@@ -65,7 +65,13 @@ pub fn name_at(text: &str, byte: usize) -> Option<usize> {
 pub fn with_documentation(text: &str) -> Cow<'_, str> {
     let first = text.trim_start();
     let documented = ["///", "/**"].iter().any(|start| first.starts_with(start));
-    match documented {
+    // Something must follow that can have documentation.
+    let item = first
+        .lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty() && !line.starts_with("//"))
+        .is_some_and(|line| !is_command(line));
+    match documented && item {
         true => format!("();{text}").into(),
         false => text.into(),
     }
@@ -73,17 +79,52 @@ pub fn with_documentation(text: &str) -> Cow<'_, str> {
 
 /// Whether a line is a command of evcxr.
 fn is_command(line: &str) -> bool {
-    let line = line.trim_start();
     let command = line
+        .trim_start()
         .strip_prefix(':')
         .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()));
     command || line.starts_with('!')
 }
 
+/// Returns the number of bytes before the first line that is neither blank, a comment nor a command:
+/// evcxr looks for commands only there.
+fn before_code(text: &str) -> usize {
+    let mut before = 0;
+    for line in text.split_inclusive('\n') {
+        let trimmed = line.trim();
+        let comment = trimmed.starts_with("//") && !trimmed.starts_with("///");
+        if !(trimmed.is_empty() || comment || is_command(line)) {
+            break;
+        }
+        before += line.len();
+    }
+    before
+}
+
 /// Returns the text without the lines that are commands of evcxr.
 fn code(text: &str) -> String {
-    let lines: Vec<&str> = text.lines().filter(|line| !is_command(line)).collect();
-    lines.join("\n")
+    let (head, tail) = text.split_at(before_code(text));
+    let kept: String = head
+        .split_inclusive('\n')
+        .filter(|line| !is_command(line))
+        .collect();
+    kept + tail
+}
+
+/// Returns the text with blanks instead of the commands of evcxr, but for `:dep` and the one in which
+/// `byte` is: a question about code must not carry them out. Every byte stays in its place.
+pub fn without_commands(text: &str, byte: usize) -> String {
+    let (head, tail) = text.split_at(before_code(text));
+    let mut done = String::with_capacity(text.len());
+    for line in head.split_inclusive('\n') {
+        let here = (done.len()..=done.len() + line.trim_end().len()).contains(&byte);
+        if !is_command(line) || line.trim_start().starts_with(":dep ") || here {
+            done += line;
+        } else {
+            done.extend(line.bytes().map(|b| if b == b'\n' { '\n' } else { ' ' }));
+        }
+    }
+    done + tail
 }
 
 /// What `is_complete_request` asks.
@@ -258,7 +299,8 @@ pub fn has_result(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{
-        Complete, byte_of, character_of, complete, end_of_name, has_result, name_at, no_pattern,
+        Complete, byte_of, character_of, code, complete, end_of_name, has_result, name_at,
+        no_pattern, with_documentation, without_commands,
     };
 
     #[test]
@@ -327,6 +369,30 @@ mod tests {
         }
         for text in ["1 + 1)", "fn 3() {}", "fn f() { ]", "let x = = 1;"] {
             assert_eq!(complete(text), Complete::Invalid, "{text}");
+        }
+    }
+
+    #[test]
+    fn commands_stand_before_the_code() {
+        let text = "// head\n:dep a = \"1\"\n\n!ls z̄\n:vars\nlet x = y ||\n!z;\n:vars";
+        assert_eq!(code(text), "// head\n\nlet x = y ||\n!z;\n:vars");
+        let blank = without_commands(text, text.len());
+        assert_eq!(blank.len(), text.len());
+        assert!(blank.starts_with("// head\n:dep a = \"1\"\n\n      "));
+        assert!(blank.ends_with("\n     \nlet x = y ||\n!z;\n:vars"));
+        // The one that is being written.
+        assert_eq!(without_commands(":he", 3), ":he");
+        assert_eq!(without_commands(":restart\nx.", 11), "        \nx.");
+    }
+
+    #[test]
+    fn documentation_of_the_first_item_is_kept() {
+        assert_eq!(
+            with_documentation("/// a\nfn f() {}"),
+            "();/// a\nfn f() {}"
+        );
+        for text in ["// a\nfn f() {}", "/// a", "/// a\n:dep b", "fn f() {}"] {
+            assert_eq!(with_documentation(text), text);
         }
     }
 

@@ -9,16 +9,25 @@
 
 use std::io::Write;
 use std::os::fd::FromRawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 static RUNNING: AtomicBool = AtomicBool::new(false);
-/// What the last panic said, and where.
-static LAST: Mutex<(String, String)> = Mutex::new((String::new(), String::new()));
+/// A panic: what it said, and where.
+type Panic = (String, String);
+/// The last panic of the cell's own thread, and of another thread: a library may pass that one on.
+static LAST: Mutex<Option<Panic>> = Mutex::new(None);
+static OTHER: Mutex<Option<Panic>> = Mutex::new(None);
+/// A function of the present cell, from which its library is known.
+static PRESENT: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
 
 /// Called when a cell is loaded. `source` is the file with the cell's source; with `full`, panics
-/// are also printed as usual.
-pub fn loaded(notice: &str, source: &'static str, full: bool) {
+/// are also printed as usual; `cell` is a function of the cell.
+pub fn loaded(notice: &str, source: &'static str, full: bool, cell: *const ()) {
+    PRESENT.store(cell.cast_mut(), Ordering::Relaxed);
+    for panic in [&LAST, &OTHER] {
+        taken(panic);
+    }
     if !RUNNING.swap(true, Ordering::Relaxed) {
         remember_panics(source, full);
     }
@@ -31,7 +40,38 @@ pub fn loaded(notice: &str, source: &'static str, full: bool) {
 /// the buffer.
 #[unsafe(no_mangle)]
 pub extern "C" fn cargo_kernel_cell_ended() {
+    // A panic that the cell caught itself.
+    if let Some((text, place)) = taken(&LAST) {
+        eprintln!("A panic was caught: {text}\n{place}");
+    }
     let _ = std::io::stdout().flush();
+}
+
+fn taken(panic: &Mutex<Option<Panic>>) -> Option<Panic> {
+    panic.lock().ok()?.take()
+}
+
+/// The file of the library that an address is in, as the address where it was loaded.
+fn library_of(address: *const ()) -> usize {
+    #[repr(C)]
+    struct Info {
+        file: *const (),
+        base: *const (),
+        symbol: *const (),
+        place: *const (),
+    }
+    unsafe extern "C" {
+        fn dladdr(address: *const (), info: *mut Info) -> i32;
+    }
+    let mut info = Info {
+        file: std::ptr::null(),
+        base: std::ptr::null(),
+        symbol: std::ptr::null(),
+        place: std::ptr::null(),
+    };
+    // SAFETY: `dladdr` accepts any address, and `Info` has the layout of its `Dl_info`.
+    unsafe { dladdr(address, &mut info) };
+    info.base as usize
 }
 
 /// Sends evcxr a line.
@@ -61,26 +101,37 @@ fn remember_panics(source: &'static str, full: bool) {
         if let Some(location) = info.location() {
             // A line number in the generated source would not help the user, so the text of the
             // line is shown.
+            // Other crates have a file of this name too, and earlier cells.
+            let present = PRESENT.load(Ordering::Relaxed);
+            let here = library_of(location.file().as_ptr().cast()) == library_of(present);
             let cell = match location.file() {
-                "src/lib.rs" => std::fs::read_to_string(source).unwrap_or_default(),
+                "src/lib.rs" if here => std::fs::read_to_string(source).unwrap_or_default(),
                 _ => String::new(),
             };
             place = match cell.lines().nth(location.line().saturating_sub(1) as usize) {
                 Some(line) => format!("  in: {}", line.trim()),
+                None if location.file() == "src/lib.rs" => String::new(),
                 None => format!("  at: {location}"),
             };
         }
         // A panic on the cell's own thread is reported when the cell ends.
         if std::thread::current().id() == cell {
             if let Ok(mut last) = LAST.lock() {
-                *last = (text.to_owned(), place);
+                *last = Some((text.to_owned(), place));
             }
             if !full {
                 return;
             }
-        } else if !full {
-            eprintln!("A thread panicked: {text}\n{place}");
-            return;
+        } else {
+            if !full {
+                eprintln!("A thread panicked: {text}\n{place}");
+            }
+            if let Ok(mut other) = OTHER.lock() {
+                *other = Some((text.to_owned(), place));
+            }
+            if !full {
+                return;
+            }
         }
         usual(info);
     }));
@@ -89,7 +140,8 @@ fn remember_panics(source: &'static str, full: bool) {
 /// Called when a cell has panicked, after its values were dropped.
 pub fn panicked() {
     control("EVCXR_PANIC_NOTIFICATION");
-    let (text, place) = LAST.lock().map(|last| last.clone()).unwrap_or_default();
+    let last = taken(&LAST).or_else(|| taken(&OTHER));
+    let (text, place) = last.unwrap_or_else(|| ("a panic without a message".into(), String::new()));
     error("Panic", &text, &[format!("panicked: {text}"), place]);
 }
 

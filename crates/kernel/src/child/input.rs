@@ -78,8 +78,7 @@ fn renewed() -> std::io::Result<Option<OwnedFd>> {
         rustix::stdio::dup2_stdin(&nothing)?;
         return Ok(None);
     }
-    let (read, write) = rustix::pipe::pipe()?;
-    rustix::io::fcntl_setfd(&write, rustix::io::FdFlags::CLOEXEC)?;
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     rustix::stdio::dup2_stdin(&read)?;
     Ok(Some(write))
 }
@@ -155,10 +154,14 @@ fn deliver(shared: &(Mutex<State>, Condvar), answers: OwnedFd) {
         let Some(pipe) = state.pipe.take() else {
             continue;
         };
-        if let Some(value) = answer["value"].as_str() {
-            let mut pipe = std::fs::File::from(pipe);
-            let _ = pipe.write_all(format!("{value}\n").as_bytes());
-            state.pipe = Some(pipe.into());
+        if let Some(value) = answer["value"].as_str()
+            && let Ok(write) = pipe.try_clone()
+        {
+            state.pipe = Some(pipe);
+            // Without the lock: a long line waits until the cell reads it.
+            drop(state);
+            let mut write = std::fs::File::from(write);
+            let _ = write.write_all(format!("{value}\n").as_bytes());
         }
     }
 }

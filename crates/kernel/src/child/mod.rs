@@ -39,6 +39,8 @@ const COMPLETE: &str = "EVCXR_EXECUTION_COMPLETE\n";
 pub enum Event {
     /// A cell starts to run. Its library is loaded at an address.
     Running { library: String, base: u64 },
+    /// The cell's code has ended.
+    Ended,
     /// The cell waits for a line of standard input. The answer must have the same number: one that
     /// comes late must not reach a later cell.
     Asks { id: u64 },
@@ -63,6 +65,7 @@ impl Event {
                 library: value["library"].as_str()?.into(),
                 base: value["base"].as_u64()?,
             }),
+            "ended" => Some(Event::Ended),
             "asks" => Some(Event::Asks {
                 id: value["id"].as_u64()?,
             }),
@@ -78,6 +81,7 @@ impl Event {
                     json!({ "event": "running", "library": library, "base": base })
                 )
             }
+            Event::Ended => "{\"event\":\"ended\"}\n".into(),
             Event::Asks { id } => format!("{}\n", json!({ "event": "asks", "id": id })),
             Event::Crashed { .. } => "crashed\n".into(),
         }
@@ -200,6 +204,7 @@ impl Cells {
         }
         // SAFETY: a null stream stands for all streams of C's library.
         unsafe { libc::fflush(std::ptr::null_mut()) };
+        tell(events, &Event::Ended);
         self.libraries.push(std::mem::ManuallyDrop::new(loaded));
         Ok(())
     }
@@ -216,6 +221,7 @@ mod tests {
                 library: "/a b/\"c\".so".into(),
                 base: u64::MAX,
             },
+            Event::Ended,
             Event::Asks { id: 7 },
         ] {
             assert_eq!(Event::parse(event.line().trim_end()), Some(event));

@@ -160,10 +160,14 @@ impl<'a> Additions<'a> {
             .map(|d| (text_of(d, "pkg"), text_of(d, "name")))
             .collect();
         let mut command = self.cargo("build");
-        command
-            .args(["--release", "--message-format=json-render-diagnostics"])
-            .stderr(Stdio::inherit());
-        let Some(output) = build_of(&mut command)? else {
+        command.args(["--release", "--message-format=json-render-diagnostics"]);
+        let kernel = self.kernel;
+        let run = |command: &mut Command| {
+            let output = kernel.interruptible(command)?;
+            eprint!("{}", String::from_utf8_lossy(&output.stderr));
+            Ok(output)
+        };
+        let Some(output) = build_of(&mut command, run)? else {
             return Err("error: a crate that was added by :dep did not build".into());
         };
         let mut libraries = BTreeMap::new();
@@ -184,7 +188,10 @@ impl<'a> Additions<'a> {
             if let Some(file) = artifact.files.iter().find(is) {
                 let file = file.to_string_lossy().into_owned();
                 let id = &*artifact.package;
-                if let Some(name) = edges.get(id) {
+                // A build script may need the crate too, built for the host.
+                if let Some(name) = edges.get(id)
+                    && (artifact.optimised || !libraries.contains_key(*name))
+                {
                     libraries.insert(name.to_string(), file.clone());
                 }
                 if id.contains("path+file") && *root != id {
@@ -228,19 +235,33 @@ pub struct Artifact {
     /// Its name in Rust code.
     pub name: String,
     pub files: Vec<PathBuf>,
+    /// Whether it was built with the profile of what cells use, not with that of build scripts.
+    pub optimised: bool,
 }
 
-/// Runs `cargo build` with JSON messages. Returns `None` if a crate did not compile.
+/// Starts a build whose messages appear as they come.
 ///
 /// # Errors
 /// If cargo cannot be started.
-pub fn build_of(command: &mut Command) -> Result<Option<Output>> {
-    let output = command
+pub fn visible(command: &mut Command) -> Result<std::process::Output> {
+    command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
         .spawn()
         .and_then(|child| child.wait_with_output())
-        .map_err(|e| format!("{}: {e}", command.get_program().to_string_lossy()))?;
+        .map_err(|e| format!("{}: {e}", command.get_program().to_string_lossy()))
+}
+
+/// Runs `cargo build` with JSON messages, by a function that returns what it printed. Returns `None` if a crate did not compile.
+///
+/// # Errors
+/// If cargo cannot be started.
+pub fn build_of(
+    command: &mut Command,
+    run: impl FnOnce(&mut Command) -> Result<std::process::Output>,
+) -> Result<Option<Output>> {
+    let output = run(command)?;
     if !output.status.success() {
         return Ok(None);
     }
@@ -261,6 +282,7 @@ pub fn build_of(command: &mut Command) -> Result<Option<Output>> {
         found.artifacts.push(Artifact {
             package: text_of(&message, "package_id").into(),
             name: text_of(&message["target"], "name").replace('-', "_"),
+            optimised: message["profile"]["opt_level"] != "0",
             files: list_of(&message["filenames"])
                 .into_iter()
                 .map(PathBuf::from)

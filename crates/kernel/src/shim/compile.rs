@@ -181,12 +181,12 @@ impl Kernel {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Runs rustc such that an interrupt of the cell ends it: the kernel reads its process group
-    /// from a file.
+    /// Runs rustc or cargo such that an interrupt of the cell ends it: the kernel reads its process
+    /// group from a file.
     ///
     /// # Errors
     /// If the cell was interrupted, or rustc cannot be started.
-    fn interruptible(&self, command: &mut Command) -> Result<Output> {
+    pub(super) fn interruptible(&self, command: &mut Command) -> Result<Output> {
         const INTERRUPTED: &str = "error: interrupted";
         let interrupted = self.work.join("interrupted");
         let compiling = self.work.join("compiling");
@@ -199,7 +199,7 @@ impl Kernel {
             .stderr(Stdio::piped())
             .process_group(0)
             .spawn()
-            .map_err(|e| format!("rustc: {e}"))?;
+            .map_err(|e| format!("{}: {e}", command.get_program().to_string_lossy()))?;
         let _ = std::fs::write(&compiling, child.id().to_string());
         // The interrupt may have come before the file was there.
         if interrupted.exists()
@@ -239,7 +239,7 @@ impl Kernel {
         format!(
             "\n{wrapper}#[used] #[unsafe(link_section = \"{section}\")] \
                  static CARGO_KERNEL: extern \"C\" fn() = {{ extern \"C\" fn loaded() {{ \
-                 cargo_kernel_cell::loaded({notice:?}, {:?}, {}); \
+                 cargo_kernel_cell::loaded({notice:?}, {:?}, {}, loaded as *const ()); \
                  cargo_kernel_cell::store::defined({table:?}, &{again:?}, &{invalid:?}) }} loaded }};\n",
             self.work.join("cell/src/lib.rs"),
             self.settings["full_panics"],

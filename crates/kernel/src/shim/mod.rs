@@ -38,7 +38,7 @@ mod tokens;
 mod types;
 mod variables;
 
-pub use additions::build_of;
+pub use additions::{build_of, visible};
 pub use edit::{CHECK, CHECKED, incomplete};
 pub use variables::stored_variable;
 
@@ -232,11 +232,7 @@ impl Kernel {
             return Ok(text);
         }
         let text = make()?;
-        let written = tempfile::NamedTempFile::new_in(self.setting("kept")).and_then(|file| {
-            std::fs::write(file.path(), &text)?;
-            file.persist(&path).map_err(|e| e.error)
-        });
-        written.map_err(|e| format!("{}: {e}", path.display()))?;
+        crate::start::write_atomic(&path, &text).map_err(|e| format!("{}: {e}", path.display()))?;
         Ok(text)
     }
 }
