@@ -223,6 +223,19 @@ fn notebooks_are_executed_and_exported() {
 }
 
 #[test]
+fn figures_and_tables_of_a_notebook_are_in_its_pdf() {
+    let out = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let said = run(Command::new(env!("CARGO_BIN_EXE_invariances"))
+        .args(["run", "01", "--scale", "smoke", "--out"])
+        .arg(out.path()));
+    assert!(said.is_ok(), "{said:?}");
+    script_with_packages(
+        "kernel/printed.py",
+        &[&out.path().join("01_invariances.ipynb")],
+    );
+}
+
+#[test]
 fn notebooks_are_shown_in_a_browser() {
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("browser");
     script_with_packages("browser/kernel.py", &[&pictures]);

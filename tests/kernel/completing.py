@@ -239,7 +239,17 @@ def kernel_info(k):
     holds("no debugger", not info.get("debugger"), info)
 
 
+def commands_are_not_run(k):
+    """A question about a cell does not carry out the commands at its beginning."""
+    prepare(k)
+    reply = k.complete(":restart\nimages.fir", 19)
+    contains("matches", " ".join(reply["matches"]), "first")
+    equal("found", k.inspect(":restart\nimages", 15)["found"], True)
+    equal("variables", k.run("images.len()").text, "3")
+
+
 run(
+    commands_are_not_run,
     positions,
     names,
     unfinished,

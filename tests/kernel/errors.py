@@ -78,4 +78,21 @@ def killed(k):
     k.run("let seed = Rng::new(1);")
 
 
-run(compile_error, a_panic, question_marks, references, killed)
+def panics_of_threads(k):
+    """A panic that a thread had and the cell passes on has its message, not that of another one; one
+    that the cell catches is told on stderr."""
+    k.run("let v: Vec<u8> = vec![]; v[3]", status="error")
+    cell = k.run(
+        """let thread = std::thread::spawn(|| panic!("in a thread"));
+if let Err(panic) = thread.join() { std::panic::resume_unwind(panic) }""",
+        status="error",
+    )
+    contains("the error", cell.error, "in a thread")
+    cell = k.start('let _ = std::panic::catch_unwind(|| panic!("caught"));')
+    k.wait(cell)
+    equal("status", cell.status, "ok")
+    contains("stderr", cell.stderr, "caught")
+    equal("the next cell", k.run("1 + 1").text, "2")
+
+
+run(panics_of_threads, compile_error, a_panic, question_marks, references, killed)

@@ -63,6 +63,17 @@ def fifty(k):
     equal("stderr", [c.stderr for c in cells], [f"line {i}\n" for i in range(50)])
 
 
+def letters_of_markers(k):
+    """Text that could be the beginning of a marker is shown without waiting for what follows."""
+    folder = new_folder()
+    go = os.path.join(folder, "go")
+    cell = k.start(f'print!("NAME"); {FLUSH} {until_there(go)}')
+    k.until(lambda: cell.stdout == "NAME", "the text waits", requests=[cell])
+    open(go, "w").close()
+    k.wait(cell)
+    equal("text", cell.stdout, "NAME")
+
+
 def long(k):
     """5,000 lines, and one line of a million letters, arrive whole."""
     cell = k.run('for i in 0..5000 { println!("line {i}"); }')
@@ -103,6 +114,13 @@ def thread(k):
         equal("result beside the thread", cell.text, str(i))
         contains("text beside the thread", cell.stdout.replace(".", ""), f"cell{i}\n")
     open(stop, "w").close()
+    k.run("worker.join().unwrap();")
+    # And while it prints without any pause.
+    again = os.path.join(folder, "again")
+    busy = f'while !std::path::Path::new({literal(again)}).exists() {{ println!("."); }}'
+    k.run(f"let worker = std::thread::spawn(|| {{ {busy} }});")
+    equal("result beside it", k.run("7").text, "7")
+    open(again, "w").close()
     k.run("worker.join().unwrap();")
     k.settle()
     k.requests.clear()
@@ -169,4 +187,4 @@ def c(k):
     lacks("the next cell", k.run('println!("next");').stdout, "from C")
 
 
-run(without_newline, while_it_runs, progress, fifty, long, thread, markers, bytes_, programs, c)
+run(without_newline, while_it_runs, progress, fifty, letters_of_markers, long, thread, markers, bytes_, programs, c)

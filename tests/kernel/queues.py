@@ -4,7 +4,7 @@ import os
 import time
 
 from checks import contains, equal, new_folder, run
-from session import alive, children, wait_for
+from session import Session, alive, children, wait_for
 
 FAILING = {
     "a `?` error": ('let lost: u32 = "<x>".parse()?;', "Error"),
@@ -152,6 +152,29 @@ def interrupt_compilation(k):
     contains("the constant of the interrupted cell is not there", cell.error, "SLOW", "E0425")
 
 
+def interrupt_at_the_start():
+    """An interrupt while the kernel still starts stops the cell that waits for it."""
+    with Session() as k:
+        cell = k.start('println!("ran"); std::thread::sleep(std::time::Duration::from_secs(60));')
+        k.until(lambda: "busy" in cell.states, "the cell is not begun", requests=[cell])
+        k.interrupt()
+        k.wait(cell)
+        equal("name of the error", cell.ename, "Interrupted")
+        equal("the next request", k.run("1 + 1").text, "2")
+
+
+def a_command_is_interrupted(k):
+    """A program that a line with `!` runs ends with the interrupt; variables are kept."""
+    k.run("let kept = 5;")
+    cell = k.start("!sleep 62")
+    sleeping = lambda: [pid for pid, command in children(k.pid) if command == "sleep 62"]
+    wait_for(sleeping, "the program does not run")
+    k.interrupt()
+    k.wait(cell)
+    equal("name of the error", cell.ename, "Interrupted")
+    equal("variables", k.run("kept").text, "5")
+
+
 def a_child_is_interrupted(k):
     """A cell that waits for another program is interrupted, and that program ends."""
     cell = k.start(
@@ -179,5 +202,7 @@ run(
     interrupt_twice,
     interrupt_idle,
     interrupt_compilation,
+    interrupt_at_the_start,
+    a_command_is_interrupted,
     a_child_is_interrupted,
 )

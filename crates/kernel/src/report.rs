@@ -223,7 +223,6 @@ fn user_line(
 mod tests {
     use super::CellError;
     use crate::output::Seen;
-    use crate::shim::answers::objects;
     use std::path::Path;
 
     #[test]

@@ -489,9 +489,9 @@ fn position_in(code: &str, content: &Value) -> usize {
 
 fn is_complete(code: &str) -> Value {
     match text::complete(code) {
-        text::Complete::Complete => json!({ "status": "complete" }),
-        text::Complete::Incomplete => json!({ "status": "incomplete", "indent": "    " }),
-        text::Complete::Invalid => json!({ "status": "invalid" }),
+        text::Readiness::Ready => json!({ "status": "complete" }),
+        text::Readiness::Incomplete => json!({ "status": "incomplete", "indent": "    " }),
+        text::Readiness::Invalid => json!({ "status": "invalid" }),
     }
 }
 

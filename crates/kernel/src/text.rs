@@ -129,27 +129,29 @@ pub fn without_commands(text: &str, byte: usize) -> String {
 
 /// What `is_complete_request` asks.
 #[derive(Debug, PartialEq)]
-pub enum Complete {
-    Complete,
+pub enum Readiness {
+    Ready,
     Incomplete,
     Invalid,
 }
 
 /// Whether a cell can be run, needs further lines, or is no Rust whatever follows.
-pub fn complete(text: &str) -> Complete {
+pub fn complete(text: &str) -> Readiness {
     let code = code(text);
     match brackets(&code) {
-        Brackets::Wrong => return Complete::Invalid,
-        Brackets::Open => return Complete::Incomplete,
+        Brackets::Wrong => return Readiness::Invalid,
+        Brackets::Open => return Readiness::Incomplete,
         Brackets::Closed => {}
     }
     match statements(&code) {
-        Ok(_) => Complete::Complete,
-        Err(error) if error.to_string().contains("unexpected end of input") => Complete::Incomplete,
+        Ok(_) => Readiness::Ready,
+        Err(error) if error.to_string().contains("unexpected end of input") => {
+            Readiness::Incomplete
+        }
         // A statement without its semicolon is fine at the end of a cell.
-        Err(_) if statements(&format!("{code};")).is_ok() => Complete::Complete,
-        Err(error) if at_end(&code, &error) => Complete::Incomplete,
-        Err(_) => Complete::Invalid,
+        Err(_) if statements(&format!("{code};")).is_ok() => Readiness::Ready,
+        Err(error) if at_end(&code, &error) => Readiness::Incomplete,
+        Err(_) => Readiness::Invalid,
     }
 }
 
@@ -299,7 +301,7 @@ pub fn has_result(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{
-        Complete, byte_of, character_of, code, complete, end_of_name, has_result, name_at,
+        Readiness, byte_of, character_of, code, complete, end_of_name, has_result, name_at,
         no_pattern, with_documentation, without_commands,
     };
 
@@ -351,7 +353,7 @@ mod tests {
             "'a: loop { break 'a; }",
             "let bytes = br\"[\";",
         ] {
-            assert_eq!(complete(text), Complete::Complete, "{text}");
+            assert_eq!(complete(text), Readiness::Ready, "{text}");
         }
         for text in [
             "let x =",
@@ -365,10 +367,10 @@ mod tests {
             "impl",
             "x.",
         ] {
-            assert_eq!(complete(text), Complete::Incomplete, "{text}");
+            assert_eq!(complete(text), Readiness::Incomplete, "{text}");
         }
         for text in ["1 + 1)", "fn 3() {}", "fn f() { ]", "let x = = 1;"] {
-            assert_eq!(complete(text), Complete::Invalid, "{text}");
+            assert_eq!(complete(text), Readiness::Invalid, "{text}");
         }
     }
 
