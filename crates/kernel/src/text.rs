@@ -111,6 +111,15 @@ fn code(text: &str) -> String {
     kept + tail
 }
 
+/// Whether a command of the cell sets how evcxr shows values.
+pub fn sets_format(text: &str) -> bool {
+    let head = &text[..before_code(text)];
+    head.lines().any(|line| {
+        let mut words = line.split_whitespace();
+        matches!(words.next(), Some(":fmt" | ":types"))
+    })
+}
+
 /// Returns the text with blanks instead of the commands of evcxr, but for `:dep` and the one in which
 /// `byte` is: a question about code must not carry them out. Every byte stays in its place.
 pub fn without_commands(text: &str, byte: usize) -> String {

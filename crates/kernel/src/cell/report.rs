@@ -157,6 +157,35 @@ pub fn result(text: &str) {
     message("execute_result", &content);
 }
 
+/// The traits with which a cell shows the value of its last expression. evcxr calls `evcxr_display`
+/// on the value, and compiles the cell again with `{:?}` if there is no such method. With these there
+/// always is one, so that a cell is compiled once: `value.cargo_kernel_ref()` is a reference, on
+/// which a method `evcxr_display(&self)` of the value's type or of a trait is found first, and
+/// [`Fallback`] only after it, because it needs one reference more.
+pub mod display {
+    /// Makes a reference of any value.
+    pub trait AsReference {
+        /// Returns the value's reference.
+        fn cargo_kernel_ref(&self) -> &Self {
+            self
+        }
+    }
+
+    impl<T: ?Sized> AsReference for T {}
+
+    /// Shows a value as text.
+    pub trait Fallback {
+        /// Shows the value as text.
+        fn evcxr_display(&self);
+    }
+
+    impl<T: std::fmt::Debug + ?Sized> Fallback for &T {
+        fn evcxr_display(&self) {
+            super::result(&format!("{:?}", *self));
+        }
+    }
+}
+
 /// Writes an error as Jupyter's message of that kind.
 fn error(name: &str, value: &str, traceback: &[String]) {
     let lines: Vec<String> = traceback

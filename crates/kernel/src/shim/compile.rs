@@ -94,7 +94,8 @@ impl Kernel {
             if self.work.join("ready").exists() {
                 said = std::fs::read_to_string(&notice).unwrap_or_default();
             }
-            let edited = edit(&written)?;
+            let fallback = !self.work.join("own-format").exists();
+            let edited = edit(&written, fallback)?;
             source = edited.source;
             if edited.all && source.contains(CHECK) {
                 let path = self.work.join(CHECKED);

@@ -22,6 +22,7 @@ const STORE_HASH: &str = "dd83a3850be19f07";
 
 /// What runs after a panic in the cell.
 const PANIC: &str = "    println!(\"EVCXR_PANIC_NOTIFICATION\");\n}";
+const PANIC_EDITED: &str = "    cargo_kernel_cell::panicked();\n}";
 /// The lines that surround the user's statements where panics are caught.
 const CATCH: [&str; 2] = [
     "\nmatch std::panic::catch_unwind(\n  std::panic::AssertUnwindSafe(||{\n",
@@ -30,6 +31,9 @@ const CATCH: [&str; 2] = [
 
 /// The display of a last expression whose type has no display of its own.
 const RESULT: &str = "evcxr_send_text_plain(&format!(";
+
+/// The first way in which evcxr shows the value of the last expression.
+const DISPLAY: &str = ").evcxr_display();";
 
 /// The conversion of the errors behind `?`.
 const ERROR: &str = "for EvcxrUserCodeError {";
@@ -43,23 +47,32 @@ pub struct Edited {
     pub all: bool,
 }
 
-/// Edits the source of a cell. No line number changes.
+/// Edits the source of a cell. No line number changes. With `fallback`, a value without a display of
+/// its own is shown by ours, not by evcxr's second attempt, which has its own format.
 ///
 /// # Errors
 /// If evcxr generated something that this version does not know.
-pub fn edit(source: &str) -> Result<Edited> {
+pub fn edit(source: &str, fallback: bool) -> Result<Edited> {
     let mut source = source.to_owned();
     let mut edits = 0;
     let catches = CATCH.iter().any(|text| source.contains(text));
     // The user's statements may contain the same text: the generated one comes after them.
     match source.rfind(PANIC) {
         Some(at) if catches => {
-            let ours = "    cargo_kernel_cell::panicked();\n}";
-            source.replace_range(at..at + PANIC.len(), ours);
+            source.replace_range(at..at + PANIC.len(), PANIC_EDITED);
             edits += 1;
         }
         _ if catches => return Err(unknown("the report of a panic")),
         _ => {}
+    }
+    // The last statement of the user is before the code that stores variables.
+    let statements = source.rfind(PANIC_EDITED).unwrap_or(source.len());
+    if let Some(at) = source[..statements].rfind(DISPLAY)
+        && fallback
+    {
+        let ours = ").cargo_kernel_ref().evcxr_display(); use cargo_kernel_cell::display::*;";
+        source.replace_range(at..at + DISPLAY.len(), ours);
+        edits += 1;
     }
     if let Some(at) = source.rfind(RESULT) {
         source.replace_range(at..at + RESULT.len(), "cargo_kernel_cell::result(&format!(");
@@ -142,7 +155,7 @@ mod tests {
     fn reports_are_replaced_and_the_user_s_text_is_not() {
         let statements = "println!(\"EVCXR_PANIC_NOTIFICATION\");\n// for EvcxrUserCodeError {";
         let source = cell(statements);
-        let done = edit(&source).unwrap();
+        let done = edit(&source, true).unwrap();
         // The store is not among it.
         assert!(!done.all);
         let edited = done.source;
@@ -163,12 +176,12 @@ mod tests {
             ("eprintln!", "report!"),
             ("USER_ERROR_OCCURRED", "OTHER"),
         ] {
-            let error = edit(&source.replace(old, new)).unwrap_err();
+            let error = edit(&source.replace(old, new), true).unwrap_err();
             assert!(error.contains("install"), "{error}");
         }
         let store = format!("mod evcxr_internal_runtime {{\nother\n}}\n{source}");
-        assert!(edit(&store).unwrap_err().contains("store"));
+        assert!(edit(&store, true).unwrap_err().contains("store"));
         // A cell without any of it, as evcxr writes one without statements.
-        assert!(!edit("fn run_user_code_0() {}").unwrap().all);
+        assert!(!edit("fn run_user_code_0() {}", true).unwrap().all);
     }
 }
