@@ -126,8 +126,8 @@ pub fn incomplete() -> String {
 fn unknown(what: &str) -> String {
     format!(
         "error: this kernel was made for evcxr 0.22.0, and {what} in the generated code is not as \
-         it is there; install the kernel with the versions that it was tested with: \
-         cargo install --locked cargo-kernel"
+         it is there; install the kernel with the versions in its Cargo.lock, with which it was \
+         tested: cargo install --locked --path FOLDER, where FOLDER has the kernel's sources"
     )
 }
 
