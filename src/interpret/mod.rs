@@ -5,6 +5,7 @@
 //! `network.at("fc6")?`.
 
 mod attack;
+mod certificate;
 mod codes;
 mod digest;
 mod features;
@@ -17,6 +18,7 @@ mod semantics;
 mod training;
 
 pub use attack::{Attack, Attacked};
+pub use certificate::{Certificate, CertificateConfig, RoundTrip, Tests};
 pub use codes::Codes;
 pub use digest::network_digest;
 pub use features::Features;

@@ -1,0 +1,134 @@
+//! The certificate of t: exact cases must pass, wrong ones must not.
+
+#[path = "common/gaussian.rs"]
+mod gaussian;
+
+use gaussian::Gaussian;
+use invariances::Result;
+use invariances::candle_core::{Device, Tensor};
+use invariances::flow::{Cinn, CinnConfig, Condition, CouplingConfig, Flow};
+use invariances::interpret::{Certificate, CertificateConfig};
+use invariances::ops::{Params, Rng};
+
+fn quick() -> CertificateConfig {
+    CertificateConfig {
+        steps: 150,
+        nulls: 4,
+        permutations: 199,
+        ..CertificateConfig::default()
+    }
+}
+
+/// The exact t of a conditional Gaussian passes; the controls do not: z of other images, 0.9·v,
+/// a Gaussian without z, and one fitted to a tenth of the images.
+#[test]
+fn an_exact_t_passes_and_every_control_fails() -> Result<()> {
+    let exact = Gaussian::random(8, 12, 0)?;
+    let (code, z) = exact.draw(2000, &mut Rng::new(1))?;
+    let (others, z_of_others) = exact.draw(2000, &mut Rng::new(2))?;
+    let without = Gaussian::fit(&others, None, 12)?;
+    let tenth = |x: &Tensor| x.narrow(0, 0, 200);
+    let few = Gaussian::fit(&tenth(&others)?, Some(&tenth(&z_of_others)?), 12)?;
+    let certificate = Certificate::of_flow(&exact, &code, &z, &quick())?
+        .beside_flow("without z", &without)?
+        .beside_flow("a tenth of the images", &few)?;
+    println!("{certificate}");
+    println!("{}", certificate.table());
+    assert!(certificate.passes(), "{certificate}");
+    assert!(certificate.round_trip().is_exact());
+    assert!((certificate.tests().mean_square() - 1.0).abs() < 0.05);
+    assert!((certificate.tests().coverage(0.9) - 0.9).abs() < 0.05);
+    assert_eq!(certificate.controls().len(), 4);
+    for (name, tests) in certificate.controls() {
+        assert!(tests.accuracy_p() <= 0.05, "{name}: {}", tests.accuracy());
+        assert!(!tests.passes(), "{name}");
+    }
+    // Without z the marginal of v is still normal; only the joint tests can find it.
+    let without = &certificate.controls()[2].1;
+    assert!(without.coordinates_p() > 0.001);
+    assert!(without.dependence().p <= 0.05);
+    // 0.9 · v has the mean square 0.81.
+    let scaled = &certificate.controls()[1].1;
+    assert!((scaled.mean_square() - 0.81).abs() < 0.05);
+    Ok(())
+}
+
+/// For half of the images, those with a positive first component of z, v is shifted. The local test
+/// finds these images, and not the others.
+#[test]
+fn the_local_test_finds_the_images_for_which_t_is_wrong() -> Result<()> {
+    struct Partly(Gaussian);
+    impl Flow for Partly {
+        fn forward(&self, x: &Tensor, z: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
+            let (v, logdet) = self.0.forward(x, z)?;
+            let shift = z.map(|z| z.narrow(1, 0, 1)).transpose()?;
+            let shift = shift.map(|s| s.gt(0.0)?.to_dtype(v.dtype())).transpose()?;
+            Ok(match shift {
+                Some(shift) => (v.broadcast_add(&shift)?, logdet),
+                None => (v, logdet),
+            })
+        }
+        fn inverse(&self, v: &Tensor, z: Option<&Tensor>) -> Result<Tensor> {
+            self.0.inverse(v, z)
+        }
+        fn dim(&self) -> Option<usize> {
+            self.0.dim()
+        }
+    }
+    let exact = Gaussian::random(4, 3, 3)?;
+    let (code, z) = exact.draw(2000, &mut Rng::new(4))?;
+    let certificate = Certificate::of_flow(&Partly(exact), &code, &z, &quick())?;
+    assert!(!certificate.passes());
+    // Its inverse is not one: the round trip says so.
+    assert!(!certificate.round_trip().is_exact());
+    let found = certificate.least_trusted(100);
+    let first: Vec<f32> = z.narrow(1, 0, 1)?.flatten_all()?.to_vec1()?;
+    let right = found.iter().filter(|i| first[**i as usize] > 0.0).count();
+    assert!(right >= 90, "{right} of 100 images have a shifted v");
+    Ok(())
+}
+
+/// A network t that was never trained is rejected, with its layer's name in the text; too few images
+/// and z that do not vary are errors that say so. A spline with large weights has a round trip that
+/// is not exact.
+#[test]
+fn an_untrained_t_is_rejected() -> Result<()> {
+    let exact = Gaussian::random(6, 5, 5)?;
+    let (code, z) = exact.draw(400, &mut Rng::new(6))?;
+    let config = CinnConfig {
+        flows: 2,
+        hidden: 16,
+        ..CinnConfig::new(6, Condition::Vector(5))
+    };
+    let t = Cinn::new(&config, &Params::new(0).root())?;
+    t.initialize(&code, &z)?;
+    let certificate = Certificate::of_flow(&t, &code, &z, &quick())?.named("fc");
+    assert!(!certificate.passes());
+    assert!(certificate.to_string().contains("t at fc, 400 held-out images"));
+    assert!(certificate.round_trip().is_exact());
+    certificate.figure()?;
+
+    let few = Certificate::of_flow(&t, &code.narrow(0, 0, 20)?, &z.narrow(0, 0, 20)?, &quick());
+    let message = few.err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(message.contains("at least 40"), "{message}");
+    let constant = Tensor::ones((400, 5), z.dtype(), &Device::Cpu)?;
+    let message = Certificate::of_flow(&t, &code, &constant, &quick());
+    let message = message.err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(message.contains("differ between images"), "{message}");
+
+    let config = CinnConfig {
+        coupling: CouplingConfig::spline(),
+        flows: 12,
+        ..config
+    };
+    let params = Params::new(1);
+    let t = Cinn::new(&config, &params.root())?;
+    for (_, parameter) in params.trained() {
+        parameter.set(&(parameter.as_tensor() * 30.0)?)?;
+    }
+    let certificate = Certificate::of_flow(&t, &code, &z, &quick())?;
+    let trip = certificate.round_trip();
+    assert!(!trip.is_exact(), "{trip:?}");
+    assert!(!certificate.passes());
+    Ok(())
+}
