@@ -7,7 +7,7 @@
 pub use crate::autoencoder::{Autoencoder, ConvVae, Decoder};
 pub use crate::backbone::{Backbone, Custom, Greybox, Mode, Network};
 pub use crate::data::{Batch, Creatures, Dataset, Digits, Faces, Images, Photographs, Split};
-pub use crate::figure::{Bars, Chart, Explorer, Histogram, ImageGrid, Panel, Table, heat};
+pub use crate::figure::{Bars, Boxes, Chart, Explorer, Histogram, ImageGrid, Panel, Table, heat};
 pub use crate::flow::{Cinn, CinnConfig, Condition, Flow};
 pub use crate::hub::{Hub, HubNetworks};
 pub use crate::interpret::{CinnTraining, Codes, Probe, ProbeConfig, Samples, free_share};

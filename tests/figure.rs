@@ -2,8 +2,8 @@
 
 use invariances::candle_core::{DType, Device, Tensor};
 use invariances::figure::{
-    Bars, Chart, Explorer, Figure, Film, HeatMap, Histogram, ImageGrid, Overview, Panel, Table,
-    Width,
+    Bars, Boxes, Chart, Explorer, Figure, Film, HeatMap, Histogram, ImageGrid, Overview, Panel,
+    Table, Width,
 };
 use invariances::metric::{Estimate, bootstrap_mean};
 use invariances::notebook::{Expected, Lab, Scale};
@@ -82,6 +82,13 @@ fn all() -> Result<Vec<Figure>> {
         .series("judge", &[Estimate::exact(-0.2), value])
         .reference(0.1, "chance")
         .figure()?;
+    let boxes = Boxes::new("Distances", ["one", "two words and some more of them"])
+        .series("network", &[vec![0.5, 2.0, 1.0], vec![]])
+        .series("noise", &[vec![3.0], vec![0.1, 10.0]])
+        .reference(1.0, "another image")
+        .y_label("distance")
+        .log_y()
+        .figure()?;
     let v: Vec<f32> = images(2, 16)?.flatten_all()?.to_vec1()?;
     let histogram = Histogram::new("v").values("v", &v).normal().figure()?;
     let grid = ImageGrid::new(&images(6, 8)?, 3)?
@@ -108,6 +115,7 @@ fn all() -> Result<Vec<Figure>> {
     Ok(vec![
         chart()?,
         bars,
+        boxes,
         histogram,
         grid,
         overview,
@@ -321,6 +329,11 @@ fn numbers_can_be_taken_out() -> Result<()> {
     assert_eq!(
         bars.csv()?,
         "series,group,mean,low,high,n\ns,\"x, y\",0.5,0.5,0.5,1\n"
+    );
+    let boxes = Boxes::new("", ["a", "b"]).series("s", &[vec![4.0, 0.0, 2.0], vec![]]);
+    assert_eq!(
+        boxes.figure()?.csv()?,
+        "series,group,p5,p25,median,p75,p95,n\ns,a,0.2,1,2,3,3.8,3\ns,b,,,,,,0\n"
     );
     let v: Vec<f32> = (0..100).map(|i| i as f32 / 50.0 - 1.0).collect();
     let histogram = Histogram::new("v").values("v", &v).bins(4).figure()?;
@@ -663,6 +676,22 @@ fn what_cannot_be_drawn_is_refused() -> Result<()> {
     refused(Bars::new("", ["a"]).figure(), "one series");
     let few = Bars::new("", ["a", "b"]).series("s", &[Estimate::exact(1.0)]);
     refused(few.figure(), "1 values for 2");
+    let boxes = |values: &[Vec<f64>]| Boxes::new("", ["a"]).series("s", values);
+    refused(Boxes::new("", ["a"]).figure(), "one series");
+    refused(boxes(&[]).figure(), "0 vectors for 1");
+    let infinite = [vec![1.0, f64::INFINITY]];
+    refused(boxes(&infinite).figure(), "series “s”, found inf");
+    refused(boxes(&infinite).figure(), "v.is_finite()");
+    let zero = [vec![1.0, 0.0]];
+    boxes(&zero).figure()?;
+    refused(boxes(&zero).log_y().figure(), "series “s” for a log");
+    let one = [vec![1.0]];
+    let hidden = boxes(&one).reference(0.0, "none");
+    refused(hidden.log_y().figure(), "reference line “none”");
+    refused(boxes(&one).y_range(1.0, 1.0).figure(), "low < high");
+    refused(boxes(&one).y_range(0.0, 1.0).log_y().figure(), "positive");
+    refused(boxes(&one).size(10, 10).figure(), "160");
+    boxes(&[vec![]]).figure()?.png(1.0)?;
     let map = |values: &[Vec<Estimate>]| HeatMap::new("", ["a"], ["b"]).values(values);
     refused(map(&[]).figure(), "1 × 1");
     let one = [vec![Estimate::exact(1.0)]];

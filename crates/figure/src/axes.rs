@@ -36,6 +36,8 @@ pub(super) enum Key {
     Line,
     Dashed,
     Square,
+    /// No symbol: a note.
+    Text,
 }
 
 /// How the labels of the axes look.
@@ -283,7 +285,11 @@ fn heading(area: &Area, width: f64, title: &str, legend: &[(String, Colour, Key)
     if !legend.is_empty() {
         let (mut x, mut y) = (MARGIN, top + SMALL * 0.85);
         for (label, colour, key) in legend {
-            let indent = if *key == Key::Square { 15.0 } else { 23.0 };
+            let indent = match key {
+                Key::Line | Key::Dashed => 23.0,
+                Key::Square => 15.0,
+                Key::Text => 0.0,
+            };
             let wide = indent + font::width(Face::Regular, SMALL, label) + 15.0;
             if x > MARGIN && x + wide > width - MARGIN + 15.0 {
                 (x, y) = (MARGIN, y + SMALL * 1.5);
@@ -303,6 +309,7 @@ fn heading(area: &Area, width: f64, title: &str, legend: &[(String, Colour, Key)
                     let corners = [point(0.0, -5.0), point(10.0, 5.0)];
                     area.draw(&Rectangle::new(corners, colour.filled()))?;
                 }
+                Key::Text => {}
             }
             let style = (Face::Regular, SMALL, Colour::GREY);
             write(area, [x + indent, y], HPos::Left, style, label)?;

@@ -20,6 +20,7 @@ mod axes;
 mod axis;
 mod backend;
 mod bars;
+mod boxes;
 mod canvas;
 mod chart;
 mod display;
@@ -48,6 +49,7 @@ mod table;
 mod width;
 
 pub use bars::Bars;
+pub use boxes::Boxes;
 pub use chart::Chart;
 pub use display::{Display, DisplayHandle};
 pub use estimate::Estimate;
@@ -232,7 +234,7 @@ impl Figure {
     pub fn csv(&self) -> Result<String> {
         if self.numbers.is_empty() {
             return Err(Error::unsupported(format!(
-                "the figure {:?} has no numbers to save as CSV: only charts, bars and histograms have numbers",
+                "the figure {:?} has no numbers to save as CSV: only charts, bars, boxes and histograms have numbers",
                 self.title
             )));
         }

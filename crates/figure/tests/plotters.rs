@@ -1,6 +1,6 @@
 //! Figures that plotters draws: the crate's own, and those of users' code on a `Plot`.
 
-use invariances_figure::{Bars, Chart, Colour, Estimate, Figure, HeatMap, Plot, Result};
+use invariances_figure::{Bars, Boxes, Chart, Colour, Estimate, Figure, HeatMap, Plot, Result};
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
@@ -93,6 +93,77 @@ fn heat_maps_are_read_like_tables() -> Result<()> {
         "{step:?}"
     );
     assert!((at("r")[1] - at("0.10")[1]).abs() < 1.0);
+    Ok(())
+}
+
+/// A number in the first element of this line of an SVG file that has it.
+fn attribute(line: &str, name: &str) -> f64 {
+    let value = line.split(&format!(" {name}=\"")).nth(1).unwrap();
+    value.split('"').next().unwrap().parse().unwrap()
+}
+
+/// The heights of all horizontal lines in this colour, from the top to the bottom.
+fn heights(figure: &Figure, colour: &str) -> Vec<f64> {
+    let lines = lines(figure, colour);
+    let flat = lines.iter().filter(|l| l[0][1] == l[1][1]);
+    let mut heights: Vec<f64> = flat.map(|l| l[0][1]).collect();
+    heights.sort_by(f64::total_cmp);
+    heights
+}
+
+/// Whiskers, boxes and medians are where the percentiles are, and an empty place stays empty.
+#[test]
+fn boxes_are_at_their_percentiles() -> Result<()> {
+    let values: Vec<f64> = (0..=10).map(f64::from).collect();
+    let boxes = Boxes::new("", ["a", "b"]).series("", &[vec![], values]);
+    let figure = boxes.y_range(0.0, 10.0).figure()?;
+    let grid = heights(&figure, "#e4e7ea");
+    let (ten, zero) = (grid[0], grid[grid.len() - 1]);
+    // Grid lines are at the middle of a pixel: half a pixel from their exact height.
+    let close = |found: f64, y: f64| (found - zero - (ten - zero) * y / 10.0).abs() < 1.0;
+    let found = heights(&figure, "#1f2328");
+    assert_eq!(found.len(), 3, "{found:?}");
+    for (found, y) in found.into_iter().zip([9.5, 5.0, 0.5]) {
+        assert!(close(found, y), "{y} at {found} of {grid:?}");
+    }
+    let svg = figure.svg()?;
+    let drawn: Vec<&str> = svg.lines().filter(|l| l.contains("fill-opacity")).collect();
+    let [one] = drawn[..] else {
+        panic!("expected one box, found {drawn:?}");
+    };
+    let top = attribute(one, "y");
+    let bottom = top + attribute(one, "height");
+    assert!(close(top, 7.5) && close(bottom, 2.5), "{top} {bottom}");
+    assert!(attribute(one, "x") > 210.0, "{one}");
+    Ok(())
+}
+
+#[test]
+fn the_axis_of_boxes_fits_the_whiskers() -> Result<()> {
+    let boxes = Boxes::new("", ["a", "b"]).series("", &[vec![-900.0, 0.0, 1e4], vec![0.1]]);
+    let figure = boxes.figure()?;
+    let svg = figure.svg()?;
+    let clip = svg.lines().find(|l| l.contains("<clipPath")).unwrap();
+    let top = attribute(clip, "y");
+    let bottom = top + attribute(clip, "height");
+    let drawn = lines(&figure, "#1f2328");
+    let points: Vec<&[f64; 2]> = drawn.iter().flatten().collect();
+    assert_eq!(points.len(), 20);
+    let inside = |p: &&[f64; 2]| p[1] > top + 2.0 && p[1] < bottom - 2.0;
+    assert!(points.iter().all(inside), "{points:?} in {top} to {bottom}");
+    Ok(())
+}
+
+/// 10 is halfway between 1 and 100.
+#[test]
+fn boxes_can_have_a_logarithmic_axis() -> Result<()> {
+    let boxes = Boxes::new("", ["a"]).series("", &[vec![10.0]]);
+    let figure = boxes.log_y().y_range(1.0, 100.0).figure()?;
+    let grid = heights(&figure, "#e4e7ea");
+    let middle = (grid[0] + grid[grid.len() - 1]) / 2.0;
+    let found = heights(&figure, "#1f2328");
+    let close = |y: &f64| (y - middle).abs() < 1.0;
+    assert!(!found.is_empty() && found.iter().all(close), "{found:?}");
     Ok(())
 }
 
