@@ -33,46 +33,69 @@ const MAX_FEATURES: usize = 1 << 14;
 /// [`Error::Shape`] if the numbers of features differ or exceed 16384, or a sample has fewer than
 /// two rows; [`Error::Invalid`] if a value is NaN or infinite.
 pub fn frechet_distance(a: &Tensor, b: &Tensor) -> Result<f64> {
-    let fits = match (a.dims(), b.dims()) {
-        ([n, f], [m, g]) => f == g && *f > 0 && *n >= 2 && *m >= 2,
-        _ => false,
-    };
-    if !fits {
-        return Err(Error::shape(format!(
-            "expected features of shapes (n, f) and (m, f) with at least two rows each, found {:?} \
-             and {:?}",
-            a.dims(),
-            b.dims()
-        )));
+    FrechetReference::new(a, b)?.distance(b)
+}
+
+/// The first sample of [`frechet_distance`], for the distances of several samples to it.
+pub(crate) struct FrechetReference {
+    mean: Vec<f64>,
+    trace: f64,
+    /// The root of the covariance.
+    root: DMatrix<f64>,
+}
+
+impl FrechetReference {
+    /// Checks that both samples fit each other, and computes the moments of a.
+    pub(crate) fn new(a: &Tensor, b: &Tensor) -> Result<Self> {
+        let fits = match (a.dims(), b.dims()) {
+            ([n, f], [m, g]) => f == g && *f > 0 && *n >= 2 && *m >= 2,
+            _ => false,
+        };
+        if !fits {
+            return Err(Error::shape(format!(
+                "expected features of shapes (n, f) and (m, f) with at least two rows each, found \
+                 {:?} and {:?}",
+                a.dims(),
+                b.dims()
+            )));
+        }
+        let features = a.dims()[1];
+        if features > MAX_FEATURES {
+            return Err(Error::shape(format!(
+                "expected at most {MAX_FEATURES} features (their covariance matrix must fit into \
+                 memory), found {features}: pool the layer's output or use a later layer"
+            )));
+        }
+        let (mean, covariance) = moments(a)?;
+        let trace = covariance.trace();
+        let eigen = covariance.symmetric_eigen();
+        let roots = eigen.eigenvalues.map(|v| v.max(0.0).sqrt());
+        let root =
+            &eigen.eigenvectors * DMatrix::from_diagonal(&roots) * eigen.eigenvectors.transpose();
+        Ok(Self { mean, trace, root })
     }
-    let features = a.dims()[1];
-    if features > MAX_FEATURES {
-        return Err(Error::shape(format!(
-            "expected at most {MAX_FEATURES} features (their covariance matrix must fit into \
-             memory), found {features}: pool the layer's output or use a later layer"
-        )));
+
+    /// Computes the distance to a sample whose shape [`FrechetReference::new`] has checked.
+    pub(crate) fn distance(&self, b: &Tensor) -> Result<f64> {
+        let (mean, covariance) = moments(b)?;
+        let means: f64 = self
+            .mean
+            .iter()
+            .zip(&mean)
+            .map(|(a, b)| (a - b).powi(2))
+            .sum();
+        let both = &self.root * &covariance * &self.root;
+        // Symmetric up to rounding.
+        let both = (&both + both.transpose()) * 0.5;
+        let root_trace: f64 = both
+            .symmetric_eigenvalues()
+            .iter()
+            .map(|v| v.max(0.0).sqrt())
+            .sum();
+        let distance = means + self.trace + covariance.trace() - 2.0 * root_trace;
+        // Rounding can make the distance of equal samples negative.
+        Ok(distance.max(0.0))
     }
-    let ((mean_a, cov_a), (mean_b, cov_b)) = (moments(a)?, moments(b)?);
-    let means: f64 = mean_a
-        .iter()
-        .zip(&mean_b)
-        .map(|(a, b)| (a - b).powi(2))
-        .sum();
-    let eigen = cov_a.clone().symmetric_eigen();
-    let roots = eigen.eigenvalues.map(|v| v.max(0.0).sqrt());
-    let root =
-        &eigen.eigenvectors * DMatrix::from_diagonal(&roots) * eigen.eigenvectors.transpose();
-    let both = &root * &cov_b * &root;
-    // Symmetric up to rounding.
-    let both = (&both + both.transpose()) * 0.5;
-    let root_trace: f64 = both
-        .symmetric_eigenvalues()
-        .iter()
-        .map(|v| v.max(0.0).sqrt())
-        .sum();
-    let distance = means + cov_a.trace() + cov_b.trace() - 2.0 * root_trace;
-    // Rounding can make the distance of equal samples negative.
-    Ok(distance.max(0.0))
 }
 
 /// Computes the mean and the unbiased covariance.
