@@ -206,6 +206,11 @@ impl Codes {
         ))
     }
 
+    /// The most probable code of each image, the mode of its posterior: (count, code), on the CPU.
+    pub fn modes(&self) -> Tensor {
+        self.posterior.mode()
+    }
+
     /// Samples a code z̄ for every image from its posterior, (count, code), on the CPU.
     pub fn sample(&self, rng: &mut Rng) -> Result<Tensor> {
         self.posterior.sample(rng)

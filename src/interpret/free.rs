@@ -1,18 +1,20 @@
 //! Samples of images with the same representation ([`Samples`]), and what varies between them:
 //! the share of a factor's variance that a layer leaves free ([`free_share`]).
 
+use super::Targets;
 use crate::autoencoder::Autoencoder;
-use crate::backbone::{Greybox, Network, device_of, rows_on};
+use crate::backbone::{Network, device_of, rows_on};
 use crate::flow::Cinn;
-use crate::metric::{IndependentClassifier, agreement, cosines};
+use crate::metric::{IndependentClassifier, agreement};
 use crate::ops::widened as wide;
 use crate::ops::{Placement, Rng, scalar, values};
 use crate::{Error, Result};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use std::collections::BTreeMap;
 
-/// Images that a layer cannot distinguish from their originals: D(t⁻¹(v | z)) with v ~ N(0, 1),
-/// several per original.
+/// Images drawn for the representation z of an original: D(t⁻¹(v | z)) with v ~ N(0, 1), several
+/// per original. How near their own representations are to z is measured by
+/// [`Fidelity`](super::Fidelity).
 #[derive(Clone, Debug)]
 pub struct Samples {
     images: Tensor,
@@ -190,35 +192,13 @@ impl Samples {
         independent: &IndependentClassifier,
         originals: &Tensor,
     ) -> Result<BTreeMap<String, Vec<f64>>> {
-        let (of_samples, of_originals) = (
-            independent.names(&self.images)?,
-            independent.names(originals)?,
-        );
+        let samples = Targets::of(independent, &self.images)?;
+        let originals = Targets::of(independent, originals)?;
         let mut free = BTreeMap::new();
-        for attribute in independent.attributes() {
-            let answers = attribute.answers.len();
-            let one_hot = |predicted: &[u32]| -> Result<Tensor> {
-                let mut rows = vec![0f32; predicted.len() * answers];
-                for (row, answer) in rows.chunks_mut(answers).zip(predicted) {
-                    row[*answer as usize] = 1.0;
-                }
-                Ok(Tensor::from_vec(
-                    rows,
-                    (predicted.len(), answers),
-                    &Device::Cpu,
-                )?)
-            };
-            let samples = one_hot(&of_samples[&attribute.name])?;
-            let originals = one_hot(&of_originals[&attribute.name])?;
-            let share = free_share(&samples, &originals, self.per_image);
-            let share = share.map_err(|e| {
-                let message = format!("attribute {}: {e}", attribute.name);
-                match e {
-                    Error::Shape(_) => Error::shape(message),
-                    _ => Error::invalid(message),
-                }
-            })?;
-            free.insert(attribute.name, share);
+        for name in samples.names() {
+            let (samples, originals) = (samples.get(&name)?, originals.get(&name)?);
+            let share = share_of(&name, &samples, &originals, self.per_image)?;
+            free.insert(name, share);
         }
         Ok(free)
     }
@@ -244,49 +224,6 @@ impl Samples {
         Ok((grouped.mean(1)?, deviation))
     }
 
-    /// Encodes the samples again and measures how close they are to the z that they were drawn
-    /// for.
-    ///
-    /// `z` are the representations (batch, …) of the originals, as computed by the greybox.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] for fewer than two originals, or if `z` does not have one row for each
-    /// original.
-    pub fn reencoded(&self, greybox: &Greybox, z: &Tensor) -> Result<Reencoded> {
-        let z = z.flatten_from(1)?;
-        let batch = z.dim(0)?;
-        let count = self.images.dim(0)?;
-        if batch < 2 || count != batch * self.per_image {
-            return Err(Error::shape(format!(
-                "expected one z for each of at least two originals, found {batch} for {count} samples, {} per original",
-                self.per_image
-            )));
-        }
-        let mut again = Vec::new();
-        let device = device_of(&*greybox.network(), &self.images);
-        for start in (0..count).step_by(64) {
-            let batch = rows_on(&device, &self.images, start, 64.min(count - start))?;
-            again.push(greybox.encode(&batch)?.flatten_from(1)?.detach());
-        }
-        let again = Tensor::cat(&again, 0)?;
-        let z = Placement::of(&again).take(&z)?;
-        let rows: Vec<u32> = (0..count).map(|i| (i / self.per_image) as u32).collect();
-        let own = z.index_select(&Tensor::new(rows, z.device())?, 0)?;
-        let mean = |values: Vec<f64>| -> Vec<f64> {
-            let each = values.chunks(self.per_image);
-            each.map(|v| v.iter().sum::<f64>() / v.len() as f64)
-                .collect()
-        };
-        let others: Vec<u32> = (0..batch).map(|i| ((i + 1) % batch) as u32).collect();
-        let others = z.index_select(&Tensor::new(others, z.device())?, 0)?;
-        Ok(Reencoded {
-            cosine: mean(cosines(&again, &own)?),
-            distance: mean(distances(&again, &own)?),
-            random_cosine: cosines(&others, &z)?,
-            random_distance: distances(&others, &z)?,
-        })
-    }
-
     /// For each sample, 1 if `network` predicts the class of its original, else 0.
     fn keeps_class(&self, network: &dyn Network, labels: &Tensor) -> Result<Vec<f64>> {
         let repeated = labels
@@ -302,25 +239,6 @@ impl Samples {
         }
         Ok(kept)
     }
-}
-
-/// How close samples are to their z after encoding them again ([`Samples::reencoded`]): a mean
-/// over the samples for each original. For comparison, it contains the same measures between the
-/// z of two unrelated originals.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Reencoded {
-    /// The cosine of Φ(sample) and z.
-    pub cosine: Vec<f64>,
-    /// ‖Φ(sample) − z‖.
-    pub distance: Vec<f64>,
-    /// The cosine of two originals' z.
-    pub random_cosine: Vec<f64>,
-    /// The distance of two originals' z.
-    pub random_distance: Vec<f64>,
-}
-
-fn distances(a: &Tensor, b: &Tensor) -> Result<Vec<f64>> {
-    values(&(wide(a)? - wide(b)?)?.sqr()?.sum(1)?.sqrt()?)
 }
 
 /// The share of a factor's variance that z leaves free, one value per original. It is the
@@ -349,6 +267,22 @@ pub fn free_share(
     share_within(of_samples, of_originals, per_image)
 }
 
+/// [`free_share`] of one factor; errors have its name.
+pub(super) fn share_of(
+    name: &str,
+    of_samples: &Tensor,
+    of_originals: &Tensor,
+    per_image: usize,
+) -> Result<Vec<f64>> {
+    free_share(of_samples, of_originals, per_image).map_err(|e| {
+        let message = format!("factor {name}: {e}");
+        match e {
+            Error::Shape(_) => Error::shape(message),
+            _ => Error::invalid(message),
+        }
+    })
+}
+
 /// The variance within each group of `per_image` rows of `of_samples` (n, components), divided by
 /// the variance of `all` (m, components).
 pub(super) fn share_within(
@@ -361,11 +295,24 @@ pub(super) fn share_within(
         .reshape((n / per_image, per_image, components))?
         .var(1)?
         .sum(1)?;
-    let total = scalar(&wide(all)?.var(0)?.sum_all()?)?;
-    if total <= 0.0 || !total.is_finite() {
+    let Some(total) = variance_of(all)? else {
         return Err(Error::invalid(
             "the factor does not vary over the originals: a share of its variance is not defined",
         ));
-    }
+    };
     Ok(values(&within)?.into_iter().map(|w| w / total).collect())
+}
+
+/// The variance of `all` (m, components) over its rows, summed over the components. `None` for
+/// fewer than two rows, if the rows differ by rounding errors at most, or if it is not finite.
+pub(super) fn variance_of(all: &Tensor) -> Result<Option<f64>> {
+    if all.dim(0)? < 2 {
+        return Ok(None);
+    }
+    let all = wide(all)?;
+    let total = scalar(&all.var(0)?.sum_all()?)?;
+    let size = scalar(&all.sqr()?.mean(0)?.sum_all()?)?;
+    // The mean of equal numbers can differ from them in the last digit, which in f32 gives a
+    // variance of up to 1e-13 of their square.
+    Ok((total.is_finite() && total > 1e-12 * size).then_some(total))
 }

@@ -1,6 +1,7 @@
 //! Probes: small networks that measure what can be read from features. [`Probe`] predicts a class,
 //! [`Readout`] predicts numbers.
 
+use super::free::variance_of;
 use crate::metric::agreement;
 use crate::ops::widened as wide;
 use crate::ops::{
@@ -9,6 +10,9 @@ use crate::ops::{
 use crate::train::Adam;
 use crate::{Error, Result};
 use candle_core::{D, Tensor};
+
+/// The number of training steps between two evaluations on the validation rows.
+const CHECKED: u64 = 50;
 
 /// Settings for building and training a [`Probe`] or a [`Readout`]: a network with one hidden
 /// layer, trained by Adam with a learning rate that decreases linearly to 0.
@@ -22,13 +26,18 @@ pub struct ProbeConfig {
     pub hidden: usize,
     /// Adam's initial learning rate.
     pub learning_rate: f64,
-    /// The seed of the initial weights and of the batches.
+    /// The seed of the initial weights, of the batches and of the validation rows.
     pub seed: u64,
+    /// The share of the rows that is not trained on but used for early stopping, in [0, 1). The
+    /// loss on these rows is computed every 50 steps and after the last one, and the weights with
+    /// the lowest loss are the result. With 0, the default, all rows are trained on, and the last
+    /// weights are the result.
+    pub validation: f64,
 }
 
 impl Default for ProbeConfig {
-    /// Settings for some thousand rows: 1500 steps with 128 rows each, a width of 128, and a
-    /// learning rate of 0.002.
+    /// Settings for some thousand rows: 1500 steps with 128 rows each, a width of 128, a learning
+    /// rate of 0.002, and no early stopping.
     fn default() -> Self {
         Self {
             steps: 1500,
@@ -36,13 +45,14 @@ impl Default for ProbeConfig {
             hidden: 128,
             learning_rate: 2e-3,
             seed: 0,
+            validation: 0.0,
         }
     }
 }
 
 impl ProbeConfig {
     /// Trains `layers` on random batches of the n rows of `features`. `stream` names the random
-    /// numbers; `loss` maps the outputs and the chosen rows to a scalar.
+    /// numbers; `loss` maps the outputs and the chosen rows to a scalar, a mean over the rows.
     fn train(
         &self,
         layers: &Layers,
@@ -51,19 +61,83 @@ impl ProbeConfig {
         stream: &str,
         loss: impl Fn(&Tensor, &Tensor) -> Result<Tensor>,
     ) -> Result<()> {
-        let n = features.dim(0)?;
+        let (trained, validation) = self.divided(features.dim(0)?, stream)?;
         let mut adam = Adam::named(params.trained())?.betas(0.9, 0.99);
+        let mut best: Option<(f64, Vec<Tensor>)> = None;
         for step in 0..self.steps {
             let mut rng = Rng::at(self.seed, stream, step);
-            let chosen: Vec<u32> = (0..self.batch).map(|_| rng.below(n) as u32).collect();
+            let chosen: Vec<u32> = (0..self.batch)
+                .map(|_| trained[rng.below(trained.len())])
+                .collect();
             let chosen = Tensor::new(chosen, features.device())?;
             let outputs = layers.forward(&features.index_select(&chosen, 0)?)?;
-            let loss = loss(&outputs, &chosen)?;
+            let value = loss(&outputs, &chosen)?;
             let rate = self.learning_rate * (1.0 - step as f64 / self.steps as f64);
-            adam.step_at(&loss.backward()?, rate)?;
+            adam.step_at(&value.backward()?, rate)?;
+            let is_checked = (step + 1).is_multiple_of(CHECKED) || step + 1 == self.steps;
+            if is_checked && !validation.is_empty() {
+                let value = loss_over(layers, features, &validation, &loss)?;
+                let is_lower = best.as_ref().is_none_or(|(lowest, _)| value < *lowest);
+                if value.is_finite() && is_lower {
+                    best = Some((value, copies(params)?));
+                }
+            }
+        }
+        if let Some((_, weights)) = best {
+            for ((_, var), weight) in params.trained().iter().zip(&weights) {
+                var.set(weight)?;
+            }
         }
         Ok(())
     }
+
+    /// The indices of the rows that are trained on, and of the validation rows.
+    fn divided(&self, n: usize, stream: &str) -> Result<(Vec<u32>, Vec<u32>)> {
+        if !(0.0..1.0).contains(&self.validation) {
+            return Err(Error::invalid(format!(
+                "expected a share of validation rows in [0, 1), found {}",
+                self.validation
+            )));
+        }
+        if self.validation == 0.0 {
+            return Ok(((0..n as u32).collect(), Vec::new()));
+        }
+        if n < 2 {
+            return Err(Error::shape(format!(
+                "expected at least two rows, one to train on and one for validation, found {n}: \
+                 add rows, or set `validation` to 0"
+            )));
+        }
+        let count = ((self.validation * n as f64).round() as usize).clamp(1, n - 1);
+        let mut rows = Rng::named(self.seed, &format!("{stream} validation")).permutation(n);
+        let trained = rows.split_off(count);
+        Ok((trained, rows))
+    }
+}
+
+/// The loss over all `rows`, a mean.
+fn loss_over(
+    layers: &Layers,
+    features: &Tensor,
+    rows: &[u32],
+    loss: &impl Fn(&Tensor, &Tensor) -> Result<Tensor>,
+) -> Result<f64> {
+    let mut sum = 0.0;
+    for part in rows.chunks(1024) {
+        let chosen = Tensor::new(part, features.device())?;
+        let outputs = layers.forward(&features.index_select(&chosen, 0)?)?;
+        sum += scalar(&loss(&outputs, &chosen)?)? * part.len() as f64;
+    }
+    Ok(sum / rows.len() as f64)
+}
+
+/// Copies of the trained parameters, in the order of [`Params::trained`].
+fn copies(params: &Params) -> Result<Vec<Tensor>> {
+    let trained = params.trained();
+    let copies = trained
+        .iter()
+        .map(|(_, var)| Ok(var.as_tensor().copy()?.detach()));
+    copies.collect()
 }
 
 /// A small network that predicts a class from features. If it fails on held-out features, the
@@ -89,7 +163,8 @@ impl Probe {
     /// type of the features (f32 for features in half precision).
     ///
     /// # Errors
-    /// [`Error::Shape`] if the shapes do not fit or there are no features.
+    /// [`Error::Shape`] if the shapes do not fit or there are no features; [`Error::Invalid`] for a
+    /// share of validation rows outside of [0, 1).
     pub fn train(features: &Tensor, labels: &Tensor, config: &ProbeConfig) -> Result<Self> {
         match (features.dims(), labels.dims()) {
             (&[n, _], &[m]) if n == m && n > 0 => {}
@@ -146,7 +221,8 @@ impl Readout {
     /// half precision).
     ///
     /// # Errors
-    /// [`Error::Shape`] if the shapes do not fit or there are no features.
+    /// [`Error::Shape`] if the shapes do not fit or there are no features; [`Error::Invalid`] for a
+    /// share of validation rows outside of [0, 1).
     pub fn train(features: &Tensor, target: &Tensor, config: &ProbeConfig) -> Result<Self> {
         let components = match (features.dims(), target.dims()) {
             (&[n, _], &[m, components]) if n == m && n > 0 && components > 0 => components,
@@ -174,6 +250,16 @@ impl Readout {
         Ok(Self { layers })
     }
 
+    /// Predicts the target from features (n, f): (n, components), without a graph, on the device
+    /// on which the network was trained.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if the shapes do not fit.
+    pub fn predict(&self, features: &Tensor) -> Result<Tensor> {
+        let features = Placement::of(&self.layers.mean).take(&features.detach())?;
+        Ok(self.layers.forward(&features)?.detach())
+    }
+
     /// The share of the variance of a held-out `target` (n, components) that cannot be read from
     /// the held-out `features` (n, f): the squared error of the prediction, divided by the
     /// variance of the target, one value per row.
@@ -184,16 +270,13 @@ impl Readout {
     /// # Errors
     /// [`Error::Tensor`] if the shapes do not fit; [`Error::Invalid`] if the target does not vary.
     pub fn unread_share(&self, features: &Tensor, target: &Tensor) -> Result<Vec<f64>> {
-        let placement = Placement::of(&self.layers.mean);
-        let features = placement.take(&features.detach())?;
-        let target = placement.take(&target.detach())?;
-        let error = (self.layers.forward(&features)? - &target)?.sqr()?.sum(1)?;
-        let variance = scalar(&target.var(0)?.sum_all()?)?;
-        if variance.is_nan() || variance <= 0.0 {
+        let target = Placement::of(&self.layers.mean).take(&target.detach())?;
+        let error = (self.predict(features)? - &target)?.sqr()?.sum(1)?;
+        let Some(variance) = variance_of(&target)? else {
             return Err(Error::invalid(
                 "the held-out target does not vary: a share of its variance is not defined",
             ));
-        }
+        };
         Ok(values(&error)?.into_iter().map(|e| e / variance).collect())
     }
 }
