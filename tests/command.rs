@@ -13,6 +13,7 @@ fn command() -> Command {
     for name in [
         "INVARIANCES_SCALE",
         "INVARIANCES_SEED",
+        "INVARIANCES_NETWORK_SEED",
         "INVARIANCES_OUT",
         "INVARIANCES_OFFLINE",
         "INVARIANCES_SET",
@@ -98,6 +99,11 @@ fn bad_settings_are_refused_before_anything_is_written() {
     refuses(
         run().env("INVARIANCES_SEED", "-1"),
         &["INVARIANCES_SEED: expected a whole number", "found `-1`"],
+    );
+    let number = "INVARIANCES_NETWORK_SEED: expected a whole number";
+    refuses(
+        run().env("INVARIANCES_NETWORK_SEED", "x"),
+        &[number, "found `x`"],
     );
     let devices = "expected a device such as cpu, cuda, cuda:1 or metal, found";
     refuses(run().args(["--device", "tpu"]), &["--device", devices]);
@@ -380,7 +386,7 @@ fn notebooks_run_and_leave_claims_figures_and_a_page() {
         "[3/3]",
         "│ smoke 3 42",
         "3 of 3 cells",
-        "1 claims, 1 of them hold",
+        "Claims: 0 hold, 0 fail, 0 undecided, 1 not meaningful (smoke).",
     ] {
         assert!(said.contains(part), "no `{part}` in: {said}");
     }
@@ -390,6 +396,8 @@ fn notebooks_run_and_leave_claims_figures_and_a_page() {
     assert_eq!(printed(&page, 2), "smoke 3 42\n");
     let claims = read(&out.join("claims.json"));
     assert_eq!(claims[0]["statement"], "It is <good>");
+    assert_eq!(claims[0]["verdict"], "smoke");
+    assert_eq!(claims[0]["holds"], false);
     let index = std::fs::read_to_string(out.join("index.html")).unwrap();
     assert!(index.contains("What is **good**?") && index.contains("It is &lt;good&gt;"));
     assert!(index.contains("figures/90_good-box.svg") && index.contains("90_good.ipynb"));
@@ -602,7 +610,7 @@ fn a_study_repeats_a_notebook_over_seeds_and_goes_on_where_it_was() {
     );
     let cells = [
         dependency.as_str(),
-        "let by: f64 = lab.setting(\"by\", 2.0)?;\nlab.claim(\"value\", by * lab.seed() as f64).at_least(1.0).state()?",
+        "let by: f64 = lab.setting(\"by\", 2.0)?;\nlab.claim(\"value\", by * lab.seed() as f64 + 0.25 * lab.network_seed() as f64).at_least(1.0).state()?",
         "lab.study(&(by, \"seedless\"))?",
     ];
     let path = notebook(home.path(), "study_me", &cells);
@@ -620,6 +628,7 @@ fn a_study_repeats_a_notebook_over_seeds_and_goes_on_where_it_was() {
         command
     };
     refuses(&mut study(&["--seeds", "0"]), &["seeds"]);
+    refuses(&mut study(&["--networks", "0"]), &["networks"]);
     refuses(&mut study(&["--set", "by"]), &["NAME=VALUE", "by"]);
     refuses(&mut study(&["--confirm"]), &["study_me", "found none"]);
     assert!(!into.exists());
@@ -633,7 +642,11 @@ fn a_study_repeats_a_notebook_over_seeds_and_goes_on_where_it_was() {
     assert_eq!(kept[0]["code"], invariances::revision::all());
     assert_eq!(kept[0]["devices"].as_array().unwrap().len(), 2);
     assert_eq!(kept[0]["claims"][0]["values"], json!([0.0, 2.0]));
-    assert_eq!(kept[0]["claims"][0]["holds"], json!([false, true]));
+    assert_eq!(kept[0]["networks"], json!([0, 0]));
+    let differences = &kept[0]["claims"][0]["differences"];
+    assert_eq!(*differences, json!([-1.0, 1.0]));
+    // At smoke scale nothing holds.
+    assert_eq!(kept[0]["claims"][0]["holds"], json!([false, false]));
     // A third seed: the first two are not measured again.
     let output = study(&["--seeds", "3"]).output().unwrap();
     let said = text(&output);
@@ -715,6 +728,20 @@ fn a_study_repeats_a_notebook_over_seeds_and_goes_on_where_it_was() {
     assert!(output.status.success(), "{}", text(&output));
     let claims = read(&out.join("claims.json"));
     assert!(claims.to_string().contains("27.0"), "{claims}");
+    // Seeds of the network under study are entries of their own, next to those of everything else.
+    let networks = ["--seeds", "1", "--networks", "3", "--set", "by=3"];
+    let said = text(&study(&networks).output().unwrap());
+    assert!(said.contains("3 seeds of the network"), "{said}");
+    let found = read(&into.join("study_me.json"))[2].clone();
+    assert_eq!(found["seeds"], json!([0, 0, 0]));
+    assert_eq!(found["networks"], json!([0, 1, 2]));
+    assert_eq!(found["claims"][0]["values"], json!([0.0, 0.25, 0.5]));
+    let networks = ["--seeds", "2", "--networks", "3", "--set", "by=3"];
+    let said = text(&study(&networks).output().unwrap());
+    assert_eq!(said.matches("measured before").count(), 3, "{said}");
+    let kept = read(&into.join("study_me.json"));
+    assert_eq!(kept[2]["seeds"], json!([0, 0, 0, 1]));
+    assert_eq!(kept[2]["networks"], json!([0, 1, 2, 0]));
     // What no cell asks for is said, and costs nothing that was measured.
     let output = study(&["--seeds", "1", "--set", "off=1"]).output().unwrap();
     let said = text(&output);

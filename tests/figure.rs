@@ -808,7 +808,7 @@ fn claims_are_kept_by_name() -> Result<()> {
     let broken = lab.claim("broken", f64::NAN).at_most(1.0);
     broken.interval(0.0, f64::INFINITY).state()?;
     // The first again: it stays first, with its new value.
-    let again = lab.with_seed(6).claim("class-kept", 0.4);
+    let again = lab.with_seed(6).claim("class-kept", 0.25);
     again.expect(Expected::Between(0.5, 1.0)).state()?;
     let found = read();
     let names: Vec<&str> = found
@@ -821,12 +821,17 @@ fn claims_are_kept_by_name() -> Result<()> {
     assert_eq!(
         found[0],
         serde_json::json!({
-            "notebook": "test", "name": "class-kept", "statement": "class kept", "figure": null, "value": 0.4,
-            "unit": "", "low": null, "high": null, "expected": "0.5 to 1", "holds": false, "scale": "quick",
-            "seed": 6, "version": invariances::VERSION,
+            "notebook": "test", "name": "class-kept", "statement": "class kept", "figure": null, "value": 0.25,
+            "unit": "", "low": null, "high": null, "expected": "0.5 to 1", "history": null,
+            "direction": {"between": [0.5, 1.0]}, "other": null,
+            "difference": {"value": -0.25, "low": null, "high": null}, "p": null, "p_holm": null,
+            "verdict": "undecided", "holds": false, "scale": "quick", "seed": 6,
+            "version": invariances::VERSION,
         })
     );
-    assert_eq!(found[1]["expected"], "> shuffled (0.8)");
+    assert_eq!(found[1]["expected"], "> shuffled 0.8");
+    assert_eq!(found[1]["other"]["name"], "shuffled");
+    assert_eq!(found[1]["verdict"], "undecided");
     assert_eq!(found[1]["holds"], false);
     assert_eq!(found[2]["value"], serde_json::Value::Null);
     assert_eq!(found[2]["low"], 0.0);
@@ -837,8 +842,10 @@ fn claims_are_kept_by_name() -> Result<()> {
     let both = lab.claims([&claim, &claim]);
     assert!(both.hold());
     assert_well_formed(&both.html());
-    let smoke = lab.with_scale(Scale::Smoke).claim("smoke", 1.0).state()?;
+    let smoke = lab.with_scale(Scale::Smoke).claim("smoke", kept);
+    let smoke = smoke.at_least(0.9).state()?;
     assert!(smoke.to_string().contains("not meaningful"));
+    assert!(!smoke.holds() && !lab.claims([&smoke]).hold());
     Ok(())
 }
 

@@ -209,7 +209,8 @@ fn claims(lab: &Lab) -> Result<Claims> {
     let kept = lab.claim("kept", 0.93).statement("P(a | b) is <kept>");
     let kept = kept.interval(0.91, 0.95).at_least(0.9).state()?;
     let free = lab.claim("free", 0.5).statement("Shape is free");
-    Ok(lab.claims([&kept, &free.at_least(0.8).state()?]))
+    let free = free.interval(0.4, 0.6).at_least(0.8).state()?;
+    Ok(lab.claims([&kept, &free]))
 }
 
 #[test]
@@ -247,21 +248,27 @@ fn tables_claims_and_settings_have_forms_for_exports() -> Result<()> {
     assert_eq!(types(&shown[1]), three);
     let markdown = shown[1]["text/markdown"].as_str().unwrap();
     let lines: Vec<&str> = markdown.lines().collect();
-    assert_eq!(lines[0], "| claim | measured | expected | holds |");
+    assert_eq!(
+        lines[0],
+        "| claim | measured | expected | difference | verdict, alone |"
+    );
     assert_eq!(
         lines[2],
-        "| P(a \\| b) is \\<kept\\> | 0.93 \\[0.91, 0.95\\] | ≥ 0.9 | ✓ |"
+        "| P(a \\| b) is \\<kept\\> | 0.93 \\[0.91, 0.95\\] | ≥ 0.9 | 0.03 \\[0.01, 0.05\\] | ✓ |"
     );
-    assert_eq!(lines[3], "| Shape is free | 0.5 | ≥ 0.8 | ✗ |");
+    assert_eq!(
+        lines[3],
+        "| Shape is free | 0.5 \\[0.4, 0.6\\] | ≥ 0.8 | −0.3 \\[−0.4, −0.2\\] | ✗ |"
+    );
     assert_eq!(
         shown[1]["text/plain"],
         "✓ P(a | b) is <kept>: 0.93 [0.91, 0.95], expected ≥ 0.9\n\
-         ✗ Shape is free: 0.5, expected ≥ 0.8"
+         ✗ Shape is free: 0.5 [0.4, 0.6], expected ≥ 0.8"
     );
     assert_eq!(shown[1]["text/html"], claims(&lab)?.html());
     assert_eq!(
         shown[2]["text/plain"],
-        "✗ Shape is free: 0.5, expected ≥ 0.8"
+        "✗ Shape is free: 0.5 [0.4, 0.6], expected ≥ 0.8"
     );
     assert_eq!(types(&shown[3]), three);
     let settings = shown[3]["text/plain"].as_str().unwrap();

@@ -1,65 +1,30 @@
-//! Claims of a notebook: a statement, the measured value, and what was expected of it.
+//! Claims of a notebook: a statement, the measured value, what was expected of it, and the verdict.
 //!
-//! A cell states a claim with [`Lab::claim`] and an expectation such as [`ClaimBuilder::at_least`].
-//! [`Expected::holds`] compares the value with it. [`ClaimBuilder::state`] saves the result in
-//! `claims/<notebook>.json`, from which `src/bin/invariances/gallery.rs` makes the page of a run. A
-//! claim that does not hold is shown as such; it does not stop the notebook, and `invariances run`
-//! does not fail. [`Study`](super::Study) has the same claims measured over several seeds.
+//! A cell states a claim with [`Lab::claim`](super::Lab::claim) and an expectation such as
+//! [`ClaimBuilder::at_least`](super::ClaimBuilder::at_least). The difference between the value and
+//! what is expected ([`Measured::minus`](super::Measured::minus)) decides it by
+//! [`Verdict::decide`]. [`ClaimBuilder::state`](super::ClaimBuilder::state) saves the result in
+//! `claims/<notebook>.json`. There the notebook's last cell, [`Lab::study`](super::Lab::study),
+//! corrects the verdicts of all claims together by Holm's method, and
+//! `src/bin/invariances/gallery.rs` makes the page of a run from the file. A claim that fails is
+//! shown as such; it does not stop the notebook, and `invariances run` does not fail.
+//! [`Study`](super::Study) has the same claims measured over several seeds.
 
-use super::lab::check_name;
-use super::{Lab, Scale};
+use super::format::with_interval;
+use super::{Compared, Counts, Difference, Expected, Scale, Verdict, with_history};
 use crate::figure::{Display, Table, escape};
-use crate::metric::Estimate;
-use crate::{Error, Result};
-use invariances_core::files::write_atomic;
 use serde_json::{Value, json};
 use std::fmt;
-use std::path::PathBuf;
-use std::sync::Mutex;
 
-/// The value that was expected before measuring.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Expected {
-    /// At least this value.
-    AtLeast(f64),
-    /// At most this value.
-    AtMost(f64),
-    /// Between the first and the second value, both included.
-    Between(f64, f64),
-    /// More than another measured value, given by its name and value.
-    Above(String, f64),
-    /// Less than another measured value, given by its name and value.
-    Below(String, f64),
-    /// No expectation: the value is reported. It holds if it is finite.
-    Reported,
-}
-
-impl Expected {
-    /// Whether a value is as expected; NaN never is.
-    pub fn holds(&self, value: f64) -> bool {
-        match self {
-            Self::AtLeast(min) => value >= *min,
-            Self::AtMost(max) => value <= *max,
-            Self::Between(low, high) => value >= *low && value <= *high,
-            Self::Above(_, other) => value > *other,
-            Self::Below(_, other) => value < *other,
-            Self::Reported => value.is_finite(),
-        }
-    }
-}
-
-impl fmt::Display for Expected {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::AtLeast(v) => write!(f, "≥ {}", short(*v)),
-            Self::AtMost(v) => write!(f, "≤ {}", short(*v)),
-            Self::Between(a, b) => write!(f, "{} to {}", short(*a), short(*b)),
-            Self::Above(name, v) => write!(f, "> {name} ({})", short(*v)),
-            Self::Below(name, v) => write!(f, "< {name} ({})", short(*v)),
-            Self::Reported => write!(f, "reported"),
-        }
-    }
-}
+/// The header of the tables of claims. A cell knows its own claims only, so its verdicts are those
+/// of each claim alone.
+const HEADER: [&str; 5] = [
+    "claim",
+    "measured",
+    "expected",
+    "difference",
+    "verdict, alone",
+];
 
 /// A statement of a notebook, with the measured value that supports it.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,7 +35,7 @@ pub struct Claim {
     pub name: String,
     /// The sentence that is shown to the reader.
     pub statement: String,
-    /// The name of the figure that shows it, as given to [`Lab::figure`].
+    /// The name of the figure that shows it, as given to [`Lab::figure`](super::Lab::figure).
     pub figure: Option<String>,
     /// The measured value.
     pub value: f64,
@@ -80,6 +45,18 @@ pub struct Claim {
     pub interval: Option<(f64, f64)>,
     /// The expected value.
     pub expected: Expected,
+    /// Since when this is expected, and what was expected before; `None` if it never changed.
+    pub history: Option<String>,
+    /// The other measured value of [`Expected::Above`] and [`Expected::Below`].
+    pub other: Option<Compared>,
+    /// The value minus the other one, the threshold, or the nearest end of a range; `None` without
+    /// an expectation.
+    pub difference: Option<Difference>,
+    /// The two-sided p-value of H0: the difference is 0. `None` without an interval or an
+    /// expectation.
+    pub p: Option<f64>,
+    /// The verdict on this claim alone, at a level of 5 %.
+    pub verdict: Verdict,
     /// The scale at which it was measured.
     pub scale: Scale,
     /// The seed with which it was measured.
@@ -89,17 +66,20 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Whether the value is as expected.
+    /// Whether the claim holds, taken alone: the difference is significant at 5 % and as expected.
+    /// It is false for a value that is undecided, only reported, or measured at smoke scale.
     pub fn holds(&self) -> bool {
-        self.expected.holds(self.value)
+        self.verdict == Verdict::Holds
     }
 
     /// The JSON object that is stored in `claims/<notebook>.json`.
-    fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         // JSON has no NaN and no infinity. They become null, and `expected` states the value
         // found.
         let number = |v: f64| if v.is_finite() { json!(v) } else { Value::Null };
-        let mut expected = self.expected.to_string();
+        let low = |ends: Option<(f64, f64)>| ends.map_or(Value::Null, |e| number(e.0));
+        let high = |ends: Option<(f64, f64)>| ends.map_or(Value::Null, |e| number(e.1));
+        let mut expected = self.expectation();
         if !self.value.is_finite() {
             expected.push_str(&format!("; the value is not a number ({})", self.value));
         }
@@ -110,9 +90,25 @@ impl Claim {
             "figure": self.figure.as_ref().map(|f| format!("{}-{f}", self.notebook)),
             "value": number(self.value),
             "unit": self.unit,
-            "low": self.interval.map_or(Value::Null, |i| number(i.0)),
-            "high": self.interval.map_or(Value::Null, |i| number(i.1)),
+            "low": low(self.interval),
+            "high": high(self.interval),
             "expected": expected,
+            "history": self.history,
+            "direction": self.expected.direction(),
+            "other": self.other.as_ref().map(|other| json!({
+                "name": other.name,
+                "value": number(other.value),
+                "low": low(other.interval),
+                "high": high(other.interval),
+            })),
+            "difference": self.difference.map(|difference| json!({
+                "value": number(difference.value),
+                "low": low(difference.interval),
+                "high": high(difference.interval),
+            })),
+            "p": self.p.map_or(Value::Null, number),
+            "p_holm": Value::Null,
+            "verdict": self.verdict,
             "holds": self.holds(),
             "scale": self.scale.name(),
             "seed": self.seed,
@@ -127,41 +123,64 @@ impl Claim {
     }
 
     fn measured(&self) -> String {
-        let unit = if self.unit.is_empty() {
-            String::new()
-        } else {
-            format!(" {}", self.unit)
-        };
-        match self.interval {
-            Some((low, high)) => format!(
-                "{} [{}, {}]{unit}",
-                short(self.value),
-                short(low),
-                short(high)
-            ),
-            None => format!("{}{unit}", short(self.value)),
+        let value = with_interval(self.value, self.interval);
+        match self.unit.is_empty() {
+            true => value,
+            false => format!("{value} {}", self.unit),
         }
     }
 
-    /// The mark after the comparison. At smoke scale hardly anything is trained, so a value only
-    /// shows that the code runs.
-    fn verdict(&self) -> &'static str {
-        match (self.scale, self.holds()) {
-            (Scale::Smoke, _) => "smoke: not meaningful",
-            (_, true) => "✓",
-            (_, false) => "✗",
+    /// What is expected, with the other value and its interval.
+    fn expectation(&self) -> String {
+        match &self.other {
+            Some(other) => self
+                .expected
+                .text(&with_interval(other.value, other.interval)),
+            None => self.expected.to_string(),
         }
+    }
+
+    fn expectation_and_history(&self) -> String {
+        with_history(&self.expectation(), self.history.as_deref())
+    }
+
+    fn difference_text(&self) -> String {
+        self.difference
+            .map_or("–".into(), |d| with_interval(d.value, d.interval))
+    }
+
+    /// The mark of the verdict, and why there is none if there is no p-value.
+    fn verdict_text(&self) -> String {
+        match (self.verdict, self.p) {
+            (Verdict::Undecided, None) if !self.value.is_finite() => "? no number".into(),
+            (Verdict::Undecided, None) => "? no interval".into(),
+            (verdict, _) => verdict.mark().into(),
+        }
+    }
+
+    fn row(&self) -> [String; 5] {
+        [
+            self.statement.clone(),
+            self.measured(),
+            self.expectation_and_history(),
+            self.difference_text(),
+            self.verdict_text(),
+        ]
     }
 }
 
 impl fmt::Display for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (measured, verdict) = (self.measured(), self.verdict());
-        write!(
-            f,
-            "{verdict} {}: {measured}, expected {}",
-            self.statement, self.expected
-        )
+        let (mark, measured) = (self.verdict.mark(), self.measured());
+        write!(f, "{mark} {}: {measured}, ", self.statement)?;
+        if self.expected == Expected::Reported {
+            return write!(f, "reported");
+        }
+        write!(f, "expected {}", self.expectation_and_history())?;
+        match &self.other {
+            Some(_) => write!(f, ", difference {}", self.difference_text()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -175,9 +194,17 @@ impl Claims {
         Self(claims.into_iter().cloned().collect())
     }
 
-    /// Whether all of them hold.
+    /// Whether at least one of them holds and none fails, each taken alone. Claims that are
+    /// undecided, only reported, or measured at smoke scale do not count; [`Claims::counts`] has
+    /// their number.
     pub fn hold(&self) -> bool {
-        self.0.iter().all(Claim::holds)
+        let counts = self.counts();
+        counts.hold > 0 && counts.fail == 0
+    }
+
+    /// The number of claims that hold, fail and are undecided, each taken alone.
+    pub fn counts(&self) -> Counts {
+        self.0.iter().map(|claim| claim.verdict).collect()
     }
 
     /// A list of all claims.
@@ -188,22 +215,24 @@ impl Claims {
     /// The table as HTML.
     pub fn html(&self) -> String {
         let left = " style=\"text-align:left\"";
-        let mut html = format!(
-            "<table><thead><tr><th{left}>claim</th><th{left}>measured</th><th{left}>expected</th><th></th></tr></thead><tbody>"
-        );
+        let header: String = HEADER
+            .iter()
+            .map(|title| format!("<th{left}>{title}</th>"))
+            .collect();
+        let mut html = format!("<table><thead><tr>{header}</tr></thead><tbody>");
         for claim in &self.0 {
-            let colour = match (claim.scale, claim.holds()) {
-                (Scale::Smoke, _) => "#59606a",
-                (_, true) => "#00794f",
-                (_, false) => "#b34700",
+            let colour = match claim.verdict {
+                Verdict::Holds => "#00794f",
+                Verdict::Fails => "#b34700",
+                Verdict::Undecided => "#7a5c00",
+                Verdict::Reported | Verdict::Smoke => "#59606a",
             };
+            let [statement, measured, expected, difference, verdict] =
+                claim.row().map(|cell| escape(&cell));
             html.push_str(&format!(
-                "<tr><td{left}>{}</td><td{left}><b>{}</b></td><td{left}>{}</td>\
-                 <td style=\"text-align:left;color:{colour}\"><b>{}</b></td></tr>",
-                escape(&claim.statement),
-                escape(&claim.measured()),
-                escape(&claim.expected.to_string()),
-                claim.verdict()
+                "<tr><td{left}>{statement}</td><td{left}><b>{measured}</b></td>\
+                 <td{left}>{expected}</td><td{left}>{difference}</td>\
+                 <td style=\"text-align:left;color:{colour}\"><b>{verdict}</b></td></tr>",
             ));
         }
         html.push_str("</tbody></table>");
@@ -213,14 +242,9 @@ impl Claims {
     /// The claims as a notebook shows them: as HTML, Markdown and plain text. An export to LaTeX
     /// uses the Markdown, whose columns have the width of the page.
     pub fn display(&self) -> Display {
-        let mut table = Table::new(["claim", "measured", "expected", "holds"]);
+        let mut table = Table::new(HEADER);
         for claim in &self.0 {
-            table = table.row([
-                claim.statement.clone(),
-                claim.measured(),
-                claim.expected.to_string(),
-                claim.verdict().to_string(),
-            ]);
+            table = table.row(claim.row());
         }
         Display::new(self)
             .html(self.html())
@@ -238,160 +262,4 @@ impl fmt::Display for Claims {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|claim| writeln!(f, "{claim}"))
     }
-}
-
-/// A claim under construction; [`ClaimBuilder::state`] saves it.
-#[derive(Clone, Debug)]
-pub struct ClaimBuilder {
-    claim: Claim,
-    file: PathBuf,
-}
-
-impl ClaimBuilder {
-    pub(super) fn new(lab: &Lab, name: &str, value: Estimate) -> Self {
-        let interval = (value.n > 1).then_some((value.low, value.high));
-        Self {
-            claim: Claim {
-                notebook: lab.notebook().into(),
-                name: name.into(),
-                statement: name.replace(['-', '_'], " "),
-                figure: None,
-                value: value.mean,
-                unit: String::new(),
-                interval,
-                expected: Expected::Reported,
-                scale: lab.scale(),
-                seed: lab.seed(),
-                version: crate::VERSION.into(),
-            },
-            file: lab
-                .out()
-                .join("claims")
-                .join(format!("{}.json", lab.notebook())),
-        }
-    }
-
-    /// Sets the sentence that is shown to the reader. The default is the name in words.
-    pub fn statement(mut self, statement: &str) -> Self {
-        self.claim.statement = statement.into();
-        self
-    }
-
-    /// Sets the figure that shows the claim, by the name given to [`Lab::figure`].
-    pub fn figure(mut self, name: &str) -> Self {
-        self.claim.figure = Some(name.into());
-        self
-    }
-
-    /// Sets the unit of the value; leave it out for a share.
-    pub fn unit(mut self, unit: &str) -> Self {
-        self.claim.unit = unit.into();
-        self
-    }
-
-    /// Sets the uncertainty interval, for a value that is not an [`Estimate`].
-    pub fn interval(mut self, low: f64, high: f64) -> Self {
-        self.claim.interval = Some((low, high));
-        self
-    }
-
-    /// Sets the expectation.
-    pub fn expect(mut self, expected: Expected) -> Self {
-        self.claim.expected = expected;
-        self
-    }
-
-    /// Expects at least this value.
-    pub fn at_least(self, value: f64) -> Self {
-        self.expect(Expected::AtLeast(value))
-    }
-
-    /// Expects at most this value.
-    pub fn at_most(self, value: f64) -> Self {
-        self.expect(Expected::AtMost(value))
-    }
-
-    /// Expects a value in this range, both ends included.
-    pub fn between(self, low: f64, high: f64) -> Self {
-        self.expect(Expected::Between(low, high))
-    }
-
-    /// Expects more than another measured value.
-    pub fn above(self, name: &str, value: impl Into<Estimate>) -> Self {
-        self.expect(Expected::Above(name.into(), value.into().mean))
-    }
-
-    /// Expects less than another measured value.
-    pub fn below(self, name: &str, value: impl Into<Estimate>) -> Self {
-        self.expect(Expected::Below(name.into(), value.into().mean))
-    }
-
-    /// Saves the claim in `claims/<notebook>.json` in the output folder, and returns it, so that
-    /// it is shown if it is a cell's last expression. An existing claim with the same name is
-    /// replaced.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] for a name with characters other than letters, digits, `_` and `-`;
-    /// [`Error::Content`] if the file exists and does not contain claims; [`Error::Io`] if it
-    /// cannot be read or written.
-    pub fn state(&self) -> Result<Claim> {
-        check_name("a claim", &self.claim.name)?;
-        if let Some(figure) = &self.claim.figure {
-            check_name("a claim's figure", figure)?;
-        }
-        // Without this lock, one of two claims that are saved at the same time could be lost.
-        static WRITING: Mutex<()> = Mutex::new(());
-        let _writing = WRITING
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        let mut claims = self.read()?;
-        let entry = self.claim.json();
-        match claims.iter_mut().find(|c| c["name"] == entry["name"]) {
-            Some(old) => *old = entry,
-            None => claims.push(entry),
-        }
-        let mut text = format!("{:#}", Value::Array(claims));
-        text.push('\n');
-        write_atomic(&self.file, text.as_bytes())?;
-        Ok(self.claim.clone())
-    }
-
-    fn read(&self) -> Result<Vec<Value>> {
-        let text = match std::fs::read(&self.file) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(Error::io(&self.file, e)),
-        };
-        let claims: Vec<Value> = serde_json::from_slice(&text).map_err(|e| {
-            Error::content(
-                &self.file,
-                format!("expected a list of claims ({e}): move or delete this file"),
-            )
-        })?;
-        match claims.iter().find(|c| !c["name"].is_string()) {
-            Some(_) => Err(Error::content(
-                &self.file,
-                "expected a name in every claim: move or delete this file",
-            )),
-            None => Ok(claims),
-        }
-    }
-}
-
-/// Formats a value briefly: three decimals below 10, one decimal below 1000, none above. Values
-/// outside of 10⁻³ to 10⁶ are in scientific notation.
-fn short(v: f64) -> String {
-    let text = match v.abs() {
-        a if !a.is_finite() => return v.to_string(),
-        0.0 => "0".into(),
-        a if !(1e-3..1e6).contains(&a) => format!("{v:.2e}"),
-        a if a < 10.0 => trimmed(format!("{v:.3}")),
-        a if a < 1000.0 => trimmed(format!("{v:.1}")),
-        _ => format!("{v:.0}"),
-    };
-    text.replacen('-', "−", usize::from(text.starts_with('-')))
-}
-
-fn trimmed(text: String) -> String {
-    text.trim_end_matches('0').trim_end_matches('.').into()
 }

@@ -24,7 +24,8 @@ use std::sync::{Arc, Mutex};
 /// | variable | sets | default |
 /// | --- | --- | --- |
 /// | `INVARIANCES_SCALE` | sizes, steps, data sources: smoke, quick, real, paper | quick |
-/// | `INVARIANCES_SEED` | the seed of every random number | 0 |
+/// | `INVARIANCES_SEED` | the seed of every random number but those of the network under study | 0 |
+/// | `INVARIANCES_NETWORK_SEED` | the seed of the network under study ([`Lab::network_seed`]) | 0 |
 /// | `INVARIANCES_DEVICE` | the device of the networks: cpu, cuda:1, metal | [`chosen_device`] |
 /// | `INVARIANCES_OUT` | the folder of figures and claims | `out` in the project's folder |
 /// | `INVARIANCES_CACHE` | the folder of trained networks and downloads | the user's cache folder |
@@ -54,6 +55,7 @@ pub struct Lab {
     notebook: String,
     scale: Scale,
     seed: u64,
+    network_seed: u64,
     device: Device,
     dtype: DType,
     out: PathBuf,
@@ -78,15 +80,6 @@ impl Lab {
                 .parse()
                 .map_err(|e| Error::invalid(format!("INVARIANCES_SCALE: {e}")))?,
         };
-        let seed = match setting("INVARIANCES_SEED")? {
-            None => 0,
-            Some(text) => text.trim().parse().map_err(|_| {
-                Error::invalid(format!(
-                    "INVARIANCES_SEED: expected a whole number from 0 to {}, found “{text}”",
-                    u64::MAX
-                ))
-            })?,
-        };
         let offline = match setting("INVARIANCES_OFFLINE")?.as_deref() {
             None | Some("0" | "false" | "no") => false,
             Some("1" | "true" | "yes") => true,
@@ -110,7 +103,8 @@ impl Lab {
         Ok(Self {
             notebook: notebook.into(),
             scale,
-            seed,
+            seed: seed("INVARIANCES_SEED")?,
+            network_seed: seed("INVARIANCES_NETWORK_SEED")?,
             device: chosen_device()?,
             dtype: DType::F32,
             out,
@@ -133,6 +127,14 @@ impl Lab {
     pub fn with_seed(&self, seed: u64) -> Self {
         Self {
             seed,
+            ..self.clone()
+        }
+    }
+
+    /// Returns the same settings with another seed of the network under study.
+    pub fn with_network_seed(&self, network_seed: u64) -> Self {
+        Self {
+            network_seed,
             ..self.clone()
         }
     }
@@ -164,9 +166,16 @@ impl Lab {
         self.scale
     }
 
-    /// The seed of every random number.
+    /// The seed of every random number but those of the network under study: of t, of samples and
+    /// of resamples.
     pub fn seed(&self) -> u64 {
         self.seed
+    }
+
+    /// The seed of the network under study, for a notebook that trains this network. A study
+    /// varies it independently of [`Lab::seed`] (`invariances study 06 --networks 3`).
+    pub fn network_seed(&self) -> u64 {
+        self.network_seed
     }
 
     /// The device of the networks ([`chosen_device`]).
@@ -360,9 +369,13 @@ impl fmt::Display for Lab {
             }
             other => device_name(other),
         };
+        let network = match self.network_seed {
+            0 => String::new(),
+            seed => format!("seed of the network {seed}, "),
+        };
         write!(
             f,
-            "{}: scale {}, seed {}, {device}, output in {}",
+            "{}: scale {}, seed {}, {network}{device}, output in {}",
             self.notebook,
             self.scale,
             self.seed,
@@ -371,6 +384,19 @@ impl fmt::Display for Lab {
             Path::new(self.out.file_name().unwrap_or_default()).display()
         )
     }
+}
+
+/// Reads a seed from an environment variable; 0 if it is not set.
+fn seed(variable: &str) -> Result<u64> {
+    let Some(text) = setting(variable)? else {
+        return Ok(0);
+    };
+    text.trim().parse().map_err(|_| {
+        Error::invalid(format!(
+            "{variable}: expected a whole number from 0 to {}, found “{text}”",
+            u64::MAX
+        ))
+    })
 }
 
 /// Checks that a name is safe as part of a file name.
@@ -408,6 +434,18 @@ mod tests {
         let batch = Digits::strokes(32, 0)?;
         let batch = crate::data::Dataset::batch(&batch, crate::data::Split::Test, 0, 2)?;
         assert_eq!(lab.on_device(batch)?.images.dtype(), DType::F64);
+        Ok(())
+    }
+
+    /// The two seeds are set apart from each other, and a lab names the second if it is not 0.
+    #[test]
+    fn the_network_has_a_seed_of_its_own() -> Result<()> {
+        let lab = Lab::open("example")?.with_seed(3).with_network_seed(7);
+        assert_eq!((lab.seed(), lab.network_seed()), (3, 7));
+        let text = lab.to_string();
+        assert!(text.contains("seed 3, seed of the network 7, "), "{text}");
+        let text = lab.with_network_seed(0).to_string();
+        assert!(!text.contains("network"), "{text}");
         Ok(())
     }
 }

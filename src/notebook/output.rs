@@ -1,9 +1,8 @@
 //! What a [`Lab`] saves and shows: figures, films, interactive figures and claims.
 
 use super::lab::check_name;
-use super::{Claim, ClaimBuilder, Claims, Lab};
+use super::{Claim, ClaimBuilder, Claims, Lab, Measured};
 use crate::figure::{Display, Explorer, Figure, Film, escape, escape_markdown};
-use crate::metric::Estimate;
 use crate::ops::device_name;
 use crate::{Result, revision};
 use std::path::PathBuf;
@@ -74,9 +73,11 @@ impl Lab {
 
     /// Starts a claim:
     /// `lab.claim("samples-keep-class", kept).statement("…").at_least(0.9).state()?`. Its value
-    /// is a number or an [`Estimate`] with its interval.
-    pub fn claim(&self, name: &str, value: impl Into<Estimate>) -> ClaimBuilder {
-        ClaimBuilder::new(self, name, value.into())
+    /// is a number, or an [`Estimate`](crate::metric::Estimate) or a
+    /// [`Resampled`](crate::metric::Resampled) with its interval. A number has no interval, so its
+    /// expectation stays undecided.
+    pub fn claim(&self, name: &str, value: impl Into<Measured>) -> ClaimBuilder {
+        ClaimBuilder::new(self, name, value)
     }
 
     /// Combines several claims of one cell in one table.

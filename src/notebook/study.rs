@@ -1,6 +1,8 @@
-//! [`Study`], a notebook's claims measured over several seeds. `comparison.rs` shows it next to the
-//! results of a run.
+//! [`Study`], a notebook's claims measured over several seeds. `repeated.rs` has the statistics of
+//! one claim, and `comparison.rs` shows a study next to the results of a run.
 
+use super::{OverSeeds, Repeated, Scale, Verdict, stored};
+use crate::metric::holm;
 use crate::{Error, Result, revision};
 use invariances_core::files::write_atomic;
 use serde::{Deserialize, Serialize};
@@ -11,6 +13,11 @@ use std::path::{Path, PathBuf};
 /// A notebook's claims, measured with several seeds by `invariances study`. It is a small table
 /// in `data/studies/`, and [`Lab::study`](super::Lab::study) shows it next to the results
 /// of the current run.
+///
+/// There are two kinds of seeds. [`Lab::network_seed`](super::Lab::network_seed) is the seed of the
+/// network under study, [`Lab::seed`](super::Lab::seed) is that of everything else: t, samples and
+/// resamples. Each entry of a study has one of each. A study of an earlier version varied both
+/// together: it has no `networks`, and its table has one column, "seeds of both".
 ///
 /// A study is current if the settings, the notebook's code cells, the revision of the code and the
 /// configuration, which contains the network under study, are those of the current run. Otherwise
@@ -53,11 +60,15 @@ pub struct Study {
     pub code: String,
     /// The seeds, in the order of the values.
     pub seeds: Vec<u64>,
-    /// The device on which each seed was measured, as [`device_name`](crate::ops::device_name) gives it.
+    /// The seeds of the network under study, in the same order. Empty in a study of an earlier
+    /// version, in which they are equal to `seeds`.
+    #[serde(default)]
+    pub networks: Vec<u64>,
+    /// The device on which each entry was measured, as [`device_name`](crate::ops::device_name) gives it.
     /// Results of another device can differ in the last digits.
     #[serde(default)]
     pub devices: Vec<String>,
-    /// The duration of each seed, in minutes.
+    /// The duration of each entry, in minutes.
     pub minutes: Vec<f64>,
     /// The measured claims.
     pub claims: Vec<Repeated>,
@@ -78,32 +89,20 @@ pub struct Conditions {
     pub device: String,
 }
 
-/// The results of one seed.
+/// The results of one seed, with one seed of the network under study.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SeedResult {
-    /// The seed.
+    /// The seed of everything but the network under study.
     pub seed: u64,
+    /// The seed of the network under study.
+    #[serde(default)]
+    pub network: u64,
     /// The duration in minutes.
     pub minutes: f64,
     /// The conditions under which it was measured.
     pub conditions: Conditions,
     /// The claims as saved by the notebook (`claims/<notebook>.json`).
     pub claims: Vec<Value>,
-}
-
-/// A claim's values over the seeds of a [`Study`].
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Repeated {
-    /// The claim's name.
-    pub name: String,
-    /// Its statement.
-    pub statement: String,
-    /// The expectation.
-    pub expected: String,
-    /// The value for each seed; `None` if it was not finite or not stated.
-    pub values: Vec<Option<f64>>,
-    /// Whether the value was as expected, for each seed.
-    pub holds: Vec<bool>,
 }
 
 impl Study {
@@ -204,23 +203,88 @@ impl Study {
         reasons
     }
 
-    /// Copies the results of one seed from another study of the same notebook. Does nothing if
-    /// that study does not contain the seed.
+    /// The entries, each a seed and a seed of the network under study.
+    pub fn entries(&self) -> Vec<(u64, u64)> {
+        let seeds = self.seeds.iter().enumerate();
+        seeds
+            .map(|(i, seed)| (*seed, self.networks.get(i).copied().unwrap_or(*seed)))
+            .collect()
+    }
+
+    /// The columns of the study's table: what the seeds vary, and the indices of the entries.
+    /// "seeds of t" are the entries with seed 0 of the network under study, "seeds of the network"
+    /// those with seed 0 of everything else. A study of an earlier version has one column, "seeds
+    /// of both".
+    ///
+    /// ```
+    /// use invariances::notebook::Study;
+    /// let mut study = Study { seeds: vec![0, 1, 0], ..Study::default() };
+    /// assert_eq!(study.columns(), [("seeds of both", vec![0, 1, 2])]);
+    /// study.networks = vec![0, 0, 1];
+    /// let columns = [("seeds of t", vec![0, 1]), ("seeds of the network", vec![0, 2])];
+    /// assert_eq!(study.columns(), columns);
+    /// ```
+    pub fn columns(&self) -> Vec<(&'static str, Vec<usize>)> {
+        let entries = self.entries();
+        let with = |is_in: fn(&(u64, u64)) -> bool| -> Vec<usize> {
+            let all = entries.iter().enumerate();
+            all.filter(|(_, e)| is_in(e)).map(|(i, _)| i).collect()
+        };
+        if self.networks.len() < self.seeds.len() {
+            return vec![("seeds of both", with(|_| true))];
+        }
+        vec![
+            ("seeds of t", with(|(_, network)| *network == 0)),
+            ("seeds of the network", with(|(seed, _)| *seed == 0)),
+        ]
+    }
+
+    /// Computes each claim's statistics over some entries, and its verdict, with Holm's correction
+    /// over the claims of the study. The claims are in the order of [`Study::claims`]. A claim has
+    /// no statistics if no entry has a value, and no verdict if fewer than three entries have a
+    /// difference.
+    pub fn over(&self, entries: &[usize]) -> Vec<(Option<OverSeeds>, Option<Verdict>)> {
+        let claims = self.claims.iter();
+        let over: Vec<Option<OverSeeds>> = claims.map(|c| c.over(entries)).collect();
+        let p_values: Vec<f64> = over
+            .iter()
+            .map(|o| o.and_then(|o| o.p).unwrap_or(f64::NAN))
+            .collect();
+        let is_smoke = self.scale == Scale::Smoke.name();
+        let decided = over.iter().zip(holm(&p_values)).map(|(over, p)| {
+            let verdict = over.filter(|_| p.is_finite()).map(|over| match is_smoke {
+                true => Verdict::Smoke,
+                false => Verdict::decide(Some(p), over.as_expected),
+            });
+            (*over, verdict)
+        });
+        decided.collect()
+    }
+
+    /// Copies the results of one entry from another study of the same notebook. Does nothing if
+    /// that study does not contain it.
     ///
     /// # Errors
     /// As [`Study::add`].
-    pub fn take(&mut self, other: &Self, seed: u64) -> Result<()> {
-        let Some(index) = other.seeds.iter().position(|s| *s == seed) else {
+    pub fn take(&mut self, other: &Self, seed: u64, network: u64) -> Result<()> {
+        let entries = other.entries();
+        let Some(index) = entries.iter().position(|e| *e == (seed, network)) else {
             return Ok(());
         };
+        let at = |values: &[Option<f64>]| values.get(index).copied().flatten();
         let claims = other.claims.iter().map(|c| {
+            let expected = c.expected.strip_prefix("> ");
+            let name = expected.or_else(|| c.expected.strip_prefix("< "));
             json!({
                 "name": c.name, "statement": c.statement, "expected": c.expected,
-                "value": c.values.get(index), "holds": c.holds.get(index),
+                "direction": c.direction, "value": at(&c.values), "holds": c.holds.get(index),
+                "difference": {"value": at(&c.differences)},
+                "other": {"name": name, "value": at(&c.others)},
             })
         });
         self.add(&SeedResult {
             seed,
+            network,
             minutes: other.minutes.get(index).copied().unwrap_or_default(),
             conditions: Conditions {
                 configuration: other.configuration.clone(),
@@ -232,21 +296,24 @@ impl Study {
         })
     }
 
-    /// Adds the results of one seed. Earlier results of this seed are replaced.
+    /// Adds the results of one entry. Earlier results of the same two seeds are replaced.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the seed was measured with another configuration, other code cells or
-    /// another revision of the code than the existing seeds.
+    /// [`Error::Invalid`] if the entry was measured with another configuration, other code cells or
+    /// another revision of the code than the existing ones.
     pub fn add(&mut self, result: &SeedResult) -> Result<()> {
-        let (seed, conditions) = (result.seed, &result.conditions);
+        let (entry, conditions) = ((result.seed, result.network), &result.conditions);
         let is_first = self.seeds.is_empty();
         if is_first {
             self.configuration = conditions.configuration.clone();
         }
         if self.configuration != conditions.configuration {
             return Err(Error::invalid(format!(
-                "seed {seed} of {} was measured with another configuration ({}) than the earlier seeds ({}): the configuration given to `lab.study` must not contain the seed",
-                self.notebook, conditions.configuration, self.configuration
+                "{} of {} was measured with another configuration ({}) than the earlier seeds ({}): the configuration given to `lab.study` must not contain a seed, nor the weights of a network that depends on one",
+                entry_name(entry),
+                self.notebook,
+                conditions.configuration,
+                self.configuration
             )));
         }
         // The study's own cells and code are known before its first seed.
@@ -257,64 +324,67 @@ impl Study {
         let reasons = self.outdated(conditions);
         if !reasons.is_empty() {
             return Err(Error::invalid(format!(
-                "expected all seeds of {} to be measured under the same conditions, found seed {seed} under others: {}; measure the study again",
+                "expected all seeds of {} to be measured under the same conditions, found {} under others: {}; measure the study again",
                 self.notebook,
+                entry_name(entry),
                 reasons.join("; ")
             )));
         }
-        let index = match self.seeds.iter().position(|s| *s == seed) {
-            Some(index) => index,
-            None => {
-                self.seeds.push(seed);
-                self.minutes.push(0.0);
-                for claim in &mut self.claims {
-                    claim.values.push(None);
-                    claim.holds.push(false);
-                }
-                self.seeds.len() - 1
-            }
-        };
+        let mut entries = self.entries();
+        let index = entries.iter().position(|e| *e == entry);
+        let index = index.unwrap_or_else(|| {
+            entries.push(entry);
+            entries.len() - 1
+        });
+        // A study of an earlier version has no networks, devices, differences and others.
+        let n = entries.len();
+        (self.seeds, self.networks) = entries.into_iter().unzip();
+        self.minutes.resize(n, 0.0);
+        self.devices.resize(n, String::new());
+        self.claims.iter_mut().for_each(|claim| claim.resize(n));
         self.minutes[index] = (result.minutes * 10.0).round() / 10.0;
-        // A study of an earlier version does not name the devices.
-        self.devices.resize(self.seeds.len(), String::new());
         self.devices[index] = conditions.device.clone();
         for claim in &result.claims {
             let text = |key: &str| claim[key].as_str().unwrap_or_default().to_string();
             let name = text("name");
             let known = self.claims.iter().position(|c| c.name == name);
             let known = known.unwrap_or_else(|| {
-                self.claims.push(Repeated {
+                let mut repeated = Repeated {
                     name,
-                    values: vec![None; self.seeds.len()],
-                    holds: vec![false; self.seeds.len()],
                     ..Repeated::default()
-                });
+                };
+                repeated.resize(n);
+                self.claims.push(repeated);
                 self.claims.len() - 1
             });
             let repeated = &mut self.claims[known];
             repeated.statement = text("statement");
-            // In "> squared error (0.41)" the number belongs to one seed, so it is removed.
-            let expected = text("expected");
-            repeated.expected = expected.split(" (").next().unwrap_or_default().into();
+            repeated.expected = without_value(&text("expected"), claim["other"]["name"].as_str());
+            // An entry of an earlier version has none.
+            repeated.direction = stored::direction(claim).or(repeated.direction);
             repeated.values[index] = claim["value"].as_f64();
             repeated.holds[index] = claim["holds"].as_bool().unwrap_or(false);
+            repeated.differences[index] = claim["difference"]["value"].as_f64();
+            repeated.others[index] = claim["other"]["value"].as_f64();
         }
         Ok(())
     }
 }
 
-impl Repeated {
-    /// The mean and the standard deviation (with n − 1) over the seeds that have a value, or
-    /// `None` if no seed has one.
-    pub fn mean_and_deviation(&self) -> Option<(f64, f64)> {
-        let values: Vec<f64> = self.values.iter().flatten().copied().collect();
-        let n = values.len() as f64;
-        if values.is_empty() {
-            return None;
-        }
-        let mean = values.iter().sum::<f64>() / n;
-        let square: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
-        Some((mean, (square / (n - 1.0).max(1.0)).sqrt()))
+/// In "> squared error 0.41 [0.40, 0.42]" the numbers belong to one seed, so they are removed.
+/// Claims of earlier versions have no name of the other value, and write "> squared error (0.41)".
+fn without_value(expected: &str, other: Option<&str>) -> String {
+    match (other, expected.chars().next()) {
+        (Some(name), Some(sign)) => format!("{sign} {name}"),
+        _ => expected.split(" (").next().unwrap_or_default().into(),
+    }
+}
+
+/// `seed 1`, or `seed 0, network 2`.
+pub(super) fn entry_name((seed, network): (u64, u64)) -> String {
+    match network {
+        0 => format!("seed {seed}"),
+        _ => format!("seed {seed}, network {network}"),
     }
 }
 
@@ -324,101 +394,4 @@ fn file(folder: &Path, notebook: &str) -> Result<PathBuf> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn claim(name: &str, value: f64, holds: bool) -> Value {
-        json!({"name": name, "statement": name, "expected": "> other (0.123)", "value": value, "holds": holds})
-    }
-
-    fn measured(seed: u64, minutes: f64, configuration: &str, claims: &[Value]) -> SeedResult {
-        SeedResult {
-            seed,
-            minutes,
-            conditions: Conditions {
-                configuration: configuration.into(),
-                device: "cpu".into(),
-                ..Conditions::default()
-            },
-            claims: claims.to_vec(),
-        }
-    }
-
-    /// Comments, layout, outputs and text cells are not part of the hash of the cells; code is.
-    #[test]
-    fn comments_and_layout_of_cells_do_not_count() -> Result<()> {
-        let folder = tempfile::tempdir().map_err(|e| Error::io("temporary folder", e))?;
-        let path = folder.path().join("n.ipynb");
-        let cells = |source: Value| -> Result<String> {
-            let code = json!({"cell_type": "code", "source": source, "outputs": []});
-            let text = json!({"cell_type": "markdown", "source": source});
-            let notebook = json!({"cells": [text, code]}).to_string();
-            std::fs::write(&path, notebook).map_err(|e| Error::io(&path, e))?;
-            Study::cells_of(&path)
-        };
-        let first = cells(json!("let a = 1;\nf(a)"))?;
-        let lines = json!(["// Why.\n", "let a = 1;  \n", "\n", "    f(a)"]);
-        assert_eq!(cells(lines)?, first);
-        assert_ne!(cells(json!("let a = 2;\nf(a)"))?, first);
-        std::fs::write(&path, "{}").map_err(|e| Error::io(&path, e))?;
-        assert!(Study::cells_of(&path).is_err());
-        Ok(())
-    }
-
-    #[test]
-    fn seeds_are_added_replaced_and_kept_apart_by_configuration() -> Result<()> {
-        let mut study = Study {
-            notebook: "n".into(),
-            scale: "quick".into(),
-            ..Study::default()
-        };
-        study.add(&measured(0, 1.0, "abc", &[claim("a", 1.0, true)]))?;
-        let both = [claim("a", 3.0, false), claim("b", 5.0, true)];
-        study.add(&measured(1, 2.0, "abc", &both))?;
-        let other = study.add(&measured(2, 1.0, "xyz", &[]));
-        let text = other.unwrap_err().to_string();
-        assert!(text.contains("another configuration"), "{text}");
-        study.add(&measured(0, 1.5, "abc", &[claim("a", 2.0, true)]))?;
-        assert_eq!(study.seeds, [0, 1]);
-        assert_eq!(study.minutes, [1.5, 2.0]);
-        assert_eq!(study.devices, ["cpu", "cpu"]);
-        assert_eq!(study.claims[0].values, [Some(2.0), Some(3.0)]);
-        assert_eq!(study.claims[0].holds, [true, false]);
-        assert_eq!(study.claims[0].expected, "> other");
-        assert_eq!(study.claims[1].values, [None, Some(5.0)]);
-        let (mean, deviation) = study.claims[0].mean_and_deviation().unwrap_or_default();
-        assert!((mean - 2.5).abs() < 1e-12 && (deviation - 0.5f64.sqrt()).abs() < 1e-12);
-
-        // Copying one seed gives the same results; a seed that does not exist changes nothing.
-        let mut taken = Study {
-            notebook: "n".into(),
-            scale: "quick".into(),
-            ..Study::default()
-        };
-        taken.take(&study, 1)?;
-        taken.take(&study, 7)?;
-        taken.take(&study, 0)?;
-        assert_eq!(
-            (&taken.seeds[..], &taken.minutes[..]),
-            (&[1, 0][..], &[2.0, 1.5][..])
-        );
-        assert_eq!(taken.claims[0].values, [Some(3.0), Some(2.0)]);
-        assert_eq!(taken.claims[1].values, [Some(5.0), None]);
-        assert_eq!(taken.claims[0].expected, "> other");
-
-        let folder = tempfile::tempdir().map_err(|e| Error::io("temporary folder", e))?;
-        let other = Study {
-            settings: [("layer".into(), "conv1".into())].into(),
-            ..study.clone()
-        };
-        study.keep(folder.path())?;
-        other.keep(folder.path())?;
-        study.minutes[0] = 9.0;
-        study.keep(folder.path())?;
-        assert_eq!(Study::all(folder.path(), "n")?, [study, other]);
-        std::fs::write(folder.path().join("m.json"), "{").map_err(|e| Error::io("m", e))?;
-        assert!(Study::all(folder.path(), "m").is_err());
-        assert!(Study::all(folder.path(), "../m").is_err());
-        Ok(())
-    }
-}
+mod tests;

@@ -3,8 +3,9 @@
 //!
 //! `page.rs` writes the page; this file reads and writes the rest.
 
-use crate::page::page;
+use crate::page::{SMOKE, page};
 use invariances::files::write_atomic;
+use invariances::notebook::{Counts, Verdict};
 use invariances::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -28,6 +29,23 @@ pub struct Claim {
     pub high: Option<f64>,
     #[serde(default)]
     pub expected: String,
+    /// Since when this is expected, and what was expected before.
+    #[serde(default)]
+    pub history: Option<String>,
+    /// The other measured value with which this one is compared.
+    #[serde(default)]
+    pub other: Option<Compared>,
+    /// The value minus what is expected.
+    #[serde(default)]
+    pub difference: Option<Compared>,
+    #[serde(default)]
+    pub p: Option<f64>,
+    /// The p-value with Holm's correction over the notebook's claims.
+    #[serde(default)]
+    pub p_holm: Option<f64>,
+    /// `None` in a claim of an earlier version.
+    #[serde(default)]
+    pub verdict: Option<Verdict>,
     pub holds: bool,
     #[serde(default)]
     pub scale: String,
@@ -35,6 +53,32 @@ pub struct Claim {
     pub seed: u64,
     #[serde(default)]
     pub version: String,
+}
+
+/// A value that belongs to a claim, with its interval.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Compared {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    pub value: Option<f64>,
+    #[serde(default)]
+    pub low: Option<f64>,
+    #[serde(default)]
+    pub high: Option<f64>,
+}
+
+impl Claim {
+    /// Returns the verdict. Claims of an earlier version have none: they held or not, and so did
+    /// values that are only reported.
+    pub fn verdict(&self) -> Verdict {
+        match self.verdict {
+            _ if self.scale == SMOKE => Verdict::Smoke,
+            Some(verdict) => verdict,
+            None if self.expected.starts_with("reported") => Verdict::Reported,
+            None if self.holds => Verdict::Holds,
+            None => Verdict::Fails,
+        }
+    }
 }
 
 /// The result of executing a notebook. It is stored in `run.json`, so that running one notebook
@@ -54,8 +98,7 @@ pub struct Record {
 
 /// The result of [`write()`].
 pub struct Summary {
-    pub number: usize,
-    pub hold: usize,
+    pub counts: Counts,
     /// One error per claims file that could not be read.
     pub errors: Vec<Error>,
 }
@@ -106,6 +149,11 @@ pub fn write(out: &Path, records: &[Record]) -> Result<Summary> {
             Err(error) => errors.push(error),
         }
     }
+    for claim in &mut claims {
+        let verdict = claim.verdict();
+        claim.verdict = Some(verdict);
+        claim.holds = verdict == Verdict::Holds;
+    }
     write_json(out.join("claims.json"), &claims)?;
     write_json(out.join("run.json"), records)?;
     let mut figures_of = Vec::new();
@@ -116,10 +164,8 @@ pub fn write(out: &Path, records: &[Record]) -> Result<Summary> {
         out.join(file).is_file()
     });
     write_atomic(out.join("index.html"), page.as_bytes())?;
-    let hold = claims.iter().filter(|c| c.holds).count();
     Ok(Summary {
-        number: claims.len(),
-        hold,
+        counts: claims.iter().map(Claim::verdict).collect(),
         errors,
     })
 }
@@ -232,7 +278,6 @@ pub fn title(notebook: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::page::SMOKE;
 
     fn record(notebook: &str) -> Record {
         Record {
@@ -315,10 +360,9 @@ mod tests {
     fn the_page_shows_figures_with_their_claims_and_escapes_what_is_text() {
         let out = sample();
         let summary = write(out.path(), &[record("01_x")]).unwrap();
-        assert_eq!(
-            (summary.number, summary.hold, summary.errors.len()),
-            (3, 3, 0)
-        );
+        // Claims of an earlier version, without a verdict.
+        assert_eq!(summary.counts.to_string(), "3 hold, 0 fail, 0 undecided");
+        assert!(summary.errors.is_empty());
         let page = std::fs::read_to_string(out.path().join("index.html")).unwrap();
         assert!(!page.contains("<script") && !page.contains("<i>\"") && !page.contains("<b> is"));
         assert!(page.contains("&lt;script&gt;alert(&#39;a&#39;)"));
@@ -351,7 +395,64 @@ mod tests {
             serde_json::from_slice(&std::fs::read(out.path().join("claims.json")).unwrap())
                 .unwrap();
         assert_eq!(claims.len(), 3);
+        assert!(
+            claims
+                .iter()
+                .all(|c| c.verdict == Some(Verdict::Smoke) && !c.holds)
+        );
         assert_eq!(read_records(out.path()).unwrap().len(), 1);
+    }
+
+    /// What is undecided or only reported does not count as holding, in this version and in an
+    /// earlier one. The other value, the difference and the history are shown.
+    #[test]
+    fn each_verdict_has_its_mark_and_its_count() {
+        let claim = |name: &str, verdict: &str| {
+            format!(
+                r#"{{"notebook":"02_z","name":"{name}","statement":"{name} is so","figure":null,"value":0.41,
+                   "expected":"< D&B 0.58 [0.55, 0.61]","history":"< D&B since 2026-11; before: ≤ 0.5",
+                   "other":{{"name":"D&B","value":0.58,"low":0.55,"high":0.61}},
+                   "difference":{{"value":-0.17,"low":-0.21,"high":-0.13}},"p":0.001,"p_holm":0.004,
+                   "verdict":"{verdict}","holds":{},"scale":"quick"}}"#,
+                verdict == "holds"
+            )
+        };
+        let claims = format!(
+            "[{},{},{},{},{}]",
+            claim("a", "holds"),
+            claim("b", "fails"),
+            claim("c", "undecided"),
+            claim("d", "reported"),
+            r#"{"notebook":"02_z","name":"e","statement":"e is older","figure":null,"value":1.0,"expected":"reported","holds":true}"#,
+        );
+        let out = sample();
+        write_atomic(out.path().join("claims/02_z.json"), claims.as_bytes()).unwrap();
+        let summary = write(out.path(), &[record("02_z")]).unwrap();
+        assert_eq!(summary.counts.to_string(), "1 hold, 1 fail, 1 undecided");
+        let page = std::fs::read_to_string(out.path().join("index.html")).unwrap();
+        assert_eq!(page.matches("1 hold, 1 fail, 1 undecided").count(), 2);
+        for (class, mark, number) in [
+            ("holds", "✓", 1),
+            ("fails", "✗", 1),
+            ("undecided", "?", 1),
+            ("reported", "–", 2),
+        ] {
+            let items = page.matches(&format!("<li class=\"{class}\">")).count();
+            let marks = page.matches(&format!(">{mark}</span>")).count();
+            assert_eq!((items, marks), (number, number), "{class}");
+        }
+        assert!(page.contains("&lt; D&amp;B 0.58 [0.55, 0.61]"), "{page}");
+        assert!(page.contains("since 2026-11; before: ≤ 0.5"), "{page}");
+        assert!(
+            page.contains("difference: -0.170 [-0.210, -0.130]"),
+            "{page}"
+        );
+        let data = std::fs::read_to_string(out.path().join("claims.json")).unwrap();
+        let data: serde_json::Value = serde_json::from_str(&data).unwrap();
+        assert_eq!(data[0]["other"]["name"], "D&B");
+        assert_eq!(data[0]["p_holm"], 0.004);
+        assert_eq!(data[4]["verdict"], "reported");
+        assert_eq!(data[4]["holds"], false);
     }
 
     #[test]
@@ -360,7 +461,7 @@ mod tests {
         for text in ["{", "{}", "[1]", "[{\"name\": \"a\"}]"] {
             write_atomic(out.path().join("claims/02_z.json"), text.as_bytes()).unwrap();
             let summary = write(out.path(), &[record("01_x"), record("02_z")]).unwrap();
-            assert_eq!((summary.number, summary.errors.len()), (3, 1));
+            assert_eq!((summary.counts.hold, summary.errors.len()), (3, 1));
             let error = summary.errors[0].to_string();
             assert!(
                 error.contains("02_z.json") && error.contains("expected an array of claims"),

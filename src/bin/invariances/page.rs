@@ -3,6 +3,7 @@
 use crate::gallery::{Claim, Record};
 use crate::setup::duration;
 use invariances::figure::escape;
+use invariances::notebook::{Counts, Verdict, with_history};
 use invariances::{Error, VERSION};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use std::collections::BTreeSet;
@@ -24,7 +25,7 @@ pub fn page(
     exists: impl Fn(&str) -> bool,
 ) -> String {
     let mut h = String::new();
-    let hold = claims.iter().filter(|c| c.holds).count();
+    let counts: Counts = claims.iter().map(Claim::verdict).collect();
     let seconds: f64 = records.iter().map(|r| r.seconds).sum();
     let all = |of: fn(&Record) -> String| {
         records
@@ -42,8 +43,7 @@ pub fn page(
          <title>What a network ignores</title>\n<style>\n{STYLE}</style>\n\
          <header>\n<h1>What a network ignores</h1>\n\
          <p class=\"lead\">Notebooks of <i>invariances</i>, executed: each figure with what is claimed about it, and the number that carries the claim.</p>\n\
-         <p class=\"facts\"><b>{hold} of {}</b> claims hold · scale <b>{}</b> · seed <b>{}</b> · version <b>{}</b> · {}</p>\n<nav>\n",
-        claims.len(),
+         <p class=\"facts\">claims: <b>{counts}</b> · scale <b>{}</b> · seed <b>{}</b> · version <b>{}</b> · {}</p>\n<nav>\n",
         escape(&all(|r| r.scale.clone())),
         escape(&all(|r| r.seed.to_string())),
         escape(&all(|r| r.version.clone())),
@@ -51,12 +51,13 @@ pub fn page(
     );
     for record in records {
         let of_this = || claims.iter().filter(|c| c.notebook == record.notebook);
-        let (number, hold) = (of_this().count(), of_this().filter(|c| c.holds).count());
+        let counts: Counts = of_this().map(Claim::verdict).collect();
+        let number = of_this().count();
         let state = match (&record.error, number) {
             (Some(_), _) => "<span class=\"failed\">failed</span>".to_owned(),
             (None, 0) => String::new(),
             (None, _) if record.scale == SMOKE => format!("{number} claims, at smoke"),
-            (None, _) => format!("{hold} of {number} claims hold"),
+            (None, _) => counts.to_string(),
         };
         let _ = writeln!(
             h,
@@ -76,6 +77,7 @@ pub fn page(
     let _ = write!(
         h,
         "</main>\n<footer>After Rombach, Esser, Ommer, <a href=\"https://arxiv.org/abs/2008.01777\">Making Sense of CNNs: Interpreting Deep Representations &amp; Their Invariances with INNs</a>, ECCV 2020. \
+         Verdicts at a level of 5 %, by the interval of a difference; corrected by Holm's method where a notebook ends with the table of its claims. \
          Made by invariances {}. The claims as data: <a href=\"claims.json\">claims.json</a>.</footer>\n</html>\n",
         escape(VERSION),
     );
@@ -196,12 +198,12 @@ fn list(h: &mut String, claims: &[&Claim]) {
     }
     h.push_str("<ul class=\"claims\">\n");
     for claim in claims {
-        let (class, mark, word) = if claim.scale == SMOKE {
-            ("smoke", "·", "not meaningful at the scale smoke")
-        } else if claim.holds {
-            ("holds", "✓", "holds")
-        } else {
-            ("fails", "✗", "does not hold")
+        let verdict = claim.verdict();
+        let class = verdict.word();
+        let (mark, word) = match verdict {
+            Verdict::Smoke => ("·", "not meaningful at the scale smoke"),
+            Verdict::Reported => (verdict.mark(), "only reported"),
+            _ => (verdict.mark(), class),
         };
         let _ = write!(
             h,
@@ -213,29 +215,42 @@ fn list(h: &mut String, claims: &[&Claim]) {
         if !unit.is_empty() {
             let _ = write!(h, " <small>{unit}</small>");
         }
-        if let (Some(low), Some(high)) = (claim.low, claim.high) {
-            let like = claim.value.unwrap_or(low);
-            let _ = write!(
-                h,
-                " <small>[{}, {}]</small>",
-                written(low, like),
-                written(high, like)
-            );
+        if let Some(interval) = interval(claim.value, claim.low, claim.high) {
+            let _ = write!(h, " <small>{interval}</small>");
         }
         h.push_str("</span>");
         if !claim.expected.is_empty() {
+            let expected = with_history(&claim.expected, claim.history.as_deref());
             let _ = write!(
                 h,
                 " <span class=\"expected\">expected: {}</span>",
-                escape(&claim.expected)
+                escape(&expected)
             );
         }
-        if claim.scale == SMOKE {
+        if let Some(difference) = &claim.difference
+            && let Some(value) = difference.value
+        {
+            let _ = write!(h, " <span class=\"expected\">difference: {}", number(value));
+            let ends = interval(difference.value, difference.low, difference.high);
+            let _ = write!(
+                h,
+                "{}</span>",
+                ends.map_or(String::new(), |e| format!(" {e}"))
+            );
+        }
+        if verdict == Verdict::Smoke {
             let _ = write!(h, " <span class=\"expected\">({word})</span>");
         }
         h.push_str("</li>\n");
     }
     h.push_str("</ul>\n");
+}
+
+/// Formats an interval, with the number of decimals that suits its value.
+fn interval(value: Option<f64>, low: Option<f64>, high: Option<f64>) -> Option<String> {
+    let (low, high) = low.zip(high)?;
+    let like = value.unwrap_or(low);
+    Some(format!("[{}, {}]", written(low, like), written(high, like)))
 }
 
 /// Formats a number with three or four significant digits.

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 pub const SCALES: [&str; 4] = ["smoke", "quick", "real", "paper"];
 /// The variable by which the networks of the cache are trained again.
 pub const RETRAIN: &str = "INVARIANCES_RETRAIN";
+/// The variable with the seed of the network under study.
+pub const NETWORK_SEED: &str = "INVARIANCES_NETWORK_SEED";
 /// The notebooks that `run` executes if none is given.
 const DEFAULT: [&str; 2] = ["00", "01"];
 
@@ -54,7 +56,9 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     let offline = arguments.offline || variable("INVARIANCES_OFFLINE").is_some_and(|v| v != "0");
     // All arguments are checked before anything is installed or written.
     let scale = scale(arguments.scale, variable("INVARIANCES_SCALE"))?;
-    let seed = seed(variable("INVARIANCES_SEED"))?;
+    let seed_of = |name: &str| seed(name, variable(name));
+    let seed = seed_of("INVARIANCES_SEED")?;
+    let network_seed = seed_of(NETWORK_SEED)?;
     let device = device(arguments.device, variable("INVARIANCES_DEVICE"))?;
     let set = settings(&arguments.settings)?;
     let set: Vec<String> = set.iter().map(|(n, v)| format!("{n}={v}")).collect();
@@ -99,6 +103,7 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
         ("INVARIANCES_OUT", out.clone().into()),
         ("INVARIANCES_SCALE", scale.clone().into()),
         ("INVARIANCES_SEED", seed.to_string().into()),
+        (NETWORK_SEED, network_seed.to_string().into()),
         ("INVARIANCES_SET", set.into()),
         (
             "INVARIANCES_OFFLINE",
@@ -169,9 +174,8 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
         }
     }
     println!(
-        "{} claims, {} of them hold. Open {}",
-        claims.number,
-        claims.hold,
+        "Claims: {}. Open {}",
+        claims.counts,
         out.join("index.html").display()
     );
     println!("{}.", duration(began.elapsed()));
@@ -237,11 +241,12 @@ pub fn settings(given: &[String]) -> Result<BTreeMap<String, String>> {
     each.collect()
 }
 
-fn seed(variable: Option<String>) -> Result<u64> {
+/// Returns the seed in the value of the variable `name`; 0 if it is not set.
+fn seed(name: &str, variable: Option<String>) -> Result<u64> {
     let Some(text) = variable else { return Ok(0) };
     text.parse().map_err(|_| {
         Error::invalid(format!(
-            "INVARIANCES_SEED: expected a whole number from 0, found `{text}`"
+            "{name}: expected a whole number from 0, found `{text}`"
         ))
     })
 }

@@ -3,13 +3,13 @@
 
 use crate::execute::execute;
 use crate::interrupt;
-use crate::run::{RETRAIN, choose, device, said, scale, settings, stem, writable};
+use crate::run::{NETWORK_SEED, RETRAIN, choose, device, said, scale, settings, stem, writable};
 use crate::setup::{self, duration};
 use invariances::files::write_atomic;
-use invariances::notebook::{Conditions, SeedResult, Study};
+use invariances::notebook::{Conditions, SeedResult, Study, Verdict};
 use invariances::{Error, Result, VERSION, revision};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -19,9 +19,12 @@ use std::time::{Duration, Instant};
 pub struct Arguments {
     /// The notebook: a number (07), a name (07_training) or a path
     notebook: String,
-    /// How many seeds: 0, 1, 2 …
+    /// How many seeds of everything but the network under study: 0, 1, 2 …
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1000))]
     seeds: u64,
+    /// How many seeds of the network under study: 0 with each of the others, and 1, 2 … with seed 0
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    networks: u64,
     /// A setting that the notebook reads with `lab.setting`
     #[arg(long = "set", value_name = "NAME=VALUE")]
     settings: Vec<String>,
@@ -81,8 +84,9 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     }
     interrupt::listen()?;
     println!(
-        "invariances {VERSION} · {name} · scale {scale} · {} seeds{} · into {}",
+        "invariances {VERSION} · {name} · scale {scale} · {} seeds, {} of the network{} · into {}",
         arguments.seeds,
+        arguments.networks,
         said(device.as_deref()),
         studies.join(format!("{name}.json")).display()
     );
@@ -126,72 +130,73 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     if !before.seeds.is_empty() && !reasons.is_empty() {
         println!(
             "\nThe {} of the table will be replaced: {}.",
-            seeds(&before.seeds),
+            seeds(&before),
             reasons.join("; ")
         );
         before = Study::default();
     }
+    let requested = requested(arguments.seeds, arguments.networks);
+    let measured_before = before.entries();
+    let folder_of =
+        |(seed, network): Entry| out.join(format!("{}-seed-{seed}-network-{network}", &key[..12]));
     let mut failed = 0;
-    // Seeds in the table that were measured with other shipped weights or with images at another
+    // Entries in the table that were measured with other shipped weights or with images at another
     // path. They count if the configuration turns out to be the same.
     let mut doubtful = Vec::new();
-    let mut missing = Vec::new();
-    for seed in 0..arguments.seeds {
-        let done = out
-            .join(format!("{}-seed-{seed}", &key[..12]))
-            .join("done.json");
+    let mut missing = VecDeque::new();
+    for entry in requested.iter().copied() {
+        let done = folder_of(entry).join("done.json");
         if retrain {
             // An interrupted study that goes on without the flag must not find earlier results.
             let _ = std::fs::remove_file(&done);
         }
         if let Some(result) = finished(&done) {
             println!(
-                "\nseed {seed}: measured before, {:.1} min, on {}",
-                result.minutes, result.conditions.device
+                "\n{}: measured before, {:.1} min, on {}",
+                name_of(entry),
+                result.minutes,
+                result.conditions.device
             );
             study.add(&result)?;
-        } else if !before.seeds.contains(&seed) {
-            missing.push(seed);
+        } else if !measured_before.contains(&entry) {
+            missing.push_back(entry);
         } else if before.key == key {
-            println!("\nseed {seed}: in the table");
-            study.take(&before, seed)?;
+            println!("\n{}: in the table", name_of(entry));
+            study.take(&before, entry.0, entry.1)?;
         } else {
-            doubtful.push(seed);
+            doubtful.push(entry);
         }
     }
-    // Seeds beyond the requested ones stay in the table if they have the same configuration.
-    for seed in before.seeds.iter().copied() {
-        if seed >= arguments.seeds {
-            doubtful.push(seed);
-        }
-    }
-    // If there is no seed to compare with, one of them is measured again.
+    // Entries beyond the requested ones stay in the table if they have the same configuration.
+    doubtful.extend(measured_before.iter().filter(|e| !requested.contains(e)));
+    // If there is no entry to compare with, one of them is measured again.
     if study.seeds.is_empty() && missing.is_empty() && !doubtful.is_empty() {
-        // The first one is a requested seed, because requested seeds were added first.
-        missing.push(doubtful.remove(0));
+        // The first one is a requested entry, because requested entries were added first.
+        missing.push_back(doubtful.remove(0));
     }
-    let mut wanted = std::collections::VecDeque::from(missing);
+    let mut wanted = missing;
     loop {
         let settled = !study.seeds.is_empty() || wanted.is_empty();
         if settled && !doubtful.is_empty() {
-            for seed in doubtful.drain(..) {
+            for entry in doubtful.drain(..) {
                 if study.configuration == before.configuration {
-                    println!("\nseed {seed}: in the table");
-                    study.take(&before, seed)?;
-                } else if seed < arguments.seeds {
-                    wanted.push_back(seed);
+                    println!("\n{}: in the table", name_of(entry));
+                    study.take(&before, entry.0, entry.1)?;
+                } else if requested.contains(&entry) {
+                    wanted.push_back(entry);
                 }
             }
         }
-        // The table is written after every seed, so that nothing measured is lost.
+        // The table is written after every entry, so that nothing measured is lost.
         if !study.seeds.is_empty() {
             study.keep(&studies)?;
         }
-        let Some(seed) = wanted.pop_front() else {
+        let Some(entry) = wanted.pop_front() else {
             break;
         };
-        println!("\nseed {seed}");
-        let folder = out.join(format!("{}-seed-{seed}", &key[..12]));
+        let (seed, network) = entry;
+        println!("\n{}", name_of(entry));
+        let folder = folder_of(entry);
         let done = folder.join("done.json");
         // Claims of an interrupted run would count as claims of this one.
         let _ = std::fs::remove_dir_all(folder.join("claims"));
@@ -199,6 +204,7 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
             ("INVARIANCES_OUT", folder.clone().into()),
             ("INVARIANCES_SCALE", scale.clone().into()),
             ("INVARIANCES_SEED", seed.to_string().into()),
+            (NETWORK_SEED, network.to_string().into()),
             ("INVARIANCES_SET", set.clone().into()),
         ];
         let named = device.clone();
@@ -219,7 +225,8 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
         }
         if let Some(error) = outcome.error {
             println!(
-                "✗ seed {seed}: {}",
+                "✗ {}: {}",
+                name_of(entry),
                 error.lines().next().unwrap_or_default()
             );
             failed += 1;
@@ -241,6 +248,7 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
             .map_err(|e| Error::content(&path, format!("is not a list of claims: {e}")))?;
         let result = SeedResult {
             seed,
+            network,
             minutes,
             conditions,
             claims,
@@ -249,23 +257,56 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
         study.add(&result)?;
         write_atomic(&done, json!(result).to_string().as_bytes())?;
     }
-    println!();
-    for claim in &study.claims {
-        let held = claim.holds.iter().filter(|h| **h).count();
-        let (mean, deviation) = claim.mean_and_deviation().unwrap_or((f64::NAN, f64::NAN));
-        println!(
-            "{mean:>9.3} ± {deviation:<7.3} {held} of {} as expected ({}): {}",
-            claim.holds.len(),
-            claim.expected,
-            claim.statement
-        );
-    }
+    print(&study);
     println!("{}.", duration(began.elapsed()));
     Ok(if failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// A seed, and a seed of the network under study.
+type Entry = (u64, u64);
+
+/// The entries of a study: each seed with seed 0 of the network, and each other seed of the network
+/// with seed 0.
+fn requested(seeds: u64, networks: u64) -> Vec<Entry> {
+    let of_t = (0..seeds).map(|seed| (seed, 0));
+    of_t.chain((1..networks).map(|network| (0, network)))
+        .collect()
+}
+
+fn name_of((seed, network): Entry) -> String {
+    match network {
+        0 => format!("seed {seed}"),
+        _ => format!("seed {seed}, network {network}"),
+    }
+}
+
+/// Prints each claim over each kind of seeds: mean, standard deviation, mean difference with its
+/// interval, and verdict.
+fn print(study: &Study) {
+    for (what, entries) in study.columns() {
+        println!("\n{} {what}:", entries.len());
+        for (claim, (over, verdict)) in study.claims.iter().zip(study.over(&entries)) {
+            let Some(over) = over else { continue };
+            let difference = match over.difference.map(|d| (d.value, d.interval)) {
+                Some((value, Some((low, high)))) => {
+                    format!("; difference {value:.3} [{low:.3}, {high:.3}]")
+                }
+                _ => String::new(),
+            };
+            println!(
+                "{:>9.3} ± {:<7.3} {} ({}{difference}): {}",
+                over.mean,
+                over.deviation,
+                verdict.map_or("–", Verdict::mark),
+                claim.expected,
+                claim.statement
+            );
+        }
+    }
 }
 
 /// Records in the table that its values are those of the current cells and the current code.
@@ -298,7 +339,7 @@ fn confirm(
     study.keep(studies)?;
     println!(
         "The {} of {name} count as measured with the current cells and code{}.",
-        seeds(&study.seeds),
+        seeds(&study),
         match reasons.is_empty() {
             true => String::new(),
             false => format!(", although {}", reasons.join("; ")),
@@ -307,11 +348,18 @@ fn confirm(
     Ok(ExitCode::SUCCESS)
 }
 
-/// `seed 0` or `seeds 0, 1, 2`.
-fn seeds(seeds: &[u64]) -> String {
-    let word = if seeds.len() == 1 { "seed" } else { "seeds" };
-    let each: Vec<String> = seeds.iter().map(ToString::to_string).collect();
-    format!("{word} {}", each.join(", "))
+/// `seed 0`, or `seeds 0, 1; seed 0, network 1`.
+fn seeds(study: &Study) -> String {
+    let (of_t, others): (Vec<Entry>, Vec<Entry>) =
+        study.entries().into_iter().partition(|e| e.1 == 0);
+    let each: Vec<String> = of_t.iter().map(|(seed, _)| seed.to_string()).collect();
+    let first = match each.len() {
+        0 => None,
+        1 => Some(format!("seed {}", each.join(", "))),
+        _ => Some(format!("seeds {}", each.join(", "))),
+    };
+    let parts = first.into_iter().chain(others.into_iter().map(name_of));
+    parts.collect::<Vec<_>>().join("; ")
 }
 
 /// Starts the same command in its own process group, with its output in a file.
@@ -360,4 +408,22 @@ fn key(conditions: &Value) -> Result<String> {
 /// Returns the results of a seed that was measured completely.
 fn finished(done: &Path) -> Option<SeedResult> {
     serde_json::from_str(&std::fs::read_to_string(done).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The entry of seed 0 and network 0 belongs to both kinds of seeds and is measured once.
+    #[test]
+    fn seeds_and_networks_share_their_first_entry() {
+        assert_eq!(requested(3, 1), [(0, 0), (1, 0), (2, 0)]);
+        assert_eq!(requested(2, 3), [(0, 0), (1, 0), (0, 1), (0, 2)]);
+        let study = Study {
+            seeds: vec![0, 1, 0],
+            networks: vec![0, 0, 2],
+            ..Study::default()
+        };
+        assert_eq!(seeds(&study), "seeds 0, 1; seed 0, network 2");
+    }
 }
