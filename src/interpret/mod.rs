@@ -7,6 +7,7 @@
 mod attack;
 mod codes;
 mod digest;
+mod disentangled;
 mod features;
 mod free;
 mod inversion;
@@ -19,6 +20,7 @@ mod training;
 pub use attack::{Attack, Attacked};
 pub use codes::Codes;
 pub use digest::network_digest;
+pub use disentangled::Disentanglement;
 pub use features::Features;
 pub use free::{Reencoded, Samples, free_share};
 pub use inversion::{Descent, Inverted, Inverter, Regression};

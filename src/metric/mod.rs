@@ -1,8 +1,9 @@
 //! Metrics: image quality, colours, agreement of predictions, similarity of representations,
-//! interpolation paths, and confidence intervals.
+//! disentanglement, interpolation paths, and confidence intervals.
 
 mod answers;
 mod colour;
+mod disentanglement;
 mod estimate;
 mod frechet;
 mod image;
@@ -13,6 +14,7 @@ mod way;
 
 pub use answers::{same_answers, taken_over};
 pub use colour::measure_colours;
+pub use disentanglement::{Dci, Mig, dci, mig};
 pub use estimate::{Estimate, bootstrap_mean};
 pub use frechet::frechet_distance;
 pub use image::{agreement, fine_structure, psnr};
