@@ -5,7 +5,7 @@ use super::free::variance_of;
 use crate::metric::agreement;
 use crate::ops::widened as wide;
 use crate::ops::{
-    Activation, Conv2d, ConvConfig, Init, Linear, Params, Placement, Rng, scalar, values,
+    Activation, Conv2d, ConvConfig, Init, Linear, Params, Placement, Rng, host, scalar, values,
 };
 use crate::train::Adam;
 use crate::{Error, Result};
@@ -166,6 +166,29 @@ impl Probe {
     /// [`Error::Shape`] if the shapes do not fit or there are no features; [`Error::Invalid`] for a
     /// share of validation rows outside of [0, 1).
     pub fn train(features: &Tensor, labels: &Tensor, config: &ProbeConfig) -> Result<Self> {
+        Self::fit(features, labels, None, config)
+    }
+
+    /// Trains a probe as [`Probe::train`], for classes 0 … `classes` − 1. Some of them may be
+    /// missing in the training rows and occur in held-out rows.
+    ///
+    /// # Errors
+    /// As [`Probe::train`]; [`Error::Invalid`] for a class outside this range.
+    pub fn train_classes(
+        features: &Tensor,
+        labels: &Tensor,
+        classes: usize,
+        config: &ProbeConfig,
+    ) -> Result<Self> {
+        Self::fit(features, labels, Some(classes), config)
+    }
+
+    fn fit(
+        features: &Tensor,
+        labels: &Tensor,
+        classes: Option<usize>,
+        config: &ProbeConfig,
+    ) -> Result<Self> {
         match (features.dims(), labels.dims()) {
             (&[n, _], &[m]) if n == m && n > 0 => {}
             (x, y) => {
@@ -176,7 +199,11 @@ impl Probe {
         }
         let features = &wide(&features.detach())?;
         let labels = labels.detach().to_device(features.device())?;
-        let classes = scalar(&labels.max(0)?)? as usize + 1;
+        let found = scalar(&labels.max(0)?)? as usize + 1;
+        let classes = classes.unwrap_or(found);
+        if found > classes {
+            return Err(outside(classes, found - 1));
+        }
         let params = Params::with(config.seed, features.dtype(), features.device());
         let layers = Layers::new(features, config.hidden, classes, &params)?;
         config.train(&layers, &params, features, "probe", |logits, chosen| {
@@ -194,6 +221,56 @@ impl Probe {
         let features = Placement::of(&self.layers.mean).take(&features.detach())?;
         agreement(&self.layers.forward(&features)?.argmax(D::Minus1)?, labels)
     }
+
+    /// Computes the cross-entropy −ln q(class | features) in nats for each held-out feature vector
+    /// (n, f) and its class u32 (n,), where q is the probe's softmax.
+    ///
+    /// Its mean is at least the conditional entropy of the class in expectation, for any probe. The
+    /// entropy of the class minus this mean is therefore a lower bound on the mutual information
+    /// of features and class, up to the sampling error of the held-out rows.
+    ///
+    /// ```
+    /// use invariances::prelude::*;
+    /// let features = Tensor::zeros((400, 1), DType::F32, &Device::Cpu)?; // contain nothing
+    /// let labels: Vec<u32> = (0..400).map(|i| u32::from(i % 4 == 0)).collect();
+    /// let labels = Tensor::new(labels, &Device::Cpu)?;
+    /// let config = ProbeConfig { steps: 300, learning_rate: 1e-2, ..Default::default() };
+    /// let probe = Probe::train(&features, &labels, &config)?;
+    /// let nats = probe.cross_entropy(&features, &labels)?;
+    /// let entropy = -(0.25 * 0.25f64.ln() + 0.75 * 0.75f64.ln());
+    /// assert!((nats.iter().sum::<f64>() / 400.0 - entropy).abs() < 0.02);
+    /// # Ok::<(), invariances::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Shape`] unless there is one class for each row; [`Error::Invalid`] for a class that
+    /// the probe does not have.
+    pub fn cross_entropy(&self, features: &Tensor, labels: &Tensor) -> Result<Vec<f64>> {
+        let features = Placement::of(&self.layers.mean).take(&features.detach())?;
+        let logits = host(&self.layers.forward(&features)?)?;
+        let (n, classes) = logits.dims2()?;
+        if labels.dims() != [n] {
+            return Err(Error::shape(format!(
+                "expected one class for each of {n} rows of features, found classes of shape {:?}",
+                labels.dims()
+            )));
+        }
+        let rows: Vec<Vec<f64>> = candle_nn::ops::log_softmax(&logits, D::Minus1)?.to_vec2()?;
+        let each = rows.iter().zip(values(labels)?).map(|(row, label)| {
+            let log = row.get(label as usize);
+            log.map(|log| -log)
+                .ok_or_else(|| outside(classes, label as usize))
+        });
+        each.collect()
+    }
+}
+
+fn outside(classes: usize, found: usize) -> Error {
+    Error::invalid(format!(
+        "expected classes from 0 to {}, found {found}: a probe has the classes of its training \
+         rows, or those of `Probe::train_classes`",
+        classes.saturating_sub(1)
+    ))
 }
 
 /// A small network that predicts numbers from features, such as the three components of a colour.

@@ -1,10 +1,11 @@
 //! Metrics: image quality, colours, agreement of predictions, similarity and independence of
-//! representations, and interpolation paths. Statistics: bootstrap replicates with confidence
-//! intervals ([`Resampled`]), tests of independence ([`hsic`]) and uniformity ([`uniform`],
-//! [`uniform_ranks`]), and p-values adjusted for several tests ([`holm`]).
+//! representations, disentanglement, and interpolation paths. Statistics: bootstrap replicates with
+//! confidence intervals ([`Resampled`]), tests of independence ([`hsic`]) and uniformity
+//! ([`uniform`], [`uniform_ranks`]), and p-values adjusted for several tests ([`holm`]).
 
 mod answers;
 mod colour;
+mod disentanglement;
 mod estimate;
 mod frechet;
 mod holm;
@@ -19,6 +20,7 @@ mod way;
 
 pub use answers::{same_answers, taken_over};
 pub use colour::measure_colours;
+pub use disentanglement::{Dci, Mig, dci, mig};
 pub use estimate::{Estimate, bootstrap_mean};
 pub(crate) use frechet::FrechetReference;
 pub use frechet::frechet_distance;
