@@ -20,12 +20,13 @@ fn quick() -> CertificateConfig {
 }
 
 /// The exact t of a conditional Gaussian passes; the controls do not: z of other images, 0.9·v,
-/// a Gaussian without z, and one fitted to a tenth of the images.
+/// a Gaussian without z, and one fitted to a tenth of the images. By design an exact t is rejected for
+/// one seed in twenty, and seeds 0 to 2 are such a case; `benches/certificate.rs` measures how often.
 #[test]
 fn an_exact_t_passes_and_every_control_fails() -> Result<()> {
-    let exact = Gaussian::random(8, 12, 0)?;
-    let (code, z) = exact.draw(2000, &mut Rng::new(1))?;
-    let (others, z_of_others) = exact.draw(2000, &mut Rng::new(2))?;
+    let exact = Gaussian::random(8, 12, 10)?;
+    let (code, z) = exact.draw(2000, &mut Rng::new(11))?;
+    let (others, z_of_others) = exact.draw(2000, &mut Rng::new(12))?;
     let without = Gaussian::fit(&others, None, 12)?;
     let tenth = |x: &Tensor| x.narrow(0, 0, 200);
     let few = Gaussian::fit(&tenth(&others)?, Some(&tenth(&z_of_others)?), 12)?;
@@ -104,9 +105,15 @@ fn an_untrained_t_is_rejected() -> Result<()> {
     t.initialize(&code, &z)?;
     let certificate = Certificate::of_flow(&t, &code, &z, &quick())?.named("fc");
     assert!(!certificate.passes());
-    assert!(certificate.to_string().contains("t at fc, 400 held-out images"));
+    assert!(
+        certificate
+            .to_string()
+            .contains("t at fc, 400 held-out images")
+    );
     assert!(certificate.round_trip().is_exact());
     certificate.figure()?;
+    let table = Certificate::compare(&[certificate.clone(), certificate]).csv();
+    assert_eq!(table.matches("t at fc").count(), 2, "{table}");
 
     let few = Certificate::of_flow(&t, &code.narrow(0, 0, 20)?, &z.narrow(0, 0, 20)?, &quick());
     let message = few.err().map(|e| e.to_string()).unwrap_or_default();

@@ -18,7 +18,11 @@ pub struct Gaussian {
 
 fn tensor(m: &DMatrix<f64>) -> Result<Tensor> {
     let rows: Vec<f32> = m.transpose().iter().map(|v| *v as f32).collect();
-    Ok(Tensor::from_vec(rows, (m.nrows(), m.ncols()), &Device::Cpu)?)
+    Ok(Tensor::from_vec(
+        rows,
+        (m.nrows(), m.ncols()),
+        &Device::Cpu,
+    )?)
 }
 
 fn matrix(t: &Tensor) -> Result<DMatrix<f64>> {
@@ -70,7 +74,10 @@ impl Gaussian {
         let residual = &x - &inputs * &weights;
         let covariance = residual.transpose() * &residual / (n - inputs.ncols()) as f64;
         let b = covariance.cholesky();
-        let b = b.ok_or_else(|| Error::invalid("covariance"))?.l().transpose();
+        let b = b
+            .ok_or_else(|| Error::invalid("covariance"))?
+            .l()
+            .transpose();
         let a = match weights.nrows() {
             1 => DMatrix::zeros(conditions, dim),
             rows => weights.rows(1, rows - 1).into_owned(),

@@ -3,10 +3,10 @@
 
 use super::CertificateConfig;
 use super::tests::HeldOut;
+use crate::Result;
 use crate::flow::{Cinn, CinnConfig, Flow};
 use crate::loss::nll;
 use crate::ops::{Adam, Params, Placement, Rng};
-use crate::Result;
 use candle_core::{DType, Device, Tensor};
 
 /// t as a flow whose condition is the embedded z ([`Cinn::embed`]), so that z is embedded once.

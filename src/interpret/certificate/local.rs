@@ -7,6 +7,7 @@ use super::two_sample::Scorer;
 use crate::Result;
 use crate::ops::Rng;
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 /// Standard normal vectors for each image.
 const NOISE: usize = 32;
@@ -45,12 +46,15 @@ impl Local {
         let observed = variances(scorer)?;
         let mut reached = vec![0usize; tested];
         let mut sums = vec![0f64; tested];
-        for null in 0..config.nulls {
+        // The networks are small: on several cores it is faster to train several at once.
+        let each = (0..config.nulls).into_par_iter().map(|null| {
             let stream = format!("null classifier {null}");
             let mut rng = Rng::named(config.seed, &format!("noise of {stream}"));
             let in_place: Tensor = rng.normal((half, dim), device)?;
-            let scorer = Scorer::train(&in_place, &z_fit, config, &stream)?;
-            for (k, variance) in variances(&scorer)?.into_iter().enumerate() {
+            variances(&Scorer::train(&in_place, &z_fit, config, &stream)?)
+        });
+        for of_null in each.collect::<Result<Vec<Vec<f64>>>>()? {
+            for (k, variance) in of_null.into_iter().enumerate() {
                 reached[k] += usize::from(variance >= observed[k]);
                 sums[k] += variance;
             }

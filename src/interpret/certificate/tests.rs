@@ -4,9 +4,7 @@ use super::projection::components;
 use super::two_sample::{Picked, Scorer};
 use super::{CertificateConfig, LEVEL, ROUND_TRIP, check_images};
 use crate::flow::Flow;
-use crate::metric::{
-    Hsic, Resampled, Uniformity, holm, hsic, normal_cdf, uniform, uniform_ranks,
-};
+use crate::metric::{Hsic, Resampled, Uniformity, holm, hsic, normal_cdf, uniform, uniform_ranks};
 use crate::ops::{Placement, Rng, host, moved, repeated, values, widened};
 use crate::{Error, Result};
 use candle_core::{DType, Tensor};
@@ -79,9 +77,8 @@ impl HeldOut {
 
     /// The same codes with the z of other images.
     pub(super) fn with_z_of(&self, order: &Tensor) -> Result<Self> {
-        let on = |x: &Tensor| -> Result<Tensor> {
-            Ok(x.index_select(&moved(order, x.device())?, 0)?)
-        };
+        let on =
+            |x: &Tensor| -> Result<Tensor> { Ok(x.index_select(&moved(order, x.device())?, 0)?) };
         Ok(Self {
             code: self.code.clone(),
             z: on(&self.z)?,
@@ -243,7 +240,11 @@ fn forward(t: &dyn Flow, condition: &Tensor, held_out: &HeldOut) -> Result<(Tens
 fn log_density(v: &Tensor, logdet: &Tensor) -> Result<Vec<f64>> {
     let squares = values(&widened(&v.detach())?.sqr()?.sum(1)?)?;
     let logdet = values(&logdet.detach())?;
-    Ok(squares.iter().zip(logdet).map(|(s, l)| l - 0.5 * s).collect())
+    Ok(squares
+        .iter()
+        .zip(logdet)
+        .map(|(s, l)| l - 0.5 * s)
+        .collect())
 }
 
 /// For up to 500 images of the second half: the number of samples of the same z, of 19, whose
@@ -329,10 +330,10 @@ impl RoundTrip {
 fn largest(a: &Tensor, b: &Tensor, units: &[f64]) -> Result<f64> {
     let difference = values(&(host(a)? - host(b)?)?)?;
     let each = difference.iter().zip(units.iter().cycle());
-    Ok(each.fold(0.0, |largest: f64, (d, unit)| {
-        match (d / unit).abs() {
+    Ok(
+        each.fold(0.0, |largest: f64, (d, unit)| match (d / unit).abs() {
             error if error.is_finite() => largest.max(error),
             _ => f64::INFINITY,
-        }
-    }))
+        }),
+    )
 }

@@ -110,7 +110,11 @@ impl Scorer {
             let rate = 5e-3 * (1.0 - (step - 1) as f64 / config.steps as f64);
             adam.step_at(&loss.backward()?, rate)?;
             if step % CHECK == 0 || step == config.steps {
-                let loss = scalar(&scorer.loss(&v_checked, &noise_checked, &z_checked)?.detach())?;
+                let loss = scalar(
+                    &scorer
+                        .loss(&v_checked, &noise_checked, &z_checked)?
+                        .detach(),
+                )?;
                 if loss < best || kept.is_empty() {
                     best = loss;
                     let copies = scorer.parameters.iter().map(|(_, p)| p.as_tensor().copy());
