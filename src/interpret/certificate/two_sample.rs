@@ -13,7 +13,7 @@ const HIDDEN: usize = 64;
 const NOISE: usize = 15;
 
 /// The number of pairs in a training batch.
-const BATCH: usize = 256;
+const BATCH: usize = 128;
 
 /// Steps between two measurements on the validation rows.
 const CHECK: u64 = 25;
