@@ -162,7 +162,7 @@ impl Certificate {
             let covered: Vec<f64> = levels.iter().map(|level| tests.coverage(*level)).collect();
             right = right.line(name, &levels, &covered);
         }
-        Ok(Panel::row([&left, &right.figure()?]).figure()?)
+        Panel::row([&left, &right.figure()?]).figure()
     }
 
     fn rows(&self) -> Vec<(String, &Tests)> {

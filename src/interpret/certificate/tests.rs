@@ -170,12 +170,12 @@ impl Tests {
 
     /// The test that the ranks of the log-density are uniform.
     pub fn coverage_test(&self) -> Uniformity {
-        self.ranks_test.clone()
+        self.ranks_test
     }
 
     /// The dependence of v on the principal components of z.
     pub fn dependence(&self) -> Hsic {
-        self.hsic.clone()
+        self.hsic
     }
 
     /// For each coordinate of v, the test that it is standard normal.
