@@ -21,7 +21,7 @@ fn the_interval_of_the_difference_decides() -> Result<()> {
     let dir = folder();
     let lab = lab(&dir)?;
     let ours: Vec<f64> = (0..200).map(|i| f64::from(i % 20) / 20.0).collect();
-    let by = |i: usize| if i % 2 == 0 { 0.03 } else { 0.05 };
+    let by = |i: usize| if i.is_multiple_of(2) { 0.03 } else { 0.05 };
     let theirs: Vec<f64> = ours.iter().enumerate().map(|(i, v)| v - by(i)).collect();
     let (a, b) = (Resampled::mean(&ours, 0), Resampled::mean(&theirs, 0));
     let paired = lab.claim("paired", &a).above("theirs", &b).state()?;

@@ -58,6 +58,7 @@ const BATCH: usize = 64;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Fidelity {
+    name: Option<String>,
     greybox: Greybox,
     z: Tensor,
     floor: Vec<f64>,
@@ -131,6 +132,7 @@ impl Fidelity {
         let next: Vec<u32> = (0..batch).map(|i| ((i + 1) % batch) as u32).collect();
         let next = z.index_select(&Tensor::new(next, z.device())?, 0)?;
         let fidelity = Self {
+            name: None,
             floor: distances(greybox, &z, reconstructions, 1)?,
             ceiling: finite(lengths(&next, &z)?, "z")?,
             greybox: greybox.clone(),
@@ -172,9 +174,15 @@ impl Fidelity {
         Ok(self)
     }
 
-    /// The layer's name.
+    /// Sets the name that tables, figures and sentences show. By default it is the layer's.
+    pub fn named(mut self, name: &str) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// The name: the layer's, unless [`Fidelity::named`] set another.
     pub fn layer(&self) -> String {
-        self.greybox.layer()
+        self.name.clone().unwrap_or_else(|| self.greybox.layer())
     }
 
     /// The names of the methods, `samples` first.
