@@ -147,7 +147,7 @@ fn coded(n: usize, seed: u64) -> Result<(Tensor, Classes)> {
 /// Rotates codes by the Hadamard matrix: each dimension becomes ± all dimensions / √8.
 fn rotated(codes: &Tensor) -> Result<Tensor> {
     let sign = |i: usize| {
-        if ((i / 8) & (i % 8)).count_ones() % 2 == 0 {
+        if ((i / 8) & (i % 8)).count_ones().is_multiple_of(2) {
             1f32
         } else {
             -1.0
