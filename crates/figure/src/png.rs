@@ -26,7 +26,8 @@ pub(crate) fn encode(
     let mut encoder = png::Encoder::new(&mut bytes, pixels.width as u32, pixels.height as u32);
     encoder.set_color(png::ColorType::Rgb);
     encoder.set_depth(png::BitDepth::Eight);
-    encoder.set_compression(png::Compression::Balanced);
+    // 5 to 10 % smaller than `Balanced`, in at most a tenth of a second: notebooks keep these files.
+    encoder.set_compression(png::Compression::High);
     if drawn {
         // Lines and text contain many repeated bytes. Filters store differences between
         // neighbouring pixels and would hide the repetition from the compressor.

@@ -146,7 +146,7 @@ impl Certificate {
         let left = Bars::new("A classifier picks v out of (v, noise)", names)
             .series("", &picked)
             .reference(0.5, "v is exact")
-            .y_range(0.4, 1.0)
+            .y_range(0.0, 1.0)
             .y_label("share of pairs")
             .size(460, 300)
             .figure()?;
