@@ -268,13 +268,6 @@ fn classes_that_do_not_fit_are_errors() -> Result<()> {
     let unseen = with("first", (0..20).map(|i| i % 5).collect());
     let found = of(&classes, &unseen)?;
     near(found.entropies()[0], 5f64.ln(), 1e-12);
-    assert!(
-        found
-            .information()
-            .iter()
-            .flatten()
-            .all(|nats| nats.is_finite())
-    );
     let few = Semantics {
         concepts: vec!["first".into()],
         ..semantics.clone()

@@ -825,7 +825,7 @@ fn claims_are_kept_by_name() -> Result<()> {
             "unit": "", "low": null, "high": null, "expected": "0.5 to 1", "history": null,
             "direction": {"between": [0.5, 1.0]}, "other": null,
             "difference": {"value": -0.25, "low": null, "high": null}, "p": null, "p_holm": null,
-            "verdict": "undecided", "holds": false, "scale": "quick", "seed": 6,
+            "verdict": "undecided", "holds": false, "scale": "quick", "seed": 6, "network_seed": 0,
             "version": invariances::VERSION,
         })
     );

@@ -362,19 +362,26 @@ fn parts_are_combined_replicate_by_replicate() -> Result<()> {
 fn p_values_follow_from_the_deviation() {
     let mean = Resampled::mean(&normal(100, 6), 0);
     let deviation = mean.deviation().expect("replicates");
-    for (distance, expected) in [(0.0, 1.0), (1.959_963_985, 0.05), (-2.575_829_304, 0.01)] {
-        let p = mean.p_value(mean.value() + distance * deviation);
+    // Student's t with 99 degrees of freedom; resampling 100 values makes the deviation too small.
+    let error = deviation * (100.0f64 / 99.0).sqrt();
+    for (distance, expected) in [(0.0, 1.0), (1.984_216_952, 0.05), (-2.626_405_457, 0.01)] {
+        let p = mean.p_value(mean.value() + distance * error);
         close(p.expect("replicates"), expected, 1e-6);
     }
+    let (low, high) = mean.interval().expect("replicates");
+    close(high - mean.value(), 1.984_216_952 * error, 1e-6);
+    close(mean.value() - low, 1.984_216_952 * error, 1e-6);
     assert_eq!(mean.p_value(f64::NAN), None);
     let exact = Resampled::exact(1.0);
     assert_eq!((exact.p_value(1.0), exact.deviation()), (None, None));
     // The sum of ten times 0.1 is not 1; equal values have no deviation all the same.
-    let equal = Resampled::mean(&[0.1; 10], 0);
-    assert_eq!(
-        (equal.p_value(0.1), equal.p_value(0.2)),
-        (Some(1.0), Some(0.0))
-    );
+    // A hundred of them decide; ten do not, and one image never does.
+    let equal = |n: usize| Resampled::mean(&vec![0.1; n], 0);
+    let of = |n: usize| (equal(n).p_value(0.1), equal(n).p_value(0.2));
+    assert_eq!(of(100), (Some(1.0), Some(0.0)));
+    assert_eq!(of(10), (Some(1.0), None));
+    assert_eq!(of(1), (None, None));
+    assert_eq!((equal(10).interval(), equal(1).interval()), (None, None));
 }
 
 #[test]

@@ -303,6 +303,20 @@ pub(super) fn share_within(
     Ok(values(&within)?.into_iter().map(|w| w / total).collect())
 }
 
+/// For each row of `all` (m, components) its squared distance to the mean row, in units of the
+/// mean over all rows: what a row contributes to the variance. Nothing if the rows do not vary.
+pub(super) fn spread_of(all: &Tensor) -> Result<Option<Vec<f64>>> {
+    let Some(variance) = variance_of(all)? else {
+        return Ok(None);
+    };
+    let all = wide(all)?;
+    let rows = all.dim(0)? as f64;
+    let unit = variance * (rows - 1.0) / rows;
+    let centred = all.broadcast_sub(&all.mean_keepdim(0)?)?;
+    let squares = values(&centred.sqr()?.sum(1)?)?;
+    Ok(Some(squares.into_iter().map(|s| s / unit).collect()))
+}
+
 /// The variance of `all` (m, components) over its rows, summed over the components. `None` for
 /// fewer than two rows, if the rows differ by rounding errors at most, or if it is not finite.
 pub(super) fn variance_of(all: &Tensor) -> Result<Option<f64>> {

@@ -1,7 +1,7 @@
 //! [`FreeShares`], the shares of factors that a layer leaves free, each with its floor and its
 //! ceiling.
 
-use super::free::share_of;
+use super::free::{share_of, spread_of};
 use super::targets::unknown;
 use super::{Targets, Unexplained};
 use crate::figure::{Bars, Estimate, Table};
@@ -19,7 +19,13 @@ use candle_core::{Device, Tensor};
 ///   originals, as if each z were that of another image. It is about 1 if the samples together
 ///   vary as much as the originals.
 ///
-/// All intervals are over the originals.
+/// All intervals are over the originals; that the variance of the factor is known from the same
+/// originals only is taken into account. The interval of the ceiling is a little too small, since
+/// regrouped samples of one original are in several groups.
+///
+/// A perfect t is one for codes that are sampled from E's posterior, while reconstructions are
+/// those of its mean. What the posterior's noise changes in a factor is free for t and not for the
+/// regression: the gap contains it.
 ///
 /// ```
 /// use invariances::prelude::*;
@@ -45,12 +51,36 @@ struct Factor {
     name: String,
     share: Vec<f64>,
     ceiling: Vec<f64>,
+    /// What each original contributes to the variance, 1 on average.
+    spread: Vec<f64>,
     floor: Option<Floor>,
+}
+
+impl Factor {
+    fn of_samples(&self, seed: u64) -> Resampled {
+        ratio(&self.share, &self.spread, seed)
+    }
+
+    fn of_regrouped(&self, seed: u64) -> Resampled {
+        ratio(&self.ceiling, &self.spread, seed)
+    }
+
+    fn of_floor(&self, seed: u64) -> Option<Resampled> {
+        self.floor
+            .as_ref()
+            .map(|f| ratio(&f.share, &f.spread, seed))
+    }
+}
+
+/// The mean share, in each resample by the variance of the resampled images.
+pub(super) fn ratio(share: &[f64], spread: &[f64], seed: u64) -> Resampled {
+    Resampled::mean(share, seed).over(&Resampled::mean(spread, seed))
 }
 
 #[derive(Clone, Debug)]
 struct Floor {
     share: Vec<f64>,
+    spread: Vec<f64>,
     is_flat: bool,
 }
 
@@ -77,6 +107,7 @@ impl FreeShares {
             Ok(Factor {
                 share: share_of(&name, &samples, &originals, per_image)?,
                 ceiling: share_of(&name, &regrouped, &originals, per_image)?,
+                spread: spread_of(&originals)?.unwrap_or_default(),
                 floor: None,
                 name,
             })
@@ -98,6 +129,7 @@ impl FreeShares {
                 is_any = true;
                 factor.floor = Some(Floor {
                     share: floor.share(&factor.name)?,
+                    spread: floor.spread(&factor.name)?,
                     is_flat: floor.is_flat(&factor.name)?,
                 });
             }
@@ -123,7 +155,7 @@ impl FreeShares {
     /// # Errors
     /// [`Error::Unknown`] for a factor that does not exist.
     pub fn share(&self, name: &str, seed: u64) -> Result<Resampled> {
-        Ok(Resampled::mean(&self.factor(name)?.share, seed))
+        Ok(self.factor(name)?.of_samples(seed))
     }
 
     /// The mean share of a factor's variance that cannot be read from z, over the held-out images
@@ -132,8 +164,7 @@ impl FreeShares {
     /// # Errors
     /// [`Error::Unknown`] for a factor that does not exist.
     pub fn floor(&self, name: &str, seed: u64) -> Result<Option<Resampled>> {
-        let floor = self.factor(name)?.floor.as_ref();
-        Ok(floor.map(|f| Resampled::mean(&f.share, seed)))
+        Ok(self.factor(name)?.of_floor(seed))
     }
 
     /// The mean share of the same samples, regrouped at random over the originals.
@@ -141,7 +172,7 @@ impl FreeShares {
     /// # Errors
     /// [`Error::Unknown`] for a factor that does not exist.
     pub fn ceiling(&self, name: &str, seed: u64) -> Result<Resampled> {
-        Ok(Resampled::mean(&self.factor(name)?.ceiling, seed))
+        Ok(self.factor(name)?.of_regrouped(seed))
     }
 
     /// The share minus the floor: 0 for a perfect t, larger if t does not use all of z. `None` if
@@ -164,20 +195,21 @@ impl FreeShares {
             "samples",
             "samples, shuffled z",
         ];
-        let mean = |values: &[f64]| Resampled::mean(values, seed).to_string();
         let mut table = Table::new(header);
         for factor in &self.factors {
-            let (floor, is_flat) = match &factor.floor {
-                Some(floor) if floor.is_flat => (mean(&floor.share), "yes"),
-                Some(floor) => (mean(&floor.share), "no"),
-                None => ("–".into(), "–"),
+            let floor = factor.of_floor(seed);
+            let floor = floor.map_or("–".into(), |floor| floor.to_string());
+            let is_flat = match &factor.floor {
+                Some(floor) if floor.is_flat => "yes",
+                Some(_) => "no",
+                None => "–",
             };
             table = table.row([
                 factor.name.clone(),
                 floor,
                 is_flat.into(),
-                mean(&factor.share),
-                mean(&factor.ceiling),
+                factor.of_samples(seed).to_string(),
+                factor.of_regrouped(seed).to_string(),
             ]);
         }
         table.caption(
@@ -197,18 +229,17 @@ impl FreeShares {
                 "expected at least one factor for a chart, found none",
             ));
         }
-        let mean = |values: &[f64]| Resampled::mean(values, seed).estimate();
         let factors = || self.factors.iter();
         let mut bars = Bars::new(title, self.names());
         if factors().any(|f| f.floor.is_some()) {
-            let floors = factors().map(|f| match &f.floor {
-                Some(floor) => mean(&floor.share),
+            let floors = factors().map(|f| match f.of_floor(seed) {
+                Some(floor) => floor.estimate(),
                 None => Estimate::exact(f64::NAN),
             });
             bars = bars.series("not readable from z", &floors.collect::<Vec<Estimate>>());
         }
-        let samples: Vec<Estimate> = factors().map(|f| mean(&f.share)).collect();
-        let shuffled: Vec<Estimate> = factors().map(|f| mean(&f.ceiling)).collect();
+        let samples: Vec<Estimate> = factors().map(|f| f.of_samples(seed).estimate()).collect();
+        let shuffled: Vec<Estimate> = factors().map(|f| f.of_regrouped(seed).estimate()).collect();
         Ok(bars
             .series("samples", &samples)
             .series("samples, shuffled z", &shuffled)

@@ -1,10 +1,11 @@
 //! [`Unexplained`], what a regression from z leaves unexplained of a factor: the floor of a free
 //! share.
 
-use super::free::variance_of;
+use super::free::{spread_of, variance_of};
+use super::shares::ratio;
 use super::targets::unknown;
 use super::{ProbeConfig, Readout, Targets};
-use crate::metric::{Estimate, Resampled};
+use crate::metric::Estimate;
 use crate::ops::{host, values};
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -50,6 +51,8 @@ struct Factor {
     /// The number of images and the share of each held-out image, for a quarter, a half and all
     /// of the images.
     runs: Vec<(usize, Vec<f64>)>,
+    /// What each held-out image contributes to the variance, 1 on average.
+    spread: Vec<f64>,
 }
 
 /// The held-out values of a factor, scaled as in training.
@@ -103,11 +106,15 @@ impl Unexplained {
             truth.push(held_out);
         }
         let scaled = Tensor::cat(&scaled, 1)?;
-        let factor = |name: String| Factor {
-            name,
-            runs: Vec::new(),
+        let factor = |(name, truth): (String, &HeldOut)| -> Result<Factor> {
+            Ok(Factor {
+                name,
+                runs: Vec::new(),
+                spread: spread_of(&truth.values)?.unwrap_or_default(),
+            })
         };
-        let mut factors: Vec<Factor> = names.into_iter().map(factor).collect();
+        let each = names.into_iter().zip(&truth);
+        let mut factors: Vec<Factor> = each.map(factor).collect::<Result<_>>()?;
         let config = ProbeConfig {
             validation: VALIDATION,
             ..config.clone()
@@ -145,15 +152,21 @@ impl Unexplained {
         Ok(last.unwrap_or_default())
     }
 
+    /// What each held-out image contributes to a factor's variance, 1 on average.
+    pub(super) fn spread(&self, name: &str) -> Result<Vec<f64>> {
+        Ok(self.factor(name)?.spread.clone())
+    }
+
     /// The learning curve of a factor: the number of images that the regression had (with those
     /// for early stopping), and the mean unexplained share of the held-out images.
     ///
     /// # Errors
     /// [`Error::Unknown`] for a factor that does not exist.
     pub fn curve(&self, name: &str, seed: u64) -> Result<Vec<(usize, Estimate)>> {
-        let runs = self.factor(name)?.runs.iter();
+        let factor = self.factor(name)?;
+        let runs = factor.runs.iter();
         Ok(runs
-            .map(|(images, share)| (*images, Resampled::mean(share, seed).estimate()))
+            .map(|(images, share)| (*images, ratio(share, &factor.spread, seed).estimate()))
             .collect())
     }
 

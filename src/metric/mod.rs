@@ -31,5 +31,6 @@ pub use independent::IndependentClassifier;
 pub use resampled::Resampled;
 pub use similarity::{cka, cosines};
 pub use ssim::ssim;
+use uniformity::student_quantile;
 pub use uniformity::{Uniformity, normal_cdf, student_p, uniform, uniform_ranks};
 pub use way::{frame_step, unevenness};

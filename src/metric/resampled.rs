@@ -5,13 +5,16 @@
 //! uses the same images. The interval of their difference is then narrower than two separate
 //! intervals suggest.
 
-use super::normal_cdf;
+use super::{student_p, student_quantile};
 use crate::ops::Rng;
 use crate::{Error, Result};
 use invariances_figure::Estimate;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::fmt;
+
+/// The least number of equal values that decide a claim.
+const CERTAIN: usize = 100;
 
 /// Number of resamples of a mean.
 const RESAMPLES: usize = 2000;
@@ -314,24 +317,51 @@ impl Resampled {
 
     /// Computes the two-sided p-value of the hypothesis that the statistic is `at`.
     ///
-    /// It is the normal approximation with the standard deviation of the replicates. If the
-    /// replicates are all equal (up to rounding), it is 1 if the value is `at`, otherwise 0.
-    /// Returns nothing for fewer than two replicates, and if the value, a replicate or `at` is
-    /// NaN.
+    /// It is that of Student's t with n − 1 degrees of freedom, for the standard deviation of the
+    /// replicates times √(n / (n − 1)), since resampling n values gives a deviation that is too
+    /// small by this factor. If the replicates are all equal (up to rounding), it is 1 if the value
+    /// is `at`, and 0 for another value if there are at least 100 images: fewer equal values decide
+    /// nothing. Returns nothing there, for one image, for fewer than two replicates, and if the
+    /// value, a replicate or `at` is NaN.
     pub fn p_value(&self, at: f64) -> Option<f64> {
-        let deviation = self.deviation()?;
+        let (deviation, degrees) = self.standard_error()?;
         let distance = (self.value - at).abs();
         if deviation.is_nan() || distance.is_nan() {
             return None;
         }
         let rounding = 1e-12 * self.value.abs().max(at.abs());
-        Some(if deviation > rounding {
-            2.0 * normal_cdf(-distance / deviation)
+        if deviation > rounding {
+            Some(student_p(distance / deviation, degrees))
         } else if distance <= rounding {
-            1.0
+            Some(1.0)
         } else {
-            0.0
-        })
+            (self.n >= CERTAIN).then_some(0.0)
+        }
+    }
+
+    /// Computes the 95 % interval by which [`Resampled::p_value`] decides: it excludes a number just
+    /// if that number's p-value is below 0.05. It is symmetric, and for few images it is wider than
+    /// the percentiles of [`Resampled::estimate`]. Nothing if there is no p-value.
+    ///
+    /// ```
+    /// use invariances::metric::Resampled;
+    /// let statistic = Resampled::mean(&[0.1, 0.4, 0.3, 0.2, 0.5], 0);
+    /// let (low, high) = statistic.interval().unwrap_or_default();
+    /// assert!((statistic.p_value(high).unwrap_or(1.0) - 0.05).abs() < 1e-6);
+    /// assert!(low < statistic.estimate().low);
+    /// ```
+    pub fn interval(&self) -> Option<(f64, f64)> {
+        let (deviation, degrees) = self.standard_error()?;
+        let width = deviation * student_quantile(degrees);
+        (width.is_finite() && self.value.is_finite() && (deviation > 0.0 || self.n >= CERTAIN))
+            .then_some((self.value - width, self.value + width))
+    }
+
+    /// The standard error, corrected for few images, and its degrees of freedom.
+    fn standard_error(&self) -> Option<(f64, f64)> {
+        let deviation = self.deviation()?;
+        let n = self.n as f64;
+        (self.n > 1).then(|| (deviation * (n / (n - 1.0)).sqrt(), n - 1.0))
     }
 
     fn unknown(n: usize, seed: u64) -> Self {

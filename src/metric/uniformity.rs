@@ -190,3 +190,18 @@ pub fn student_p(t: f64, degrees: f64) -> f64 {
     };
     p.unwrap_or(f64::NAN)
 }
+
+/// The number that Student's t exceeds in absolute value with a probability of 5 %.
+pub(super) fn student_quantile(degrees: f64) -> f64 {
+    // The p-value falls with |t|, so bisection finds where it is 0.05; for one degree of freedom
+    // that is at 12.7.
+    let (mut low, mut high) = (0.0, 16.0);
+    for _ in 0..60 {
+        let middle = 0.5 * (low + high);
+        match student_p(middle, degrees) > 0.05 {
+            true => low = middle,
+            false => high = middle,
+        }
+    }
+    0.5 * (low + high)
+}

@@ -3,7 +3,9 @@
 use super::lab::check_name;
 use super::{Claim, Compared, Difference, Expected, Lab, Measured, Scale, Verdict, stored};
 use crate::Result;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 
 /// A claim under construction; [`ClaimBuilder::state`] saves it.
 #[derive(Clone, Debug)]
@@ -13,6 +15,8 @@ pub struct ClaimBuilder {
     /// The other measured value of [`Expected::Above`] and [`Expected::Below`].
     other: Option<Measured>,
     file: PathBuf,
+    /// Names of the lab's claims.
+    stated: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl ClaimBuilder {
@@ -35,11 +39,13 @@ impl ClaimBuilder {
                 verdict: Verdict::Reported,
                 scale: lab.scale(),
                 seed: lab.seed(),
+                network_seed: lab.network_seed(),
                 version: crate::VERSION.into(),
             },
             measured,
             other: None,
             file: stored::path(lab, "json"),
+            stated: lab.stated.clone(),
         }
     }
 
@@ -175,6 +181,8 @@ impl ClaimBuilder {
                 None => claims.push(entry),
             }
         })?;
+        let mut stated = self.stated.lock().unwrap_or_else(|p| p.into_inner());
+        stated.insert(claim.name.clone());
         Ok(claim)
     }
 }

@@ -61,6 +61,8 @@ pub struct Claim {
     pub scale: Scale,
     /// The seed with which it was measured.
     pub seed: u64,
+    /// The seed of the network under study.
+    pub network_seed: u64,
     /// The crate's version.
     pub version: String,
 }
@@ -112,6 +114,7 @@ impl Claim {
             "holds": self.holds(),
             "scale": self.scale.name(),
             "seed": self.seed,
+            "network_seed": self.network_seed,
             "version": self.version,
         })
     }

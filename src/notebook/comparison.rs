@@ -50,7 +50,18 @@ impl Lab {
         let hash =
             blake3::hash(crate::train::canonical(&text).as_bytes()).to_hex()[..16].to_string();
         let file = stored::path(self, "json");
-        let stated = stored::change(&file, |claims| stored::correct(claims))?;
+        let of_this_run = {
+            let names = self.stated.lock().unwrap_or_else(|p| p.into_inner());
+            names.clone()
+        };
+        let stated = stored::change(&file, |claims| {
+            // Claims of an earlier run of other cells. If this lab stated none, they were stated
+            // by another process.
+            if !of_this_run.is_empty() {
+                claims.retain(|c| c["name"].as_str().is_some_and(|n| of_this_run.contains(n)));
+            }
+            stored::correct(claims);
+        })?;
         let now = Conditions {
             configuration: hash,
             cells: self.cells(),
@@ -86,7 +97,7 @@ impl Lab {
         let none = Study::default();
         let shown = study.unwrap_or(&none);
         let columns = shown.columns();
-        let mut header: Vec<String> = ["claim", "this run", "expected", "verdict"]
+        let mut header: Vec<String> = ["claim", "this run", "expected", "difference", "verdict"]
             .map(String::from)
             .into();
         for (seeds, entries) in &columns {
@@ -104,6 +115,7 @@ impl Lab {
                 text("statement").to_string(),
                 measured(claim),
                 with_history(text("expected"), claim["history"].as_str()),
+                difference(claim),
                 verdict(claim),
             ];
             for column in &over {
@@ -173,6 +185,16 @@ fn measured(claim: &Value) -> String {
     }
 }
 
+/// The difference between a stored claim's value and its expectation, with the interval that
+/// decides for this claim alone.
+fn difference(claim: &Value) -> String {
+    let number = |key: &str| claim["difference"][key].as_f64();
+    match number("value") {
+        Some(value) => with_interval(value, number("low").zip(number("high"))),
+        None => "–".into(),
+    }
+}
+
 /// The verdict of a stored claim in words, or – for a value that is only reported and for a claim
 /// of an earlier version.
 fn verdict(claim: &Value) -> String {
@@ -189,9 +211,16 @@ fn over_seeds(found: Option<(Option<OverSeeds>, Option<Verdict>)>) -> String {
         return "–".into();
     };
     let verdict = verdict.map_or("–", Verdict::word);
-    match over.n {
-        1 => format!("{:.3}, {verdict}", over.mean),
-        _ => format!("{:.3} ± {:.3}, {verdict}", over.mean, over.deviation),
+    let mean = match over.n {
+        1 => format!("{:.3}", over.mean),
+        _ => format!("{:.3} ± {:.3}", over.mean, over.deviation),
+    };
+    match over.difference {
+        Some(difference) => format!(
+            "{mean}, difference {}: {verdict}",
+            with_interval(difference.value, difference.interval)
+        ),
+        None => format!("{mean}, {verdict}"),
     }
 }
 

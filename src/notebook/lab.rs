@@ -13,7 +13,7 @@ use crate::train::{Store, retrains};
 use crate::{Error, Result};
 use candle_core::{DType, Device};
 use invariances_core::files::cache_dir;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -64,6 +64,9 @@ pub struct Lab {
     retrain: bool,
     /// The values set by `--set`, each with a flag: whether the notebook has read it.
     settings: Arc<Mutex<BTreeMap<String, (String, bool)>>>,
+    /// The names of the claims that were stated since this lab was opened. In a notebook that was
+    /// changed, the file of claims can contain others of an earlier run.
+    pub(super) stated: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Lab {
@@ -112,6 +115,7 @@ impl Lab {
             offline,
             retrain: retrains()?,
             settings: Arc::new(Mutex::new(settings.collect())),
+            stated: Arc::default(),
         })
     }
 

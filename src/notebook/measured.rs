@@ -102,7 +102,12 @@ impl Measured {
             _ => None,
         };
         if let Some(difference) = resampled {
-            return difference.into();
+            // The interval of a difference is the one that decides.
+            let interval = difference.interval();
+            return Self {
+                interval,
+                ..difference.into()
+            };
         }
         let value = self.value - other.value;
         let deviation = match (self.deviation, other.deviation) {
@@ -173,6 +178,7 @@ impl From<&Estimate> for Measured {
     fn from(estimate: &Estimate) -> Self {
         let exact = Self::from(estimate.mean);
         match estimate.n > 1 {
+            // Without a finite interval the value decides nothing.
             true => exact.with_interval(estimate.low, estimate.high),
             false => exact,
         }

@@ -33,6 +33,7 @@ pub use measured::{Compared, Difference, Measured};
 pub use progress::Progress;
 pub use repeated::{OverSeeds, Repeated};
 pub use scale::Scale;
+pub use stored::correct_claims;
 pub use study::{Conditions, SeedResult, Study};
 pub use subject::Subject;
 pub use verdict::{Counts, Direction, Verdict, with_history};

@@ -68,6 +68,16 @@ pub(super) fn direction(claim: &Value) -> Option<Direction> {
     serde_json::from_value(claim["direction"].clone()).ok()
 }
 
+/// Corrects the verdicts in a notebook's file of claims by Holm's method, as its last cell does
+/// ([`Lab::study`]). A file that does not exist is not made.
+///
+/// # Errors
+/// [`Error::Content`] if the file does not contain claims; [`Error::Io`] if it cannot be read or
+/// written.
+pub fn correct_claims(file: &Path) -> Result<()> {
+    change(file, |claims| correct(claims)).map(|_| ())
+}
+
 /// Corrects the p-values of a notebook's claims by Holm's method, and decides the claims again by
 /// the corrected ones. Claims without a p-value stay as they are.
 pub(super) fn correct(claims: &mut [Value]) {

@@ -43,14 +43,18 @@ impl Gaussian {
         })
     }
 
-    /// Draws A and B such that z and ξ have equal shares of the variance of the code.
+    /// Draws A and B such that z and ξ have equal shares of the variance of the code on average. B is
+    /// a rotation times scales from 0.6 to 1.4, so that its inverse is exact in f32.
     pub fn random(dim: usize, conditions: usize, seed: u64) -> Result<Self> {
         let mut rng = Rng::named(seed, "a conditional Gaussian");
         let a = matrix(&rng.normal((conditions, dim), &Device::Cpu)?)? / (conditions as f64).sqrt();
-        let b = matrix(&rng.normal((dim, dim), &Device::Cpu)?)? / (dim as f64).sqrt();
-        // Keeps B far from singular.
-        let b = b + DMatrix::identity(dim, dim) * 0.5;
-        Self::from(&a, &DMatrix::zeros(1, dim), &b)
+        let rotation = matrix(&rng.normal((dim, dim), &Device::Cpu)?)?.qr().q();
+        let scales: Vec<f64> = (0..dim)
+            .map(|i| 0.6 + 0.8 * i as f64 / (dim.max(2) - 1) as f64)
+            .collect();
+        let square = scales.iter().map(|s| s * s).sum::<f64>() / dim as f64;
+        let scales = DMatrix::from_diagonal(&(nalgebra::DVector::from_vec(scales) / square.sqrt()));
+        Self::from(&a, &DMatrix::zeros(1, dim), &(rotation * scales))
     }
 
     /// Fits mean and covariance to codes (n, d), given z (n, m) or without z.

@@ -5,7 +5,7 @@
 
 use crate::page::{SMOKE, page};
 use invariances::files::write_atomic;
-use invariances::notebook::{Counts, Verdict};
+use invariances::notebook::{Counts, Verdict, correct_claims};
 use invariances::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -144,6 +144,11 @@ pub fn write(out: &Path, records: &[Record]) -> Result<Summary> {
     let mut claims = Vec::new();
     let mut errors = Vec::new();
     for record in records {
+        // A notebook that stopped before its last cell has verdicts of each claim alone.
+        if let Err(error) = correct_claims(&claims_file(out, &record.notebook)) {
+            errors.push(error);
+            continue;
+        }
         match read_claims(out, &record.notebook) {
             Ok(of_this) => claims.extend(of_this),
             Err(error) => errors.push(error),

@@ -176,8 +176,13 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     }
     let mut wanted = missing;
     loop {
-        let settled = !study.seeds.is_empty() || wanted.is_empty();
-        if settled && !doubtful.is_empty() {
+        // Without an entry that was measured now there is no configuration to compare with: if the
+        // wanted ones failed, one that is in the table is measured again.
+        if study.seeds.is_empty() && wanted.is_empty() {
+            let again = doubtful.iter().position(|e| requested.contains(e));
+            wanted.extend(again.map(|i| doubtful.remove(i)));
+        }
+        if !study.seeds.is_empty() && !doubtful.is_empty() {
             for entry in doubtful.drain(..) {
                 if study.configuration == before.configuration {
                     println!("\n{}: in the table", name_of(entry));

@@ -7,7 +7,7 @@ use crate::Result;
 use crate::flow::{Cinn, CinnConfig, Flow};
 use crate::loss::nll;
 use crate::ops::{Adam, Params, Placement, Rng};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
 /// t as a flow whose condition is the embedded z ([`Cinn::embed`]), so that z is embedded once.
 pub(super) struct Embedded(Cinn);
@@ -90,10 +90,11 @@ pub(super) fn small_control(
         hidden: t.config().hidden.min(64),
         ..t.config().clone()
     };
-    let at = t.placement().unwrap_or(Placement {
-        device: Device::Cpu,
+    // In f32 also for a t in half precision, in which training is not tested.
+    let at = Placement {
+        device: held_out.components.device().clone(),
         dtype: DType::F32,
-    });
+    };
     let params = Params::with(config.seed, at.dtype, &at.device);
     let control = Cinn::new(&small, &params.root())?;
     let half = held_out.half();

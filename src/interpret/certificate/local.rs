@@ -46,14 +46,19 @@ impl Local {
         let observed = variances(scorer)?;
         let mut reached = vec![0usize; tested];
         let mut sums = vec![0f64; tested];
-        // The networks are small: on several cores it is faster to train several at once.
-        let each = (0..config.nulls).into_par_iter().map(|null| {
+        let train = |null: usize| {
             let stream = format!("null classifier {null}");
             let mut rng = Rng::named(config.seed, &format!("noise of {stream}"));
             let in_place: Tensor = rng.normal((half, dim), device)?;
             variances(&Scorer::train(&in_place, &z_fit, config, &stream)?)
-        });
-        for of_null in each.collect::<Result<Vec<Vec<f64>>>>()? {
+        };
+        // The networks are small: on several cores it is faster to train several at once. On a GPU
+        // one thread gives all commands.
+        let of_nulls: Result<Vec<Vec<f64>>> = match device.is_cpu() {
+            true => (0..config.nulls).into_par_iter().map(train).collect(),
+            false => (0..config.nulls).map(train).collect(),
+        };
+        for of_null in of_nulls? {
             for (k, variance) in of_null.into_iter().enumerate() {
                 reached[k] += usize::from(variance >= observed[k]);
                 sums[k] += variance;

@@ -8,8 +8,9 @@ use nalgebra::DMatrix;
 /// The largest number of components.
 const COMPONENTS: usize = 64;
 
-/// Components whose standard deviation is below this fraction of the largest are left out.
-const SMALLEST: f64 = 1e-4;
+/// Components whose standard deviation is below this fraction of the largest are left out: in f32
+/// they can be rounding errors.
+const SMALLEST: f64 = 1e-3;
 
 /// Values of components are limited to this number of standard deviations.
 const LIMIT: f64 = 6.0;
@@ -23,8 +24,9 @@ pub(super) fn components(z: &Tensor, seed: u64) -> Result<Tensor> {
     let mean = z.mean_keepdim(0)?;
     let centred = z.broadcast_sub(&mean)?;
     let deviation = centred.sqr()?.mean_keepdim(0)?.sqrt()?;
-    let largest = values(&deviation)?.into_iter().fold(0.0, f64::max);
-    if largest.is_nan() || largest <= 0.0 || largest.is_infinite() {
+    let deviations = values(&deviation)?;
+    let largest = deviations.iter().copied().fold(0.0, f64::max);
+    if largest <= 0.0 || deviations.iter().any(|d| !d.is_finite()) {
         return Err(Error::invalid(
             "expected finite representations z that differ between images, found none that vary: \
              check the layer",

@@ -1,9 +1,9 @@
 //! A classifier that tells (v, z) from (ε, z), and the permutation test of its success.
 
 use super::CertificateConfig;
-use crate::Result;
 use crate::metric::Resampled;
-use crate::ops::{Adam, Init, Linear, Params, Rng, scalar, values};
+use crate::ops::{Adam, Init, Linear, Params, Rng, repeated, scalar, values};
+use crate::{Error, Result};
 use candle_core::{DType, Tensor, Var};
 
 /// The width of the hidden layers.
@@ -115,6 +115,12 @@ impl Scorer {
                         .loss(&v_checked, &noise_checked, &z_checked)?
                         .detach(),
                 )?;
+                if !loss.is_finite() {
+                    return Err(Error::invalid(
+                        "the classifier of a certificate diverged: v of held-out images is very \
+                         large; train t again with a lower learning rate",
+                    ));
+                }
                 if loss < best || kept.is_empty() {
                     best = loss;
                     let copies = scorer.parameters.iter().map(|(_, p)| p.as_tensor().copy());
@@ -130,8 +136,15 @@ impl Scorer {
 
     /// Returns the scores of noise (rows · count, d) with each row's z, `count` for each row.
     pub(super) fn of_noise(&self, noise: &Tensor, z: &Tensor, count: usize) -> Result<Vec<f64>> {
-        let z = crate::ops::repeated(z, count)?;
-        values(&self.score(noise, &z)?.detach())
+        let mut scores = Vec::new();
+        let rows = z.dim(0)?;
+        for start in (0..rows).step_by(256) {
+            let some = 256.min(rows - start);
+            let z = repeated(&z.narrow(0, start, some)?.contiguous()?, count)?;
+            let noise = noise.narrow(0, start * count, some * count)?;
+            scores.extend(values(&self.score(&noise, &z)?.detach())?);
+        }
+        Ok(scores)
     }
 }
 
