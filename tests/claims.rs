@@ -127,15 +127,15 @@ fn older_claims_stay_as_they_are() -> Result<()> {
     let table = lab.study(&1)?.to_string();
     assert!(table.contains("It was so") && table.contains("> D&B (0.4)"));
     assert_eq!(std::fs::read_to_string(&file).unwrap(), older);
-    // A claim of this version next to it is decided alone.
+    // Once this lab has stated a claim, those of an earlier run of other cells are left out.
     let new = lab.claim("b", 0.9).interval(0.8, 1.0).at_least(0.5);
     assert!(new.state()?.holds());
     let table = lab.study(&1)?.to_string();
     assert!(table.contains("1 hold, 0 fail, 0 undecided"), "{table}");
     let text = std::fs::read_to_string(&file).unwrap();
     let saved: serde_json::Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(saved[0]["holds"], true);
-    assert_eq!(saved[0]["p_holm"], serde_json::Value::Null);
-    assert_eq!(saved[1]["p_holm"], saved[1]["p"]);
+    assert_eq!(saved.as_array().map(Vec::len), Some(1));
+    assert_eq!(saved[0]["name"], "b");
+    assert_eq!(saved[0]["p_holm"], saved[0]["p"]);
     Ok(())
 }
