@@ -939,3 +939,18 @@ fn a_bootstrap_interval_covers_as_often_as_it_says() {
     let same = bootstrap_mean(&[2.0, 2.0], 0);
     assert_eq!(same.to_string(), "2.000 [2.000, 2.000]");
 }
+
+/// A notebook shows a large grid of images as a JPEG, since its PNG would be several times as large;
+/// saved files and small grids are PNG.
+#[test]
+fn large_grids_are_jpeg_in_notebooks() -> Result<()> {
+    let noise = |n: usize| Rng::new(0).normal((n, 3, 64, 64), &Device::Cpu);
+    let large = ImageGrid::new(&noise(40)?, 10)?.figure()?.display();
+    let jpeg = large.form("image/jpeg").expect("a JPEG").len();
+    assert!(large.form("image/png").is_none());
+    let saved = ImageGrid::new(&noise(40)?, 10)?.figure()?.png(2.0)?;
+    assert!(saved.starts_with(b"\x89PNG") && jpeg < saved.len());
+    let small = ImageGrid::new(&noise(2)?, 2)?.figure()?.display();
+    assert!(small.form("image/png").is_some() && small.form("image/jpeg").is_none());
+    Ok(())
+}

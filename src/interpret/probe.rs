@@ -14,6 +14,13 @@ use candle_core::{D, Tensor};
 /// The number of training steps between two evaluations on the validation rows.
 const CHECKED: u64 = 50;
 
+/// Features whose standard deviation is below this fraction of the largest are divided by this
+/// fraction of the largest.
+const SMALLEST: f64 = 1e-3;
+
+/// Standardized features are limited to this number of standard deviations.
+const LIMIT: f64 = 10.0;
+
 /// Settings for building and training a [`Probe`] or a [`Readout`]: a network with one hidden
 /// layer, trained by Adam with a learning rate that decreases linearly to 0.
 #[derive(Clone, Debug, PartialEq)]
@@ -373,9 +380,14 @@ impl Layers {
         let (n, inputs) = features.dims2()?;
         let deviation = match n {
             1 => Tensor::ones((1, inputs), features.dtype(), features.device())?,
-            // A feature that never varies is zero after centring, and remains zero when divided
-            // by a small number.
-            _ => features.var_keepdim(0)?.sqrt()?.maximum(1e-6)?,
+            // A feature that hardly varies in the training rows, such as a unit that is active for
+            // one of them, is not enlarged to the size of the others: on held-out rows it can be
+            // a thousand times as large.
+            _ => {
+                let deviation = features.var_keepdim(0)?.sqrt()?;
+                let largest = scalar(&deviation.max_all()?)?;
+                deviation.maximum((SMALLEST * largest).max(1e-6))?
+            }
         };
         let leaky = ConvConfig {
             activation: Activation::Leaky(0.0),
@@ -393,7 +405,8 @@ impl Layers {
     fn forward(&self, features: &Tensor) -> Result<Tensor> {
         let features = features
             .broadcast_sub(&self.mean)?
-            .broadcast_div(&self.deviation)?;
+            .broadcast_div(&self.deviation)?
+            .clamp(-LIMIT, LIMIT)?;
         let hidden = self.hidden.forward(&features.unsqueeze(2)?.unsqueeze(3)?)?;
         self.out.forward(&hidden.flatten_from(1)?)
     }

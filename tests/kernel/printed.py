@@ -65,7 +65,7 @@ def figures_and_tables():
         for output in cell.get("outputs", [])
         if output.output_type in ("display_data", "execute_result")
     ]
-    figures = [one for one in data if "image/png" in one]
+    figures = [one for one in data if "image/png" in one or "image/jpeg" in one]
     tables = [one["text/html"] for one in data if "<table" in one.get("text/html", "")]
     holds("the notebook has figures and tables", figures and tables, [list(one) for one in data])
     for one in data:

@@ -76,16 +76,21 @@ impl Display {
     /// The image is shown `width` CSS pixels wide, but not wider than the cell. `alt` describes it
     /// for readers who cannot see it. The classic template of nbconvert uses `alt`; JupyterLab 4.6
     /// does not.
-    pub fn png(mut self, png: Result<Vec<u8>>, width: u32, alt: &str) -> Self {
+    pub fn png(self, png: Result<Vec<u8>>, width: u32, alt: &str) -> Self {
+        self.image(PNG, png, width, alt)
+    }
+
+    /// Adds a form such as `image/jpeg` from the bytes of a file, as [`Display::png`] does.
+    pub fn image(mut self, mime: &str, file: Result<Vec<u8>>, width: u32, alt: &str) -> Self {
         let encode = |bytes: Vec<u8>| base64::engine::general_purpose::STANDARD.encode(bytes);
         let about = [
             ("alt".to_string(), json!(alt)),
             ("width".to_string(), json!(width)),
         ];
-        if png.is_ok() {
-            self.metadata.insert(PNG.into(), about.into());
+        if file.is_ok() {
+            self.metadata.insert(mime.into(), about.into());
         }
-        self.with(PNG, png.map(encode))
+        self.with(mime, file.map(encode))
     }
 
     /// Adds a form with any MIME type. `form` is its text; binary content must be in base64. An

@@ -83,6 +83,12 @@ use std::sync::Arc;
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Pixels per logical pixel in a notebook's figures.
 const SCALE: f64 = 2.0;
+
+/// Notebooks show a figure with images as JPEG if its PNG has more bytes than this.
+const LARGE: usize = 150_000;
+
+/// The quality of such a JPEG, of at most 100.
+const QUALITY: u8 = 90;
 /// Largest side of a picture in pixels. A larger size is most likely a mistake and needs too much
 /// memory.
 const LONGEST: f64 = 16_384.0;
@@ -312,10 +318,8 @@ impl Figure {
             ("invariances", &self.configuration()),
         ];
         let inches = self.points()? / 72.0;
-        let is_image = |item: &canvas::Item| matches!(item.shape, canvas::Shape::Image { .. });
-        let drawn = !self.canvas.items.iter().any(is_image);
         let density = Some(scale * self.canvas.width / inches);
-        png::encode(&pixels, drawn, density, &texts)
+        png::encode(&pixels, !self.has_images(), density, &texts)
     }
 
     fn check_scale(&self, scale: f64) -> Result<()> {
@@ -388,7 +392,8 @@ impl Figure {
     }
 
     /// Returns the figure as a notebook shows it: a PNG with two pixels per logical pixel, and a
-    /// description as plain text.
+    /// description as plain text. A figure with images whose PNG is larger than 150 kB is a JPEG
+    /// there, which is about a fifth as large, so that notebooks stay small. Saved files are PNG.
     ///
     /// ```
     /// use invariances_figure::Chart;
@@ -400,7 +405,21 @@ impl Figure {
     /// ```
     pub fn display(&self) -> Display {
         let text = format!("{}\n{}", self.title, self.description());
-        Display::new(text.trim_start()).png(self.png(SCALE), self.size().0, &self.alternative())
+        let (width, alt) = (self.size().0, self.alternative());
+        let display = Display::new(text.trim_start());
+        let png = self.png(SCALE);
+        match &png {
+            Ok(file) if file.len() > LARGE && self.has_images() => {
+                let jpeg = png::jpeg(&raster::draw(&self.canvas, SCALE), QUALITY);
+                display.image("image/jpeg", jpeg, width, &alt)
+            }
+            _ => display.png(png, width, &alt),
+        }
+    }
+
+    fn has_images(&self) -> bool {
+        let is_image = |item: &canvas::Item| matches!(item.shape, canvas::Shape::Image { .. });
+        self.canvas.items.iter().any(is_image)
     }
 
     /// Shows the figure in a notebook. The kernel calls it for a cell's last expression.

@@ -405,6 +405,7 @@ impl Page {
     fn display(&mut self, types: &[String]) {
         for (mime, name) in [
             ("image/png", "figure"),
+            ("image/jpeg", "figure"),
             ("image/svg+xml", "figure"),
             ("text/html", "rich output"),
         ] {
