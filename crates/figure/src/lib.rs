@@ -393,7 +393,7 @@ impl Figure {
 
     /// Returns the figure as a notebook shows it: a PNG with two pixels per logical pixel, and a
     /// description as plain text. A figure with images whose PNG is larger than 150 kB is a JPEG
-    /// there, which is about a fifth as large, so that notebooks stay small. Saved files are PNG.
+    /// there if that is smaller, so that notebooks stay small. Saved files are PNG.
     ///
     /// ```
     /// use invariances_figure::Chart;
@@ -408,13 +408,15 @@ impl Figure {
         let (width, alt) = (self.size().0, self.alternative());
         let display = Display::new(text.trim_start());
         let png = self.png(SCALE);
-        match &png {
-            Ok(file) if file.len() > LARGE && self.has_images() => {
-                let jpeg = png::jpeg(&raster::draw(&self.canvas, SCALE), QUALITY);
-                display.image("image/jpeg", jpeg, width, &alt)
-            }
-            _ => display.png(png, width, &alt),
+        if let Ok(file) = &png
+            && file.len() > LARGE
+            && self.has_images()
+            && let Ok(jpeg) = png::jpeg(&raster::draw(&self.canvas, SCALE), QUALITY)
+            && jpeg.len() < file.len()
+        {
+            return display.image("image/jpeg", Ok(jpeg), width, &alt);
         }
+        display.png(png, width, &alt)
     }
 
     fn has_images(&self) -> bool {
