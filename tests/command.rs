@@ -827,20 +827,28 @@ fn committed_notebooks_show_what_they_made() {
                 };
                 let rich = ["Figure", "Table {", "Claims(", "Claim {", "shape: ("];
                 let data = &output["data"];
-                // Outputs of the first version are HTML; figures are now PNG in base64.
-                let is_rich = data.get("text/html").is_some() || data.get("image/png").is_some();
+                // Tables are HTML; figures are PNG, and large grids of images JPEG, in base64.
+                let forms = ["text/html", "image/png", "image/jpeg"];
+                let is_rich = forms.iter().any(|form| data.get(*form).is_some());
                 assert!(
                     is_rich || !rich.iter().any(|r| text.starts_with(r)),
                     "{}, cell {number} shows {:.60}: end it with a value that consumes no variable",
                     path.display(),
                     text
                 );
-                if let Some(png) = data.get("image/png") {
-                    let png = png.as_str().unwrap_or_default().trim();
-                    let bytes = base64::engine::general_purpose::STANDARD.decode(png);
+                let starts: [(&str, &[u8]); 2] = [
+                    ("image/png", b"\x89PNG\r\n\x1a\n"),
+                    ("image/jpeg", b"\xff\xd8\xff"),
+                ];
+                for (form, start) in starts {
+                    let Some(file) = data.get(form) else {
+                        continue;
+                    };
+                    let file = file.as_str().unwrap_or_default().trim();
+                    let bytes = base64::engine::general_purpose::STANDARD.decode(file);
                     assert!(
-                        bytes.is_ok_and(|b| b.starts_with(b"\x89PNG\r\n\x1a\n")),
-                        "{}, cell {number}: image/png is not a PNG in base64",
+                        bytes.is_ok_and(|b| b.starts_with(start)),
+                        "{}, cell {number}: {form} is not such a file in base64",
                         path.display()
                     );
                 }
