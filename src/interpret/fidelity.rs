@@ -374,6 +374,7 @@ impl Fidelity {
         }
         let mut boxes = Boxes::new("Distance to z", all.iter().map(Self::layer))
             .y_label("distance to z (unrelated images: 1)")
+            .from_zero()
             .series("D(E(x))", &floors);
         for (name, groups) in names.iter().zip(&methods) {
             boxes = boxes.series(name, groups);

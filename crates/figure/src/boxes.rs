@@ -52,6 +52,7 @@ pub struct Boxes {
     y_label: Option<String>,
     y_range: Option<(f64, f64)>,
     log_y: bool,
+    from_zero: bool,
     size: (f64, f64),
 }
 
@@ -66,6 +67,7 @@ impl Boxes {
             y_label: None,
             y_range: None,
             log_y: false,
+            from_zero: false,
             size: (420.0, 280.0),
         }
     }
@@ -93,6 +95,13 @@ impl Boxes {
     /// need.
     pub fn y_range(mut self, low: f64, high: f64) -> Self {
         self.y_range = Some((low, high));
+        self
+    }
+
+    /// Shows 0 on the y axis, so that one value can be read as a multiple of another one. Has no
+    /// effect on a logarithmic axis.
+    pub fn from_zero(mut self) -> Self {
+        self.from_zero = true;
         self
     }
 
@@ -124,6 +133,7 @@ impl Boxes {
             .collect();
         let ends = boxes.iter().flatten().flatten().flatten().copied();
         let ends = ends.chain(self.references.iter().map(|r| r.0));
+        let ends = ends.chain((self.from_zero && !self.log_y).then_some(0.0));
         let y = Axis::over(ends, self.y_range, self.log_y, 0.05, self.y_label.clone());
         let groups = self.groups.len() as f64;
         let room = (self.size.0 - 75.0) / groups - 4.0;
