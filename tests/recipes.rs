@@ -13,9 +13,14 @@ fn every_shipped_network_loads() -> Result<()> {
         let loaded = recipe.load(&placement)?;
         assert_eq!(loaded.card.name, recipe.name());
         assert_eq!(loaded.card.training, recipe.training());
-        // Only the digits' configuration states that the training started from random weights.
+        // Only the digits' configuration states that the training started from random weights, and
+        // only that of a training with two parts states the first one.
         let start = loaded.card.configuration.get("start");
-        assert_eq!(start.is_some(), recipe.name().starts_with("digits"));
+        let first = recipe.plan().first.map(|first| first.training().steps);
+        let stated = start.and_then(|start| start["training"]["steps"].as_u64());
+        assert_eq!(stated, first, "{}", recipe.name());
+        let states = recipe.name().starts_with("digits") || first.is_some();
+        assert_eq!(start.is_some(), states);
         let small = recipe.dataset()?.batch(Split::Test, 0, 2)?;
         let finite = match &loaded.network {
             Built::Autoencoder(vae) => vae.reconstruct(&small.images)?,

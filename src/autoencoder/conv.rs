@@ -24,6 +24,16 @@ pub struct ConvVaeConfig {
     pub decoder_blocks: [usize; 3],
     /// Channels of D at the full image size.
     pub last_width: usize,
+    /// Whether the code scales and shifts the channels of every residual block of D (FiLM, arXiv
+    /// 1709.07871), so that it decides what a block draws and not only what it starts from.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub modulated: bool,
+}
+
+/// Whether a setting has the value that is not written: the keys of networks that were trained
+/// before the setting existed stay valid.
+fn is_false(setting: &bool) -> bool {
+    !setting
 }
 
 impl Default for ConvVaeConfig {
@@ -35,6 +45,7 @@ impl Default for ConvVaeConfig {
             encoder_blocks: [1, 1, 1],
             decoder_blocks: [1, 1, 1],
             last_width: 16,
+            modulated: false,
         }
     }
 }
@@ -80,12 +91,16 @@ struct Stage<C> {
 struct Residual {
     first: Conv2d,
     second: Conv2d,
+    /// Maps the code to a scale and a shift of each channel between the convolutions.
+    film: Option<Linear>,
 }
 
 const LEAKY: Activation = Activation::Leaky(0.2);
 
 impl Residual {
-    fn new(width: usize, at: &Scope) -> Result<Self> {
+    /// Creates a block that does not change its input. It is modulated by a code of the given
+    /// length, if there is one.
+    fn new(width: usize, code: Option<usize>, at: &Scope) -> Result<Self> {
         let config = |activation| ConvConfig {
             stride: 1,
             padding: (1, 1),
@@ -101,17 +116,33 @@ impl Residual {
                 Init::Const(0.0),
                 &at.pp("conv2"),
             )?,
+            film: match code {
+                Some(code) => Some(Linear::new(
+                    code,
+                    2 * width,
+                    Init::Const(0.0),
+                    &at.pp("film"),
+                )?),
+                None => None,
+            },
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok((x + self.second.forward(&self.first.forward(x)?)?)?)
+    fn forward(&self, x: &Tensor, code: Option<&Tensor>) -> Result<Tensor> {
+        let mut h = self.first.forward(x)?;
+        if let (Some(film), Some(code)) = (&self.film, code) {
+            let (batch, width) = (h.dim(0)?, h.dim(1)?);
+            let both = film.forward(code)?.reshape((batch, 2 * width, 1, 1))?;
+            let (scale, shift) = (both.narrow(1, 0, width)?, both.narrow(1, width, width)?);
+            h = h.broadcast_mul(&(scale + 1.0)?)?.broadcast_add(&shift)?;
+        }
+        Ok((x + self.second.forward(&h)?)?)
     }
 }
 
-fn residuals(count: usize, width: usize, at: &Scope) -> Result<Vec<Residual>> {
+fn residuals(count: usize, width: usize, code: Option<usize>, at: &Scope) -> Result<Vec<Residual>> {
     (0..count)
-        .map(|n| Residual::new(width, &at.pp(n)))
+        .map(|n| Residual::new(width, code, &at.pp(n)))
         .collect()
 }
 
@@ -144,7 +175,7 @@ impl ConvVae {
             let at = e.pp(n);
             down.push(Stage {
                 resample: Conv2d::new(inputs, widths[n], 4, halve, Init::He, &at.pp("down"))?,
-                blocks: residuals(config.encoder_blocks[n], widths[n], &at.pp("block"))?,
+                blocks: residuals(config.encoder_blocks[n], widths[n], None, &at.pp("block"))?,
             });
             let outputs = if n == 0 {
                 config.last_width
@@ -153,7 +184,12 @@ impl ConvVae {
             };
             let at = d.pp(n);
             up.push(Stage {
-                blocks: residuals(config.decoder_blocks[n], widths[n], &at.pp("block"))?,
+                blocks: residuals(
+                    config.decoder_blocks[n],
+                    widths[n],
+                    config.modulated.then_some(code),
+                    &at.pp("block"),
+                )?,
                 resample: ConvTranspose2d::new(widths[n], outputs, 4, halve, &at.pp("up"))?,
             });
         }
@@ -197,7 +233,12 @@ impl ConvVae {
         let linear = |l: &Linear| layer_outline(l, l.weight(), l.bias()).named("code");
         let residuals = |blocks: &[Residual]| -> Vec<Outline> {
             let residual = |b: &Residual| {
-                Outline::new("Residual").with_parts([conv(&b.first), conv(&b.second)])
+                let film = b.film.iter();
+                let film = film.map(|l| layer_outline(l, l.weight(), l.bias()).named("film"));
+                Outline::new("Residual")
+                    .with_parts([conv(&b.first)])
+                    .with_parts(film)
+                    .with_parts([conv(&b.second)])
             };
             blocks.iter().map(residual).collect()
         };
@@ -260,7 +301,7 @@ impl Autoencoder for ConvVae {
         for stage in &self.down {
             h = stage.resample.forward(&h)?;
             for block in &stage.blocks {
-                h = block.forward(&h)?;
+                h = block.forward(&h, None)?;
             }
         }
         let h = self.to_code.forward(&h.flatten_from(1)?)?;
@@ -296,7 +337,7 @@ impl Decoder for ConvVae {
                 .reshape(((), self.config.widths[2], side, side))?;
         for stage in self.up.iter().rev() {
             for block in &stage.blocks {
-                h = block.forward(&h)?;
+                h = block.forward(&h, Some(&code))?;
             }
             h = stage.resample.forward(&h)?;
         }
@@ -327,6 +368,7 @@ mod tests {
             encoder_blocks: [0, 0, 2],
             decoder_blocks: [0, 1, 0],
             last_width: 3,
+            modulated: false,
         };
         let params = Params::new(0);
         let vae = ConvVae::new(&config, &params.root())?;
@@ -355,6 +397,52 @@ Parameters: 6,322";
         assert_eq!(format!("{vae:?}"), expected);
         let trained: usize = params.trained().iter().map(|(_, v)| v.elem_count()).sum();
         assert_eq!(vae.outline().parameters(), Some(trained));
+        Ok(())
+    }
+
+    /// A modulated D starts as the same function as one that is not, because its scales are 1 and
+    /// its shifts 0. Once they are not, the code changes what the blocks do.
+    #[test]
+    fn the_code_modulates_the_blocks_of_the_decoder() -> Result<()> {
+        let plain = ConvVaeConfig::default();
+        let config = ConvVaeConfig {
+            modulated: true,
+            ..plain.clone()
+        };
+        let params = Params::new(0);
+        let vae = ConvVae::new(&config, &params.root())?;
+        let same = ConvVae::new(&plain, &Params::new(0).root())?;
+        let code = Rng::new(1).normal((2, 48), &Device::Cpu)?;
+        let expected = values(&same.decode(&code)?)?;
+        assert_eq!(values(&vae.decode(&code)?)?, expected);
+        let mut films = 0;
+        for (name, var) in params.trained() {
+            if name.contains("film") || name.contains("conv2.weight") {
+                var.set(
+                    &Rng::named(2, &name)
+                        .normal(var.shape(), &Device::Cpu)?
+                        .affine(0.1, 0.0)?,
+                )?;
+                films += usize::from(name.ends_with("film.weight"));
+            }
+        }
+        assert_eq!(films, 3);
+        assert_ne!(values(&vae.decode(&code)?)?, expected);
+        let gradients = crate::ops::backward(&vae.decode(&code)?.sqr()?.sum_all()?)?;
+        for (name, var) in params.trained() {
+            if name.contains("decoder") {
+                let gradient = gradients.get(var.as_tensor()).expect(&name);
+                assert!(values(gradient)?.iter().any(|v| *v != 0.0), "{name}");
+            }
+        }
+        // The setting is written only if it is on: earlier keys stay valid.
+        let written = |config: &ConvVaeConfig| serde_json::to_string(config).unwrap_or_default();
+        assert!(written(&config).contains("modulated") && !written(&plain).contains("modulated"));
+        let outline = vae.outline().to_string();
+        assert!(
+            outline.contains("film: Linear(in_features=48, out_features=64"),
+            "{outline}"
+        );
         Ok(())
     }
 

@@ -382,6 +382,16 @@ impl Fidelity {
         Ok(boxes.series("unrelated images", &ceilings))
     }
 
+    /// The network and its layer.
+    pub(super) fn greybox(&self) -> &Greybox {
+        &self.greybox
+    }
+
+    /// z of each original, (batch, f).
+    pub(super) fn z(&self) -> &Tensor {
+        &self.z
+    }
+
     fn sentence_of(&self, method: &Method) -> String {
         let (floor, ceiling) = self.range(method);
         let (own, floor, ceiling) = (mean(&method.means()), mean(floor), mean(ceiling));
@@ -490,7 +500,7 @@ fn mean(values: &[f64]) -> f64 {
 }
 
 /// The median; of an even number of values, the mean of the two in the middle.
-fn median(values: &[f64]) -> f64 {
+pub(super) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let half = sorted.len() / 2;

@@ -19,6 +19,8 @@ use std::collections::BTreeMap;
 pub struct Samples {
     images: Tensor,
     per_image: usize,
+    /// The codes that t drew, (batch · per image, code); `None` for images of another method.
+    codes: Option<Tensor>,
 }
 
 impl Samples {
@@ -39,10 +41,25 @@ impl Samples {
                 "expected at least one sample per image, found 0",
             ));
         }
+        Self::of_codes(&t.sample(z, per_image, rng)?, autoencoder, per_image)
+    }
+
+    /// Decodes codes (batch · per image, code), those of the first original first.
+    pub(super) fn of_codes(
+        codes: &Tensor,
+        autoencoder: &dyn Autoencoder,
+        per_image: usize,
+    ) -> Result<Self> {
         Ok(Self {
-            images: autoencoder.images_of(&t.sample(z, per_image, rng)?)?,
+            images: autoencoder.images_of(codes)?,
             per_image,
+            codes: Some(codes.detach()),
         })
+    }
+
+    /// The codes of the samples, or `None` for images that were not drawn by t.
+    pub(super) fn codes(&self) -> Option<&Tensor> {
+        self.codes.as_ref()
     }
 
     /// Wraps images from another method, so that they can be measured in the same way. The shape
@@ -61,6 +78,7 @@ impl Samples {
         Ok(Self {
             images: images.detach(),
             per_image,
+            codes: None,
         })
     }
 
@@ -90,7 +108,16 @@ impl Samples {
         }
         let rows: Vec<u32> = originals.iter().flat_map(|i| i * n..(i + 1) * n).collect();
         let rows = Tensor::new(rows, self.images.device())?;
-        Self::of(&self.images.index_select(&rows, 0)?, self.per_image)
+        let codes = match &self.codes {
+            Some(codes) => {
+                let rows = rows.to_device(codes.device())?;
+                Some(codes.index_select(&rows, 0)?)
+            }
+            None => None,
+        };
+        let images = self.images.index_select(&rows, 0)?;
+        let selected = Self::of(&images, self.per_image)?;
+        Ok(Self { codes, ..selected })
     }
 
     /// For each original, the share of its samples in which the independent classifier `independent`

@@ -1,10 +1,10 @@
 //! [`Built`], a network of a recipe: its loss in training, and its results on held-out images.
 
+use super::VaeTraining;
 use crate::autoencoder::{Autoencoder, ConvVae};
 use crate::backbone::{Backbone, Mode, Network};
 use crate::data::Batch;
-use crate::loss::vae_loss;
-use crate::metric::{IndependentClassifier, agreement, psnr};
+use crate::metric::{IndependentClassifier, agreement, fine_structure, psnr};
 use crate::ops::widened as wide;
 use crate::ops::{PoolConfig, Rng, avg_pool2d};
 use crate::train::Step;
@@ -24,23 +24,16 @@ pub enum Built {
 }
 
 impl Built {
-    /// Computes the loss of a training step: of an autoencoder [`vae_loss`], of a classifier the
-    /// cross-entropy, of an independent classifier [`IndependentClassifier::loss`] on images of which half are
-    /// blurred and noisy. The images must be on the network's device.
+    /// Computes the loss of a training step: of an autoencoder the plain loss of
+    /// [`VaeTraining`](super::VaeTraining), of a classifier the cross-entropy, of an independent
+    /// classifier [`IndependentClassifier::loss`] on images of which half are blurred and noisy. The images must be on the network's device.
     ///
     /// # Errors
     /// [`Error::Shape`] if the images do not fit the network.
     pub fn step(&self, batch: &Batch, rng: &mut Rng) -> Result<Step> {
         let images = &batch.images;
         match self {
-            Self::Autoencoder(vae) => {
-                let posterior = vae.encode(images)?;
-                let decoded = vae.decode(&posterior.sample(rng)?)?;
-                let parts = vae_loss(images, &decoded, &posterior, &vae.gamma())?;
-                Ok(Step::new(parts.loss)
-                    .with_tensor("mse", &parts.mse)
-                    .with_tensor("kl", &parts.kl))
-            }
+            Self::Autoencoder(vae) => VaeTraining::default().step(vae, images, None, None, rng),
             Self::Classifier(network) => {
                 let logits = network.with_mode(Mode::Training).forward(images)?;
                 let right = agreement(&logits.argmax(1)?, &batch.labels)?;
@@ -80,13 +73,17 @@ impl Built {
                 );
                 Ok(vec![
                     ("psnr".into(), psnr(images, &decoded)?),
+                    ("fine structure".into(), fine(images, &decoded)?),
                     ("judge_agrees".into(), agreement(&after, &before)?),
                     ("judge_right".into(), agreement(&after, &batch.labels)?),
                 ])
             }
             (Self::Autoencoder(vae), Some(Self::IndependentClassifier(independent))) => {
                 let decoded = vae.reconstruct(images)?;
-                let mut all = vec![("psnr".to_string(), psnr(images, &decoded)?)];
+                let mut all = vec![
+                    ("psnr".to_string(), psnr(images, &decoded)?),
+                    ("fine structure".into(), fine(images, &decoded)?),
+                ];
                 all.extend(each(
                     "judge agrees",
                     independent.agreement(images, &decoded)?,
@@ -154,6 +151,12 @@ impl Built {
             "expected {expected}, found {found}: call the method of this kind of network"
         ))
     }
+}
+
+/// Returns the fine structure of each reconstruction, as a share of its original's.
+fn fine(images: &Tensor, decoded: &Tensor) -> Result<Vec<f64>> {
+    let (before, after) = (fine_structure(images)?, fine_structure(decoded)?);
+    Ok(after.iter().zip(&before).map(|(a, b)| a / b).collect())
 }
 
 /// Prepends the name of a figure to the names of the attributes.

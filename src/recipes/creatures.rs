@@ -2,7 +2,7 @@
 
 use super::plan::autoencoder_training;
 use super::recipe::load_shipped;
-use super::{Plan, Recipe, SEED, cpu};
+use super::{Plan, Recipe, SEED, VaeTraining, cpu};
 use crate::Result;
 use crate::autoencoder::{ConvVae, ConvVaeConfig};
 use crate::backbone::Backbone;
@@ -49,13 +49,13 @@ impl Recipe for CreaturesNetwork {
                     code: 128,
                     ..ConvVaeConfig::default()
                 };
-                let training = autoencoder_training(9000, 16);
-                Plan::autoencoder(
-                    "creatures-autoencoder",
+                let vae = VaeTraining {
                     network,
-                    training,
-                    Self::IndependentClassifier,
-                )
+                    training: autoencoder_training(9000, 16),
+                    ..VaeTraining::default()
+                };
+                let independent = Self::IndependentClassifier;
+                Plan::autoencoder("creatures-autoencoder", vae, None, independent)
             }
         }
     }

@@ -3,8 +3,8 @@
 
 use super::built::roughen;
 use super::plan::autoencoder_training;
-use super::{Built, Job, Plan, Recipe, SEED};
-use crate::autoencoder::{ConvVae, ConvVaeConfig};
+use super::{Built, Job, Plan, Recipe, SEED, VaeTraining};
+use crate::autoencoder::ConvVae;
 use crate::backbone::{Backbone, squeezenet_small};
 use crate::data::{Batch, Dataset, Digits, Split};
 use crate::ops::Rng;
@@ -44,14 +44,12 @@ impl Recipe for DigitsNetwork {
     fn plan(&self) -> Plan {
         match self {
             Self::Autoencoder => {
-                let (network, training) =
-                    (ConvVaeConfig::default(), autoencoder_training(14_000, 32));
-                Plan::autoencoder(
-                    "digits-autoencoder",
-                    network,
-                    training,
-                    Self::IndependentClassifier,
-                )
+                let vae = VaeTraining {
+                    training: autoencoder_training(14_000, 32),
+                    ..VaeTraining::default()
+                };
+                let independent = Self::IndependentClassifier;
+                Plan::autoencoder("digits-autoencoder", vae, None, independent)
             }
             Self::Classifier => Plan::classifier(
                 "digits-classifier",
@@ -78,7 +76,7 @@ impl Recipe for DigitsNetwork {
 
     /// The start is null for a training from random weights: the shipped weights have this key.
     fn configuration(&self, job: &Job) -> Value {
-        let mut all = job.configuration(&self.plan().architecture);
+        let mut all = job.configuration(&self.plan());
         all["start"] = json!(job.start.as_ref().map(|start| &start.card.weights));
         all
     }

@@ -1,8 +1,8 @@
 //! The networks for the synthetic faces. They ship with the project.
 
-use super::plan::autoencoder_training;
+use super::plan::{autoencoder_training, sharpened};
 use super::recipe::load_shipped;
-use super::{Plan, Recipe, SEED, cpu};
+use super::{Plan, Recipe, SEED, VaeTraining, cpu};
 use crate::Result;
 use crate::autoencoder::{ConvVae, ConvVaeConfig};
 use crate::backbone::{Backbone, facenet_small};
@@ -18,6 +18,19 @@ const SIZE: usize = 64;
 /// Number of people that the shipped recogniser distinguishes.
 const PEOPLE: u32 = 200;
 
+/// The first part of the training of E and D.
+fn first() -> VaeTraining {
+    VaeTraining {
+        network: ConvVaeConfig {
+            size: SIZE,
+            code: 96,
+            ..ConvVaeConfig::default()
+        },
+        training: autoencoder_training(12_000, 16),
+        ..VaeTraining::default()
+    }
+}
+
 /// The recipes of the networks for [`Faces`] of 64 px.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FacesNetwork {
@@ -27,10 +40,13 @@ pub enum FacesNetwork {
     Recogniser,
     /// The encoder E and the decoder D.
     Autoencoder,
+    /// E and D as they are before the last part of their training, with the plain loss. They do
+    /// not ship.
+    FirstAutoencoder,
 }
 
 impl FacesNetwork {
-    /// All networks in training order: the independent classifier is needed to evaluate the
+    /// All networks that ship, in training order: the independent classifier is needed to evaluate the
     /// autoencoder.
     pub const ALL: [Self; 3] = [
         Self::IndependentClassifier,
@@ -50,18 +66,14 @@ impl Recipe for FacesNetwork {
                 })
             }
             Self::Autoencoder => {
-                let network = ConvVaeConfig {
-                    size: SIZE,
-                    code: 96,
-                    ..ConvVaeConfig::default()
-                };
-                let training = autoencoder_training(12_000, 16);
-                Plan::autoencoder(
-                    "faces-autoencoder",
-                    network,
-                    training,
-                    Self::IndependentClassifier,
-                )
+                let (vae, perceptual) = sharpened(&first(), 10_500);
+                let independent = Self::IndependentClassifier;
+                Plan::autoencoder("faces-autoencoder", vae, Some(perceptual), independent)
+                    .after(Self::FirstAutoencoder)
+            }
+            Self::FirstAutoencoder => {
+                let independent = Self::IndependentClassifier;
+                Plan::autoencoder("faces-autoencoder-first", first(), None, independent)
             }
         }
     }
@@ -70,7 +82,7 @@ impl Recipe for FacesNetwork {
         let faces = Faces::new(SIZE, SEED)?;
         Ok(Arc::new(match self {
             Self::Recogniser => faces.people(PEOPLE)?,
-            Self::IndependentClassifier | Self::Autoencoder => faces,
+            Self::IndependentClassifier | Self::Autoencoder | Self::FirstAutoencoder => faces,
         }))
     }
 }

@@ -33,6 +33,7 @@ mod photographs;
 mod plan;
 mod published;
 mod recipe;
+mod trial;
 mod vae;
 
 pub use built::Built;
@@ -44,6 +45,7 @@ pub use plan::{Architecture, Plan};
 pub(crate) use published::{ALEXNET, STUDIED, to_load};
 pub use published::{PublishedNetworks, Sources};
 pub use recipe::{Fitted, Job, Pretrained, Recipe};
+pub use trial::Trial;
 pub use vae::{Pixels, VaeTraining, train_perceptual};
 
 use crate::ops::Placement;

@@ -1,6 +1,6 @@
 //! [`Plan`] and [`Architecture`]: what a recipe states about its network.
 
-use super::{Built, Recipe};
+use super::{Built, Recipe, VaeTraining};
 use crate::Result;
 use crate::autoencoder::{ConvVae, ConvVaeConfig};
 use crate::backbone::{Backbone, alexnet_small, plain_small};
@@ -20,6 +20,9 @@ pub struct Plan {
     pub training: TrainConfig,
     /// The recipe of the independent classifier that evaluates an autoencoder.
     pub independent: Option<Box<dyn Recipe>>,
+    /// The recipe of the weights that the training starts from, if it does not start from random
+    /// ones. They need not ship: the training makes them first.
+    pub first: Option<Box<dyn Recipe>>,
 }
 
 impl Plan {
@@ -42,6 +45,7 @@ impl Plan {
                 ..shared()
             },
             independent: None,
+            first: None,
         }
     }
 
@@ -69,27 +73,38 @@ impl Plan {
         }
     }
 
-    /// Creates the plan of an encoder E and a decoder D, which `independent` evaluates.
+    /// Creates the plan of an encoder E and a decoder D, which `independent` evaluates. With the
+    /// settings `perceptual`, a perceptual distance is trained first, on the same dataset
+    /// ([`train_perceptual`](super::train_perceptual)), and is a term of the loss.
     pub fn autoencoder(
         name: &str,
-        network: ConvVaeConfig,
-        training: TrainConfig,
+        vae: VaeTraining,
+        perceptual: Option<TrainConfig>,
         independent: impl Recipe + 'static,
     ) -> Self {
         Self {
             name: name.into(),
-            architecture: Architecture::Autoencoder(network),
-            training,
+            training: vae.training.clone(),
+            architecture: Architecture::Autoencoder(Box::new((vae, perceptual))),
             independent: Some(Box::new(independent)),
+            first: None,
         }
+    }
+
+    /// Starts the training from the weights of another recipe.
+    pub fn after(mut self, first: impl Recipe + 'static) -> Self {
+        self.first = Some(Box::new(first));
+        self
     }
 }
 
 /// The architecture of a recipe's network.
 #[derive(Clone, Debug)]
 pub enum Architecture {
-    /// An encoder E and a decoder D: a [`ConvVae`].
-    Autoencoder(ConvVaeConfig),
+    /// An encoder E and a decoder D, a [`ConvVae`]: its settings and the terms of its loss, and the
+    /// settings of the perceptual distance that is trained for it. The training settings are those
+    /// of the plan.
+    Autoencoder(Box<(VaeTraining, Option<TrainConfig>)>),
     /// A classifier of the dataset's classes.
     Classifier {
         /// The description that identifies the architecture.
@@ -110,7 +125,7 @@ impl Architecture {
     /// [`Recipe::configuration`].
     pub fn describe(&self, dataset: &dyn Dataset) -> Value {
         match self {
-            Self::Autoencoder(config) => json!(config),
+            Self::Autoencoder(plan) => json!(plan.0.network),
             Self::Classifier { description, .. } => json!(description),
             Self::IndependentClassifier => {
                 let attributes = dataset.attributes();
@@ -124,13 +139,31 @@ impl Architecture {
         }
     }
 
+    /// Describes the loss, a part of [`Recipe::configuration`]; `None` for the plain loss of the
+    /// kind of network.
+    pub(super) fn loss(&self) -> Option<Value> {
+        let Self::Autoencoder(plan) = self else {
+            return None;
+        };
+        let (vae, perceptual) = &**plan;
+        let terms = vae.terms();
+        if terms.is_none() && perceptual.is_none() {
+            return None;
+        }
+        let mut all = terms.unwrap_or_else(|| json!({}));
+        all["perceptual"] = json!(perceptual);
+        Some(all)
+    }
+
     /// Builds the network for a dataset, with the initial values of its parameters.
     ///
     /// # Errors
     /// Those of the network's constructor.
     pub fn build(&self, dataset: &dyn Dataset, at: &Scope) -> Result<Built> {
         Ok(match self {
-            Self::Autoencoder(config) => Built::Autoencoder(Box::new(ConvVae::new(config, at)?)),
+            Self::Autoencoder(plan) => {
+                Built::Autoencoder(Box::new(ConvVae::new(&plan.0.network, at)?))
+            }
             Self::Classifier { build, .. } => {
                 Built::Classifier(build(dataset.classes().len(), at)?)
             }
@@ -154,6 +187,35 @@ fn shared() -> TrainConfig {
         warm_up: 100,
         ..TrainConfig::default()
     }
+}
+
+/// Settings to train an encoder E and a decoder D further, with a perceptual distance and edges in
+/// the loss, each with a scale of its own ([`VaeTraining::own_scale`]). `first` are the settings of
+/// the training before, which needs no other network: the weights of a plain loss are near enough
+/// that a larger network, whose further blocks do nothing at first, goes on from there.
+pub(super) fn sharpened(first: &VaeTraining, steps: u64) -> (VaeTraining, TrainConfig) {
+    let vae = VaeTraining {
+        network: ConvVaeConfig {
+            encoder_blocks: [1, 1, 2],
+            decoder_blocks: [1, 2, 2],
+            modulated: true,
+            ..first.network.clone()
+        },
+        own_scale: true,
+        edges_weight: 0.3,
+        training: TrainConfig {
+            warm_up: 200,
+            ..autoencoder_training(steps, 32)
+        },
+        ..VaeTraining::default()
+    };
+    let perceptual = TrainConfig {
+        steps: 1200,
+        batch: 64,
+        learning_rate: 2e-3,
+        ..shared()
+    };
+    (vae, perceptual)
 }
 
 /// Settings to train an encoder E and a decoder D.

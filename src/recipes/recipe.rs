@@ -1,7 +1,8 @@
 //! [`Recipe`]: how one network is built, trained, evaluated and stored.
 
-use super::{Architecture, Built, Plan};
+use super::{Architecture, Built, Plan, VaeTraining, train_perceptual};
 use crate::data::{Ahead, Batch, Dataset, Split};
+use crate::loss::PerceptualDistance;
 use crate::ops::{Params, Placement, Rng};
 use crate::train::{Card, Slot, Step, Store, TrainConfig, Trained, Trainer, pretrained};
 use crate::{Error, Result};
@@ -58,18 +59,44 @@ pub trait Recipe {
     }
 
     /// Returns everything that determines the weights: the architecture, the dataset, the training
-    /// settings, and the weights that the training starts from, if there are any. Weights are
-    /// stored and found under it.
+    /// settings, and the weights that the training starts from, if there are any: the hash of their
+    /// file, or the configuration of the plan's first recipe. Weights are stored and found under it.
     fn configuration(&self, job: &Job) -> Value {
-        job.configuration(&self.plan().architecture)
+        job.configuration(&self.plan())
     }
 
-    /// Computes the loss of a training step. The images are on the network's device.
+    /// Computes the loss of a training step of a classifier. The images are on the network's
+    /// device. An encoder E and a decoder D are trained by the [`VaeTraining`] of their plan.
     ///
     /// # Errors
     /// As [`Built::step`].
     fn step(&self, network: &Built, batch: Batch, rng: &mut Rng) -> Result<Step> {
         network.step(&batch, rng)
+    }
+
+    /// Returns the weights that the full training starts from; `None` for random weights. They are
+    /// those of the plan's first recipe, which is trained in `store` for this. The network may have
+    /// more parameters than there are weights.
+    ///
+    /// # Errors
+    /// As [`Trainer::fit_in`].
+    fn start(&self, store: &Store) -> Result<Option<Pretrained>> {
+        let Some(first) = self.plan().first else {
+            return Ok(None);
+        };
+        let plan = first.plan();
+        let job = Job {
+            start: first.start(store)?,
+            ..Job::new(first.dataset()?, &plan.training)
+        };
+        let fitted = run(&*first, &job, store)?;
+        say(&format!("{}: {}", plan.name, fitted.trained));
+        let card = fitted.card()?.ok_or_else(|| fitted.unsaved())?;
+        Ok(Some(Pretrained {
+            network: fitted.network,
+            params: fitted.params,
+            card,
+        }))
     }
 
     /// Measures a network on [`Recipe::held_out`] images of the test split. `independent` is the
@@ -182,7 +209,10 @@ pub trait Recipe {
     /// before, or if the weights could not be saved; otherwise as [`Trainer::fit_in`].
     fn retrain(&self, store: &Store) -> Result<Card> {
         let (plan, placement) = (self.plan(), store.placement());
-        let job = Job::new(self.dataset()?, &plan.training);
+        let job = Job {
+            start: self.start(store)?,
+            ..Job::new(self.dataset()?, &plan.training)
+        };
         let fitted = run(self, &job, store)?;
         say(&format!("{}: {}", plan.name, fitted.trained));
         let independent = plan
@@ -191,12 +221,11 @@ pub trait Recipe {
         let independent = independent
             .transpose()?
             .map(|independent| independent.network);
-        let unsaved = || Error::content(fitted.slot.folder(), "the trained weights were not saved");
         let card = Card {
             configuration: fitted.slot.configuration().clone(),
             data: self.data(&*job.dataset),
             command: format!("cargo run --release -- retrain {}", plan.name),
-            ..fitted.card()?.ok_or_else(unsaved)?
+            ..fitted.card()?.ok_or_else(|| fitted.unsaved())?
         };
         let figures = self.evaluate(
             &fitted.network,
@@ -240,6 +269,10 @@ impl Fitted {
     pub fn card(&self) -> Result<Option<Card>> {
         self.slot.load(&self.params)
     }
+
+    fn unsaved(&self) -> Error {
+        Error::content(self.slot.folder(), "the trained weights were not saved")
+    }
 }
 
 /// What a network is trained on, with which settings, and from which weights.
@@ -263,14 +296,28 @@ impl Job {
     }
 
     /// Returns everything that determines the weights of a network of this architecture.
-    pub(super) fn configuration(&self, architecture: &Architecture) -> Value {
+    pub(super) fn configuration(&self, plan: &Plan) -> Value {
+        let architecture = &plan.architecture;
         let mut all = json!({
             "network": architecture.describe(&*self.dataset),
             "data": self.dataset.id(),
             "training": self.training,
         });
-        if let Some(start) = &self.start {
-            all["start"] = json!(start.card.weights);
+        if let Some(loss) = architecture.loss() {
+            all["loss"] = loss;
+        }
+        // A hash would differ from machine to machine for weights that are trained for this.
+        let first = plan.first.as_ref().filter(|first| {
+            let start = self.start.as_ref();
+            start.is_none_or(|start| start.card.name == first.name())
+        });
+        match (first, &self.start) {
+            (Some(first), _) => {
+                let job = Self::new(self.dataset.clone(), &first.training());
+                all["start"] = first.configuration(&job);
+            }
+            (None, Some(start)) => all["start"] = json!(start.card.weights),
+            (None, None) => {}
         }
         all
     }
@@ -283,7 +330,31 @@ fn run(recipe: &(impl Recipe + ?Sized), job: &Job, store: &Store) -> Result<Fitt
     let params = store.params(training.seed);
     let network = plan.architecture.build(&*job.dataset, &params.root())?;
     if let Some(start) = &job.start {
-        params.set_all(&start.params.tensors())?;
+        // Parameters that the start does not have keep their initial values.
+        let mut all = params.tensors();
+        all.extend(start.params.tensors());
+        params.set_all(&all)?;
+    }
+    if let (Architecture::Autoencoder(plan), Built::Autoencoder(vae)) =
+        (&plan.architecture, &network)
+    {
+        let perceptual = match &plan.1 {
+            Some(training) => Some(train_perceptual(&job.dataset, training, store)?.0),
+            None => None,
+        };
+        let perceptual = perceptual.as_ref().map(|p| p as &dyn PerceptualDistance);
+        let vae_training = VaeTraining {
+            training: training.clone(),
+            ..plan.0.clone()
+        };
+        let pair = ((**vae).clone(), params.clone());
+        let (_, trained) = vae_training.run(pair, &job.dataset, perceptual, &slot)?;
+        return Ok(Fitted {
+            network,
+            params,
+            slot,
+            trained,
+        });
     }
     let placement = store.placement();
     let batches = batches(&job.dataset, training.batch);

@@ -4,14 +4,14 @@
 use super::built::roughen;
 use super::plan::independent;
 use super::recipe::batches;
-use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig, Decoder};
+use crate::autoencoder::{Autoencoder, ConvVae, ConvVaeConfig, Decoder, Posterior};
 use crate::backbone::Mode;
 use crate::data::Dataset;
 use crate::loss::{
     FeatureDistance, PatchDiscriminator, PerceptualDistance, adversarial_weight, normal_nll,
     perceptual_vae_loss, vae_loss,
 };
-use crate::ops::{Params, Placement, Rng, values};
+use crate::ops::{Params, Placement, Rng, values, widened};
 use crate::train::{Slot, Step, Store, TrainConfig, Trained, Trainer};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
@@ -52,8 +52,20 @@ pub struct VaeTraining {
     pub pixels: Pixels,
     /// Weight of the perceptual distance, if there is one, relative to the pixel difference. The
     /// paper uses 1 with the absolute difference. The squared difference is smaller, so the
-    /// weight should be smaller too.
+    /// weight should be smaller too, unless the distance has a scale of its own.
     pub perceptual_weight: f64,
+    /// Whether the perceptual distance has a scale of its own instead of that of the pixels. Its
+    /// term of the loss is then w N/2 ln(distance), for N values per image and the weight w: the
+    /// likelihood with the scale that fits the batch best (arXiv 2006.13202, section 3.2). So w
+    /// says how many nats a distance that is 1 % smaller is worth, beside a pixel difference that
+    /// is 1 % smaller, whatever the sizes of the two.
+    #[serde(skip_serializing_if = "is_off")]
+    pub own_scale: bool,
+    /// Weight of the edges: the mean squared difference between the gradients of image and
+    /// reconstruction, from pixel to pixel. It has a scale of its own, as
+    /// [`VaeTraining::own_scale`] describes. 0 for no such term.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub edges_weight: f64,
     /// Weight of the KL divergence.
     pub kl_weight: f64,
     /// The step from which a patch discriminator is used, with the paper's adaptive weight: the
@@ -63,12 +75,25 @@ pub struct VaeTraining {
     pub training: TrainConfig,
 }
 
+// Settings that are off are not written: the keys of networks that were trained before these
+// settings existed stay valid.
+
+fn is_off(setting: &bool) -> bool {
+    !setting
+}
+
+fn is_zero(weight: &f64) -> bool {
+    *weight == 0.0
+}
+
 impl Default for VaeTraining {
     fn default() -> Self {
         Self {
             network: ConvVaeConfig::default(),
             pixels: Pixels::Squared,
             perceptual_weight: 1.0,
+            own_scale: false,
+            edges_weight: 0.0,
             kl_weight: 1.0,
             adversary_from: None,
             training: TrainConfig::default(),
@@ -77,6 +102,25 @@ impl Default for VaeTraining {
 }
 
 impl VaeTraining {
+    /// Returns the terms of the loss as they are written, without architecture and training
+    /// settings; `None` for the plain loss, [`vae_loss`](crate::loss::vae_loss).
+    pub(super) fn terms(&self) -> Option<serde_json::Value> {
+        let plain = Self {
+            network: self.network.clone(),
+            training: self.training.clone(),
+            ..Self::default()
+        };
+        if *self == plain {
+            return None;
+        }
+        let mut terms = json!(self);
+        if let Some(terms) = terms.as_object_mut() {
+            terms.remove("network");
+            terms.remove("training");
+        }
+        Some(terms)
+    }
+
     /// Returns the slot of this training. Its configuration contains the loss terms, the data,
     /// the start weights, and the values of the perceptual distance on fixed inputs.
     fn slot(
@@ -153,7 +197,8 @@ impl VaeTraining {
         self.run((vae, params), dataset, perceptual, &slot)
     }
 
-    fn run(
+    /// Trains E and D, whose parameters are `params`, in a slot.
+    pub(super) fn run(
         &self,
         (vae, params): (ConvVae, Params),
         dataset: &(impl Dataset + Clone + 'static),
@@ -190,7 +235,7 @@ impl VaeTraining {
     }
 
     /// Computes the loss of one step, and the loss of the adversary if there is one.
-    fn step(
+    pub(super) fn step(
         &self,
         vae: &ConvVae,
         x: &Tensor,
@@ -203,42 +248,10 @@ impl VaeTraining {
         let posterior = vae.encode(x)?;
         let hidden = vae.before_last(&posterior.sample(rng)?)?;
         let decoded = vae.last_layer(&hidden)?;
-        let weighted = perceptual.map(|distance| Weighted {
-            distance,
-            weight: self.perceptual_weight,
-        });
         // The reconstruction term of the loss (negative log-likelihood), as a function of the
         // reconstruction.
-        let likelihood = |decoded: &Tensor| -> Result<(Tensor, Vec<(&str, Tensor)>)> {
-            Ok(match self.pixels {
-                Pixels::Squared => {
-                    let parts = vae_loss(x, decoded, &posterior, &vae.gamma())?;
-                    match &weighted {
-                        None => ((&parts.loss - &parts.kl)?, vec![("mse", parts.mse)]),
-                        Some(weighted) => {
-                            // The network of the distance may be on another device.
-                            let term = weighted.distance(x, decoded)?.mean_all()?;
-                            let term = Placement::of(&parts.mse).take(&term)?;
-                            let elements = (x.elem_count() / x.dims()[0]) as f64;
-                            let error = (&parts.mse + &term)?;
-                            (
-                                normal_nll(&error, &vae.gamma(), elements)?,
-                                vec![("mse", parts.mse), ("perceptual", term)],
-                            )
-                        }
-                    }
-                }
-                Pixels::Absolute => {
-                    let pair = (x, decoded);
-                    let weighted = weighted.as_ref().map(|w| w as &dyn PerceptualDistance);
-                    let parts = perceptual_vae_loss(pair, &posterior, &vae.gamma(), weighted, 0.0)?;
-                    (
-                        parts.nll,
-                        vec![("l1", parts.l1), ("perceptual", parts.perceptual)],
-                    )
-                }
-            })
-        };
+        let likelihood =
+            |decoded: &Tensor| self.likelihood(vae, x, decoded, &posterior, perceptual);
         let (nll, report) = likelihood(&decoded)?;
         let kl = posterior.kl()?.mean_all()?;
         let mut loss = (&nll + (&kl * self.kl_weight)?)?;
@@ -269,6 +282,81 @@ impl VaeTraining {
         }
         Ok(step)
     }
+}
+
+impl VaeTraining {
+    /// Computes the negative log-likelihood of a batch, averaged over the images, and the values
+    /// to report.
+    fn likelihood(
+        &self,
+        vae: &ConvVae,
+        x: &Tensor,
+        decoded: &Tensor,
+        posterior: &Posterior,
+        perceptual: Option<&dyn PerceptualDistance>,
+    ) -> Result<(Tensor, Vec<(&'static str, Tensor)>)> {
+        let elements = (x.elem_count() / x.dims()[0].max(1)) as f64;
+        // The distance that shares the scale of the pixels, and the one that does not.
+        let (shared, own) = match self.own_scale {
+            true => (None, perceptual),
+            false => (perceptual, None),
+        };
+        let weighted = shared.map(|distance| Weighted {
+            distance,
+            weight: self.perceptual_weight,
+        });
+        let (mut nll, mut report) = match self.pixels {
+            Pixels::Squared => {
+                let parts = vae_loss(x, decoded, posterior, &vae.gamma())?;
+                let mut error = parts.mse.clone();
+                let mut report = vec![("mse", parts.mse)];
+                if let Some(weighted) = &weighted {
+                    // The network of the distance may be on another device.
+                    let term = weighted.distance(x, decoded)?.mean_all()?;
+                    let term = Placement::of(&error).take(&term)?;
+                    error = (error + &term)?;
+                    report.push(("perceptual", term));
+                }
+                (normal_nll(&error, &vae.gamma(), elements)?, report)
+            }
+            Pixels::Absolute => {
+                let weighted = weighted.as_ref().map(|w| w as &dyn PerceptualDistance);
+                let gamma = vae.gamma();
+                let parts = perceptual_vae_loss((x, decoded), posterior, &gamma, weighted, 0.0)?;
+                let mut report = vec![("l1", parts.l1)];
+                if shared.is_some() || own.is_none() {
+                    report.push(("perceptual", parts.perceptual));
+                }
+                (parts.nll, report)
+            }
+        };
+        let mut add = |name, distance: Tensor, weight: f64| -> Result<()> {
+            let distance = Placement::of(&nll).take(&distance.mean_all()?)?;
+            // The constant keeps the logarithm finite for images without any difference.
+            let term = (&distance + 1e-8)?.log()?;
+            nll = (&nll + term.affine(0.5 * elements * weight, 0.0)?)?;
+            report.push((name, distance));
+            Ok(())
+        };
+        if let Some(distance) = own {
+            let distance = distance.distance(x, decoded)?;
+            add("perceptual", distance, self.perceptual_weight)?;
+        }
+        if self.edges_weight != 0.0 {
+            add("edges", edges(x, decoded)?, self.edges_weight)?;
+        }
+        Ok((nll, report))
+    }
+}
+
+/// Computes the mean squared difference between the gradients of two batches of images, from
+/// pixel to pixel, horizontally plus vertically: a scalar.
+fn edges(x: &Tensor, decoded: &Tensor) -> Result<Tensor> {
+    let difference = (widened(decoded)? - widened(x)?)?;
+    let (height, width) = (difference.dim(2)?, difference.dim(3)?);
+    let across = (difference.narrow(3, 1, width - 1)? - difference.narrow(3, 0, width - 1)?)?;
+    let down = (difference.narrow(2, 1, height - 1)? - difference.narrow(2, 0, height - 1)?)?;
+    Ok((across.sqr()?.mean_all()? + down.sqr()?.mean_all()?)?)
 }
 
 /// A distance multiplied by a weight.

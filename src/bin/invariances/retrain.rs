@@ -2,7 +2,7 @@
 
 use invariances::notebook::chosen_device;
 use invariances::ops::Placement;
-use invariances::recipes::shipped;
+use invariances::recipes::{Recipe, Trial, shipped};
 use invariances::train::Store;
 use invariances::{Error, Result};
 use std::process::ExitCode;
@@ -11,25 +11,49 @@ use std::process::ExitCode;
 pub struct Arguments {
     /// The networks to train (all where none is named), e.g. digits-judge, faces-autoencoder
     names: Vec<String>,
+
+    /// Change a setting of the recipe, e.g. training.steps=20000 or network.code=128 (repeatable). Needs --as
+    #[arg(long = "set", value_name = "NAME=VALUE", requires = "other_name")]
+    set: Vec<String>,
+
+    /// Start from the weights of a network that ships, instead of random ones. Needs --as
+    #[arg(long = "from", value_name = "NETWORK", requires = "other_name")]
+    start: Option<String>,
+
+    /// Write the weights under another name, so that those that ship stay as they are
+    #[arg(long = "as", value_name = "NAME", id = "other_name")]
+    other_name: Option<String>,
 }
 
 /// Trains shipped networks in full and writes them to the folder of the shipped weights. They are
 /// trained on the device that `INVARIANCES_DEVICE` names.
 pub fn main(arguments: Arguments) -> Result<ExitCode> {
-    let known = shipped();
     let mut chosen = Vec::new();
     for name in &arguments.names {
-        let recipe = known.iter().find(|r| &r.name() == name).ok_or_else(|| {
-            let names: Vec<_> = known.iter().map(|r| r.name()).collect();
-            Error::invalid(format!(
-                "no network {name:?}; there are {}",
-                names.join(", ")
-            ))
-        })?;
-        chosen.push(recipe);
+        chosen.push(named(name)?);
     }
     if chosen.is_empty() {
-        chosen = known.iter().collect();
+        chosen = shipped();
+    }
+    if let Some(other_name) = &arguments.other_name {
+        let [name] = &arguments.names[..] else {
+            return Err(Error::invalid(format!(
+                "--as is for one network, found {}: name the network to train",
+                arguments.names.len()
+            )));
+        };
+        let changes = arguments.set.iter().map(|set| {
+            let (setting, value) = set.split_once('=').ok_or_else(|| {
+                Error::invalid(format!("expected --set NAME=VALUE, found {set:?}"))
+            })?;
+            Ok((setting.to_string(), value.to_string()))
+        });
+        let changes: Vec<_> = changes.collect::<Result<_>>()?;
+        let mut trial = Trial::new(named(name)?, other_name, &changes)?;
+        if let Some(start) = &arguments.start {
+            trial = trial.starting_from(named(start)?);
+        }
+        chosen = vec![Box::new(trial)];
     }
     let store = Store::cache()?;
     let placement = Placement {
@@ -44,4 +68,16 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Returns the recipe of a network that ships.
+fn named(name: &str) -> Result<Box<dyn Recipe>> {
+    let found = shipped().into_iter().find(|recipe| recipe.name() == name);
+    found.ok_or_else(|| {
+        let names: Vec<_> = shipped().iter().map(|recipe| recipe.name()).collect();
+        Error::invalid(format!(
+            "no network {name:?}; there are {}",
+            names.join(", ")
+        ))
+    })
 }
