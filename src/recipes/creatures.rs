@@ -1,6 +1,6 @@
 //! The networks for the synthetic creatures. They ship with the project.
 
-use super::plan::autoencoder_training;
+use super::plan::{autoencoder_training, sharpened};
 use super::recipe::load_shipped;
 use super::{Plan, Recipe, SEED, VaeTraining, cpu};
 use crate::Result;
@@ -16,6 +16,19 @@ use std::sync::Arc;
 /// Side of the images in pixels.
 const SIZE: usize = 64;
 
+/// The first part of the training of E and D.
+fn first() -> VaeTraining {
+    VaeTraining {
+        network: ConvVaeConfig {
+            size: SIZE,
+            code: 128,
+            ..ConvVaeConfig::default()
+        },
+        training: autoencoder_training(9000, 16),
+        ..VaeTraining::default()
+    }
+}
+
 /// The recipes of the networks for [`Creatures`] of 64 px.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CreaturesNetwork {
@@ -26,10 +39,13 @@ pub enum CreaturesNetwork {
     Classifier,
     /// The encoder E and the decoder D of creatures in any texture.
     Autoencoder,
+    /// E and D as they are before the last part of their training, with the plain loss. They do
+    /// not ship.
+    FirstAutoencoder,
 }
 
 impl CreaturesNetwork {
-    /// All networks in training order: the independent classifier is needed to evaluate the
+    /// All networks that ship, in training order: the independent classifier is needed to evaluate the
     /// autoencoder.
     pub const ALL: [Self; 3] = [
         Self::IndependentClassifier,
@@ -44,18 +60,14 @@ impl Recipe for CreaturesNetwork {
             Self::IndependentClassifier => Plan::independent("creatures-judge", 1500),
             Self::Classifier => Plan::alexnet("creatures-classifier", 1500),
             Self::Autoencoder => {
-                let network = ConvVaeConfig {
-                    size: SIZE,
-                    code: 128,
-                    ..ConvVaeConfig::default()
-                };
-                let vae = VaeTraining {
-                    network,
-                    training: autoencoder_training(9000, 16),
-                    ..VaeTraining::default()
-                };
+                let (vae, perceptual) = sharpened(&first(), 12_000);
                 let independent = Self::IndependentClassifier;
-                Plan::autoencoder("creatures-autoencoder", vae, None, independent)
+                Plan::autoencoder("creatures-autoencoder", vae, Some(perceptual), independent)
+                    .after(Self::FirstAutoencoder)
+            }
+            Self::FirstAutoencoder => {
+                let independent = Self::IndependentClassifier;
+                Plan::autoencoder("creatures-autoencoder-first", first(), None, independent)
             }
         }
     }
@@ -67,7 +79,9 @@ impl Recipe for CreaturesNetwork {
             // The independent classifier must not infer the texture from the shape or the shape
             // from the texture, and D must not learn a fixed pairing. So both are trained on
             // stylized images.
-            Self::IndependentClassifier | Self::Autoencoder => creatures.stylized(),
+            Self::IndependentClassifier | Self::Autoencoder | Self::FirstAutoencoder => {
+                creatures.stylized()
+            }
         }))
     }
 }
