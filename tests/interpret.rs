@@ -7,13 +7,14 @@ use invariances::data::{Attribute, Factors};
 use invariances::interpret::{
     Attack, Attacked, Descent, FactorTraining, Fid, Fidelity, Inverter, Regression, mix,
 };
+use invariances::loss::nll;
 use invariances::metric::{
     cosines, frame_step, frechet_distance, measure_colours, same_answers, taken_over, unevenness,
 };
 use invariances::notebook::Subject;
-use invariances::ops::Init;
+use invariances::ops::{Init, scalar};
 use invariances::prelude::*;
-use invariances::train::Slot;
+use invariances::train::{Slot, Trained};
 use invariances::{Error, Result};
 
 fn folder() -> Result<tempfile::TempDir> {
@@ -37,6 +38,57 @@ fn short(steps: u64) -> TrainConfig {
         batch: 8,
         ..TrainConfig::default()
     }
+}
+
+/// With patience, t is validated on images that it is not trained on, and keeps the weights that
+/// were best on these: trained for long on few images it would learn them by heart.
+#[test]
+fn patience_keeps_t_from_learning_its_images_by_heart() -> Result<()> {
+    let (folder, digits) = (folder()?, Digits::strokes(32, 0)?);
+    let store = Store::open(folder.path());
+    let networks = DigitsNetworks::load(&digits, 0, &store)?;
+    let pool = networks.classifier.frozen()?.at("pool")?;
+    let codes = Codes::of(&networks.autoencoder, &pool, &digits, Split::Train, 240)?;
+    let held = Codes::of(&networks.autoencoder, &pool, &digits, Split::Test, 240)?;
+    let training = TrainConfig {
+        steps: 400,
+        batch: 64,
+        validate_every: Some(20),
+        ..CinnTraining::default().training
+    };
+    let fit = |patience: Option<u32>| -> Result<(f64, Trained)> {
+        let how = CinnTraining {
+            flows: 4,
+            training: TrainConfig {
+                patience,
+                ..training.clone()
+            },
+            ..CinnTraining::default()
+        };
+        let (t, trained) = how.fit("t", &codes, &store)?;
+        let (code, z) = held.draw(240, &mut Rng::new(1))?;
+        let (v, logdet) = t.forward(&code, &z)?;
+        Ok((scalar(&nll(&v, &logdet)?)?, trained))
+    };
+    let ((all, long), (best, short)) = (fit(None)?, fit(Some(2))?);
+    println!("{} steps: {all}; {} steps: {best}", long.steps, short.steps);
+    assert_eq!(long.steps, 400);
+    assert!(
+        short.steps < 400 && best < all,
+        "{} {best} {all}",
+        short.steps
+    );
+    assert!(short.log.column("validation").is_ok() && long.log.column("validation").is_err());
+    let one = Codes::of(&networks.autoencoder, &pool, &digits, Split::Train, 1)?;
+    let how = CinnTraining {
+        training: TrainConfig {
+            patience: Some(2),
+            ..training.clone()
+        },
+        ..CinnTraining::default()
+    };
+    says(how.fit("one", &one, &store), "at least two images");
+    Ok(())
 }
 
 /// Several layers in one pass are the layers one by one, and a map that comes flattened is the map.

@@ -219,7 +219,23 @@ impl Codes {
     /// Samples z̄ from the posterior for `count` randomly chosen images, and returns it with
     /// their z. Both are on the device of E.
     pub fn draw(&self, count: usize, rng: &mut Rng) -> Result<(Tensor, Tensor)> {
-        let chosen: Vec<u32> = (0..count).map(|_| rng.below(self.len()) as u32).collect();
+        self.draw_from(self.len(), count, rng)
+    }
+
+    /// As [`Codes::draw`], from the first `seen` images only.
+    pub(super) fn draw_from(
+        &self,
+        seen: usize,
+        count: usize,
+        rng: &mut Rng,
+    ) -> Result<(Tensor, Tensor)> {
+        let chosen = (0..count).map(|_| rng.below(seen) as u32).collect();
+        self.sampled(chosen, rng)
+    }
+
+    /// Samples z̄ from the posterior of each of these images, and returns it with their z. Both are
+    /// on the device of E.
+    pub(super) fn sampled(&self, chosen: Vec<u32>, rng: &mut Rng) -> Result<(Tensor, Tensor)> {
         let chosen = Tensor::new(chosen, self.z.device())?;
         let code = self.posterior.select(&chosen)?.sample(rng)?;
         let z = self.z.index_select(&chosen, 0)?;

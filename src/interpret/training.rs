@@ -1,11 +1,12 @@
 //! The training of t, the conditional invertible network ([`CinnTraining`]).
 
 use super::Codes;
-use crate::Result;
 use crate::flow::{Cinn, CinnConfig, Condition};
 use crate::loss::nll;
-use crate::ops::Rng;
+use crate::ops::{Rng, scalar};
 use crate::train::{Decay, Step, Store, TrainConfig, Trained, Trainer};
+use crate::{Error, Result};
+use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 /// Settings for building and training t for the codes of a layer. The same settings fit the map
@@ -104,8 +105,14 @@ impl CinnTraining {
     /// settings and the content of the codes. If a trained t exists under this key, it is loaded
     /// instead. t is on the store's device.
     ///
+    /// With [`TrainConfig::patience`], t is not trained on the last twentieth of the images (at
+    /// most 2000). Its loss on these is measured, the training stops when it no longer falls, and
+    /// the weights are those with the smallest one: a t that is trained for long on few images
+    /// learns them by heart, and its v is not normal for others.
+    ///
     /// # Errors
-    /// As [`Cinn::new`] and [`Trainer::fit_in`].
+    /// As [`Cinn::new`] and [`Trainer::fit_in`]; [`Error::Invalid`] for a patience and the codes of
+    /// one image only.
     pub fn fit(&self, name: &str, codes: &Codes, store: &Store) -> Result<(Cinn, Trained)> {
         let (training, config) = (&self.training, self.config(codes));
         let params = store.params(training.seed);
@@ -114,11 +121,43 @@ impl CinnTraining {
         let (code, z) = codes.draw(512, &mut Rng::named(training.seed, "start"))?;
         t.initialize(&placement.take(&code)?, &placement.take(&z)?)?;
         let slot = store.slot(name, &(&config, training, codes.id()))?;
-        let trained = Trainer::new(training.clone()).fit_in(&slot, &params, |_, rng| {
-            let (code, z) = codes.draw(training.batch, rng)?;
+        let held_out = match training.patience {
+            Some(_) => (codes.len() / 20).clamp(1, 2000),
+            None => 0,
+        };
+        let seen = codes.len() - held_out;
+        if seen == 0 {
+            return Err(Error::invalid(
+                "expected the codes of at least two images for a training with patience, found one",
+            ));
+        }
+        let mut trainer = Trainer::new(training.clone());
+        if held_out > 0 {
+            let mut rng = Rng::named(training.seed, "validation");
+            let rows: Vec<u32> = (seen as u32..codes.len() as u32).collect();
+            let (code, z) = codes.sampled(rows, &mut rng)?;
+            let (code, z) = (placement.take(&code)?, placement.take(&z)?);
+            let t = t.detached();
+            trainer = trainer.validate(move || mean_nll(&t, &code, &z));
+        }
+        let trained = trainer.fit_in(&slot, &params, |_, rng| {
+            let (code, z) = codes.draw_from(seen, training.batch, rng)?;
             let (v, logdet) = t.forward(&placement.take(&code)?, &placement.take(&z)?)?;
             Ok(Step::new(nll(&v, &logdet)?))
         })?;
         Ok((t, trained))
     }
+}
+
+/// Computes the mean of [`nll`] over any number of codes.
+fn mean_nll(t: &Cinn, code: &Tensor, z: &Tensor) -> Result<f64> {
+    const BATCH: usize = 256;
+    let count = code.dim(0)?;
+    let mut sum = 0.0;
+    for start in (0..count).step_by(BATCH) {
+        let size = BATCH.min(count - start);
+        let (v, logdet) = t.forward(&code.narrow(0, start, size)?, &z.narrow(0, start, size)?)?;
+        sum += scalar(&nll(&v, &logdet)?)? * size as f64;
+    }
+    Ok(sum / count as f64)
 }
