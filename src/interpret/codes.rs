@@ -230,17 +230,17 @@ impl Codes {
         rng: &mut Rng,
     ) -> Result<(Tensor, Tensor)> {
         let chosen = (0..count).map(|_| rng.below(seen) as u32).collect();
-        self.sampled(chosen, rng)
+        let (code, z) = self.sampled(chosen, rng)?;
+        let device = &self.placement.device;
+        Ok((code.to_device(device)?, z.to_device(device)?))
     }
 
-    /// Samples z̄ from the posterior of each of these images, and returns it with their z. Both are
-    /// on the device of E.
+    /// Samples z̄ from the posterior of each of these images, and returns it with their z. Both stay
+    /// where the codes are stored.
     pub(super) fn sampled(&self, chosen: Vec<u32>, rng: &mut Rng) -> Result<(Tensor, Tensor)> {
         let chosen = Tensor::new(chosen, self.z.device())?;
         let code = self.posterior.select(&chosen)?.sample(rng)?;
-        let z = self.z.index_select(&chosen, 0)?;
-        let device = &self.placement.device;
-        Ok((code.to_device(device)?, z.to_device(device)?))
+        Ok((code, self.z.index_select(&chosen, 0)?))
     }
 
     /// v = t(z̄ | z) of every image, with z̄ sampled from its posterior: (count, code), without a

@@ -387,6 +387,12 @@ impl Fidelity {
         &self.greybox
     }
 
+    /// The distances of the first method, the samples, and how many of them there are per original.
+    pub(super) fn of_samples(&self) -> (&[f64], usize) {
+        let first = self.methods.first();
+        first.map_or((&[], 1), |m| (&m.distances[..], m.per_image))
+    }
+
     /// z of each original, (batch, f).
     pub(super) fn z(&self) -> &Tensor {
         &self.z

@@ -55,7 +55,8 @@ impl Default for RefineConfig {
 }
 
 /// Samples that were moved until their representation was as near to z as that of the
-/// reconstruction, and how that went. [`Samples::refine`] returns it.
+/// reconstruction, with the steps, the distances and the movement of each. [`Samples::refine`]
+/// returns it.
 #[derive(Clone, Debug)]
 pub struct Refined {
     samples: Samples,
@@ -95,16 +96,17 @@ impl Samples {
     /// keeps a length that 95 % of all draws from N(0, 1) have (or its own first length, if that
     /// is an unusual one), so a refined v is not closer to the most likely image than a drawn one.
     /// It is no longer a draw from N(0, 1) independent of z: [`Refined::moved`] says how far it is
-    /// from the v that was drawn. A sample that does not get there within the steps stays at its
-    /// nearest place, and [`Refined::reached`] counts it.
+    /// from the v that was drawn. A sample that does not reach the limit within the steps stays at its
+    /// nearest place; [`Refined::reached`] is the share of the others.
     ///
-    /// `fidelity` knows the layer, z and the distances of the reconstructions: that of these
-    /// samples at this layer. Use a frozen network
-    /// ([`Backbone::frozen`](crate::backbone::Backbone::frozen)).
+    /// `fidelity` knows the layer, z and the distances of the reconstructions. It must be that of
+    /// these samples, or of more originals of which these are the first. Use a frozen network
+    /// ([`Backbone::frozen`](crate::backbone::Backbone::frozen)) and a detached t
+    /// ([`Cinn::detached`](crate::flow::Cinn::detached)): gradients of their weights would be
+    /// computed in each step, and dropped.
     ///
     /// ```
     /// use invariances::prelude::*;
-    /// use invariances::backbone::plain_small;
     /// use invariances::interpret::{Fidelity, RefineConfig};
     /// let networks = DigitsNetworks::load(&Digits::strokes(32, 0)?, 0, &Store::cache()?)?;
     /// let images = Digits::strokes(32, 0)?.batch(Split::Test, 0, 2)?.images;
@@ -115,7 +117,7 @@ impl Samples {
     /// let decoded = networks.autoencoder.reconstruct(&images)?;
     /// let fidelity = Fidelity::of(&layer, &z, &decoded, &samples)?;
     /// let config = RefineConfig { steps: 2, ..Default::default() };
-    /// let refined = samples.refine(&t, &networks.autoencoder, &fidelity, &config)?;
+    /// let refined = samples.refine(&t.detached(), &networks.autoencoder, &fidelity, &config)?;
     /// println!("{refined}");
     /// let fidelity = fidelity.with("refined", refined.samples())?;
     /// assert!(fidelity.multiple("refined", 0)?.value() < fidelity.multiple("samples", 0)?.value());
@@ -124,8 +126,9 @@ impl Samples {
     ///
     /// # Errors
     /// [`Error::Unsupported`] for samples that were not drawn by t ([`Samples::of`]), and if no
-    /// gradient passes through the network; [`Error::Shape`] if the fidelity is one of other
-    /// originals; [`Error::Invalid`] for no steps or a longest step that is not above 0.
+    /// gradient passes through the network; [`Error::Shape`] if the fidelity is one of fewer
+    /// samples; [`Error::Invalid`] if it is one of other samples, for no steps or a longest step that
+    /// is not above 0, and if a sample has no finite distance to z.
     pub fn refine(
         &self,
         t: &dyn Flow,
@@ -151,9 +154,11 @@ impl Samples {
         let (count, dim) = codes.dims2()?;
         let per_image = self.per_image();
         let (z, floor) = (fidelity.z(), fidelity.floor());
-        if floor.len() < count / per_image {
+        let (stated, each) = fidelity.of_samples();
+        if stated.len() < count || each != per_image {
             return Err(Error::shape(format!(
-                "expected the fidelity of {} originals, those of the samples, found that of {}",
+                "expected the fidelity of these samples, {per_image} of each of {} originals, found \
+                 that of {each} of each of {}",
                 count / per_image,
                 floor.len()
             )));
@@ -172,8 +177,11 @@ impl Samples {
                 autoencoder,
                 greybox,
                 z: z.detach(),
+                placement: Placement::of(&v),
             };
-            let (codes, moved) = problem.solve(&v.detach(), limits, config)?;
+            let (start_v, found) = problem.start(&v.detach())?;
+            check_same(&found, &stated[start..start + size])?;
+            let (codes, moved) = problem.solve(&start_v, found, limits, config)?;
             parts.push(codes);
             fates.extend(moved);
         }
@@ -185,6 +193,23 @@ impl Samples {
             dim,
         })
     }
+}
+
+/// Checks whether the distances of samples are those that their fidelity states. They are computed
+/// from t(t⁻¹(v)) here, so they differ a little.
+fn check_same(found: &[(f64, Vec<f64>)], stated: &[f64]) -> Result<()> {
+    let apart = found
+        .iter()
+        .zip(stated)
+        .map(|((found, _), stated)| (found - stated).abs());
+    let (apart, all) = (apart.sum::<f64>(), stated.iter().sum::<f64>());
+    if apart <= 0.1 * all {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "expected the fidelity of these samples, found that of others, whose distances to z differ: \
+         samples that were selected must be those of the first originals, in their order",
+    ))
 }
 
 impl RefineConfig {
@@ -205,6 +230,8 @@ struct Problem<'a> {
     autoencoder: &'a dyn Autoencoder,
     greybox: &'a Greybox,
     z: Tensor,
+    /// That of v.
+    placement: Placement,
 }
 
 /// Where a sample is in the search.
@@ -217,20 +244,34 @@ struct Place {
 }
 
 impl Problem<'_> {
-    /// Moves v (n, d) and returns the codes and what became of each sample.
+    /// Returns v (n, d) row by row, and the distance and the gradient of each row.
+    fn start(&self, v: &Tensor) -> Result<(Vec<Vec<f64>>, Vec<(f64, Vec<f64>)>)> {
+        let start = rows(v)?;
+        let all: Vec<u32> = (0..start.len() as u32).collect();
+        let found = self.evaluate(&start, &all, &Placement::of(v))?;
+        if let Some((distance, _)) = found.iter().find(|(d, _)| !d.is_finite()) {
+            return Err(Error::invalid(format!(
+                "expected finite distances to z, found {distance}: check t, D and the network for \
+                 NaN and infinite values"
+            )));
+        }
+        Ok((start, found))
+    }
+
+    /// Moves v, with its distances and gradients, and returns the codes and what became of each
+    /// sample.
     fn solve(
         &self,
-        v: &Tensor,
+        start: &[Vec<f64>],
+        found: Vec<(f64, Vec<f64>)>,
         limits: Vec<f64>,
         config: &RefineConfig,
     ) -> Result<(Tensor, Vec<Fate>)> {
-        let at = Placement::of(v);
-        let start = rows(v)?;
+        let at = self.placement.clone();
         let all: Vec<u32> = (0..start.len() as u32).collect();
-        let mut places: Vec<Place> = self
-            .evaluate(&start, &all, &at)?
+        let mut places: Vec<Place> = found
             .into_iter()
-            .zip(&start)
+            .zip(start)
             .map(|((distance, gradient), v)| Place {
                 v: v.clone(),
                 gradient,
@@ -262,6 +303,7 @@ impl Problem<'_> {
             for ((i, v), (distance, gradient)) in moving.iter().zip(trials).zip(found) {
                 let place = &mut places[*i as usize];
                 place.steps += 1;
+                // NaN and infinity are not nearer either.
                 if distance < place.distance {
                     let factor = (place.factor * LONGER).min(1.0);
                     *place = Place {
@@ -278,7 +320,7 @@ impl Problem<'_> {
         }
         let ends: Vec<Vec<f64>> = places.iter().map(|p| p.v.clone()).collect();
         let codes = self.t.inverse(&tensor(&ends, &at)?, Some(&self.z))?;
-        let fates = places.iter().zip(&start).zip(before.iter().zip(limits));
+        let fates = places.iter().zip(start).zip(before.iter().zip(limits));
         let fates = fates.map(|((place, start), (before, limit))| Fate {
             limit,
             before: *before,
@@ -317,12 +359,6 @@ impl Problem<'_> {
             }
         };
         let distance = values(&distance)?;
-        if let Some(found) = distance.iter().find(|d| !d.is_finite()) {
-            return Err(Error::invalid(format!(
-                "expected finite distances to z, found {found}: check t, D and the network for \
-                 NaN and infinite values"
-            )));
-        }
         // Where the distance is 0, its gradient is 0/0.
         let finite = |g: &f64| if g.is_finite() { *g } else { 0.0 };
         let gradient = gradient.iter().map(|row| row.iter().map(finite).collect());
@@ -608,8 +644,10 @@ mod tests {
         let more = Rng::new(0).normal((42, 12), &Device::Cpu)?;
         let more = Samples::of_codes(&more, &Tenths, 2)?;
         assert!(refine(&more, &RefineConfig::default()).contains("21 originals"));
-        // A selection keeps its codes.
-        assert!(refine(&samples.select(&[1, 0])?, &RefineConfig::default()).is_empty());
+        // A selection keeps its codes; it must be that of the first originals, in their order.
+        assert!(refine(&samples.select(&[0, 1])?, &RefineConfig::default()).is_empty());
+        let other = refine(&samples.select(&[7, 3])?, &RefineConfig::default());
+        assert!(other.contains("first originals"), "{other}");
         Ok(())
     }
 }

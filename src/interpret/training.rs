@@ -3,7 +3,7 @@
 use super::Codes;
 use crate::flow::{Cinn, CinnConfig, Condition};
 use crate::loss::nll;
-use crate::ops::{Rng, scalar};
+use crate::ops::{Placement, Rng, scalar};
 use crate::train::{Decay, Step, Store, TrainConfig, Trained, Trainer};
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -106,9 +106,9 @@ impl CinnTraining {
     /// instead. t is on the store's device.
     ///
     /// With [`TrainConfig::patience`], t is not trained on the last twentieth of the images (at
-    /// most 2000). Its loss on these is measured, the training stops when it no longer falls, and
+    /// most 2000; only its ActNorms start from a batch of all of them). Its loss on these is measured, the training stops when it no longer falls, and
     /// the weights are those with the smallest one: a t that is trained for long on few images
-    /// learns them by heart, and its v is not normal for others.
+    /// overfits, and its v is not normal for others.
     ///
     /// # Errors
     /// As [`Cinn::new`] and [`Trainer::fit_in`]; [`Error::Invalid`] for a patience and the codes of
@@ -118,9 +118,6 @@ impl CinnTraining {
         let params = store.params(training.seed);
         let placement = params.placement();
         let t = Cinn::new(&config, &params.root())?;
-        let (code, z) = codes.draw(512, &mut Rng::named(training.seed, "start"))?;
-        t.initialize(&placement.take(&code)?, &placement.take(&z)?)?;
-        let slot = store.slot(name, &(&config, training, codes.id()))?;
         let held_out = match training.patience {
             Some(_) => (codes.len() / 20).clamp(1, 2000),
             None => 0,
@@ -131,14 +128,16 @@ impl CinnTraining {
                 "expected the codes of at least two images for a training with patience, found one",
             ));
         }
+        let (code, z) = codes.draw(512, &mut Rng::named(training.seed, "start"))?;
+        t.initialize(&placement.take(&code)?, &placement.take(&z)?)?;
+        let slot = store.slot(name, &(&config, training, codes.id()))?;
         let mut trainer = Trainer::new(training.clone());
         if held_out > 0 {
             let mut rng = Rng::named(training.seed, "validation");
             let rows: Vec<u32> = (seen as u32..codes.len() as u32).collect();
             let (code, z) = codes.sampled(rows, &mut rng)?;
-            let (code, z) = (placement.take(&code)?, placement.take(&z)?);
-            let t = t.detached();
-            trainer = trainer.validate(move || mean_nll(&t, &code, &z));
+            let (t, placement) = (t.detached(), placement.clone());
+            trainer = trainer.validate(move || mean_nll(&t, &code, &z, &placement));
         }
         let trained = trainer.fit_in(&slot, &params, |_, rng| {
             let (code, z) = codes.draw_from(seen, training.batch, rng)?;
@@ -149,14 +148,15 @@ impl CinnTraining {
     }
 }
 
-/// Computes the mean of [`nll`] over any number of codes.
-fn mean_nll(t: &Cinn, code: &Tensor, z: &Tensor) -> Result<f64> {
+/// Computes the mean of [`nll`] over any number of codes, 256 at a time on t's device.
+fn mean_nll(t: &Cinn, code: &Tensor, z: &Tensor, at: &Placement) -> Result<f64> {
     const BATCH: usize = 256;
     let count = code.dim(0)?;
     let mut sum = 0.0;
     for start in (0..count).step_by(BATCH) {
         let size = BATCH.min(count - start);
-        let (v, logdet) = t.forward(&code.narrow(0, start, size)?, &z.narrow(0, start, size)?)?;
+        let part = |x: &Tensor| at.take(&x.narrow(0, start, size)?);
+        let (v, logdet) = t.forward(&part(code)?, &part(z)?)?;
         sum += scalar(&nll(&v, &logdet)?)? * size as f64;
     }
     Ok(sum / count as f64)

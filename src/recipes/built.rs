@@ -156,7 +156,9 @@ impl Built {
 /// Returns the fine structure of each reconstruction, as a share of its original's.
 fn fine(images: &Tensor, decoded: &Tensor) -> Result<Vec<f64>> {
     let (before, after) = (fine_structure(images)?, fine_structure(decoded)?);
-    Ok(after.iter().zip(&before).map(|(a, b)| a / b).collect())
+    // An image of one colour has none.
+    let share = |(a, b): (&f64, &f64)| a / b.max(1e-12);
+    Ok(after.iter().zip(&before).map(share).collect())
 }
 
 /// Prepends the name of a figure to the names of the attributes.

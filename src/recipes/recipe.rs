@@ -84,13 +84,12 @@ pub trait Recipe {
         let Some(first) = self.plan().first else {
             return Ok(None);
         };
-        let plan = first.plan();
         let job = Job {
             start: first.start(store)?,
-            ..Job::new(first.dataset()?, &plan.training)
+            ..Job::full(&*first)?
         };
         let fitted = run(&*first, &job, store)?;
-        say(&format!("{}: {}", plan.name, fitted.trained));
+        say(&format!("{}: {}", first.name(), fitted.trained));
         let card = fitted.card()?.ok_or_else(|| fitted.unsaved())?;
         Ok(Some(Pretrained {
             network: fitted.network,
@@ -99,11 +98,29 @@ pub trait Recipe {
         }))
     }
 
+    /// Describes the weights that the full training starts from, a part of
+    /// [`Recipe::configuration`]; `None` for random weights.
+    ///
+    /// # Errors
+    /// Those of the first recipe's dataset.
+    fn describe_start(&self) -> Result<Option<Value>> {
+        let Some(first) = self.plan().first else {
+            return Ok(None);
+        };
+        Ok(Some(first.configuration(&Job::full(&*first)?)))
+    }
+
+    /// Returns the command that trains the network in full, for the card of the weights.
+    fn command(&self) -> String {
+        format!("cargo run --release -- retrain {}", self.name())
+    }
+
     /// Measures a network on [`Recipe::held_out`] images of the test split. `independent` is the
     /// network of the plan's `independent`; the images are moved to `placement`, where the networks are.
     ///
     /// A classifier gets its `accuracy`, an independent classifier one per attribute. An
-    /// autoencoder gets the PSNR in dB (`psnr`) and, per attribute, how often the independent
+    /// autoencoder gets the PSNR in dB (`psnr`), the `fine structure` of reconstructions as a share
+    /// of the originals' ([`fine_structure`](crate::metric::fine_structure)) and, per attribute, how often the independent
     /// classifier predicts on the reconstruction what it predicts on the original (`independent agrees`),
     /// how often this is correct (`independent right`), and how many of its correct predictions on
     /// originals stay correct on reconstructions (`independent keeps`, also over all attributes). If
@@ -141,7 +158,7 @@ pub trait Recipe {
     fn load(&self, placement: &Placement) -> Result<Pretrained> {
         let plan = self.plan();
         let params = Params::with(plan.training.seed, placement.dtype, &placement.device);
-        let job = Job::new(self.dataset()?, &plan.training);
+        let job = Job::full(self)?;
         let network = plan.architecture.build(&*job.dataset, &params.root())?;
         let card = pretrained::load(&plan.name, &self.configuration(&job), &params)?
             .ok_or_else(|| pretrained::missing(&plan.name))?;
@@ -152,9 +169,11 @@ pub trait Recipe {
         })
     }
 
-    /// Trains the network on a dataset from random weights and stores it in `store`. The number
-    /// of steps is that of `training`, so a short version of the full training can be shown. A
-    /// network that is already stored is loaded. The log of the result has the columns `step`,
+    /// Trains the network on a dataset from random weights, without a first part, and stores it in
+    /// `store`. The number of steps is that of `training`, so a short version of the full training
+    /// can be shown. If the plan of an autoencoder has a perceptual distance, its network is trained
+    /// on the same dataset before, for the steps of the plan. A network that is already stored is
+    /// loaded. The log of the result has the columns `step`,
     /// `seconds`, `loss` and others.
     ///
     /// # Errors
@@ -211,7 +230,7 @@ pub trait Recipe {
         let (plan, placement) = (self.plan(), store.placement());
         let job = Job {
             start: self.start(store)?,
-            ..Job::new(self.dataset()?, &plan.training)
+            ..Job::full(self)?
         };
         let fitted = run(self, &job, store)?;
         say(&format!("{}: {}", plan.name, fitted.trained));
@@ -224,7 +243,7 @@ pub trait Recipe {
         let card = Card {
             configuration: fitted.slot.configuration().clone(),
             data: self.data(&*job.dataset),
-            command: format!("cargo run --release -- retrain {}", plan.name),
+            command: self.command(),
             ..fitted.card()?.ok_or_else(|| fitted.unsaved())?
         };
         let figures = self.evaluate(
@@ -284,15 +303,27 @@ pub struct Job {
     pub training: TrainConfig,
     /// The weights to start from, or `None` for random weights.
     pub start: Option<Pretrained>,
+    /// The description of these weights in the configuration, if it is not the hash of their file:
+    /// weights that a first part of the training makes differ from machine to machine.
+    pub described: Option<Value>,
 }
 
 impl Job {
-    fn new(dataset: Arc<dyn Dataset>, training: &TrainConfig) -> Self {
+    pub(super) fn new(dataset: Arc<dyn Dataset>, training: &TrainConfig) -> Self {
         Self {
             dataset,
             training: training.clone(),
             start: None,
+            described: None,
         }
+    }
+
+    /// The full training of a recipe, without the start weights themselves.
+    pub(super) fn full(recipe: &(impl Recipe + ?Sized)) -> Result<Self> {
+        Ok(Self {
+            described: recipe.describe_start()?,
+            ..Self::new(recipe.dataset()?, &recipe.training())
+        })
     }
 
     /// Returns everything that determines the weights of a network of this architecture.
@@ -306,18 +337,10 @@ impl Job {
         if let Some(loss) = architecture.loss() {
             all["loss"] = loss;
         }
-        // A hash would differ from machine to machine for weights that are trained for this.
-        let first = plan.first.as_ref().filter(|first| {
-            let start = self.start.as_ref();
-            start.is_none_or(|start| start.card.name == first.name())
-        });
-        match (first, &self.start) {
-            (Some(first), _) => {
-                let job = Self::new(self.dataset.clone(), &first.training());
-                all["start"] = first.configuration(&job);
-            }
-            (None, Some(start)) => all["start"] = json!(start.card.weights),
-            (None, None) => {}
+        if let Some(described) = &self.described {
+            all["start"] = described.clone();
+        } else if let Some(start) = &self.start {
+            all["start"] = json!(start.card.weights);
         }
         all
     }
@@ -338,7 +361,9 @@ fn run(recipe: &(impl Recipe + ?Sized), job: &Job, store: &Store) -> Result<Fitt
     if let (Architecture::Autoencoder(plan), Built::Autoencoder(vae)) =
         (&plan.architecture, &network)
     {
+        // Weights that are only loaded need no distance.
         let perceptual = match &plan.1 {
+            _ if slot.is_trained() => None,
             Some(training) => Some(train_perceptual(&job.dataset, training, store)?.0),
             None => None,
         };

@@ -51,7 +51,7 @@ pub struct Card {
 }
 
 impl Card {
-    pub(super) fn read(path: &Path) -> Result<Self> {
+    pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
         serde_json::from_slice(&text)
             .map_err(|e| Error::content(path, format!("expected a card of trained weights: {e}")))

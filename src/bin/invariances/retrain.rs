@@ -12,11 +12,13 @@ pub struct Arguments {
     /// The networks to train (all where none is named), e.g. digits-judge, faces-autoencoder
     names: Vec<String>,
 
-    /// Change a setting of the recipe, e.g. training.steps=20000 or network.code=128 (repeatable). Needs --as
+    /// Change a setting of the recipe, e.g. training.steps=20000 or edges_weight=0 (repeatable).
+    /// Needs --as
     #[arg(long = "set", value_name = "NAME=VALUE", requires = "other_name")]
     set: Vec<String>,
 
-    /// Start from the weights of a network that ships, instead of random ones. Needs --as
+    /// Start from the weights of a network that ships, or from `random` ones, instead of the
+    /// recipe's own. Needs --as
     #[arg(long = "from", value_name = "NETWORK", requires = "other_name")]
     start: Option<String>,
 
@@ -51,7 +53,10 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
         let changes: Vec<_> = changes.collect::<Result<_>>()?;
         let mut trial = Trial::new(named(name)?, other_name, &changes)?;
         if let Some(start) = &arguments.start {
-            trial = trial.starting_from(named(start)?);
+            trial = match start.as_str() {
+                "random" => trial.from_random(),
+                start => trial.starting_from(named(start)?)?,
+            };
         }
         chosen = vec![Box::new(trial)];
     }
