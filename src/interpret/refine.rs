@@ -197,7 +197,7 @@ impl Samples {
 
 /// Checks whether the distances of samples are those that their fidelity states. They are computed
 /// from t(t⁻¹(v)) here, so they differ a little.
-fn check_same(found: &[(f64, Vec<f64>)], stated: &[f64]) -> Result<()> {
+fn check_same(found: &[Found], stated: &[f64]) -> Result<()> {
     let apart = found
         .iter()
         .zip(stated)
@@ -234,6 +234,9 @@ struct Problem<'a> {
     placement: Placement,
 }
 
+/// The distance of a sample to z, and its gradient with respect to v.
+type Found = (f64, Vec<f64>);
+
 /// Where a sample is in the search.
 struct Place {
     v: Vec<f64>,
@@ -245,7 +248,7 @@ struct Place {
 
 impl Problem<'_> {
     /// Returns v (n, d) row by row, and the distance and the gradient of each row.
-    fn start(&self, v: &Tensor) -> Result<(Vec<Vec<f64>>, Vec<(f64, Vec<f64>)>)> {
+    fn start(&self, v: &Tensor) -> Result<(Vec<Vec<f64>>, Vec<Found>)> {
         let start = rows(v)?;
         let all: Vec<u32> = (0..start.len() as u32).collect();
         let found = self.evaluate(&start, &all, &Placement::of(v))?;
@@ -263,7 +266,7 @@ impl Problem<'_> {
     fn solve(
         &self,
         start: &[Vec<f64>],
-        found: Vec<(f64, Vec<f64>)>,
+        found: Vec<Found>,
         limits: Vec<f64>,
         config: &RefineConfig,
     ) -> Result<(Tensor, Vec<Fate>)> {
@@ -333,12 +336,7 @@ impl Problem<'_> {
 
     /// Computes the distance to z, and its gradient with respect to v, for each row of `v`, which
     /// belong to the rows `which` of z.
-    fn evaluate(
-        &self,
-        v: &[Vec<f64>],
-        which: &[u32],
-        at: &Placement,
-    ) -> Result<Vec<(f64, Vec<f64>)>> {
+    fn evaluate(&self, v: &[Vec<f64>], which: &[u32], at: &Placement) -> Result<Vec<Found>> {
         let v = Var::from_tensor(&tensor(v, at)?)?;
         let which = Tensor::new(which, self.z.device())?;
         let z = self.z.index_select(&which, 0)?;
