@@ -264,7 +264,7 @@ impl Explorer {
     }
 
     /// Returns the explorer as a notebook shows it: the interactive element as HTML, the still
-    /// figure as PNG for exports without scripts, and a description as plain text.
+    /// figure as PNG or JPEG ([`Figure::display`]) for exports without scripts, and a description as plain text.
     pub fn display(&self) -> Display {
         let axes = self.axes.iter();
         let axes: Vec<String> = axes
@@ -279,7 +279,7 @@ impl Explorer {
         let display = Display::new(text.trim_start()).with("text/html", self.html());
         match self.figure() {
             // One pixel per logical pixel: the still figure must not double the notebook's size.
-            Ok(still) => display.png(still.png(1.0), still.size().0, &still.alternative()),
+            Ok(still) => still.shown(display, 1.0),
             Err(error) => display.with("image/png", Err(error)),
         }
     }

@@ -85,7 +85,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 const SCALE: f64 = 2.0;
 
 /// Notebooks show a figure with images as JPEG if its PNG has more bytes than this.
-const LARGE: usize = 150_000;
+const LARGE: usize = 75_000;
 
 /// The quality of such a JPEG, of at most 100.
 const QUALITY: u8 = 90;
@@ -392,7 +392,7 @@ impl Figure {
     }
 
     /// Returns the figure as a notebook shows it: a PNG with two pixels per logical pixel, and a
-    /// description as plain text. A figure with images whose PNG is larger than 150 kB is a JPEG
+    /// description as plain text. A figure with images whose PNG is larger than 75 kB is a JPEG
     /// there if that is smaller, so that notebooks stay small. Saved files are PNG.
     ///
     /// ```
@@ -405,13 +405,17 @@ impl Figure {
     /// ```
     pub fn display(&self) -> Display {
         let text = format!("{}\n{}", self.title, self.description());
+        self.shown(Display::new(text.trim_start()), SCALE)
+    }
+
+    /// Adds the figure to a display, as PNG or JPEG with `scale` pixels per logical pixel.
+    pub(crate) fn shown(&self, display: Display, scale: f64) -> Display {
         let (width, alt) = (self.size().0, self.alternative());
-        let display = Display::new(text.trim_start());
-        let png = self.png(SCALE);
+        let png = self.png(scale);
         if let Ok(file) = &png
             && file.len() > LARGE
             && self.has_images()
-            && let Ok(jpeg) = png::jpeg(&raster::draw(&self.canvas, SCALE), QUALITY)
+            && let Ok(jpeg) = png::jpeg(&raster::draw(&self.canvas, scale), QUALITY)
             && jpeg.len() < file.len()
         {
             return display.image("image/jpeg", Ok(jpeg), width, &alt);
