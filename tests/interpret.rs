@@ -41,9 +41,9 @@ fn short(steps: u64) -> TrainConfig {
 }
 
 /// With patience, t is validated on images that it is not trained on, and keeps the weights that
-/// were best on these: trained for long on few images it would learn them by heart.
+/// were best on these: trained for long on few images it would overfit.
 #[test]
-fn patience_keeps_t_from_learning_its_images_by_heart() -> Result<()> {
+fn patience_keeps_t_from_overfitting() -> Result<()> {
     let (folder, digits) = (folder()?, Digits::strokes(32, 0)?);
     let store = Store::open(folder.path());
     let networks = DigitsNetworks::load(&digits, 0, &store)?;

@@ -106,9 +106,9 @@ impl CinnTraining {
     /// instead. t is on the store's device.
     ///
     /// With [`TrainConfig::patience`], t is not trained on the last twentieth of the images (at
-    /// most 2000; only its ActNorms start from a batch of all of them). Its loss on these is measured, the training stops when it no longer falls, and
-    /// the weights are those with the smallest one: a t that is trained for long on few images
-    /// overfits, and its v is not normal for others.
+    /// most 2000); only the batch that initialises its ActNorms is drawn from all images. The loss
+    /// on these images is measured regularly. Training stops when it no longer falls, and the
+    /// weights with the smallest value are kept. Use it for few images: t would overfit.
     ///
     /// # Errors
     /// As [`Cinn::new`] and [`Trainer::fit_in`]; [`Error::Invalid`] for a patience and the codes of

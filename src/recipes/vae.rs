@@ -521,6 +521,48 @@ mod tests {
         Ok(())
     }
 
+    /// A term with a scale of its own adds w N/2 ln(distance) to the negative log-likelihood. The
+    /// distance of edges is the fine structure of the difference of the images.
+    #[test]
+    fn terms_with_a_scale_of_their_own_add_a_logarithm() -> Result<()> {
+        let plain = VaeTraining {
+            pixels: Pixels::Squared,
+            ..tiny()
+        };
+        let vae = ConvVae::new(&plain.network, &Params::new(0).root())?;
+        let x = Digits::strokes(32, 0)?.batch(Split::Test, 0, 3)?.images;
+        let posterior = vae.encode(&x)?;
+        let decoded = vae.decode(&posterior.mode())?;
+        let network = crate::backbone::plain_small(10, &Params::new(1).root())?.frozen()?;
+        let features = FeatureDistance::new(&network, &["conv2"])?;
+        let features: &dyn PerceptualDistance = &features;
+        let nll = |training: &VaeTraining, distance| -> Result<f64> {
+            let (nll, _) = training.likelihood(&vae, &x, &decoded, &posterior, distance)?;
+            Ok(values(&nll)?[0])
+        };
+        let base = nll(&plain, None)?;
+        let mean = |v: Vec<f64>| v.iter().sum::<f64>() / v.len() as f64;
+        let half = 0.5 * (3 * 32 * 32) as f64;
+        let edges = mean(crate::metric::fine_structure(&(&x - &decoded)?)?);
+        let sharp = VaeTraining {
+            edges_weight: 0.3,
+            ..plain.clone()
+        };
+        let expected = base + 0.3 * half * edges.ln();
+        let found = nll(&sharp, None)?;
+        assert!((found - expected).abs() < 0.05, "{found} {expected}");
+        let own = VaeTraining {
+            own_scale: true,
+            perceptual_weight: 2.0,
+            ..plain.clone()
+        };
+        let distance = mean(values(&features.distance(&x, &decoded)?)?);
+        let expected = base + 2.0 * half * distance.ln();
+        let found = nll(&own, Some(features))?;
+        assert!((found - expected).abs() < 0.05, "{found} {expected}");
+        Ok(())
+    }
+
     /// Fine-tuning starts from the given weights and does not change them. Each start has its own
     /// slot.
     #[test]

@@ -99,7 +99,7 @@ impl Boxes {
     }
 
     /// Shows 0 on the y axis, so that one value can be read as a multiple of another one. Has no
-    /// effect on a logarithmic axis.
+    /// effect on a logarithmic axis or if [`Boxes::y_range`] is set.
     pub fn from_zero(mut self) -> Self {
         self.from_zero = true;
         self
@@ -312,6 +312,21 @@ mod tests {
         assert_percentiles(&[2.0, 1.0], [1.05, 1.25, 1.5, 1.75, 1.95]);
         assert_percentiles(&[5.0, 1.0, 3.0, 2.0, 4.0], [1.2, 2.0, 3.0, 4.0, 4.8]);
         assert_percentiles(&[8.0, -1.0, 0.3, 2.2], [-0.805, -0.025, 1.25, 3.65, 7.13]);
+    }
+
+    /// The label 0 is on the axis only if it is asked for: the values are far from 0.
+    #[test]
+    fn the_axis_starts_at_zero() -> Result<()> {
+        let boxes = Boxes::new("", ["a"]).series("network", &[vec![10.0, 11.0, 12.0]]);
+        let has_zero = |boxes: &Boxes| -> Result<bool> {
+            let figure = boxes.figure()?;
+            let mut shapes = figure.canvas.items.iter().map(|item| &item.shape);
+            Ok(shapes.any(|s| matches!(s, Shape::Text { text, .. } if text.parse() == Ok(0.0))))
+        };
+        assert!(!has_zero(&boxes)?);
+        assert!(has_zero(&boxes.clone().from_zero())?);
+        assert!(!has_zero(&boxes.log_y().from_zero())?);
+        Ok(())
     }
 
     #[test]
