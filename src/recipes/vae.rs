@@ -56,7 +56,7 @@ pub struct VaeTraining {
     pub perceptual_weight: f64,
     /// Whether the perceptual distance has a scale of its own instead of that of the pixels. Its
     /// term of the loss is then w N/2 ln(distance), for N values per image and the weight w: the
-    /// likelihood with the scale that fits the batch best (arXiv 2006.13202, section 3.2). So w
+    /// likelihood with the scale that fits the batch best (arXiv 2006.13202). So w
     /// says how many nats a distance that is 1 % smaller is worth, beside a pixel difference that
     /// is 1 % smaller, whatever the sizes of the two.
     #[serde(skip_serializing_if = "is_off")]
