@@ -922,6 +922,7 @@ fn certificates() -> Result<()> {
             nulls: 2,
             control_steps: 2,
             permutations: 99,
+            ranked: 500,
             seed: 0,
         };
         let certificate = Certificate::with(&t, &codes, &config)?;

@@ -1,6 +1,8 @@
 //! Flows: the authors' values, and what must hold for every setting.
 
 mod common;
+#[path = "common/jacobian.rs"]
+mod jacobian;
 
 use common::{assert_close, fill, reference, state_dict};
 use invariances::candle_core::backprop::GradStore;
@@ -15,6 +17,7 @@ use invariances::loss::{nll, nll_parts, pair_nll};
 use invariances::ops::{Params, Rng, backward};
 use invariances::train::Adam;
 use invariances::{Error, Result};
+use jacobian::{largest, numeric_logdet};
 use std::sync::Arc;
 
 /// What a correct port meets in f32.
@@ -338,11 +341,6 @@ fn started(config: &CinnConfig, dtype: DType) -> Result<(Cinn, Params, Tensor, T
     Ok((t, params, code, z))
 }
 
-fn largest(x: &Tensor) -> Result<f64> {
-    let x = x.to_dtype(DType::F64)?.abs()?.flatten_all()?;
-    Ok(x.max(0)?.to_scalar()?)
-}
-
 #[test]
 fn every_setting_keeps_the_contract() -> Result<()> {
     for case in cases(DType::F32)? {
@@ -526,51 +524,6 @@ fn drift_is_measured_and_refused() -> Result<()> {
     }
     assert!(t.drift().is_some_and(|d| d > 1e-3));
     Ok(())
-}
-
-/// log|det| by Gaussian elimination with pivoting.
-fn log_abs_det(mut m: Vec<Vec<f64>>) -> f64 {
-    let n = m.len();
-    let mut total = 0.0;
-    for i in 0..n {
-        let pivot = (i..n)
-            .max_by(|&a, &b| m[a][i].abs().total_cmp(&m[b][i].abs()))
-            .unwrap_or(i);
-        m.swap(i, pivot);
-        total += m[i][i].abs().ln();
-        let (above, below) = m.split_at_mut(i + 1);
-        let top = &above[i];
-        for row in below {
-            let factor = row[i] / top[i];
-            for (x, t) in row[i..].iter_mut().zip(&top[i..]) {
-                *x -= factor * t;
-            }
-        }
-    }
-    total
-}
-
-/// log|det ∂v/∂x| of one `x` (1, n) by central differences.
-fn numeric_logdet(flow: &dyn Flow, x: &Tensor, condition: Option<&Tensor>) -> Result<f64> {
-    let values: Vec<f64> = x.flatten_all()?.to_vec1()?;
-    let h = 1e-6;
-    let mut columns = Vec::new();
-    for i in 0..values.len() {
-        let moved = |by: f64| -> Result<Vec<f64>> {
-            let mut v = values.clone();
-            v[i] += by;
-            let x = Tensor::from_vec(v, x.shape(), &Device::Cpu)?;
-            Ok(flow.forward(&x, condition)?.0.flatten_all()?.to_vec1()?)
-        };
-        let (up, down) = (moved(h)?, moved(-h)?);
-        columns.push(
-            up.iter()
-                .zip(&down)
-                .map(|(u, d)| (u - d) / (2.0 * h))
-                .collect(),
-        );
-    }
-    Ok(log_abs_det(columns))
 }
 
 #[test]

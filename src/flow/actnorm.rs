@@ -32,20 +32,36 @@ impl ActNorm {
     /// [`Error::Shape`] if parameters of these names exist with another shape.
     pub fn new(channels: usize, scope: &Scope) -> Result<Self> {
         let shape = (1, channels, 1, 1);
+        Self::with(
+            channels,
+            scope.get(shape, "loc", Init::Const(0.0))?,
+            scope.get(shape, "scale", Init::Const(1.0))?,
+            scope,
+        )
+    }
+
+    /// Creates a layer whose `loc` and `scale` are set by [`ActNorm::initialize`] and are not
+    /// trained.
+    ///
+    /// # Errors
+    /// As [`ActNorm::new`].
+    pub fn fixed(channels: usize, scope: &Scope) -> Result<Self> {
+        let shape = (1, channels, 1, 1);
+        Self::with(
+            channels,
+            scope.buffer(shape, "loc", Init::Const(0.0))?,
+            scope.buffer(shape, "scale", Init::Const(1.0))?,
+            scope,
+        )
+    }
+
+    fn with(channels: usize, loc: Var, scale: Var, scope: &Scope) -> Result<Self> {
+        let initialized = scope.buffer((), "initialized", Init::Const(0.0))?;
         Ok(Self {
             channels,
-            loc: scope
-                .get(shape, "loc", Init::Const(0.0))?
-                .as_tensor()
-                .clone(),
-            scale: scope
-                .get(shape, "scale", Init::Const(1.0))?
-                .as_tensor()
-                .clone(),
-            initialized: scope
-                .buffer((), "initialized", Init::Const(0.0))?
-                .as_tensor()
-                .clone(),
+            loc: loc.into_inner(),
+            scale: scale.into_inner(),
+            initialized: initialized.into_inner(),
         })
     }
 

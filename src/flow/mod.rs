@@ -29,6 +29,7 @@
 
 mod activation;
 mod actnorm;
+mod attention;
 mod chain;
 mod chain_op;
 mod cinn;
@@ -40,9 +41,12 @@ mod factor;
 mod fused;
 mod layer;
 mod lu;
+mod matching;
 mod permutation;
 mod statistics;
+mod tarflow;
 mod univariate;
+mod velocity;
 
 pub use activation::InvertibleLeakyRelu;
 pub use actnorm::ActNorm;
@@ -53,8 +57,10 @@ pub use coupling::{AffineCoupling, Coupling, CouplingNets, SplineCoupling};
 pub use embedder::{Condition, Embedder};
 pub use factor::{FactorConfig, FactorInn, factor_dims};
 pub use lu::LuMixing;
+pub use matching::{FlowMatching, FlowMatchingConfig};
 pub use permutation::Permutation;
 pub use statistics::constant_columns;
+pub use tarflow::{TarFlow, TarFlowConfig};
 pub use univariate::{Affine, RationalQuadratic, Univariate};
 
 use crate::ops::gradients::is_collected;
@@ -75,6 +81,15 @@ pub trait Flow: Send + Sync {
     /// [`Error::Shape`] if a shape does not fit; [`Error::Invalid`] if a required condition is
     /// missing.
     fn forward(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<(Tensor, Tensor)>;
+
+    /// Returns `v` alone. For a flow whose log-determinant is expensive ([`FlowMatching`]) this
+    /// takes much less time than [`Flow::forward`].
+    ///
+    /// # Errors
+    /// As [`Flow::forward`].
+    fn latent(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+        Ok(self.forward(x, condition)?.0)
+    }
 
     /// Returns the `x` for which `forward(x)` is `v`.
     ///
@@ -161,12 +176,27 @@ pub trait Flow: Send + Sync {
         let nats = self.log_prob(x, condition)?;
         Ok((nats / (-dimensions * std::f64::consts::LN_2))?)
     }
+
+    /// Returns the loss that training minimises, a scalar with its graph: by default the mean
+    /// negative log-density of a batch in nats. `rng` is for losses that sample
+    /// ([`FlowMatching`]).
+    ///
+    /// # Errors
+    /// As [`Flow::log_prob`].
+    fn loss(&self, x: &Tensor, condition: Option<&Tensor>, _rng: &mut Rng) -> Result<Tensor> {
+        let mean = self.log_prob(x, condition)?.mean_all()?;
+        Ok(mean.neg()?)
+    }
 }
 
 /// A shared flow is a flow, so that it can be a part of another one.
 impl Flow for Arc<dyn Flow> {
     fn forward(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
         (**self).forward(x, condition)
+    }
+
+    fn latent(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+        (**self).latent(x, condition)
     }
 
     fn inverse(&self, v: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
@@ -199,6 +229,10 @@ impl Flow for Arc<dyn Flow> {
 
     fn bits_per_dimension(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
         (**self).bits_per_dimension(x, condition)
+    }
+
+    fn loss(&self, x: &Tensor, condition: Option<&Tensor>, rng: &mut Rng) -> Result<Tensor> {
+        (**self).loss(x, condition, rng)
     }
 }
 

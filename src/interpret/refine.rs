@@ -171,7 +171,7 @@ impl Samples {
                 .collect();
             let limits = owners.iter().map(|i| floor[*i as usize]).collect();
             let z = z.index_select(&Tensor::new(owners, z.device())?, 0)?;
-            let (v, _) = t.forward(&codes.narrow(0, start, size)?, Some(&z))?;
+            let v = t.latent(&codes.narrow(0, start, size)?, Some(&z))?;
             let problem = Problem {
                 t,
                 autoencoder,

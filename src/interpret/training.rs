@@ -1,13 +1,15 @@
-//! The training of t, the conditional invertible network ([`CinnTraining`]).
+//! The training of t, the conditional invertible network ([`CinnTraining`]), and of any other
+//! conditional flow ([`fit_flow`]).
 
 use super::Codes;
-use crate::flow::{Cinn, CinnConfig, Condition};
+use crate::flow::{Cinn, CinnConfig, Condition, Flow};
 use crate::loss::nll;
-use crate::ops::{Placement, Rng, scalar};
+use crate::ops::{Params, Placement, Rng, scalar};
 use crate::train::{Decay, Step, Store, TrainConfig, Trained, Trainer};
 use crate::{Error, Result};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Settings for building and training t for the codes of a layer. The same settings fit the map
 /// of a convolutional layer and a softmax, because the [`Condition`] follows from the codes.
@@ -116,8 +118,101 @@ impl CinnTraining {
     pub fn fit(&self, name: &str, codes: &Codes, store: &Store) -> Result<(Cinn, Trained)> {
         let (training, config) = (&self.training, self.config(codes));
         let params = store.params(training.seed);
-        let placement = params.placement();
         let t = Cinn::new(&config, &params.root())?;
+        let start = |code: &Tensor, z: &Tensor| t.initialize(code, z);
+        let fit = Fit {
+            name,
+            training,
+            codes,
+            store,
+        };
+        let losses = [t.clone(), t.detached()].map(|t| loss_of(t, params.placement()));
+        let trained = fit.run(&config, &params, start, losses)?;
+        Ok((t, trained))
+    }
+}
+
+/// Trains any flow that is conditioned on z with its own loss ([`Flow::loss`]) and stores it, as
+/// [`CinnTraining::fit`] does for t. `flow` was created in `params`, and `config` is its
+/// configuration, which is a part of the key in the store.
+///
+/// ```
+/// use invariances::prelude::*;
+/// use invariances::{autoencoder::ConvVaeConfig, backbone::squeezenet_small, interpret::fit_flow};
+/// use invariances::flow::{FlowMatching, FlowMatchingConfig};
+/// # let cache = std::env::temp_dir().join("invariances-doc-fit-flow");
+/// let network = squeezenet_small(10, &Params::new(0).root())?;
+/// let vae = ConvVae::new(&ConvVaeConfig::default(), &Params::new(0).root())?;
+/// let codes = Codes::of(&vae, &network.at("pool")?, &Digits::strokes(32, 0)?, Split::Train, 40)?;
+/// let config = FlowMatchingConfig::new(codes.code(), codes.condition());
+/// let training = TrainConfig { steps: 2, batch: 8, ..CinnTraining::default().training };
+/// let store = Store::open(&cache);
+/// let params = store.params(training.seed);
+/// let t = FlowMatching::new(&config, &params.root())?;
+/// fit_flow("example", &t, &config, &params, &training, &codes, &store)?;
+/// let images = Samples::draw(&t, &vae, &codes.z(), 3, &mut Rng::new(0))?.images();
+/// # std::fs::remove_dir_all(cache).ok();
+/// # Ok::<(), invariances::Error>(())
+/// ```
+///
+/// # Errors
+/// As [`CinnTraining::fit`].
+pub fn fit_flow(
+    name: &str,
+    flow: &(impl Flow + Clone + 'static),
+    config: &impl Serialize,
+    params: &Params,
+    training: &TrainConfig,
+    codes: &Codes,
+    store: &Store,
+) -> Result<Trained> {
+    let start = |code: &Tensor, z: &Tensor| flow.initialize(code, Some(z));
+    let fit = Fit {
+        name,
+        training,
+        codes,
+        store,
+    };
+    let flow = flow.clone();
+    let loss: Loss = Arc::new(move |code, z, rng| flow.loss(code, Some(z), rng));
+    fit.run(config, params, start, [loss.clone(), loss])
+}
+
+/// The loss of a batch of codes and their z.
+type Loss = Arc<dyn Fn(&Tensor, &Tensor, &mut Rng) -> Result<Tensor> + Send + Sync>;
+
+/// The loss of t ([`nll`]).
+fn loss_of(t: Cinn, placement: Placement) -> Loss {
+    Arc::new(move |code, z, _| {
+        let (v, logdet) = t.forward(&placement.take(code)?, &placement.take(z)?)?;
+        nll(&v, &logdet)
+    })
+}
+
+/// The training of a conditional flow on codes.
+struct Fit<'a> {
+    name: &'a str,
+    training: &'a TrainConfig,
+    codes: &'a Codes,
+    store: &'a Store,
+}
+
+impl Fit<'_> {
+    /// Initialises and trains. The second loss may keep no graph.
+    fn run(
+        &self,
+        config: &impl Serialize,
+        params: &Params,
+        start: impl Fn(&Tensor, &Tensor) -> Result<()>,
+        [loss, validation]: [Loss; 2],
+    ) -> Result<Trained> {
+        let Self {
+            name,
+            training,
+            codes,
+            store,
+        } = *self;
+        let placement = params.placement();
         let held_out = match training.patience {
             Some(_) => (codes.len() / 20).clamp(1, 2000),
             None => 0,
@@ -129,35 +224,34 @@ impl CinnTraining {
             ));
         }
         let (code, z) = codes.draw(512, &mut Rng::named(training.seed, "start"))?;
-        t.initialize(&placement.take(&code)?, &placement.take(&z)?)?;
-        let slot = store.slot(name, &(&config, training, codes.id()))?;
+        start(&placement.take(&code)?, &placement.take(&z)?)?;
+        let slot = store.slot(name, &(config, training, codes.id()))?;
         let mut trainer = Trainer::new(training.clone());
         if held_out > 0 {
             let mut rng = Rng::named(training.seed, "validation");
             let rows: Vec<u32> = (seen as u32..codes.len() as u32).collect();
             let (code, z) = codes.sampled(rows, &mut rng)?;
-            let (t, placement) = (t.detached(), placement.clone());
-            trainer = trainer.validate(move || mean_nll(&t, &code, &z, &placement));
+            let seed = training.seed;
+            trainer = trainer.validate(move || mean_loss(&validation, &code, &z, seed));
         }
-        let trained = trainer.fit_in(&slot, &params, |_, rng| {
+        trainer.fit_in(&slot, params, |_, rng| {
             let (code, z) = codes.draw_from(seen, training.batch, rng)?;
-            let (v, logdet) = t.forward(&placement.take(&code)?, &placement.take(&z)?)?;
-            Ok(Step::new(nll(&v, &logdet)?))
-        })?;
-        Ok((t, trained))
+            Ok(Step::new(loss(&code, &z, rng)?))
+        })
     }
 }
 
-/// Computes the mean of [`nll`] over any number of codes, 256 at a time on t's device.
-fn mean_nll(t: &Cinn, code: &Tensor, z: &Tensor, at: &Placement) -> Result<f64> {
+/// Computes the mean loss of any number of codes, 256 at a time. Random numbers are the same in
+/// each call.
+fn mean_loss(loss: &Loss, code: &Tensor, z: &Tensor, seed: u64) -> Result<f64> {
     const BATCH: usize = 256;
+    let mut rng = Rng::named(seed, "validation loss");
     let count = code.dim(0)?;
     let mut sum = 0.0;
     for start in (0..count).step_by(BATCH) {
         let size = BATCH.min(count - start);
-        let part = |x: &Tensor| at.take(&x.narrow(0, start, size)?);
-        let (v, logdet) = t.forward(&part(code)?, &part(z)?)?;
-        sum += scalar(&nll(&v, &logdet)?)? * size as f64;
+        let (code, z) = (code.narrow(0, start, size)?, z.narrow(0, start, size)?);
+        sum += scalar(&loss(&code, &z, &mut rng)?.detach())? * size as f64;
     }
     Ok(sum / count as f64)
 }

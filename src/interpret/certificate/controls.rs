@@ -63,6 +63,10 @@ impl Flow for Scaled<'_> {
         Ok(((v * self.1)?, (logdet + added)?))
     }
 
+    fn latent(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+        Ok((self.0.latent(x, condition)? * self.1)?)
+    }
+
     fn inverse(&self, v: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
         self.0.inverse(&(v / self.1)?, condition)
     }

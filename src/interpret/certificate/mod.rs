@@ -60,6 +60,9 @@ pub struct CertificateConfig {
     pub control_steps: u64,
     /// The number of permutations of each permutation test.
     pub permutations: usize,
+    /// The largest number of images in the coverage test, at least 1. It needs the log-densities of
+    /// 19 samples of each, which are slow for a [`FlowMatching`](crate::flow::FlowMatching).
+    pub ranked: usize,
     /// The seed of everything that is random.
     pub seed: u64,
 }
@@ -74,6 +77,7 @@ impl Default for CertificateConfig {
             nulls: 19,
             control_steps: 200,
             permutations: 499,
+            ranked: 500,
             seed: 0,
         }
     }
@@ -118,7 +122,7 @@ impl CertificateConfig {
 /// no use of z (because z contains nothing about z̄) is not rejected with z of other images.
 ///
 /// HSIC and the coordinates are tested on the half on which the classifier is tested (HSIC on at
-/// most 1000 images, coverage on at most 500, round trips on at most 512). HSIC and the classifier
+/// most 1000 images, coverage on at most 500 by default, round trips on at most 512). HSIC and the classifier
 /// see up to 64 principal components of z, scaled to variance 1.
 ///
 /// The held-out images must be independent of each other and of those on which t was trained: of
@@ -303,8 +307,8 @@ impl Certificate {
 
     /// The share of the tested images for which the local test rejects t at 5 %. For an exact t it
     /// is 0.05 on average, but images are not independent here: the same classifier scores all of
-    /// classifier, them, so that a single share can be much larger or smaller. `None` if fewer than 19 null classifiers were trained: then no p-value can be
-    /// that small.
+    /// them, so that a single share can be much larger or smaller. `None` if fewer than 19 null
+    /// classifiers were trained: then no p-value can be that small.
     pub fn locally_rejected(&self) -> Option<f64> {
         (self.config.nulls >= 19).then(|| self.local.rejected())
     }
