@@ -116,6 +116,17 @@ impl CinnTraining {
     /// As [`Cinn::new`] and [`Trainer::fit_in`]; [`Error::Invalid`] for a patience and the codes of
     /// one image only.
     pub fn fit(&self, name: &str, codes: &Codes, store: &Store) -> Result<(Cinn, Trained)> {
+        let (t, _, trained) = self.fit_in(name, codes, store)?;
+        Ok((t, trained))
+    }
+
+    /// As [`CinnTraining::fit`]; returns the parameters of t too.
+    pub(super) fn fit_in(
+        &self,
+        name: &str,
+        codes: &Codes,
+        store: &Store,
+    ) -> Result<(Cinn, Params, Trained)> {
         let (training, config) = (&self.training, self.config(codes));
         let params = store.params(training.seed);
         let t = Cinn::new(&config, &params.root())?;
@@ -128,7 +139,7 @@ impl CinnTraining {
         };
         let losses = [t.clone(), t.detached()].map(|t| loss_of(t, params.placement()));
         let trained = fit.run(&config, &params, start, losses)?;
-        Ok((t, trained))
+        Ok((t, params, trained))
     }
 }
 
@@ -179,10 +190,10 @@ pub fn fit_flow(
 }
 
 /// The loss of a batch of codes and their z.
-type Loss = Arc<dyn Fn(&Tensor, &Tensor, &mut Rng) -> Result<Tensor> + Send + Sync>;
+pub(super) type Loss = Arc<dyn Fn(&Tensor, &Tensor, &mut Rng) -> Result<Tensor> + Send + Sync>;
 
 /// The loss of t ([`nll`]).
-fn loss_of(t: Cinn, placement: Placement) -> Loss {
+pub(super) fn loss_of(t: Cinn, placement: Placement) -> Loss {
     Arc::new(move |code, z, _| {
         let (v, logdet) = t.forward(&placement.take(code)?, &placement.take(z)?)?;
         nll(&v, &logdet)
@@ -190,16 +201,16 @@ fn loss_of(t: Cinn, placement: Placement) -> Loss {
 }
 
 /// The training of a conditional flow on codes.
-struct Fit<'a> {
-    name: &'a str,
-    training: &'a TrainConfig,
-    codes: &'a Codes,
-    store: &'a Store,
+pub(super) struct Fit<'a> {
+    pub(super) name: &'a str,
+    pub(super) training: &'a TrainConfig,
+    pub(super) codes: &'a Codes,
+    pub(super) store: &'a Store,
 }
 
 impl Fit<'_> {
     /// Initialises and trains. The second loss may keep no graph.
-    fn run(
+    pub(super) fn run(
         &self,
         config: &impl Serialize,
         params: &Params,
