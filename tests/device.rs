@@ -18,7 +18,7 @@ use invariances::candle_nn;
 use invariances::data::{Dataset, Digits, Split};
 use invariances::flow::{
     Cinn, CinnConfig, Condition, Conditioning, CouplingConfig, FactorConfig, FactorInn, Flow,
-    FlowActivation, Memory, Mixing,
+    FlowActivation, FlowMatching, FlowMatchingConfig, Memory, Mixing, TarFlow, TarFlowConfig,
 };
 use invariances::interpret::{
     Attack, Certificate, CertificateConfig, Codes, Fidelity, Probe, ProbeConfig, Samples,
@@ -493,6 +493,58 @@ fn conditional_flows_of_other_layers() -> Result<()> {
         cinn(name, &config, 9, Memory::constant(), Way::Ours)?;
     }
     Ok(())
+}
+
+/// Flow matching and TarFlow: values, samples, and gradients of their losses.
+#[test]
+fn newer_flows() -> Result<()> {
+    let _turn = turn();
+    let condition = Condition::Vector(10);
+    let matching = FlowMatchingConfig {
+        hidden: 24,
+        blocks: 2,
+        steps: 8,
+        ..FlowMatchingConfig::new(6, condition)
+    };
+    let tar = TarFlowConfig {
+        group: 2,
+        hidden: 16,
+        ..TarFlowConfig::new(6, condition)
+    };
+    let check = |what: &str, new: &dyn Fn(&Scope) -> Result<Box<dyn Flow>>| {
+        agree(what, NETWORK, |device| {
+            let params = Params::with(3, DType::F32, device);
+            let t = new(&params.root())?;
+            for (name, var) in params.trained() {
+                // Layers that start with zeros would hide differences.
+                let added = (normal(&name, var.dims(), device)? * 0.02)?;
+                var.set(&(var.as_detached_tensor() + added)?)?;
+            }
+            let (code, z) = (
+                normal("code", &[32, 6], device)?,
+                normal("z", &[32, 10], device)?,
+            );
+            t.initialize(&code, Some(&z))?;
+            let mut results = Results::default();
+            let gradients = backward(&t.loss(&code, Some(&z), &mut Rng::new(1))?)?;
+            of_parameters(&params, &gradients, &mut results);
+            assert_eq!(results.gradients.len(), params.trained().len());
+            let (v, logdet) = t.forward(&code, Some(&z))?;
+            for (name, value) in [
+                ("v", v.clone()),
+                ("log-determinant", logdet),
+                ("inverse", t.inverse(&v, Some(&z))?),
+                ("samples", t.sample(Some(&z), 3, &mut Rng::new(1))?),
+            ] {
+                results.values.insert(name.into(), value.detach());
+            }
+            Ok(results)
+        })
+    };
+    check("flow matching", &|at| {
+        Ok(Box::new(FlowMatching::new(&matching, at)?))
+    })?;
+    check("TarFlow", &|at| Ok(Box::new(TarFlow::new(&tar, at)?)))
 }
 
 #[test]

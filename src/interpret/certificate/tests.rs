@@ -262,20 +262,20 @@ fn forward(
 ) -> Result<(Tensor, Vec<f64>)> {
     let n = held_out.len();
     let first = first_ranked(held_out, config);
-    let (mut parts, mut densities) = (Vec::new(), Vec::new());
+    let part = |start: usize, end: usize| -> Result<(Tensor, Tensor)> {
+        let code = held_out.code.narrow(0, start, end - start)?.contiguous()?;
+        let condition = condition.narrow(0, start, end - start)?.contiguous()?;
+        Ok((placed(t, &code)?, condition))
+    };
+    let (mut parts, mut densities) = (Vec::new(), vec![f64::NAN; first]);
     for start in (0..n).step_by(BATCH) {
-        let count = BATCH.min(n - start);
-        let code = placed(t, &held_out.code.narrow(0, start, count)?.contiguous()?)?;
-        let condition = condition.narrow(0, start, count)?.contiguous()?;
-        if start + count <= first {
-            parts.push(widened(&t.latent(&code, Some(&condition))?.detach())?);
-            densities.resize(densities.len() + count, f64::NAN);
-            continue;
-        }
+        let (code, condition) = part(start, n.min(start + BATCH))?;
+        parts.push(widened(&t.latent(&code, Some(&condition))?.detach())?);
+    }
+    for start in (first..n).step_by(BATCH) {
+        let (code, condition) = part(start, n.min(start + BATCH))?;
         let (v, logdet) = t.forward(&code, Some(&condition))?;
-        let v = widened(&v.detach())?;
         densities.extend(log_density(&v, &logdet)?);
-        parts.push(v);
     }
     Ok((Tensor::cat(&parts, 0)?, densities))
 }
