@@ -1,12 +1,13 @@
-//! Which flow should t be? Affine coupling, spline coupling with LU mixing, flow matching and TarFlow,
-//! each trained for the same time on the same codes, and tested on the same held-out images.
+//! Which flow should t be? Affine coupling (with the last weights, as by default, and with their moving
+//! average), spline coupling with LU mixing, flow matching and TarFlow, each trained for the same
+//! time on the same codes, and tested on the same held-out images.
 //!
 //! `cargo bench --bench flows -- time` measures a training step and the time of 64 samples for each;
 //! nothing else should run. `cargo bench --bench flows` then trains each for as many steps as fit
 //! into `seconds` by these times, so that other work beside it changes no result, and adds a line to the
 //! table for each. Lines that exist are not measured again.
 //!
-//! Options: `seconds=90`, `seeds=3`, `on=digits,faces,creatures`, `photographs=FILE.parquet` (a fourth
+//! Options: `seconds=90`, `seeds=3`, `on=digits,faces,creatures`, `flows=affine;TarFlow`, `photographs=FILE.parquet` (a fourth
 //! set of codes: E, D and a small AlexNet are trained on the file first), `out=FOLDER` (by default
 //! `target/flows`), `cache=FOLDER`.
 
@@ -30,12 +31,19 @@ const TRAIN_IMAGES: usize = 16_000;
 const TEST_IMAGES: usize = 2000;
 /// Images whose log-density is computed; that of flow matching is slow.
 const DENSITY_IMAGES: usize = 500;
-const FLOWS: [&str; 4] = ["affine", "spline + LU", "flow matching", "TarFlow"];
+const FLOWS: [&str; 5] = [
+    "affine",
+    "affine, averaged",
+    "spline + LU",
+    "flow matching",
+    "TarFlow",
+];
 
 struct Options {
     seconds: f64,
     seeds: u64,
     datasets: Vec<String>,
+    flows: Vec<String>,
     photographs: Option<PathBuf>,
     out: PathBuf,
     cache: PathBuf,
@@ -48,6 +56,7 @@ impl Options {
             seconds: 90.0,
             seeds: 3,
             datasets: ["digits", "faces", "creatures"].map(String::from).to_vec(),
+            flows: FLOWS.map(String::from).to_vec(),
             photographs: None,
             out: "target/flows".into(),
             cache: "target/flows/cache".into(),
@@ -61,6 +70,9 @@ impl Options {
                 Some(("seeds", value)) => options.seeds = value.parse().map_err(|_| wrong())?,
                 Some(("on", value)) => {
                     options.datasets = value.split(',').map(String::from).collect()
+                }
+                Some(("flows", value)) => {
+                    options.flows = value.split(';').map(String::from).collect()
                 }
                 Some(("photographs", value)) => options.photographs = Some(value.into()),
                 Some(("out", value)) => options.out = value.into(),
@@ -188,7 +200,7 @@ impl Candidate {
                 let config = TarFlowConfig::new(dim, condition);
                 Self::Tar(TarFlow::new(&config, &root)?, config)
             }
-            "affine" => Self::Cinn(Cinn::new(&affine, &root)?, affine),
+            "affine" | "affine, averaged" => Self::Cinn(Cinn::new(&affine, &root)?, affine),
             _ => {
                 let config = CinnConfig {
                     coupling: CouplingConfig::spline(),
@@ -295,7 +307,7 @@ fn main() -> Result<()> {
     for name in &options.datasets {
         let data = codes(name, &options, &store)?;
         println!("{name}: codes of {} elements", data.train.code());
-        for family in FLOWS {
+        for family in options.flows.iter().map(String::as_str) {
             let of = |row: &&Vec<String>| row[..2] == [name.clone(), family.into()];
             if options.time {
                 if !rows(&clock).iter().any(|row| of(&row)) {
@@ -343,14 +355,28 @@ fn measure(family: &str, data: &Data, seed: u64, steps: u64, store: &Store) -> R
         validate_every: Some((steps / 25).max(1)),
         patience: Some(4),
         seed,
-        ..CinnTraining::default().training
+        ..match family {
+            "flow matching" => TrainConfig {
+                learning_rate: 2e-3,
+                ema: Some(0.999),
+                ..CinnTraining::default().training
+            },
+            "affine, averaged" => TrainConfig {
+                ema: Some(0.999),
+                ..CinnTraining::default().training
+            },
+            _ => CinnTraining::default().training,
+        }
     };
     let params = store.params(seed);
     let candidate = Candidate::new(family, data, &params)?;
     let name = format!(
         "bench-{}-{}",
         data.name,
-        family.replace(" + ", "-").replace(' ', "-")
+        family
+            .replace(" + ", "-")
+            .replace(", ", "-")
+            .replace(' ', "-")
     );
     let trained = candidate.fit(&name, &params, &training, &data.train, store)?;
     let t = candidate.frozen();

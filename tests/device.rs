@@ -304,6 +304,10 @@ fn norms_softmax_and_splines() -> Result<()> {
         ops::layer_norm(&t[0], &t[1], &t[2], 1e-6)
     })?;
     operation("softmax", &[&[3, 7, 12]], |t| ops::softmax(&t[0]))?;
+    let shapes: [&[usize]; 3] = [&[9, 12], &[2, 9, 12], &[2, 1, 12]];
+    operation("adaptive layer norm", &shapes, |t| {
+        ops::adaptive_layer_norm(&t[0], &t[1], &t[2], 1e-5)
+    })?;
     let bins = 8;
     let raw = 5 * ops::spline::numbers_per_element(bins);
     let spline = ops::spline::Spline::new(bins, 3.0)?;

@@ -696,3 +696,41 @@ fn slopes_that_have_no_right_gradient_are_refused() -> Result<()> {
     }
     Ok(())
 }
+
+/// The pass without gradients equals the composed operations, whose gradients are right.
+#[test]
+fn adaptive_layer_norms_are_composed_of_their_parts() -> Result<()> {
+    let mut rng = Rng::new(8);
+    for (rows, others) in [(1, 1), (5, 1), (5, 5), (130, 1)] {
+        for width in [1, 7, 16, 33] {
+            let x = normal(&mut rng, &[rows, width])?;
+            let first = normal(&mut rng, &[2, rows, width])?;
+            let second = normal(&mut rng, &[2, others, width])?;
+            for dtype in [DType::F64, DType::F32] {
+                let [x, first, second] = [&x, &first, &second]
+                    .map(|t| t.to_dtype(dtype))
+                    .map(|t| t.expect("a float"));
+                let fused = ops::adaptive_layer_norm(&x, &first, &second, 1e-5)?;
+                let var = Var::from_tensor(&x)?;
+                let composed = ops::adaptive_layer_norm(&var, &first, &second, 1e-5)?;
+                assert!(composed.track_op() && !fused.track_op());
+                let bound = if dtype == DType::F64 { 1e-12 } else { 1e-4 };
+                assert!(
+                    distance(&fused, &composed)? < bound,
+                    "{rows} {others} {width}"
+                );
+            }
+        }
+    }
+    let arguments = [
+        normal(&mut rng, &[3, 5])?,
+        normal(&mut rng, &[2, 3, 5])?,
+        normal(&mut rng, &[2, 1, 5])?,
+    ];
+    check_gradients("adaptive layer norm", &arguments, |t| {
+        Ok(ops::adaptive_layer_norm(&t[0], &t[1], &t[2], 1e-5)?)
+    })?;
+    let wrong = ops::adaptive_layer_norm(&arguments[0], &arguments[1], &arguments[0], 1e-5);
+    assert!(matches!(wrong, Err(Error::Shape(_))));
+    Ok(())
+}

@@ -4,7 +4,7 @@
 use super::layer::dense_parameters;
 use crate::Outline;
 use crate::Result;
-use crate::ops::{Activation, Init, Scope, dense};
+use crate::ops::{Activation, Init, Scope, adaptive_layer_norm, dense};
 use crate::outline::{linear, parameters_of};
 use candle_core::{D, DType, Device, Tensor};
 
@@ -23,9 +23,9 @@ type Dense = (Tensor, Tensor);
 ///
 /// x passes through residual blocks of two dense layers. Time and z scale and shift the input of
 /// each block, after a layer norm, and scale its output ("adaLN-Zero" of Peebles, Xie 2023,
-/// [arXiv 2212.09748](https://arxiv.org/abs/2212.09748)). The contributions of time and z are
-/// computed apart and added, so that those of z are computed once for all times and samples. Before
-/// training the velocity is 0.
+/// [arXiv 2212.09748](https://arxiv.org/abs/2212.09748)). Unlike there, these modulations are the
+/// sum of a part that depends on time and one that depends on z, so that the part of z is computed
+/// once for all times. Before training the velocity is 0.
 #[derive(Clone)]
 pub(super) struct Velocity {
     dim: usize,
@@ -33,11 +33,17 @@ pub(super) struct Velocity {
     input: Dense,
     /// Two layers from the sines and cosines of the time.
     time: [Dense; 2],
-    /// Shifts, scales and gates of all blocks and of the output, from time and from z.
-    of_time: Dense,
-    of_z: Dense,
+    /// Shifts, scales and gates of all blocks and of the output, from time or z.
+    modulation: Dense,
     blocks: Vec<[Dense; 2]>,
     output: Dense,
+}
+
+/// The shifts, scales and gates of a batch, (parts, rows, hidden), and what the time adds to them,
+/// (parts, 1, hidden), if it is not contained in them.
+pub(super) struct Modulations {
+    pub(super) of_z: Tensor,
+    pub(super) added: Option<Tensor>,
 }
 
 /// A value with its derivatives in several directions.
@@ -66,8 +72,7 @@ impl Velocity {
                 layer(2 * FREQUENCIES, hidden, "time.0")?,
                 layer(hidden, hidden, "time.2")?,
             ],
-            of_time: zero(hidden, modulations, &scope.pp("modulation_time"))?,
-            of_z: zero(hidden, modulations, &scope.pp("modulation_z"))?,
+            modulation: zero(hidden, modulations, &scope.pp("modulation"))?,
             blocks: (0..blocks)
                 .map(|i| {
                     let at = scope.pp("blocks").pp(i);
@@ -89,8 +94,7 @@ impl Velocity {
             hidden: self.hidden,
             input: both(&self.input),
             time: [both(&self.time[0]), both(&self.time[1])],
-            of_time: both(&self.of_time),
-            of_z: both(&self.of_z),
+            modulation: both(&self.modulation),
             blocks: self
                 .blocks
                 .iter()
@@ -105,13 +109,12 @@ impl Velocity {
         &self.input.0
     }
 
-    /// Returns the modulations that depend on z, (rows, modulations), from its embedding (rows,
-    /// hidden).
+    /// Returns the features of z, (rows, hidden), from its embedding (rows, hidden).
     pub(super) fn of_z(&self, embedding: &Tensor) -> Result<Tensor> {
-        apply(&embedding.silu()?, &self.of_z)
+        Ok(embedding.silu()?)
     }
 
-    /// Returns the modulations that depend on time, (times, modulations). `angle` is (times,).
+    /// Returns the features of the time, (times, hidden). `angle` is (times,).
     pub(super) fn of_time(&self, angle: &Tensor) -> Result<Tensor> {
         let harmonics: Vec<f32> = (1..=FREQUENCIES).map(|k| k as f32).collect();
         let harmonics = Tensor::from_vec(harmonics, (1, FREQUENCIES), angle.device())?;
@@ -120,12 +123,35 @@ impl Velocity {
             .broadcast_mul(&harmonics.to_dtype(angle.dtype())?)?;
         let waves = Tensor::cat(&[phases.sin()?, phases.cos()?], 1)?;
         let hidden = apply(&waves, &self.time[0])?.silu()?;
-        apply(&apply(&hidden, &self.time[1])?.silu()?, &self.of_time)
+        Ok(apply(&hidden, &self.time[1])?.silu()?)
     }
 
-    /// Returns u (rows, dim) at x (rows, dim). `modulations` is (rows, …): the sum of
-    /// [`Velocity::of_time`] and [`Velocity::of_z`].
-    pub(super) fn at(&self, x: &Tensor, modulations: &Tensor) -> Result<Tensor> {
+    /// Returns the modulations (parts, rows, hidden) of features (rows, hidden): those of z plus
+    /// those of the time, or those of z alone, to which [`Velocity::added`] is added.
+    pub(super) fn modulations(&self, features: &Tensor) -> Result<Tensor> {
+        self.parts(apply(features, &self.modulation)?)
+    }
+
+    /// Returns what a time adds to the modulations of z, (parts, 1, hidden).
+    pub(super) fn added(&self, of_time: &Tensor) -> Result<Tensor> {
+        let (weight, bias) = &self.modulation;
+        self.parts(dense(
+            of_time,
+            weight,
+            &bias.zeros_like()?,
+            Activation::None,
+        )?)
+    }
+
+    /// (rows, parts·hidden) as (parts, rows, hidden), in which each part is contiguous.
+    fn parts(&self, all: Tensor) -> Result<Tensor> {
+        let rows = all.dim(0)?;
+        let parts = all.reshape((rows, all.dim(1)? / self.hidden, self.hidden))?;
+        Ok(parts.transpose(0, 1)?.contiguous()?)
+    }
+
+    /// Returns u (rows, dim) at x (rows, dim).
+    pub(super) fn at(&self, x: &Tensor, modulations: &Modulations) -> Result<Tensor> {
         let input = Dual {
             value: apply(x, &self.input)?,
             tangent: None,
@@ -138,7 +164,7 @@ impl Velocity {
     pub(super) fn with_divergence(
         &self,
         x: &Tensor,
-        modulations: &Tensor,
+        modulations: &Modulations,
     ) -> Result<(Tensor, Tensor)> {
         let rows = x.dim(0)?;
         let value = apply(x, &self.input)?;
@@ -174,21 +200,18 @@ impl Velocity {
     }
 
     /// The input of the output layer.
-    fn last(&self, input: Dual, modulations: &Tensor) -> Result<Dual> {
-        let part = |i: usize| modulations.narrow(1, i * self.hidden, self.hidden);
+    fn last(&self, input: Dual, modulations: &Modulations) -> Result<Dual> {
         let mut h = input;
         for (i, [first, second]) in self.blocks.iter().enumerate() {
-            let inner = h
-                .normalized()?
-                .modulated(&part(3 * i)?, &part(3 * i + 1)?)?
+            let inner = modulations
+                .normalized(&h, 3 * i)?
                 .dense(first)?
                 .silu()?
                 .dense(second)?
-                .scaled(&part(3 * i + 2)?)?;
+                .scaled(&modulations.part(3 * i + 2)?)?;
             h = h.plus(inner)?;
         }
-        let last = 3 * self.blocks.len();
-        h.normalized()?.modulated(&part(last)?, &part(last + 1)?)
+        modulations.normalized(&h, 3 * self.blocks.len())
     }
 
     pub(super) fn outline(&self) -> Outline {
@@ -207,11 +230,34 @@ impl Velocity {
                 one("input", &self.input),
                 one("time.0", &self.time[0]),
                 one("time.2", &self.time[1]),
-                one("modulation_time", &self.of_time),
-                one("modulation_z", &self.of_z),
+                one("modulation", &self.modulation),
             ])
             .with_parts(self.blocks.iter().map(block))
             .with_parts([one("output", &self.output)])
+    }
+}
+
+impl Modulations {
+    /// One part, (rows, hidden).
+    fn part(&self, i: usize) -> Result<Tensor> {
+        let of_z = self.of_z.get(i)?;
+        Ok(match &self.added {
+            Some(added) => of_z.broadcast_add(&added.get(i)?)?,
+            None => of_z,
+        })
+    }
+
+    /// Applies a layer norm with the shift of part `i` and the scale of the next one.
+    fn normalized(&self, h: &Dual, i: usize) -> Result<Dual> {
+        if let (Some(added), None) = (&self.added, &h.tangent) {
+            let (of_z, added) = (self.of_z.narrow(0, i, 2)?, added.narrow(0, i, 2)?);
+            return Ok(Dual {
+                value: adaptive_layer_norm(&h.value, &of_z, &added, EPS)?,
+                tangent: None,
+            });
+        }
+        h.normalized()?
+            .modulated(&self.part(i)?, &self.part(i + 1)?)
     }
 }
 

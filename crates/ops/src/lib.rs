@@ -11,6 +11,7 @@
 
 mod activation;
 mod adam;
+mod adaptive;
 mod conv;
 pub mod coupling;
 mod dense;
@@ -33,6 +34,7 @@ mod support;
 
 pub use activation::{Activation, add, leaky_relu};
 pub use adam::{Adam, AdamConfig};
+pub use adaptive::adaptive_layer_norm;
 pub use conv::{ConvConfig, conv_transpose2d, conv2d};
 pub use dense::dense;
 pub use device::{Placement, device_name, host, moved, open_device, scalar, values, widened};

@@ -339,6 +339,9 @@ pub fn batch_norm_training(
     })
 }
 
+/// Number of elements per task of a softmax.
+const TASK: usize = 1 << 12;
+
 /// Softmax over rows of `width` elements.
 struct Softmax {
     width: usize,
@@ -347,14 +350,18 @@ struct Softmax {
 impl Softmax {
     fn kernel<T: Real>(&self, x: &[T]) -> Vec<T> {
         let mut out = x.to_vec();
-        out.par_chunks_mut(self.width).for_each(|row| {
-            let largest = row.iter().fold(row[0], |l, &v| if v > l { v } else { l });
-            let mut sum = T::zero();
-            for v in row.iter_mut() {
-                *v = Real::exp(*v - largest);
-                sum += *v;
+        // Short rows share a task.
+        let rows = (TASK / self.width).max(1);
+        out.par_chunks_mut(self.width * rows).for_each(|rows| {
+            for row in rows.chunks_exact_mut(self.width) {
+                let largest = row.iter().fold(row[0], |l, &v| if v > l { v } else { l });
+                let mut sum = T::zero();
+                for v in row.iter_mut() {
+                    *v = Real::exp(*v - largest);
+                    sum += *v;
+                }
+                row.iter_mut().for_each(|v| *v /= sum);
             }
-            row.iter_mut().for_each(|v| *v /= sum);
         });
         out
     }
