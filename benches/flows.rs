@@ -33,7 +33,7 @@ const TEST_IMAGES: usize = 2000;
 const DENSITY_IMAGES: usize = 500;
 const FLOWS: [&str; 5] = [
     "affine",
-    "affine, averaged",
+    "affine (averaged)",
     "spline + LU",
     "flow matching",
     "TarFlow",
@@ -200,7 +200,7 @@ impl Candidate {
                 let config = TarFlowConfig::new(dim, condition);
                 Self::Tar(TarFlow::new(&config, &root)?, config)
             }
-            "affine" | "affine, averaged" => Self::Cinn(Cinn::new(&affine, &root)?, affine),
+            "affine" | "affine (averaged)" => Self::Cinn(Cinn::new(&affine, &root)?, affine),
             _ => {
                 let config = CinnConfig {
                     coupling: CouplingConfig::spline(),
@@ -296,7 +296,7 @@ fn append(file: &Path, header: &str, row: &[String]) -> Result<()> {
 }
 
 const TIMES: &str = "codes,flow,step ms,64 samples ms";
-const RESULTS: &str = "codes,flow,seed,steps,best step,bits per dimension,low,high,classifier picks v,\
+const RESULTS: &str = "codes,flow,seed,steps,steps run,bits per dimension,low,high,classifier picks v,\
                        low,high,mean of v²,round trip,64 samples ms,step ms,parameters";
 
 fn main() -> Result<()> {
@@ -361,7 +361,7 @@ fn measure(family: &str, data: &Data, seed: u64, steps: u64, store: &Store) -> R
                 ema: Some(0.999),
                 ..CinnTraining::default().training
             },
-            "affine, averaged" => TrainConfig {
+            "affine (averaged)" => TrainConfig {
                 ema: Some(0.999),
                 ..CinnTraining::default().training
             },
@@ -375,7 +375,7 @@ fn measure(family: &str, data: &Data, seed: u64, steps: u64, store: &Store) -> R
         data.name,
         family
             .replace(" + ", "-")
-            .replace(", ", "-")
+            .replace(['(', ')'], "")
             .replace(' ', "-")
     );
     let trained = candidate.fit(&name, &params, &training, &data.train, store)?;

@@ -13,6 +13,7 @@ use crate::outline::{linear, parameters_of, shows_outline};
 use crate::{Outline, Result};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// The name of the network in error messages.
 const NAME: &str = "the conditional invertible network t";
@@ -408,6 +409,10 @@ impl Flow for Cinn {
 
     fn placement(&self) -> Option<Placement> {
         Cinn::placement(self)
+    }
+
+    fn frozen(&self) -> Option<Arc<dyn Flow>> {
+        Some(Arc::new(self.detached()))
     }
 
     /// Initialises every ActNorm; see [`Cinn::initialize`].

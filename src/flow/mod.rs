@@ -105,6 +105,13 @@ pub trait Flow: Send + Sync {
         None
     }
 
+    /// Returns the same flow for evaluation: it shares the parameters, and its results keep no
+    /// graph, which saves time and memory. By default `None`: then results are detached after
+    /// the evaluation.
+    fn frozen(&self) -> Option<Arc<dyn Flow>> {
+        None
+    }
+
     /// Initialises the layers that start from data (every [`ActNorm`] that is not yet
     /// initialised), from a batch of inputs. By default there are none.
     ///
@@ -209,6 +216,10 @@ impl Flow for Arc<dyn Flow> {
 
     fn placement(&self) -> Option<Placement> {
         (**self).placement()
+    }
+
+    fn frozen(&self) -> Option<Arc<dyn Flow>> {
+        (**self).frozen()
     }
 
     fn initialize(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<()> {

@@ -9,6 +9,7 @@ use crate::outline::shows_outline;
 use crate::{Error, Outline, Result};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// The name of the network in error messages.
 const NAME: &str = "a TarFlow";
@@ -20,6 +21,9 @@ const LIMIT: f64 = 4.0;
 /// The largest group that [`TarFlowConfig::new`] chooses.
 const LARGEST_GROUP: usize = 8;
 
+/// The smallest number of tokens that [`TarFlowConfig::new`] chooses, where the code allows it.
+const FEWEST_TOKENS: usize = 4;
+
 /// The configuration of a [`TarFlow`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TarFlowConfig {
@@ -27,7 +31,8 @@ pub struct TarFlowConfig {
     pub dim: usize,
     /// The shape of z.
     pub condition: Condition,
-    /// Number of consecutive elements of the code that form one token. It divides `dim`.
+    /// Number of consecutive elements of the code that form one token. It divides `dim`. Within a
+    /// block, the elements of a token do not depend on each other.
     pub group: usize,
     /// Number of autoregressive blocks. The order of the elements is reversed between them.
     pub flows: usize,
@@ -46,10 +51,11 @@ impl TarFlowConfig {
     /// layers with width 64 and 4 heads, and tokens of at most 8 elements.
     pub fn new(dim: usize, condition: Condition) -> Self {
         let divides = |group: &usize| dim.is_multiple_of(*group);
+        let largest = (dim / FEWEST_TOKENS).clamp(1, LARGEST_GROUP);
         Self {
             dim,
             condition,
-            group: (1..=LARGEST_GROUP).rev().find(divides).unwrap_or(1),
+            group: (1..=largest).rev().find(divides).unwrap_or(1),
             flows: 4,
             layers: 2,
             hidden: 64,
@@ -89,8 +95,9 @@ impl TarFlowConfig {
 /// The code is divided into tokens of consecutive elements. In each block a causal transformer
 /// reads the tokens before the i-th and the embedding of z, and returns mean μᵢ and log-scale αᵢ of
 /// that token: vᵢ = (xᵢ − μᵢ)·exp(−αᵢ). The order of the elements is reversed from block to block.
-/// All means and log-scales are 0 before training. Unlike the published network, the embedding of z
-/// is added to every token, and log-scales are limited to ±4.
+/// All means and log-scales are 0 before training. The embedding of z is added to every token. This is
+/// not a copy of the published network: an ActNorm comes first, the first token is transformed
+/// too (by z alone), log-scales are limited to ±4, and no noise is added to the codes.
 ///
 /// [`Flow::forward`] evaluates all tokens at once; [`Flow::inverse`] computes one after the other,
 /// with a cache of keys and values, and takes longer.
@@ -100,7 +107,7 @@ impl TarFlowConfig {
 /// use invariances::{candle_core::Device, ops::{Params, Rng}};
 /// let params = Params::new(0);
 /// let t = TarFlow::new(&TarFlowConfig::new(24, Condition::Vector(10)), &params.root())?;
-/// assert_eq!(t.config().group, 8); // three tokens
+/// assert_eq!(t.config().group, 6); // four tokens
 /// let mut rng = Rng::new(1);
 /// let (code, z) = (rng.normal((32, 24), &Device::Cpu)?, rng.normal((32, 10), &Device::Cpu)?);
 /// t.initialize(&code, Some(&z))?;
@@ -250,6 +257,10 @@ impl Flow for TarFlow {
 
     fn placement(&self) -> Option<Placement> {
         Some(self.at())
+    }
+
+    fn frozen(&self) -> Option<Arc<dyn Flow>> {
+        Some(Arc::new(self.detached()))
     }
 
     fn initialize(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<()> {

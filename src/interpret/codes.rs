@@ -3,7 +3,7 @@
 use crate::autoencoder::{Autoencoder, Posterior};
 use crate::backbone::{Greybox, rows_on};
 use crate::data::{Dataset, Factors, Split};
-use crate::flow::{Cinn, Condition};
+use crate::flow::{Condition, Flow};
 use crate::ops::{Placement, Rng};
 use crate::{Error, Result};
 use candle_core::{Device, Tensor};
@@ -245,15 +245,20 @@ impl Codes {
 
     /// v = t(z̄ | z) of every image, with z̄ sampled from its posterior: (count, code), without a
     /// graph and on the CPU.
-    pub fn invariances(&self, t: &Cinn, rng: &mut Rng) -> Result<Tensor> {
-        let (t, code) = (t.detached(), self.sample(rng)?);
+    pub fn invariances(&self, t: &dyn Flow, rng: &mut Rng) -> Result<Tensor> {
+        let frozen = t.frozen();
+        let (t, code) = (frozen.as_deref().unwrap_or(t), self.sample(rng)?);
         let device = &self.placement.device;
         let mut v = Vec::new();
         for start in (0..self.len()).step_by(512) {
             let count = 512.min(self.len() - start);
             let code = rows_on(device, &code, start, count)?;
             let z = rows_on(device, &self.z, start, count)?;
-            v.push(t.forward(&code, &z)?.0.to_device(&Device::Cpu)?);
+            v.push(
+                t.latent(&code, Some(&z))?
+                    .detach()
+                    .to_device(&Device::Cpu)?,
+            );
         }
         Ok(Tensor::cat(&v, 0)?)
     }
@@ -277,7 +282,7 @@ mod tests {
     use crate::autoencoder::{ConvVae, ConvVaeConfig};
     use crate::backbone::{Network, squeezenet_small};
     use crate::data::Digits;
-    use crate::flow::CinnConfig;
+    use crate::flow::{Cinn, CinnConfig};
     use crate::interpret::{Probe, ProbeConfig};
     use crate::ops::{Params, values};
     use candle_core::DType;

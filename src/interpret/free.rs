@@ -4,7 +4,7 @@
 use super::Targets;
 use crate::autoencoder::Autoencoder;
 use crate::backbone::{Network, device_of, rows_on};
-use crate::flow::Cinn;
+use crate::flow::Flow;
 use crate::metric::{IndependentClassifier, agreement};
 use crate::ops::widened as wide;
 use crate::ops::{Placement, Rng, scalar, values};
@@ -30,7 +30,7 @@ impl Samples {
     /// # Errors
     /// [`Error::Shape`] if the shapes do not fit t or D; [`Error::Invalid`] if `per_image` is 0.
     pub fn draw(
-        t: &Cinn,
+        t: &dyn Flow,
         autoencoder: &dyn Autoencoder,
         z: &Tensor,
         per_image: usize,
@@ -41,7 +41,7 @@ impl Samples {
                 "expected at least one sample per image, found 0",
             ));
         }
-        Self::of_codes(&t.sample(z, per_image, rng)?, autoencoder, per_image)
+        Self::of_codes(&t.sample(Some(z), per_image, rng)?, autoencoder, per_image)
     }
 
     /// Decodes codes (batch · per image, code), those of the first original first.

@@ -2,7 +2,7 @@
 
 use crate::autoencoder::Autoencoder;
 use crate::backbone::Greybox;
-use crate::flow::Cinn;
+use crate::flow::Flow;
 use crate::{Error, Result};
 use candle_core::Tensor;
 
@@ -34,7 +34,7 @@ use candle_core::Tensor;
 /// # Errors
 /// [`Error::Shape`] if the numbers of images differ and neither is one, or if z does not fit t.
 pub fn mix(
-    t: &Cinn,
+    t: &dyn Flow,
     autoencoder: &dyn Autoencoder,
     greybox: &Greybox,
     v_of: &Tensor,
@@ -46,8 +46,9 @@ pub fn mix(
             "expected the same number of images for v and for z, or a single image for one of them, found {v_count} and {z_count}"
         )));
     }
-    let t = t.detached();
-    let (v, _) = t.forward(&autoencoder.codes_of(v_of)?, &greybox.features(v_of)?)?;
+    let frozen = t.frozen();
+    let t = frozen.as_deref().unwrap_or(t);
+    let v = t.latent(&autoencoder.codes_of(v_of)?, Some(&greybox.features(v_of)?))?;
     let count = v_count.max(z_count);
     let all = |rows: Tensor| -> Result<Tensor> {
         match rows.dim(0)? == count {
@@ -55,5 +56,6 @@ pub fn mix(
             false => Ok(rows.repeat((count, 1))?),
         }
     };
-    autoencoder.images_of(&t.inverse(&all(v)?, &all(greybox.features(z_of)?)?)?)
+    let code = t.inverse(&all(v)?, Some(&all(greybox.features(z_of)?)?))?;
+    autoencoder.images_of(&code.detach())
 }

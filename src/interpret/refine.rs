@@ -101,8 +101,7 @@ impl Samples {
     ///
     /// `fidelity` knows the layer, z and the distances of the reconstructions. It must be that of
     /// these samples, or of more originals of which these are the first. Use a frozen network
-    /// ([`Backbone::frozen`](crate::backbone::Backbone::frozen)) and a detached t
-    /// ([`Cinn::detached`](crate::flow::Cinn::detached)): gradients of their weights would be
+    /// ([`Backbone::frozen`](crate::backbone::Backbone::frozen)): gradients of its weights would be
     /// computed in each step, and dropped.
     ///
     /// ```
@@ -117,7 +116,7 @@ impl Samples {
     /// let decoded = networks.autoencoder.reconstruct(&images)?;
     /// let fidelity = Fidelity::of(&layer, &z, &decoded, &samples)?;
     /// let config = RefineConfig { steps: 2, ..Default::default() };
-    /// let refined = samples.refine(&t.detached(), &networks.autoencoder, &fidelity, &config)?;
+    /// let refined = samples.refine(&t, &networks.autoencoder, &fidelity, &config)?;
     /// println!("{refined}");
     /// let fidelity = fidelity.with("refined", refined.samples())?;
     /// assert!(fidelity.multiple("refined", 0)?.value() < fidelity.multiple("samples", 0)?.value());
@@ -143,6 +142,8 @@ impl Samples {
             )
         })?;
         config.check()?;
+        let frozen = t.frozen();
+        let t = frozen.as_deref().unwrap_or(t);
         let greybox = fidelity.greybox();
         if let Some(why) = greybox.network().no_gradient() {
             return Err(Error::unsupported(format!(

@@ -5,7 +5,7 @@ use super::Codes;
 use super::free::share_within;
 use crate::autoencoder::{Autoencoder, Posterior};
 use crate::data::{Dataset, Split};
-use crate::flow::{Cinn, FactorConfig, FactorInn, factor_dims};
+use crate::flow::{FactorConfig, FactorInn, Flow, factor_dims};
 use crate::loss::pair_nll;
 use crate::ops::Rng;
 use crate::train::{Decay, Step, Store, TrainConfig, Trained, Trainer};
@@ -328,7 +328,7 @@ impl Semantics {
     /// [`Error::Invalid`] for fewer than two images or fewer than two samples of each.
     pub fn captured(
         &self,
-        t: &Cinn,
+        t: &dyn Flow,
         codes: &Codes,
         per_image: usize,
         rng: &mut Rng,
@@ -339,7 +339,7 @@ impl Semantics {
                 codes.len()
             )));
         }
-        let factors = self.factors(&t.sample(&codes.z(), per_image, rng)?)?;
+        let factors = self.factors(&t.sample(Some(&codes.z()), per_image, rng)?)?;
         let mut captured = BTreeMap::new();
         for (name, all) in factors {
             let free = share_within(&all, &all, per_image)?;

@@ -145,7 +145,8 @@ impl CinnTraining {
 
 /// Trains any flow that is conditioned on z with its own loss ([`Flow::loss`]) and stores it, as
 /// [`CinnTraining::fit`] does for t. `flow` was created in `params`, and `config` is its
-/// configuration, which is a part of the key in the store.
+/// configuration. The key in the store is `name`, the type of the flow, `config`, the initial
+/// weights, these settings and the content of the codes.
 ///
 /// ```
 /// use invariances::prelude::*;
@@ -184,9 +185,12 @@ pub fn fit_flow(
         codes,
         store,
     };
-    let flow = flow.clone();
-    let loss: Loss = Arc::new(move |code, z, rng| flow.loss(code, Some(z), rng));
-    fit.run(config, params, start, [loss.clone(), loss])
+    let key = (std::any::type_name_of_val(flow), config, params.digest()?);
+    let (flow, placement) = (flow.clone(), params.placement());
+    let loss: Loss = Arc::new(move |code, z, rng| {
+        flow.loss(&placement.take(code)?, Some(&placement.take(z)?), rng)
+    });
+    fit.run(&key, params, start, [loss.clone(), loss])
 }
 
 /// The loss of a batch of codes and their z.

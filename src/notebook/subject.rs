@@ -5,7 +5,7 @@ use super::Lab;
 use crate::autoencoder::Decoder;
 use crate::backbone::{Greybox, Network};
 use crate::data::{Creatures, Dataset, Images, Photographs, Split};
-use crate::flow::Cinn;
+use crate::flow::{Cinn, Flow};
 use crate::hub::{Hub, Published};
 use crate::interpret::{CinnTraining, Codes, Fid, mix, network_digest};
 use crate::metric::IndependentClassifier;
@@ -314,7 +314,13 @@ impl Subject {
     ///
     /// # Errors
     /// As [`mix`].
-    pub fn mix(&self, t: &Cinn, greybox: &Greybox, v_of: &Tensor, z_of: &Tensor) -> Result<Tensor> {
+    pub fn mix(
+        &self,
+        t: &dyn Flow,
+        greybox: &Greybox,
+        v_of: &Tensor,
+        z_of: &Tensor,
+    ) -> Result<Tensor> {
         mix(t, &self.autoencoder, greybox, v_of, z_of)
     }
 

@@ -2,7 +2,7 @@
 
 use crate::kernels::Real;
 use crate::slices::numbers;
-use crate::{Error, Result, has_kernel};
+use crate::{Error, Result, has_kernel, widened};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Shape, Tensor, bail};
 use rayon::prelude::*;
@@ -142,9 +142,12 @@ pub fn adaptive_layer_norm(
         let [x, first, second] = [x.contiguous()?, first.contiguous()?, second.contiguous()?];
         return Ok(x.apply_op3_no_bwd(&first, &second, &op)?);
     }
+    let own = x.dtype();
+    let [x, first, second] = [widened(x)?, widened(first)?, widened(second)?];
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
     let normed = centred.broadcast_mul(&(variance + eps)?.sqrt()?.recip()?)?;
-    let sums = first.broadcast_add(second)?;
-    Ok(((normed * (sums.get(1)? + 1.0)?)? + sums.get(0)?)?)
+    let sums = first.broadcast_add(&second)?;
+    let y = ((normed * (sums.get(1)? + 1.0)?)? + sums.get(0)?)?;
+    Ok(y.to_dtype(own)?)
 }

@@ -192,6 +192,8 @@ impl Certificate {
         z: &Tensor,
         config: &CertificateConfig,
     ) -> Result<Self> {
+        let frozen = t.frozen();
+        let t = frozen.as_deref().unwrap_or(t);
         let data = HeldOut::new(codes, z, t.placement().as_ref(), config)?;
         let condition = data.condition(t)?;
         Self::new(t, &condition, data, config)
@@ -250,6 +252,8 @@ impl Certificate {
     /// # Errors
     /// [`Error::Shape`] if it does not fit the codes and z.
     pub fn beside_flow(mut self, name: &str, t: &dyn Flow) -> Result<Self> {
+        let frozen = t.frozen();
+        let t = frozen.as_deref().unwrap_or(t);
         let condition = self.held_out.condition(t)?;
         let (tests, _) = Tests::of(name, t, &condition, &self.held_out, &self.config)?;
         self.controls.push((name.into(), tests));

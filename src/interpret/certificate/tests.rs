@@ -191,7 +191,7 @@ impl Tests {
 
     /// The share of codes that lie in the region of highest density with this probability under t.
     /// For an exact t it is `probability`, in steps of 1/20, with a standard error of at most 0.022
-    /// for the 500 images on which it is measured.
+    /// for 500 images ([`CertificateConfig::ranked`](super::CertificateConfig)).
     pub fn coverage(&self, probability: f64) -> f64 {
         let levels = (SAMPLES + 1) as f64;
         let least = ((1.0 - probability.clamp(0.0, 1.0)) * levels).round() as usize;
