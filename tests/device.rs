@@ -507,7 +507,7 @@ fn newer_flows() -> Result<()> {
     let matching = FlowMatchingConfig {
         hidden: 24,
         blocks: 2,
-        steps: 8,
+        steps: 3,
         ..FlowMatchingConfig::new(6, condition)
     };
     let tar = TarFlowConfig {
