@@ -66,6 +66,7 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
         .first()
         .ok_or_else(|| Error::invalid("name a notebook"))?;
     let name = stem(notebook);
+    check_networks(arguments.networks, &name, notebook)?;
     let settings = settings(&arguments.settings)?;
     let out = arguments.out.clone();
     let out = out.unwrap_or_else(|| project.join("out").join("study"));
@@ -271,6 +272,20 @@ pub fn main(arguments: Arguments) -> Result<ExitCode> {
     })
 }
 
+/// Returns an error for several networks under study if the notebook's is the same for every seed: the
+/// column of the table would show no deviation.
+fn check_networks(networks: u64, name: &str, notebook: &Path) -> Result<()> {
+    let text = std::fs::read_to_string(notebook).map_err(|e| Error::io(notebook, e))?;
+    if networks <= 1 || text.contains("network_seed()") {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "expected a notebook that trains its network under study with the seed \
+         `lab.network_seed()` for --networks {networks}, found {name}, which never reads it: leave \
+         out --networks"
+    )))
+}
+
 /// A seed, and a seed of the network under study.
 type Entry = (u64, u64);
 
@@ -418,6 +433,20 @@ fn finished(done: &Path) -> Option<SeedResult> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Networks are varied only where the notebook reads their seed.
+    #[test]
+    fn a_network_that_does_not_vary_is_refused() -> Result<()> {
+        let folder = tempfile::tempdir().map_err(|e| Error::io("temporary folder", e))?;
+        let file = folder.path().join("n.ipynb");
+        let write = |text: &str| std::fs::write(&file, text).map_err(|e| Error::io(&file, e));
+        write(r#"{"cells": [{"source": ["let seed = lab.seed();"]}]}"#)?;
+        check_networks(1, "n", &file)?;
+        let refused = check_networks(3, "n", &file).map_err(|e| e.to_string());
+        assert!(refused.is_err_and(|e| e.contains("never reads it")));
+        write(r#"{"cells": [{"source": ["let seed = lab.network_seed();"]}]}"#)?;
+        check_networks(3, "n", &file)
+    }
 
     /// The entry of seed 0 and network 0 belongs to both kinds of seeds and is measured once.
     #[test]
