@@ -40,6 +40,9 @@ pub(super) enum Key {
     Text,
 }
 
+/// The smallest font size of the name of an axis, as a share of the usual one.
+const SMALLEST_NAME: f64 = 0.6;
+
 /// How the labels of the axes look.
 pub(super) struct Labels {
     /// Colour and size of the text at the x axis.
@@ -148,6 +151,7 @@ impl Axes {
             .set_label_area_size(LabelAreaPosition::Left, units(beside))
             .set_label_area_size(side, units(along))
             .build_cartesian_2d(x, y)?;
+        let name_size = name_size([&names[0], &names[1]], [width, height]);
         let [x_name, y_name] = names;
         let mut mesh = chart.configure_mesh();
         mesh.disable_x_mesh()
@@ -155,7 +159,7 @@ impl Axes {
             .axis_style(Colour::GRID.with_alpha(0.0))
             .x_label_style(text(Face::Regular, labels.x.1, labels.x.0))
             .y_label_style(text(Face::Regular, labels.y.1, labels.y.0))
-            .axis_desc_style(text(Face::Regular, LABEL, labels.names))
+            .axis_desc_style(text(Face::Regular, name_size, labels.names))
             .x_desc(x_name)
             .y_desc(y_name)
             // plotters puts labels at twice the length of the marks.
@@ -266,6 +270,21 @@ pub(super) fn write(
     area.draw_text(&one_line(words), &style, at)
 }
 
+/// Returns the font size of the names of the axes: smaller than usual if a name is longer than its axis,
+/// so that it does not reach into the title.
+fn name_size(names: [&str; 2], lengths: [f64; 2]) -> f64 {
+    let share = |(name, length): (&str, f64)| match font::width(Face::Regular, LABEL, name) {
+        wide if wide > length => length / wide,
+        _ => 1.0,
+    };
+    let least = names
+        .into_iter()
+        .zip(lengths)
+        .map(share)
+        .fold(1.0, f64::min);
+    LABEL * least.max(SMALLEST_NAME)
+}
+
 fn one_line(text: &str) -> String {
     text.replace('\n', " ")
 }
@@ -332,5 +351,20 @@ pub(super) fn reference_colour(index: usize) -> Colour {
     match index {
         0 => Colour::INK,
         n => Colour::palette(n + 2),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_of_axes_are_smaller() {
+        assert_eq!(name_size(["epsilon", "share"], [300.0, 200.0]), LABEL);
+        let long = "misclassified, share of those that were correct before the attack";
+        let wide = font::width(Face::Regular, LABEL, long);
+        let size = name_size(["epsilon", long], [600.0, 0.8 * wide]);
+        assert!((size - 0.8 * LABEL).abs() < 1e-9);
+        assert_eq!(name_size([long, ""], [1.0, 1.0]), SMALLEST_NAME * LABEL);
     }
 }
