@@ -8,7 +8,7 @@
 //! table for each. Lines that exist are not measured again.
 //!
 //! Options: `seconds=90`, `seeds=3`, `on=digits,faces,creatures`, `flows=affine;TarFlow`, `photographs=FILE.parquet` (a fourth
-//! set of codes: E, D and a small AlexNet are trained on the file first), `out=FOLDER` (by default
+//! set of codes: E, D and a small AlexNet are trained on the file first; not run yet), `out=FOLDER` (by default
 //! `target/flows`), `cache=FOLDER`.
 
 mod common;
