@@ -118,6 +118,18 @@ def interrupt_twice(k):
     equal("the next request", k.run("1 + 1").text, "2")
 
 
+def interrupt_at_once(k):
+    """An interrupt right after a cell is said to be busy is for this cell, however early it comes."""
+    for delay in [0.0, 0.0, 0.0, 0.0, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1]:
+        cell = k.start("std::thread::sleep(std::time::Duration::from_secs(60));")
+        k.until(lambda: "busy" in cell.states, "the cell is not begun", requests=[cell])
+        time.sleep(delay)
+        k.interrupt()
+        k.wait(cell)
+        equal(f"name of the error, interrupted {delay} s later", cell.ename, "Interrupted")
+    equal("the next request", k.run("1 + 1").text, "2")
+
+
 def interrupt_idle(k):
     """An interrupt while nothing runs does nothing."""
     reset(k)
@@ -166,12 +178,14 @@ def interrupt_at_the_start():
 def a_command_is_interrupted(k):
     """A program that a line with `!` runs ends with the interrupt; variables are kept."""
     k.run("let kept = 5;")
-    cell = k.start("!sleep 62")
-    sleeping = lambda: [pid for pid, command in children(k.pid) if command == "sleep 62"]
+    cell = k.start("!sleep 600; echo done")
+    sleeping = lambda: [pid for pid, command in children(k.pid) if command == "sleep 600"]
     wait_for(sleeping, "the program does not run")
+    program = sleeping()
     k.interrupt()
     k.wait(cell)
     equal("name of the error", cell.ename, "Interrupted")
+    wait_for(lambda: not alive(program), "the program still runs")
     equal("variables", k.run("kept").text, "5")
 
 
@@ -200,6 +214,7 @@ run(
     counts,
     interrupt,
     interrupt_twice,
+    interrupt_at_once,
     interrupt_idle,
     interrupt_compilation,
     interrupt_at_the_start,

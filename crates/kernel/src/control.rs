@@ -2,7 +2,7 @@
 
 use crate::messages::Request;
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -57,7 +57,7 @@ pub struct Stopped {
 enum Phase {
     #[default]
     Idle,
-    /// A cell waits until evcxr has started.
+    /// A cell is about to be read, or waits until evcxr has started.
     Waiting,
     /// A cell is compiled or run.
     Busy,
@@ -142,7 +142,7 @@ impl Control {
         state.cell == cell && state.phase == Phase::Busy && !state.interrupted
     }
 
-    /// A cell waits for evcxr. From here an interrupt is for this cell.
+    /// A cell is next. From here an interrupt is for this cell.
     pub fn wait(&self) {
         let mut state = locked(&self.state);
         state.cell += 1;
@@ -158,7 +158,7 @@ impl Control {
         !state.interrupted
     }
 
-    /// The cell has ended. From here an interrupt does nothing.
+    /// The cell has ended, if there was one. From here an interrupt does nothing.
     pub fn end(&self) -> Stopped {
         let mut state = locked(&self.state);
         state.phase = Phase::Idle;
@@ -198,20 +198,40 @@ impl State {
         {
             kill_group(group);
         }
-        let process = self.id();
-        let threads = std::fs::read_dir("/proc/self/task");
-        for thread in threads.into_iter().flatten().flatten() {
-            let children = std::fs::read_to_string(thread.path().join("children"));
-            for id in children.unwrap_or_default().split_whitespace() {
-                if let Ok(id) = id.parse()
-                    && Some(id) != process
-                    && let Some(id) = rustix::process::Pid::from_raw(id)
-                {
-                    let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
-                }
+        // `!` starts a shell, which starts the program. Its own processes are found before it is
+        // ended: afterwards they would be nobody's.
+        let mut started = children("self".as_ref());
+        if let Some(process) = self.id() {
+            started.retain(|&id| id != process);
+        }
+        let mut next = 0;
+        while let Some(id) = started.get(next) {
+            started.extend(children(id.to_string().as_ref()));
+            next += 1;
+        }
+        for id in started {
+            if let Some(id) = rustix::process::Pid::from_raw(id) {
+                let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
             }
         }
     }
+}
+
+/// The processes that the threads of a process started; none where there is no `/proc`.
+fn children(process: &Path) -> Vec<i32> {
+    let threads = std::fs::read_dir(Path::new("/proc").join(process).join("task"));
+    threads
+        .into_iter()
+        .flatten()
+        .flatten()
+        .flat_map(|thread| {
+            let text = std::fs::read_to_string(thread.path().join("children"));
+            let ids = text.unwrap_or_default();
+            ids.split_whitespace()
+                .filter_map(|id| id.parse().ok())
+                .collect::<Vec<_>>()
+        })
+        .collect()
 }
 
 /// Ends a process group: a process with all that it started.

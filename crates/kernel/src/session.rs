@@ -81,11 +81,16 @@ impl Session {
         let mut first_questions = None;
         loop {
             let (request, received) = self.next(&mut first_questions);
+            // Whoever reads "busy" may interrupt at once, and means this cell.
+            if request.kind() == "execute_request" {
+                self.control.wait();
+            }
             self.publisher.status("busy", Some(&request));
             // evcxr and rust-analyzer may panic; a kernel without this thread would look alive and
             // answer nothing.
             let answer = catch_unwind(AssertUnwindSafe(|| self.answer(&request)));
             let content = answer.unwrap_or_else(|_| Some(self.panicked(&request)));
+            self.control.end();
             let failed = content.as_ref().is_some_and(|c| c["status"] == "error");
             let stops = request.kind() == "execute_request"
                 && failed
@@ -139,7 +144,6 @@ impl Session {
                     If it does so again, restart the kernel.";
         let error = CellError::new("KernelError", text);
         if request.kind() == "execute_request" {
-            self.control.end();
             self.output.end();
             return self.failed(error, request, self.count, true);
         }
@@ -240,7 +244,6 @@ impl Session {
             return self.failed(error, request, count, true);
         }
         // What runs when evcxr starts is not the user's.
-        self.control.wait();
         let ready = self.context().map(drop);
         self.output.begin(Target {
             request: request.clone(),
@@ -249,7 +252,6 @@ impl Session {
             silent,
         });
         if !self.control.begin() {
-            self.control.end();
             let error = CellError::new("Interrupted", "The cell was interrupted before it ran.");
             return self.failed(error, request, count, true);
         }
