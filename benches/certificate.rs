@@ -39,13 +39,14 @@ fn repetition(seed: u64) -> Result<Vec<(String, [bool; 5])>> {
     let few = Gaussian::fit(&tenth(&others)?, Some(&tenth(&z_of_others)?), 12)?;
     let config = CertificateConfig {
         nulls: 0,
+        control_steps: 0,
         permutations: 199,
         seed,
         ..CertificateConfig::default()
     };
-    let certificate = Certificate::of_flow(&exact, &code, &z, &config)?
-        .beside_flow("without z", &without)?
-        .beside_flow("a tenth of the images", &few)?;
+    let certificate = Certificate::with_codes(&exact, &code, &z, &config)?
+        .beside("without z", &without)?
+        .beside("a tenth of the images", &few)?;
     let mut found = vec![("exact".to_string(), rejects(certificate.tests()))];
     for (name, tests) in certificate.controls() {
         found.push((name.clone(), rejects(tests)));

@@ -82,10 +82,11 @@ fn main() -> Result<()> {
             let nats = scalar(&nll(&v, &logdet)?)?;
             let config = CertificateConfig {
                 ranked: 8,
+                control_steps: 0,
                 ..CertificateConfig::brief()
             };
             let certificate =
-                Certificate::of_flow(&t, &held.sample(&mut Rng::new(0))?, &held.z(), &config)?;
+                Certificate::with_codes(&t, &held.sample(&mut Rng::new(0))?, &held.z(), &config)?;
             let picks = certificate.tests().accuracy().estimate();
             let samples = Samples::draw(&t, vae, &z, PER_IMAGE, &mut Rng::new(seed))?;
             let fidelity = Fidelity::of(greybox, &z, &decoded, &samples)?;

@@ -400,9 +400,10 @@ fn measure(family: &str, data: &Data, seed: u64, steps: u64, store: &Store) -> R
     let bits = Resampled::mean(&bits, 0).estimate();
     let config = CertificateConfig {
         ranked: 8,
+        control_steps: 0,
         ..CertificateConfig::brief()
     };
-    let certificate = Certificate::of_flow(t.as_ref(), &code, &z, &config)?;
+    let certificate = Certificate::with_codes(t.as_ref(), &code, &z, &config)?;
     let (tests, round_trip) = (certificate.tests(), certificate.round_trip());
     let picks = tests.accuracy().estimate();
     let three = |x: f64| format!("{x:.4}");

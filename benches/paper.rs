@@ -112,7 +112,7 @@ fn one(layer: &str, folder: &Path, addresses: &[String]) -> Result<()> {
     let begin = Instant::now();
     let z = greybox.encode(&x)?.detach();
     let code = subject.autoencoder.encode(&x)?.mode();
-    let (v, _) = t.detached().forward(&code, &z)?;
+    let v = t.latent(&code, Some(&z))?.detach();
     let samples = Samples::draw(&t, &subject.autoencoder, &z, 4, &mut Rng::new(4))?;
     let seconds = begin.elapsed().as_secs_f64();
     let named = subject.independent.names(&samples.images())?;

@@ -10,7 +10,8 @@ pub use crate::data::{Batch, Creatures, Dataset, Digits, Faces, Images, Photogra
 pub use crate::figure::{Bars, Boxes, Chart, Explorer, Histogram, ImageGrid, Panel, Table, heat};
 pub use crate::flow::{Cinn, CinnConfig, Condition, Flow};
 pub use crate::hub::{Hub, HubNetworks};
-pub use crate::interpret::{CinnTraining, Codes, Probe, ProbeConfig, Samples, free_share};
+pub use crate::interpret::{CinnTraining, Codes, FlowTraining, MatchingTraining, Probe};
+pub use crate::interpret::{ProbeConfig, Samples, free_share};
 pub use crate::loss::nll;
 pub use crate::metric::{Estimate, agreement, bootstrap_mean};
 pub use crate::notebook::Lab;

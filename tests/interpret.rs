@@ -846,12 +846,20 @@ fn figure_two_can_be_asked_of_photographs() -> Result<()> {
         Split::Train,
         16,
     )?;
-    let how = CinnTraining {
+    let how = MatchingTraining {
+        blocks: 1,
+        training: short(2),
+        ..MatchingTraining::default()
+    };
+    let t = subject.t(&fc6, &codes, &how, &store)?;
+    assert_eq!(t.dim(), Some(codes.code()));
+    let paper = CinnTraining {
         flows: 2,
         training: short(2),
         ..CinnTraining::default()
     };
-    let t = subject.t(&fc6, &codes, &how, &store)?;
+    let paper = subject.t(&fc6, &codes, &paper, &store)?;
+    assert!(paper.outline().to_string().starts_with("Cinn"));
     let z = fc6.encode(&x)?;
     let samples = Samples::draw(&t, &subject.autoencoder, &z, 2, &mut Rng::new(0))?;
     let fid = subject.fid(&x)?;

@@ -15,6 +15,9 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
+/// How many z are embedded at once, where all are embedded beforehand.
+const EMBEDDED_AT_ONCE: usize = 256;
+
 /// The name of the network in error messages.
 const NAME: &str = "the conditional invertible network t";
 
@@ -415,6 +418,17 @@ impl Flow for Cinn {
         Some(Arc::new(self.detached()))
     }
 
+    /// The condition of the returned flow is the embedding of z ([`Cinn::embed`]).
+    fn embedded(&self, condition: &Tensor) -> Result<(Option<Arc<dyn Flow>>, Tensor)> {
+        let (t, rows) = (self.detached(), condition.dim(0)?);
+        let mut parts = Vec::new();
+        for start in (0..rows).step_by(EMBEDDED_AT_ONCE) {
+            let count = EMBEDDED_AT_ONCE.min(rows - start);
+            parts.push(t.embed(&condition.narrow(0, start, count)?.contiguous()?)?);
+        }
+        Ok((Some(Arc::new(Embedded(t))), Tensor::cat(&parts, 0)?))
+    }
+
     /// Initialises every ActNorm; see [`Cinn::initialize`].
     fn initialize(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<()> {
         Cinn::initialize(self, x, required(condition, NAME)?)
@@ -440,3 +454,24 @@ impl Flow for Cinn {
 }
 
 shows_outline!(Cinn);
+
+/// t as a flow whose condition is the embedded z.
+struct Embedded(Cinn);
+
+impl Flow for Embedded {
+    fn forward(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
+        self.0.forward_embedded(x, required(condition, NAME)?)
+    }
+
+    fn inverse(&self, v: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+        self.0.inverse_embedded(v, required(condition, NAME)?)
+    }
+
+    fn dim(&self) -> Option<usize> {
+        Flow::dim(&self.0)
+    }
+
+    fn placement(&self) -> Option<Placement> {
+        self.0.placement()
+    }
+}

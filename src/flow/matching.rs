@@ -43,7 +43,8 @@ pub struct FlowMatchingConfig {
 
 impl FlowMatchingConfig {
     /// Returns a configuration for some minutes of training on two CPU cores: 3 blocks with
-    /// twice the width of the code (128 to 192), solved in 6 steps.
+    /// twice the width of the code (128 to 192), solved in 6 steps, or 8 for codes of fewer than
+    /// 64 elements, whose evaluations take less time.
     pub fn new(dim: usize, condition: Condition) -> Self {
         Self {
             dim,
@@ -51,7 +52,7 @@ impl FlowMatchingConfig {
             hidden: (2 * dim).clamp(128, 192),
             blocks: 3,
             conditioning_depth: 4,
-            steps: 6,
+            steps: if dim < 64 { 8 } else { 6 },
         }
     }
 }
@@ -305,6 +306,10 @@ impl Flow for FlowMatching {
 
     fn frozen(&self) -> Option<Arc<dyn Flow>> {
         Some(Arc::new(self.detached()))
+    }
+
+    fn density_is_slow(&self) -> bool {
+        true
     }
 
     fn initialize(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<()> {

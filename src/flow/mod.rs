@@ -112,6 +112,27 @@ pub trait Flow: Send + Sync {
         None
     }
 
+    /// Returns the flow for evaluation and its condition, with what depends on the condition alone
+    /// computed once: the condition of the returned flow is the returned tensor, one row for each
+    /// row of `condition`. By default these are [`Flow::frozen`] (`None`: the flow itself) and the
+    /// condition.
+    ///
+    /// # Errors
+    /// As [`Flow::forward`].
+    fn embedded(&self, condition: &Tensor) -> Result<(Option<Arc<dyn Flow>>, Tensor)> {
+        let condition = match self.placement() {
+            Some(at) => at.take(condition)?,
+            None => condition.clone(),
+        };
+        Ok((self.frozen(), condition))
+    }
+
+    /// Whether a log-density costs many times as much as `v` alone, as it does for
+    /// [`FlowMatching`]. Measures that can do without log-densities then do so.
+    fn density_is_slow(&self) -> bool {
+        false
+    }
+
     /// Initialises the layers that start from data (every [`ActNorm`] that is not yet
     /// initialised), from a batch of inputs. By default there are none.
     ///
@@ -220,6 +241,14 @@ impl Flow for Arc<dyn Flow> {
 
     fn frozen(&self) -> Option<Arc<dyn Flow>> {
         (**self).frozen()
+    }
+
+    fn embedded(&self, condition: &Tensor) -> Result<(Option<Arc<dyn Flow>>, Tensor)> {
+        (**self).embedded(condition)
+    }
+
+    fn density_is_slow(&self) -> bool {
+        (**self).density_is_slow()
     }
 
     fn initialize(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<()> {

@@ -41,5 +41,5 @@ pub use refine::{RefineConfig, Refined};
 pub use semantics::{FactorTraining, Semantics};
 pub use shares::FreeShares;
 pub use targets::Targets;
-pub use training::{CinnTraining, fit_flow};
+pub use training::{CinnTraining, FlowTraining, MatchingTraining, fit_flow};
 pub use unexplained::Unexplained;

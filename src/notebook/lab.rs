@@ -277,14 +277,14 @@ impl Lab {
         })
     }
 
-    /// The value of a setting that a study can change (`invariances study 05 --set flows=20`), or
+    /// The value of a setting that a study can change (`invariances study 05 --set steps=8000`), or
     /// `default` if it is not set.
     ///
     /// ```
     /// use invariances::prelude::*;
     /// let lab = Lab::open("example")?;
-    /// let flows: usize = lab.setting("flows", 12)?;
-    /// # assert_eq!(flows, 12);
+    /// let steps: u64 = lab.setting("steps", 4000)?;
+    /// # assert_eq!(steps, 4000);
     /// # Ok::<(), invariances::Error>(())
     /// ```
     ///

@@ -7,7 +7,7 @@ use crate::backbone::{Greybox, Network};
 use crate::data::{Creatures, Dataset, Images, Photographs, Split};
 use crate::flow::{Cinn, Flow};
 use crate::hub::{Hub, Published};
-use crate::interpret::{CinnTraining, Codes, Fid, mix, network_digest};
+use crate::interpret::{Codes, Fid, FlowTraining, mix, network_digest};
 use crate::metric::IndependentClassifier;
 use crate::ops::Placement;
 use crate::recipes::{
@@ -280,14 +280,14 @@ impl Subject {
     /// `codes` and stored in `store` under the settings `config`. t is on the store's device.
     ///
     /// # Errors
-    /// As [`CinnTraining::fit`]; [`Error::Download`] and [`Error::Content`] for a published t.
+    /// As [`FlowTraining::train`]; [`Error::Download`] and [`Error::Content`] for a published t.
     pub fn t(
         &self,
         greybox: &Greybox,
         codes: &Codes,
-        config: &CinnTraining,
+        config: &dyn FlowTraining,
         store: &Store,
-    ) -> Result<Cinn> {
+    ) -> Result<Arc<dyn Flow>> {
         for file in &self.published {
             let file_layer = file.name.rsplit('_').next().unwrap_or_default();
             if self.network.at(file_layer)?.id() != greybox.id() {
@@ -299,10 +299,10 @@ impl Subject {
             let params = to_load(&store.placement());
             let t = Cinn::new(&file.cinn()?, &params.root())?;
             file.open()?.load_into(&params)?;
-            return Ok(t);
+            return Ok(Arc::new(t));
         }
         Ok(config
-            .fit(
+            .train(
                 &format!("{}-t-{}", self.name, greybox.layer()),
                 codes,
                 store,

@@ -31,7 +31,7 @@ pub use tests::{RoundTrip, Tests};
 use self::controls::{Scaled, small_control};
 use self::tests::HeldOut;
 use super::Codes;
-use crate::flow::{Cinn, Flow};
+use crate::flow::Flow;
 use crate::ops::Rng;
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -56,12 +56,13 @@ pub struct CertificateConfig {
     /// The number of classifiers that are trained on noise, for the local test. The smallest
     /// p-value of an image is 1 / (`nulls` + 1).
     pub nulls: usize,
-    /// The number of training steps of the two small control networks.
+    /// The number of training steps of the two small control networks. 0 does without them.
     pub control_steps: u64,
     /// The number of permutations of each permutation test.
     pub permutations: usize,
     /// The largest number of images in the coverage test, at least 1. It needs the log-densities of
-    /// 19 samples of each, which are slow for a [`FlowMatching`](crate::flow::FlowMatching).
+    /// 19 samples of each. Where these are slow ([`Flow::density_is_slow`]) the regions are those
+    /// of small |v| instead, and all tested images are used.
     pub ranked: usize,
     /// The seed of everything that is random.
     pub seed: u64,
@@ -104,7 +105,7 @@ impl CertificateConfig {
 /// | test | question | reference |
 /// | --- | --- | --- |
 /// | classifier | can a classifier tell (v, z) from (ε, z) with ε ~ N(0, 1)? The main number: the share of pairs (v, ε) with the same z in which it picks v; 0.5 if it cannot | Lopez-Paz, Oquab 2017, [arXiv 1610.06545](https://arxiv.org/abs/1610.06545) |
-/// | coverage | do highest-density regions of p(z̄ \| z) contain real codes as often as they should? | ranks of the log-density: Talts et al. 2018, [arXiv 1804.06788](https://arxiv.org/abs/1804.06788); Hermans et al. 2022, [arXiv 2110.06581](https://arxiv.org/abs/2110.06581) |
+/// | coverage | do highest-density regions of p(z̄ \| z) contain real codes as often as they should? (of t whose log-density is slow: regions of small \|v\|) | ranks of the log-density: Talts et al. 2018, [arXiv 1804.06788](https://arxiv.org/abs/1804.06788); Hermans et al. 2022, [arXiv 2110.06581](https://arxiv.org/abs/2110.06581) |
 /// | HSIC | does v depend on z? | Gretton et al. 2007, A Kernel Statistical Test of Independence |
 /// | PIT | is each coordinate of v standard normal? | Kolmogorov–Smirnov test of Φ(vᵢ) |
 /// | round trip | does t⁻¹ invert t in this number type? | |
@@ -131,6 +132,8 @@ impl CertificateConfig {
 pub struct Certificate {
     layer: String,
     held_out: HeldOut,
+    /// Whether the regions of t's coverage are those of small |v|, not of high density.
+    regions_of_v: bool,
     tests: Tests,
     controls: Vec<(String, Tests)>,
     round_trip: RoundTrip,
@@ -144,7 +147,7 @@ impl Certificate {
     /// # Errors
     /// [`Error::Invalid`] for fewer than 40 images and for codes or z that do not vary;
     /// [`Error::Shape`] if t does not fit the codes.
-    pub fn of(t: &Cinn, held_out: &Codes) -> Result<Self> {
+    pub fn of(t: &dyn Flow, held_out: &Codes) -> Result<Self> {
         Self::with(t, held_out, &CertificateConfig::default())
     }
 
@@ -152,7 +155,7 @@ impl Certificate {
     ///
     /// # Errors
     /// As [`Certificate::of`].
-    pub fn with(t: &Cinn, held_out: &Codes, config: &CertificateConfig) -> Result<Self> {
+    pub fn with(t: &dyn Flow, held_out: &Codes, config: &CertificateConfig) -> Result<Self> {
         let code = held_out.sample(&mut Rng::named(config.seed, "certificate codes"))?;
         Self::with_codes(t, &code, &held_out.z(), config)
     }
@@ -162,41 +165,25 @@ impl Certificate {
     /// # Errors
     /// As [`Certificate::of`].
     pub fn with_codes(
-        t: &Cinn,
-        codes: &Tensor,
-        z: &Tensor,
-        config: &CertificateConfig,
-    ) -> Result<Self> {
-        let data = HeldOut::new(codes, z, t.placement().as_ref(), config)?;
-        let conditional = controls::Embedded::new(t);
-        let condition = conditional.conditions(&data.z)?;
-        let mut certificate = Self::new(&conditional, &condition, data, config)?;
-        for (name, all) in [
-            ("small t without z", true),
-            ("small t, a tenth of the images", false),
-        ] {
-            let control = small_control(t, &certificate.held_out, all, config)?;
-            certificate = certificate.beside(name, &control)?;
-        }
-        Ok(certificate)
-    }
-
-    /// Tests any conditional flow on codes (n, code) and representations (n, m), which are its
-    /// condition. The controls are those that need no training: z of other images, and 0.9·v.
-    ///
-    /// # Errors
-    /// As [`Certificate::of`].
-    pub fn of_flow(
         t: &dyn Flow,
         codes: &Tensor,
         z: &Tensor,
         config: &CertificateConfig,
     ) -> Result<Self> {
-        let frozen = t.frozen();
-        let t = frozen.as_deref().unwrap_or(t);
         let data = HeldOut::new(codes, z, t.placement().as_ref(), config)?;
-        let condition = data.condition(t)?;
-        Self::new(t, &condition, data, config)
+        let (embedded, condition) = t.embedded(&data.z)?;
+        let t = embedded.as_deref().unwrap_or(t);
+        let mut certificate = Self::new(t, &condition, data, config)?;
+        if config.control_steps > 0 {
+            for (name, all) in [
+                ("small t without z", true),
+                ("small t, a tenth of the images", false),
+            ] {
+                let control = small_control(&certificate.held_out, all, config)?;
+                certificate = certificate.beside(name, &control)?;
+            }
+        }
+        Ok(certificate)
     }
 
     fn new(
@@ -226,6 +213,7 @@ impl Certificate {
         Ok(Self {
             layer: String::new(),
             held_out,
+            regions_of_v: t.density_is_slow(),
             tests,
             controls,
             round_trip,
@@ -239,22 +227,9 @@ impl Certificate {
     ///
     /// # Errors
     /// [`Error::Shape`] if it does not fit the codes and z.
-    pub fn beside(mut self, name: &str, t: &Cinn) -> Result<Self> {
-        let conditional = controls::Embedded::new(t);
-        let condition = conditional.conditions(&self.held_out.z)?;
-        let (tests, _) = Tests::of(name, &conditional, &condition, &self.held_out, &self.config)?;
-        self.controls.push((name.into(), tests));
-        Ok(self)
-    }
-
-    /// Adds the tests of any conditional flow whose condition is z.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] if it does not fit the codes and z.
-    pub fn beside_flow(mut self, name: &str, t: &dyn Flow) -> Result<Self> {
-        let frozen = t.frozen();
-        let t = frozen.as_deref().unwrap_or(t);
-        let condition = self.held_out.condition(t)?;
+    pub fn beside(mut self, name: &str, t: &dyn Flow) -> Result<Self> {
+        let (embedded, condition) = t.embedded(&self.held_out.z)?;
+        let t = embedded.as_deref().unwrap_or(t);
         let (tests, _) = Tests::of(name, t, &condition, &self.held_out, &self.config)?;
         self.controls.push((name.into(), tests));
         Ok(self)

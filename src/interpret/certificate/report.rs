@@ -62,11 +62,14 @@ impl Certificate {
         let trip = self.round_trip();
         table.caption(&format!(
             "{} held-out images: the classifier was trained on half of them, and the tests are on the \
-             other half (coverage on at most {} images, HSIC on at most 1000). ✗: p at most 0.05 \
+             other half ({}, HSIC on at most 1000 images). ✗: p at most 0.05 \
              after Holm's correction within the row. Round trips of \
              t, largest error in standard deviations: codes {:.1e}, samples {:.1e}{}.{}",
             self.images(),
-            self.config.ranked,
+            match self.regions_of_v {
+                true => "coverage of t: of regions of small |v|".to_string(),
+                false => format!("coverage on at most {} images", self.config.ranked),
+            },
             trip.codes,
             trip.samples,
             if trip.is_exact() {
