@@ -1,4 +1,4 @@
-//! What the fibre loss changes: the t of notebook 05 before and after fine-tuning with several weights, and
+//! What the fibre loss changes: the paper's t for the layers of notebook 05, before and after fine-tuning with several weights, and
 //! samples of each after refinement.
 //!
 //! `cargo bench --bench fibre -- fc6,fc7 0,3,10` measures these layers and weights and adds a line to
@@ -45,7 +45,7 @@ fn main() -> Result<()> {
     let held = Codes::of_all(vae, &greyboxes, dataset, Split::Validation, 2000)?;
     let test = dataset.batch(Split::Test, 0, images)?;
     let decoded = vae.reconstruct(&test.images)?;
-    // As in notebook 05, so that its t are loaded.
+    // The paper's flow, with the settings of notebook 05 before it had flow matching.
     let of = CinnTraining {
         training: TrainConfig {
             steps: 2000,

@@ -363,11 +363,7 @@ fn measure(family: &str, data: &Data, seed: u64, steps: u64, store: &Store) -> R
         patience: Some(4),
         seed,
         ..match family {
-            "flow matching" => TrainConfig {
-                learning_rate: 2e-3,
-                ema: Some(0.999),
-                ..CinnTraining::default().training
-            },
+            "flow matching" => MatchingTraining::default().training,
             "affine (averaged)" => TrainConfig {
                 ema: Some(0.999),
                 ..CinnTraining::default().training

@@ -11,6 +11,7 @@ use invariances::flow::{
 };
 use invariances::interpret::{Certificate, CertificateConfig};
 use invariances::ops::{Params, Rng};
+use std::sync::Arc;
 
 fn quick() -> CertificateConfig {
     CertificateConfig {
@@ -116,9 +117,9 @@ fn the_local_test_finds_the_images_for_which_t_is_wrong() -> Result<()> {
     Ok(())
 }
 
-/// Where log-densities are slow, coverage is that of regions of small |v|: right for an exact t, and
-/// found to be wrong for 0.9·v, which is too near to 0. A t that is learned by flow matching is tested
-/// in this way, and the small controls beside it by their densities.
+/// Where log-densities are slow, coverage is that of regions of small |v|: right for an exact t,
+/// and found to be wrong for 0.9·v, which is too near to 0. So is a t that is learned by flow
+/// matching, also behind a pointer.
 #[test]
 fn coverage_does_without_slow_densities() -> Result<()> {
     struct Slow(Gaussian);
@@ -157,6 +158,8 @@ fn coverage_does_without_slow_densities() -> Result<()> {
     };
     let t = FlowMatching::new(&config, &Params::new(0).root())?;
     t.initialize(&code, Some(&z))?;
+    let shared: Arc<dyn Flow> = Arc::new(t.clone());
+    assert!(t.density_is_slow() && shared.density_is_slow());
     let with_small = CertificateConfig {
         control_steps: 5,
         ..quick()
@@ -165,6 +168,34 @@ fn coverage_does_without_slow_densities() -> Result<()> {
     assert!(!certificate.passes());
     assert_eq!(certificate.controls().len(), 4);
     assert!(certificate.round_trip().is_exact());
+    let again = Certificate::with_codes(&shared, &code, &z, &with_small)?;
+    assert_eq!(again.to_string(), certificate.to_string());
+    Ok(())
+}
+
+/// t with z embedded beforehand is the same t, also for more z than are embedded at once.
+#[test]
+fn z_can_be_embedded_beforehand() -> Result<()> {
+    let mut rng = Rng::new(3);
+    let z = rng.normal((300, 3, 8, 8), &Device::Cpu)?;
+    let code = rng.normal((300, 6), &Device::Cpu)?;
+    let config = CinnConfig {
+        flows: 2,
+        hidden: 8,
+        ..CinnConfig::new(6, Condition::of(&[3, 8, 8]))
+    };
+    let t = Cinn::new(&config, &Params::new(0).root())?;
+    t.initialize(&code, &z)?;
+    let (embedded, embedding) = t.embedded(&z)?;
+    assert_eq!(embedding.dims(), [300, 6]);
+    let embedded = embedded.ok_or(invariances::Error::invalid("t embeds z"))?;
+    let (v, logdet) = Flow::forward(&t, &code, Some(&z))?;
+    let (same, same_logdet) = embedded.forward(&code, Some(&embedding))?;
+    for difference in [(v - same)?, (logdet - same_logdet)?.unsqueeze(1)?] {
+        let largest = difference.abs()?.max_all()?.to_scalar::<f32>()?;
+        assert!(largest < 1e-5, "{largest}");
+    }
+    assert!(embedded.forward(&code, None).is_err());
     Ok(())
 }
 

@@ -853,6 +853,17 @@ fn figure_two_can_be_asked_of_photographs() -> Result<()> {
     };
     let t = subject.t(&fc6, &codes, &how, &store)?;
     assert_eq!(t.dim(), Some(codes.code()));
+    let (z, code) = (fc6.encode(&x)?, subject.autoencoder.codes_of(&x)?);
+    let again = subject.t(&fc6, &codes, &how, &store)?;
+    let difference = (t.latent(&code, Some(&z))? - again.latent(&code, Some(&z))?)?;
+    assert_eq!(scalar(&difference.abs()?.max_all()?)?, 0.0);
+    let config = MatchingTraining {
+        hidden: Some(40),
+        solver_steps: Some(9),
+        ..how.clone()
+    }
+    .config(&codes);
+    assert_eq!((config.hidden, config.blocks, config.steps), (40, 1, 9));
     let paper = CinnTraining {
         flows: 2,
         training: short(2),

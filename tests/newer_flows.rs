@@ -182,8 +182,8 @@ fn every_setting_keeps_the_contract() -> Result<()> {
     Ok(())
 }
 
-/// In half precision, v and codes are those of single precision but for rounding: within 0.1 standard
-/// deviations in bf16, which has three digits, and 0.02 in f16.
+/// In half precision, v and codes are those of single precision but for rounding: within 0.1
+/// standard deviations in bf16, which has three digits, and 0.02 in f16.
 #[test]
 fn half_precision_is_near() -> Result<()> {
     let single = cases(DType::F32)?;

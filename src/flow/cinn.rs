@@ -421,6 +421,9 @@ impl Flow for Cinn {
     /// The condition of the returned flow is the embedding of z ([`Cinn::embed`]).
     fn embedded(&self, condition: &Tensor) -> Result<(Option<Arc<dyn Flow>>, Tensor)> {
         let (t, rows) = (self.detached(), condition.dim(0)?);
+        if rows <= EMBEDDED_AT_ONCE {
+            return Ok((Some(Arc::new(Embedded(t.clone()))), t.embed(condition)?));
+        }
         let mut parts = Vec::new();
         for start in (0..rows).step_by(EMBEDDED_AT_ONCE) {
             let count = EMBEDDED_AT_ONCE.min(rows - start);

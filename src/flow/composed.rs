@@ -97,6 +97,15 @@ impl Flow for Composed {
         Ok((v, total))
     }
 
+    fn latent(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+        let mut flows = self.flows.iter();
+        flows.try_fold(x.clone(), |x, flow| flow.latent(&x, condition))
+    }
+
+    fn density_is_slow(&self) -> bool {
+        self.flows.iter().any(|flow| flow.density_is_slow())
+    }
+
     fn inverse(&self, v: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
         let mut flows = self.flows.iter().rev();
         flows.try_fold(v.clone(), |x, flow| flow.inverse(&x, condition))
@@ -116,7 +125,7 @@ impl Flow for Composed {
         let mut h = x.detach();
         for flow in &self.flows {
             flow.initialize(&h, condition.as_ref())?;
-            h = flow.forward(&h, condition.as_ref())?.0.detach();
+            h = flow.latent(&h, condition.as_ref())?.detach();
         }
         Ok(())
     }
@@ -171,8 +180,16 @@ impl Flow for Inverse {
         Ok((v, logdet.neg()?))
     }
 
+    fn latent(&self, x: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
+        self.flow.inverse(x, condition)
+    }
+
     fn inverse(&self, v: &Tensor, condition: Option<&Tensor>) -> Result<Tensor> {
-        Ok(self.flow.forward(v, condition)?.0)
+        self.flow.latent(v, condition)
+    }
+
+    fn density_is_slow(&self) -> bool {
+        self.flow.density_is_slow()
     }
 
     fn dim(&self) -> Option<usize> {

@@ -44,7 +44,7 @@ pub struct FlowMatchingConfig {
 impl FlowMatchingConfig {
     /// Returns a configuration for some minutes of training on two CPU cores: 3 blocks with
     /// twice the width of the code (128 to 192), solved in 6 steps, or 8 for codes of fewer than
-    /// 64 elements, whose evaluations take less time.
+    /// 64 elements: with 6, the round trips of digits were not exact (docs/results/flows.md).
     pub fn new(dim: usize, condition: Condition) -> Self {
         Self {
             dim,

@@ -128,7 +128,8 @@ pub trait Flow: Send + Sync {
     }
 
     /// Whether a log-density costs many times as much as `v` alone, as it does for
-    /// [`FlowMatching`]. Measures that can do without log-densities then do so.
+    /// [`FlowMatching`]. A [`Certificate`](crate::interpret::Certificate) then uses no densities
+    /// of it.
     fn density_is_slow(&self) -> bool {
         false
     }

@@ -1,5 +1,5 @@
-//! The training of t: as a flow that is learned by flow matching ([`MatchingTraining`]), as the paper's
-//! conditional invertible network ([`CinnTraining`]), or as any other conditional flow ([`fit_flow`]).
+//! The training of t: by flow matching ([`MatchingTraining`]), as the paper's conditional
+//! invertible network ([`CinnTraining`]), or as any other conditional flow ([`fit_flow`]).
 
 use super::Codes;
 use crate::flow::{Cinn, CinnConfig, Condition, Flow, FlowMatching, FlowMatchingConfig};
@@ -15,17 +15,18 @@ use std::sync::Arc;
 /// [`CinnTraining`], or your own.
 pub trait FlowTraining {
     /// Trains t and stores it in `store`. The key is `name`, these settings and the content of the
-    /// codes. If a trained t exists under this key, it is loaded instead. t is on the store's device.
+    /// codes. If a trained t exists under this key, it is loaded instead. t is on the store's
+    /// device.
     ///
     /// # Errors
     /// As [`CinnTraining::fit`].
     fn train(&self, name: &str, codes: &Codes, store: &Store) -> Result<(Arc<dyn Flow>, Trained)>;
 }
 
-/// Settings for building and training t as a [`FlowMatching`], for the codes of a layer. Beside the
-/// paper's affine coupling ([`CinnTraining`]) it has better densities and a v that is nearer to
-/// noise after the same time, and takes 2 to 3 times as long to sample
-/// (docs/results/flows.md).
+/// Settings for building and training t as a [`FlowMatching`], for the codes of a layer. Compared
+/// with the paper's affine coupling ([`CinnTraining`]), v is nearer to noise after the same time of
+/// training, and sampling takes 2 to 3 times as long (docs/results/flows.md). Steps cost more time
+/// where z is a map, whose embedder is then most of the work.
 ///
 /// ```
 /// use invariances::prelude::*;
@@ -129,7 +130,8 @@ fn condition_of(codes: &Codes, down: Option<usize>) -> Condition {
     }
 }
 
-/// Settings for building and training t as the paper's [`Cinn`], for the codes of a layer. The same settings fit the map
+/// Settings for building and training t as the paper's [`Cinn`], for the codes of a layer. The
+/// same settings fit the map
 /// of a convolutional layer and a softmax, because the [`Condition`] follows from the codes.
 ///
 /// ```

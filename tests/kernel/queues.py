@@ -1,9 +1,11 @@
 """Requests that wait behind others: what an error, an interrupt and `stop_on_error` do to them."""
 
+import itertools
 import os
 import time
 
-from checks import contains, equal, new_folder, run
+from cell import shorten
+from checks import MINUTE, contains, equal, new_folder, run
 from session import Session, alive, children, wait_for
 
 FAILING = {
@@ -119,14 +121,15 @@ def interrupt_twice(k):
 
 
 def interrupt_at_once(k):
-    """An interrupt right after a cell is said to be busy is for this cell, however early it comes."""
-    for delay in [0.0, 0.0, 0.0, 0.0, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1]:
-        cell = k.start("std::thread::sleep(std::time::Duration::from_secs(60));")
+    """An interrupt after a cell is said to be busy is for this cell, however early it comes."""
+    delays = [0.0, 0.0, 0.0, 0.0, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1]
+    for code, delay in itertools.product(["!sleep 601", MINUTE], delays):
+        cell = k.start(code)
         k.until(lambda: "busy" in cell.states, "the cell is not begun", requests=[cell])
         time.sleep(delay)
         k.interrupt()
         k.wait(cell)
-        equal(f"name of the error, interrupted {delay} s later", cell.ename, "Interrupted")
+        equal(f"{shorten(code, 12)}: error, interrupted {delay} s later", cell.ename, "Interrupted")
     equal("the next request", k.run("1 + 1").text, "2")
 
 

@@ -1,11 +1,15 @@
 //! The requests that wait, and what stops cells.
 
 use crate::messages::Request;
+use rustix::process::{Pid, Signal};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+/// The time after which what an interrupted cell started is ended again.
+const AGAIN: Duration = Duration::from_millis(100);
 
 pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -94,19 +98,38 @@ impl Control {
     }
 
     /// Stops the cell that is compiled or run. Does nothing if there is none.
-    pub fn interrupt(&self) {
+    pub fn interrupt(self: &Arc<Self>) {
         let mut state = locked(&self.state);
         match state.phase {
             Phase::Idle => {}
             Phase::Waiting => state.interrupted = true,
             Phase::Busy => {
+                let first = !state.interrupted;
                 state.interrupted = true;
                 if state.running {
                     state.kill();
                 } else {
                     state.stop_compiling();
+                    // The shell of a line with `!` may start only now.
+                    if first {
+                        let (control, cell) = (Arc::clone(self), state.cell);
+                        std::thread::spawn(move || control.stop_until_the_end(cell));
+                    }
                 }
             }
+        }
+    }
+
+    /// Ends what an interrupted cell starts outside of its process, until the cell ends.
+    fn stop_until_the_end(&self, cell: u64) {
+        loop {
+            std::thread::sleep(AGAIN);
+            let state = locked(&self.state);
+            let goes_on = state.cell == cell && state.phase == Phase::Busy && !state.running;
+            if !goes_on || state.killed {
+                return;
+            }
+            state.stop_compiling();
         }
     }
 
@@ -198,22 +221,27 @@ impl State {
         {
             kill_group(group);
         }
-        // `!` starts a shell, which starts the program. Its own processes are found before it is
-        // ended: afterwards they would be nobody's.
+        // `!` starts a shell, which starts the program. Each is stopped before its own processes
+        // are listed, so that it starts no others meanwhile.
         let mut started = children("self".as_ref());
         if let Some(process) = self.id() {
             started.retain(|&id| id != process);
         }
         let mut next = 0;
-        while let Some(id) = started.get(next) {
+        while let Some(&id) = started.get(next) {
+            signal(id, Signal::STOP);
             started.extend(children(id.to_string().as_ref()));
             next += 1;
         }
         for id in started {
-            if let Some(id) = rustix::process::Pid::from_raw(id) {
-                let _ = rustix::process::kill_process(id, rustix::process::Signal::KILL);
-            }
+            signal(id, Signal::KILL);
         }
+    }
+}
+
+fn signal(id: i32, signal: Signal) {
+    if let Some(id) = Pid::from_raw(id) {
+        let _ = rustix::process::kill_process(id, signal);
     }
 }
 
@@ -236,7 +264,7 @@ fn children(process: &Path) -> Vec<i32> {
 
 /// Ends a process group: a process with all that it started.
 pub fn kill_group(id: i32) {
-    if let Some(group) = rustix::process::Pid::from_raw(id) {
-        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    if let Some(group) = Pid::from_raw(id) {
+        let _ = rustix::process::kill_process_group(group, Signal::KILL);
     }
 }

@@ -81,7 +81,7 @@ impl Session {
         let mut first_questions = None;
         loop {
             let (request, received) = self.next(&mut first_questions);
-            // Whoever reads "busy" may interrupt at once, and means this cell.
+            // A client that reads "busy" may interrupt at once; the interrupt is for this cell.
             if request.kind() == "execute_request" {
                 self.control.wait();
             }

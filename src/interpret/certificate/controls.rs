@@ -39,19 +39,19 @@ impl Flow for Scaled<'_> {
     }
 }
 
-/// Trains a small t (4 blocks of affine coupling, width 64) on the first half of the held-out images: on all
-/// of them with the z of other images, so that it learns to do without z, or on a tenth of the
-/// images.
+/// Trains a small t (4 blocks of affine coupling, width 64) on the first half of the held-out
+/// images: on all of them with the z of other images, so that it learns to do without z, or on a
+/// tenth of the images. `condition` is the shape of z, which codes keep flattened.
 pub(super) fn small_control(
     held_out: &HeldOut,
+    condition: Condition,
     without_z: bool,
     config: &CertificateConfig,
 ) -> Result<Cinn> {
-    let shape = held_out.z.dims().get(1..).unwrap_or_default();
     let small = CinnConfig {
         flows: 4,
         hidden: 64,
-        ..CinnConfig::new(held_out.code.dim(1)?, Condition::of(shape))
+        ..CinnConfig::new(held_out.code.dim(1)?, condition)
     };
     // In f32 also for a t in half precision, in which training is not tested.
     let at = Placement {
@@ -90,4 +90,26 @@ pub(super) fn small_control(
         adam.step_at(&nll(&v, &logdet)?.backward()?, rate)?;
     }
     Ok(control)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Codes keep z of a map flattened; the control's embedder is for the map.
+    #[test]
+    fn controls_of_a_map_have_its_embedder() -> Result<()> {
+        let mut rng = Rng::new(0);
+        let on = &candle_core::Device::Cpu;
+        let config = CertificateConfig {
+            control_steps: 1,
+            ..CertificateConfig::brief()
+        };
+        let (code, z) = (rng.normal((60, 4), on)?, rng.normal((60, 2 * 8 * 8), on)?);
+        let held_out = HeldOut::new(&code, &z, None, &config)?;
+        let map = Condition::of(&[2, 8, 8]);
+        let control = small_control(&held_out, map, false, &config)?;
+        assert_eq!(control.config().condition, map);
+        Ok(())
+    }
 }

@@ -31,7 +31,7 @@ pub use tests::{RoundTrip, Tests};
 use self::controls::{Scaled, small_control};
 use self::tests::HeldOut;
 use super::Codes;
-use crate::flow::Flow;
+use crate::flow::{Condition, Flow};
 use crate::ops::Rng;
 use crate::{Error, Result};
 use candle_core::Tensor;
@@ -56,7 +56,7 @@ pub struct CertificateConfig {
     /// The number of classifiers that are trained on noise, for the local test. The smallest
     /// p-value of an image is 1 / (`nulls` + 1).
     pub nulls: usize,
-    /// The number of training steps of the two small control networks. 0 does without them.
+    /// The number of training steps of the two small control networks. 0: no control networks.
     pub control_steps: u64,
     /// The number of permutations of each permutation test.
     pub permutations: usize,
@@ -123,8 +123,9 @@ impl CertificateConfig {
 /// no use of z (because z contains nothing about z̄) is not rejected with z of other images.
 ///
 /// HSIC and the coordinates are tested on the half on which the classifier is tested (HSIC on at
-/// most 1000 images, coverage on at most 500 by default, round trips on at most 512). HSIC and the classifier
-/// see up to 64 principal components of z, scaled to variance 1.
+/// most 1000 images, coverage by density on at most 500 by default, round trips on at most 512).
+/// HSIC and the classifier see up to 64 principal components of z, scaled to variance 1. Coverage
+/// in regions of small |v| does not test the log-determinant.
 ///
 /// The held-out images must be independent of each other and of those on which t was trained: of
 /// the frames of one person use one. Their order does not matter.
@@ -157,10 +158,11 @@ impl Certificate {
     /// As [`Certificate::of`].
     pub fn with(t: &dyn Flow, held_out: &Codes, config: &CertificateConfig) -> Result<Self> {
         let code = held_out.sample(&mut Rng::named(config.seed, "certificate codes"))?;
-        Self::with_codes(t, &code, &held_out.z(), config)
+        Self::tested(t, &code, &held_out.z(), held_out.condition(), config)
     }
 
-    /// Tests t on codes (n, code) and representations (n, …).
+    /// Tests t on codes (n, code) and representations: vectors (n, m) or maps (n, channels, size,
+    /// size).
     ///
     /// # Errors
     /// As [`Certificate::of`].
@@ -168,6 +170,17 @@ impl Certificate {
         t: &dyn Flow,
         codes: &Tensor,
         z: &Tensor,
+        config: &CertificateConfig,
+    ) -> Result<Self> {
+        let condition = Condition::of(z.dims().get(1..).unwrap_or_default());
+        Self::tested(t, codes, z, condition, config)
+    }
+
+    fn tested(
+        t: &dyn Flow,
+        codes: &Tensor,
+        z: &Tensor,
+        of_z: Condition,
         config: &CertificateConfig,
     ) -> Result<Self> {
         let data = HeldOut::new(codes, z, t.placement().as_ref(), config)?;
@@ -179,7 +192,7 @@ impl Certificate {
                 ("small t without z", true),
                 ("small t, a tenth of the images", false),
             ] {
-                let control = small_control(&certificate.held_out, all, config)?;
+                let control = small_control(&certificate.held_out, of_z, all, config)?;
                 certificate = certificate.beside(name, &control)?;
             }
         }

@@ -67,7 +67,11 @@ impl Certificate {
              t, largest error in standard deviations: codes {:.1e}, samples {:.1e}{}.{}",
             self.images(),
             match self.regions_of_v {
-                true => "coverage of t: of regions of small |v|".to_string(),
+                true => format!(
+                    "coverage of t in regions of small |v|, that of small networks in regions of \
+                     highest density on at most {} images",
+                    self.config.ranked
+                ),
                 false => format!("coverage on at most {} images", self.config.ranked),
             },
             trip.codes,
@@ -121,8 +125,15 @@ impl Certificate {
         images.dedup();
         table.caption(&format!(
             "{} held-out images each: the classifier was trained on half of them, and the tests are \
-             on the other half. Rejected: p at most 0.05 after Holm's correction within the row.",
-            images.join(", ")
+             on the other half. Rejected: p at most 0.05 after Holm's correction within the row.{}",
+            images.join(", "),
+            match all.iter().any(|c| c.regions_of_v) {
+                true => {
+                    " The regions are those of small |v| (they do not test the density), of \
+                     highest density for other flows than flow matching."
+                }
+                false => "",
+            }
         ))
     }
 
@@ -142,7 +153,9 @@ impl Certificate {
     }
 
     /// The figure: the classifier's success for t and the controls; and how many codes lie in
-    /// regions of highest density, against the probability of the region.
+    /// regions of highest density, against the probability of the region. Where t's density is
+    /// slow, its regions are those of small |v|; those of small control networks stay regions of
+    /// highest density.
     ///
     /// # Errors
     /// As [`Bars::figure`] and [`Chart::figure`].
@@ -158,7 +171,11 @@ impl Certificate {
             .size(460, 300)
             .figure()?;
         let levels: Vec<f64> = (1..20).map(|k| f64::from(k) / 20.0).collect();
-        let mut right = Chart::new("Codes in regions of highest density")
+        let regions = match self.regions_of_v {
+            true => "Codes in regions of small |v|",
+            false => "Codes in regions of highest density",
+        };
+        let mut right = Chart::new(regions)
             .x_label("probability of the region under t")
             .y_label("share of codes in it")
             .x_range(0.0, 1.0)

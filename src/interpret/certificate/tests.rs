@@ -195,7 +195,8 @@ impl Tests {
         inside as f64 / self.ranks.len().max(1) as f64
     }
 
-    /// The test that the ranks of the log-density are uniform.
+    /// The test that the ranks are uniform: of the log-density, or of |v| for a flow whose density is
+    /// slow. The latter does not test the log-determinant.
     pub fn coverage_test(&self) -> Uniformity {
         self.ranks_test
     }
