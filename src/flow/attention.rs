@@ -2,10 +2,10 @@
 //! the other.
 
 use super::layer::dense_parameters;
-use crate::ops::{Activation, Init, Scope, dense, layer_norm, softmax};
+use crate::ops::{Activation, Init, Scope, dense, layer_norm, softmax, widened};
 use crate::outline::{linear, parameters_of};
 use crate::{Outline, Result};
-use candle_core::{D, Tensor};
+use candle_core::{D, DType, Tensor};
 
 /// Added to the variance in a layer norm, as in PyTorch.
 const EPS: f64 = 1e-5;
@@ -265,8 +265,11 @@ impl Layer {
                 None => cache.layers.push(known),
             }
         }
-        let scores = (query.matmul(&key.t()?)? / (width as f64).sqrt())?;
-        let attended = softmax(&masked(scores)?)?.matmul(&value)?;
+        // In f32 also for half precision: sums over tokens need it.
+        let scores = widened(&query)?.matmul(&widened(&key)?.t()?)?;
+        let scores = masked((scores / (width as f64).sqrt())?)?;
+        let attended = softmax(&scores)?.matmul(&widened(&value)?)?;
+        let attended = attended.to_dtype(h.dtype())?;
         let joined = attended.transpose(1, 2)?.reshape((batch, tokens, hidden))?;
         let h = (h + linear_of(&joined, &self.projection)?)?;
         let normed = layer_norm(&h, &self.second_norm.0, &self.second_norm.1, EPS)?;
@@ -292,14 +295,16 @@ fn norm_parameters(width: usize, scope: &Scope) -> Result<Dense> {
     ))
 }
 
-/// (tokens, tokens): −10⁴ where a position would see a later one, 0 elsewhere. The number is within
-/// the range of half precision.
+/// (tokens, tokens): −10⁴ where a position would see a later one, 0 elsewhere.
 fn causal(tokens: usize, like: &Tensor) -> Result<Tensor> {
     let mask: Vec<f32> = (0..tokens)
         .flat_map(|i| (0..tokens).map(move |j| if j > i { -1e4 } else { 0.0 }))
         .collect();
     let mask = Tensor::from_vec(mask, (tokens, tokens), like.device())?;
-    Ok(mask.to_dtype(like.dtype())?)
+    Ok(match like.dtype() {
+        DType::F64 => mask.to_dtype(DType::F64)?,
+        _ => mask,
+    })
 }
 
 fn detached(layer: &Dense) -> Dense {
