@@ -864,6 +864,28 @@ fn figure_two_can_be_asked_of_photographs() -> Result<()> {
     }
     .config(&codes);
     assert_eq!((config.hidden, config.blocks, config.steps), (40, 1, 9));
+    // The solver takes as many steps as exact round trips need, unless their number is given.
+    let sharp = MatchingTraining {
+        training: TrainConfig {
+            learning_rate: 2e-2,
+            ..short(80)
+        },
+        ..how
+    };
+    let coarse = MatchingTraining {
+        solver_steps: Some(1),
+        ..sharp.clone()
+    };
+    let coarse = coarse.fit("photographs-coarse", &codes, &store)?.0;
+    let sharp = sharp.fit("photographs-sharp", &codes, &store)?.0;
+    let (coarse, sharp) = (
+        coarse.round_trip_error(&code, &z)?,
+        sharp.round_trip_error(&code, &z)?,
+    );
+    assert!(
+        coarse > 0.01 && sharp < 0.01,
+        "{coarse} with one step, {sharp}"
+    );
     let paper = CinnTraining {
         flows: 2,
         training: short(2),
