@@ -79,6 +79,7 @@ fn cases(dtype: DType) -> Result<Vec<Case>> {
         FlowMatchingConfig {
             condition: map,
             blocks: 1,
+            draws: 3,
             ..matching
         },
     ] {
@@ -413,6 +414,39 @@ fn a_conditional_gaussian_is_learned() -> Result<()> {
             "{name}: {after}, {expected}"
         );
     }
+    Ok(())
+}
+
+/// The loss of several draws for each code estimates the same number, with a smaller deviation.
+#[test]
+fn the_loss_takes_several_draws_of_each_code() -> Result<()> {
+    let estimates = |draws: usize| -> Result<(f64, f64)> {
+        let condition = Condition::Vector(3);
+        let config = FlowMatchingConfig {
+            hidden: 8,
+            blocks: 1,
+            draws,
+            ..FlowMatchingConfig::new(4, condition)
+        };
+        let params = Params::new(1);
+        let t = FlowMatching::new(&config, &params.root())?;
+        let (x, z) = batch(4, condition, DType::F32)?;
+        stir(&params)?;
+        t.initialize(&x, Some(&z))?;
+        let mut rng = Rng::new(7);
+        let losses: Result<Vec<f64>> = (0..400)
+            .map(|_| scalar(&t.loss(&x, Some(&z), &mut rng)?))
+            .collect();
+        let losses = losses?;
+        let mean = losses.iter().sum::<f64>() / 400.0;
+        let variance = losses.iter().map(|l| (l - mean).powi(2)).sum::<f64>() / 399.0;
+        Ok((mean, variance.sqrt()))
+    };
+    let ((one, deviation), (four, smaller)) = (estimates(1)?, estimates(4)?);
+    // 400 estimates each: five standard errors of the difference.
+    let allowed = 5.0 * (deviation.powi(2) + smaller.powi(2)).sqrt() / 20.0;
+    assert!((one - four).abs() < allowed, "{one} and {four}: {allowed}");
+    assert!(smaller < 0.7 * deviation, "{deviation} and {smaller}");
     Ok(())
 }
 

@@ -39,6 +39,19 @@ pub struct FlowMatchingConfig {
     pub conditioning_depth: usize,
     /// Number of steps of the solver, at most 128. Each evaluates the velocity four times.
     pub steps: usize,
+    /// Number of noise vectors and angles for each code in the loss ([`Flow::loss`]). More than one
+    /// shares the embedding of z, which is most of the work where z is a map.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub draws: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+/// One draw is not written: the keys of flows that were trained before there were more stay valid.
+fn is_one(draws: &usize) -> bool {
+    *draws == 1
 }
 
 impl FlowMatchingConfig {
@@ -53,6 +66,7 @@ impl FlowMatchingConfig {
             blocks: 3,
             conditioning_depth: 4,
             steps: if dim < 64 { 8 } else { 6 },
+            draws: 1,
         }
     }
 }
@@ -111,12 +125,16 @@ impl FlowMatching {
     /// these names exist with other shapes.
     pub fn new(config: &FlowMatchingConfig, scope: &Scope) -> Result<Self> {
         let FlowMatchingConfig {
-            dim, hidden, steps, ..
+            dim,
+            hidden,
+            steps,
+            draws,
+            ..
         } = *config;
-        if dim == 0 || hidden == 0 || !(1..=MOST_STEPS).contains(&steps) {
+        if dim == 0 || hidden == 0 || draws == 0 || !(1..=MOST_STEPS).contains(&steps) {
             return Err(Error::invalid(format!(
-                "expected a code of at least 1 element, a width of at least 1 and 1 to {MOST_STEPS} \
-                 steps of the solver, found {dim}, {hidden} and {steps}"
+                "expected a code of at least 1 element, a width of at least 1, 1 to {MOST_STEPS} \
+                 steps of the solver and at least 1 draw, found {dim}, {hidden}, {steps} and {draws}"
             )));
         }
         Ok(Self {
@@ -347,12 +365,19 @@ impl Flow for FlowMatching {
     }
 
     /// The loss of flow matching: half the squared error of the velocity, summed over the code,
-    /// at angles between 0 and π/2 that are spread evenly over the batch. It is not a
-    /// log-density, and its minimum is above 0.
+    /// at angles between 0 and π/2 that are spread evenly over the batch and all draws of noise
+    /// ([`FlowMatchingConfig::draws`]). It is not a log-density, and its minimum is above 0.
     fn loss(&self, x: &Tensor, condition: Option<&Tensor>, rng: &mut Rng) -> Result<Tensor> {
         let (x, z) = self.checked(x, condition, "codes")?;
-        let batch = x.dim(0)?;
-        let code = self.norm.detached().normalize(&x)?;
+        // Draw after draw, so that the angles of one code are far apart.
+        let of_draws = |rows: &Tensor| -> Result<Tensor> {
+            match self.config.draws {
+                1 => Ok(rows.clone()),
+                draws => Ok(Tensor::cat(&vec![rows; draws], 0)?),
+            }
+        };
+        let batch = x.dim(0)? * self.config.draws;
+        let code = of_draws(&self.norm.detached().normalize(&x)?)?;
         let noise = rng.normal(code.shape(), x.device())?.to_dtype(x.dtype())?;
         // One angle in each of `batch` equal parts, for a smaller variance than independent ones.
         let angles: Vec<f32> = (0..batch)
@@ -362,7 +387,7 @@ impl Flow for FlowMatching {
         let (sine, cosine) = (angles.sin()?.unsqueeze(1)?, angles.cos()?.unsqueeze(1)?);
         let place = (noise.broadcast_mul(&cosine)? + code.broadcast_mul(&sine)?)?;
         let target = (code.broadcast_mul(&cosine)? - noise.broadcast_mul(&sine)?)?;
-        let of_z = self.velocity.of_z(&self.embedder.forward(&z)?)?;
+        let of_z = of_draws(&self.velocity.of_z(&self.embedder.forward(&z)?)?)?;
         let features = (of_z + self.velocity.of_time(&angles)?)?;
         let modulations = Modulations {
             of_z: self.velocity.modulations(&features)?,
