@@ -435,7 +435,12 @@ fn the_loss_takes_several_draws_of_each_code() -> Result<()> {
         t.initialize(&x, Some(&z))?;
         let mut rng = Rng::new(7);
         let losses: Result<Vec<f64>> = (0..400)
-            .map(|_| scalar(&t.loss(&x, Some(&z), &mut rng)?))
+            .map(|_| {
+                // Angles follow the order of the rows, so that each order is another estimate.
+                let order = Tensor::new(rng.permutation(BATCH), &Device::Cpu)?;
+                let (x, z) = (x.index_select(&order, 0)?, z.index_select(&order, 0)?);
+                scalar(&t.loss(&x, Some(&z), &mut rng)?)
+            })
             .collect();
         let losses = losses?;
         let mean = losses.iter().sum::<f64>() / 400.0;
