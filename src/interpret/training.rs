@@ -32,7 +32,8 @@ pub trait FlowTraining {
 
 /// Settings for building and training t as a [`FlowMatching`], for the codes of a layer. Compared
 /// with the paper's affine coupling ([`CinnTraining`]), v is nearer to noise after the same time of
-/// training, and sampling takes 2 to 3 times as long (docs/results/flows.md).
+/// training, measured with one seed, and sampling takes 2 to 3.3 times as long with 6 steps of the
+/// solver (docs/results/flows.md). The time of sampling grows with these steps.
 ///
 /// ```
 /// use invariances::prelude::*;
